@@ -1,0 +1,177 @@
+"""Where a transformer keeps the parts that the decomposed pass needs.
+
+A model family is described by one function, ``layer(model, i) -> Layer`` (see :mod:`.llama` and :mod:`.gpt2`), and a few
+paths. Everything else in the package works on the plain parts below: linear maps as ``x @ weight + bias``, norms as a
+kind with a gain, attention as value and output maps around a pattern that the model itself computes.
+
+The parts are views of the live weights, made when they are asked for: nothing is copied and nothing goes stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ weight + bias``."""
+
+    weight: Float[Tensor, "d_in d_out"]
+    bias: Float[Tensor, "d_out"] | None = None
+
+    def to(self, dtype: torch.dtype) -> Linear:
+        return Linear(self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
+    def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm ``x·g/rms(x)`` or LayerNorm ``(x − mean x)/σ·g + β``, both with their ``eps``."""
+
+    module: nn.Module
+    kind: Literal["rms", "layer"]
+    gain: Float[Tensor, "d_model"]
+    bias: Float[Tensor, "d_model"] | None
+    eps: float
+
+    def to(self, dtype: torch.dtype) -> Norm:
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return Norm(self.module, self.kind, self.gain.to(dtype), bias, self.eps)
+
+    def centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What the norm takes its scale of: x itself, or x without its mean."""
+        return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
+
+    def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """1/rms(x) or 1/σ(x): the one number per position that a frozen norm keeps."""
+        return (self.centre(x).pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+
+    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        y = self.centre(x) * self.scale(x) * self.gain
+        return y if self.bias is None else y + self.bias
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Values and outputs around a pattern. ``module`` returns (attn_out, pattern) under eager attention.
+
+    ``window``: how many positions, its own included, a query can see (None: all before it).
+    """
+
+    module: nn.Module
+    v: Linear  # d_model -> n_kv_heads * d_head
+    o: Linear  # n_heads * d_head -> d_model
+    o_module: nn.Module  # its input is hook_z
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class MLP:
+    """``down(act(gate(x)) * up(x))``, or ``down(act(gate(x)))`` where ``up`` is None (an MLP that is not gated)."""
+
+    module: nn.Module
+    gate: Linear
+    up: Linear | None
+    down: Linear
+    act: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: ``resid_mid = resid_pre + attention(norm(resid_pre))``, ``resid_post = resid_mid + mlp(norm(resid_mid))``."""
+
+    module: nn.Module
+    attn_norm: Norm
+    attention: Attention
+    mlp_norm: Norm
+    mlp: MLP
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: which transformers ``model_type``s it covers and where their parts are."""
+
+    name: str
+    model_types: tuple[str, ...]
+    embed: str
+    layers: str
+    final_norm: Callable[[PreTrainedModel], Norm]
+    unembed: str
+    layer: Callable[[PreTrainedModel, int], Layer]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A model seen through its family's table."""
+
+    model: PreTrainedModel
+    family: Family
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.model.get_submodule(self.family.layers))  # type: ignore[arg-type]
+
+    @property
+    def d_model(self) -> int:
+        return self.unembed.weight.shape[0]
+
+    @property
+    def context_length(self) -> int | None:
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.get_submodule(self.family.embed).weight.shape[0]  # type: ignore[union-attr, return-value]
+
+    @property
+    def final_norm(self) -> Norm:
+        return self.family.final_norm(self.model)
+
+    @property
+    def unembed(self) -> Linear:
+        return linear(self.model.get_submodule(self.family.unembed))
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What components are carried in: float32 at least, float64 for a float64 model."""
+        return torch.promote_types(self.model.dtype, torch.float32)
+
+    def layer(self, index: int) -> Layer:
+        return self.family.layer(self.model, index)
+
+
+def linear(module: nn.Module) -> Linear:
+    """A torch ``nn.Linear``, whose weight is stored [d_out, d_in]."""
+    return Linear(module.weight.detach().T, _detached(module.bias))  # type: ignore[union-attr, arg-type, operator]
+
+
+def conv1d(module: nn.Module) -> Linear:
+    """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
+    return Linear(module.weight.detach(), _detached(module.bias))  # type: ignore[union-attr, arg-type, operator]
+
+
+def rms_norm(module: nn.Module) -> Norm:
+    return Norm(module, "rms", module.weight.detach(), None, module.variance_epsilon)  # type: ignore[union-attr, arg-type, operator]
+
+
+def layer_norm(module: nn.LayerNorm) -> Norm:
+    return Norm(module, "layer", module.weight.detach(), _detached(module.bias), module.eps)
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()

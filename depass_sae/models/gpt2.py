@@ -1,0 +1,43 @@
+"""The GPT-2 shape: LayerNorm, biases everywhere, a fused q/k/v map, an MLP that is not gated, learned positions.
+
+Position embeddings are added to the token's before layer 0, so they go with their token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .adapter import MLP, Attention, Family, Layer, Linear, conv1d, layer_norm
+
+
+def layer(model: Any, index: int) -> Layer:
+    block = model.transformer.h[index]
+    attn, mlp = block.attn, block.mlp
+    fused = conv1d(attn.c_attn)  # [d_model, 3 * d_model]: queries, keys, values
+    values = slice(2 * attn.split_size, None)
+    return Layer(
+        module=block,
+        attn_norm=layer_norm(block.ln_1),
+        attention=Attention(
+            module=attn,
+            v=Linear(fused.weight[:, values], fused.bias[values]),  # type: ignore[index]
+            o=conv1d(attn.c_proj),
+            o_module=attn.c_proj,
+            n_heads=attn.num_heads,
+            n_kv_heads=attn.num_heads,
+            d_head=attn.head_dim,
+        ),
+        mlp_norm=layer_norm(block.ln_2),
+        mlp=MLP(mlp, gate=conv1d(mlp.c_fc), up=None, down=conv1d(mlp.c_proj), act=mlp.act),
+    )
+
+
+GPT2 = Family(
+    name="gpt2",
+    model_types=("gpt2",),
+    embed="transformer.wte",
+    layers="transformer.h",
+    final_norm=lambda model: layer_norm(model.transformer.ln_f),
+    unembed="lm_head",
+    layer=layer,
+)

@@ -1,0 +1,163 @@
+"""Models by hub id, local directory, ``"smollm2"``, or as the object that a notebook already has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import UserError
+from .adapter import Adapter, Family
+from .gpt2 import GPT2
+from .llama import LLAMA
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FAMILIES: tuple[Family, ...] = (LLAMA, GPT2)
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer (None: prompts are token ids) and the name that documents give it.
+
+    bos_id: the token to put before a text where the tokenizer itself puts none.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    bos_id: int | None = None
+
+
+def adapter_for(model: Any) -> Adapter:
+    """The model seen through its family's table. Raises UserError for a family that has none."""
+    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+                raise UserError(f"{type(model).__name__} has no unembedding; load it as AutoModelForCausalLM")
+            if not model.dtype.is_floating_point:
+                raise UserError(f"the model's weights are quantized ({_name(model.dtype)}); load it in bfloat16 or float32")
+            return Adapter(model, family)
+    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise UserError(f"models of type {model_type!r} are not supported; supported types are {supported}")
+
+
+def dtype_named(name: str | torch.dtype | None) -> torch.dtype | None:
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    cache_dir: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Load by name: ``"smollm2"``, a GGUF copy of it, a local directory, or a hub id.
+
+    dtype: None is float32 for SmolLM2, else the checkpoint's own. Weights come from safetensors only, never from pickles.
+    cache_dir: where SmolLM2's converted copy is kept.
+
+    Raises UserError, in one line, for whatever cannot be loaded.
+    """
+    device = _device(device)
+    wanted: torch.dtype | str | None = dtype_named(dtype)
+    path = Path(name).expanduser()
+    if str(name) == "smollm2" or (path.suffix == ".gguf"):
+        from ..demo.smollm2 import BOS_ID, prepare
+
+        directory = prepare(None if str(name) == "smollm2" else path, cache_dir)
+        model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code)
+        return Loaded(model.to(device), tokenizer, "smollm2", BOS_ID)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{name} is a file; a model is a directory with config.json and safetensors, or SmolLM2's .gguf")
+    if not path.exists() and str(name).startswith((".", "/", "~")):
+        raise UserError(f"there is no directory {name}")
+    model, tokenizer = _from_pretrained(path if path.is_dir() else str(name), wanted or "auto", trust_remote_code)
+    return Loaded(model.to(device), tokenizer, str(name))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {str(device)!r} cannot be used here: {_first_line(error)}") from error
+
+
+def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    local = isinstance(source, Path)
+    if local and not (source / "config.json").is_file():  # type: ignore[operator]
+        raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
+    trust = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **trust)
+        if not any(config.model_type in family.model_types for family in FAMILIES):
+            adapter_for(type("model", (), {"config": config}))  # says which families there are
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **trust
+        )
+        has_tokenizer = not local or any((source / name).is_file() for name in _TOKENIZER_FILES)  # type: ignore[operator]
+        tokenizer = AutoTokenizer.from_pretrained(source, **trust) if has_tokenizer else None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_explain(source, error)) from error
+    # transformers fills what a checkpoint lacks with random numbers and only mentions it.
+    wrong = sorted([*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])])
+    if wrong:
+        raise UserError(f"the checkpoint of {source} lacks weights or has them in another shape: {', '.join(wrong[:3])}" + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
+    return model, tokenizer
+
+
+def _explain(source: str | Path, error: BaseException) -> str:
+    """One line for what went wrong while loading, found by walking the chain of causes."""
+    from huggingface_hub import errors as hub
+
+    causes = []
+    current: BaseException | None = error
+    while current is not None and current not in causes:
+        causes.append(current)
+        current = current.__cause__ or current.__context__
+    names = {type(cause).__name__ for cause in causes}
+    text = " ".join(str(cause) for cause in causes)
+    if any(isinstance(cause, hub.GatedRepoError) for cause in causes) or "gated repo" in text:
+        return f"{source} is gated: accept its licence on its page, then log in with `hf auth login` or set HF_TOKEN"
+    if any(isinstance(cause, hub.RepositoryNotFoundError) for cause in causes):
+        return f"the hub has no model {source!r} that you may read; check its name, or log in with `hf auth login`"
+    if any(isinstance(cause, hub.HFValidationError) for cause in causes):
+        return f"{str(source)!r} is neither a directory nor a hub id (owner/name)"
+    if any(isinstance(cause, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError) for cause in causes) and (
+        "connect" in text.lower() or "offline" in text.lower() or "LocalEntryNotFoundError" in names
+    ):
+        return f"{source} is not on this machine and the hub cannot be reached; check the network, or give a local directory"
+    if "SafetensorError" in names or "safetensor" in text.lower() and "header" in text.lower():
+        return f"the weights of {source} are damaged or cut short ({_first_line(error)}); fetch them again"
+    if "trust_remote_code" in text:
+        return f"{source} needs code of its own; if you trust it, say so with --trust-remote-code (trust_remote_code=True)"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate" in text:
+        return f"there is not enough memory for {source}; try --dtype bfloat16"
+    return f"{source} cannot be loaded: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

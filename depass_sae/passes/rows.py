@@ -1,0 +1,95 @@
+"""Components of a stream as packed rows: one row for each (position, component) that is present, position by position.
+
+A component costs nothing where it is absent: a token before its own position, a bias before the first bias vector.
+Presence is a mask carried with the rows, never guessed from zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed components. ``positions`` are those of the prompt that are carried, ascending.
+
+    values[r] is the row of (positions[pos[r]], comp[r]), position-major.
+    """
+
+    positions: Int[Tensor, "pos"]
+    present: Bool[Tensor, "pos comp"]
+    values: Float[Tensor, "row d"]
+
+    @cached_property
+    def index(self) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+        """For every row: the index of its position, and its component."""
+        pos, comp = self.present.nonzero(as_tuple=True)
+        return pos, comp
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """offsets[i]:offsets[i+1] are the rows of position i."""
+        return [0, *self.present.sum(dim=1).cumsum(0).tolist()]
+
+    @property
+    def n_components(self) -> int:
+        return self.present.shape[1]
+
+    def with_values(self, values: Float[Tensor, "row e"]) -> Rows:
+        """The same rows holding something else. What was derived from the mask is kept."""
+        rows = Rows(self.positions, self.present, values)
+        for derived in ("index", "offsets", "number"):
+            if derived in self.__dict__:
+                rows.__dict__[derived] = self.__dict__[derived]
+        return rows
+
+    def widen(self, present: Bool[Tensor, "pos comp"]) -> Rows:
+        """With more components present, as zeros until something is added to them."""
+        if torch.equal(present, self.present):
+            return self
+        values = self.values.new_zeros(int(present.sum()), self.values.shape[1])
+        values[self.present[present]] = self.values
+        return Rows(self.positions, present, values)
+
+    @cached_property
+    def number(self) -> Int[Tensor, "pos comp"]:
+        """The row of every (position, component); meaningless where the component is absent."""
+        return self.present.flatten().cumsum(0).view(self.present.shape) - 1
+
+    def select(self, positions: slice, components: Bool[Tensor, "comp"]) -> Rows:
+        """A range of positions, and only some component slots: all that are present there, and perhaps more."""
+        low, high, _ = positions.indices(len(self.positions))
+        values = self.values[self.offsets[low] : self.offsets[high]]
+        return Rows(self.positions[positions], self.present[positions][:, components], values)
+
+    def block(self, positions: slice, components: slice) -> Float[Tensor, "pos comp d"]:
+        """A dense block, with zeros where nothing is present."""
+        present = self.present[positions, components]
+        dense = self.values.new_zeros(*present.shape, self.values.shape[1])
+        dense[present] = self.values[self.number[positions, components][present]]
+        return dense
+
+    def keep(self, positions: Int[Tensor, "kept"]) -> Rows:
+        """Only the rows of these positions."""
+        if torch.equal(positions, self.positions):
+            return self
+        chosen = torch.isin(self.positions, positions)
+        return Rows(positions, self.present[chosen], self.values[chosen[self.index[0]]])
+
+    def dense(self) -> Float[Tensor, "pos comp d"]:
+        """With zeros where nothing is present."""
+        dense = self.values.new_zeros(*self.present.shape, self.values.shape[1])
+        dense[self.index] = self.values
+        return dense
+
+    def project(self, w: Float[Tensor, "pos d"]) -> Float[Tensor, "pos comp"]:
+        """⟨w[p], component⟩ for every component at every position, 0 where it is absent."""
+        products = (self.values * w[self.index[0]]).sum(-1)
+        return torch.zeros(self.present.shape, dtype=products.dtype, device=products.device).index_put_(
+            self.index, products
+        )

@@ -1,0 +1,261 @@
+"""From whatever a user calls their SAEs to {hook: SAE}.
+
+Every form is first turned into candidates, an SAE's hook and how to load it; only then the layers are chosen, a hook
+named twice is refused, and weights are read. Inside, everything goes through sae-lens.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import torch
+
+from depass_sae.errors import UserError
+from depass_sae.saes.hook import Hook, hook_in, hook_names, named_hook, parse_hook
+from depass_sae.saes.own import DTYPES, inference_form, one_line, quiet, settle, written_down
+from depass_sae.saes.release import load_release
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+SAESource: TypeAlias = Union[str, Path, "SAE"]
+HookKey: TypeAlias = Hook | str | int
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An SAE that could be loaded."""
+
+    hook: Hook
+    name: str  # for messages
+    load: Callable[[], "SAE"]  # in any dtype, its metadata as they were
+
+
+def load_saes(
+    saes: SAESource | Sequence[SAESource] | Mapping[HookKey, SAESource] | None,
+    *,
+    layers: Sequence[int] | int | None = None,
+    sae_ids: Sequence[str] | str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> dict[Hook, "SAE"]:
+    """Load SAEs by the hook they read, in order of their hooks.
+
+    Args:
+        saes: a release in sae-lens's registry; a directory in sae-lens's format, or a folder of several; an SAE object;
+            a list of directories and objects; or {17 or "17.resid_post" or Hook: directory or object} for SAEs that do
+            not name their hook (a bare layer then means resid_post).
+        layers: only these. From a release: the SAE at each of them.
+        sae_ids: of a release, where a layer has several.
+        device: where they are put.
+        dtype: of the weights; float32 (or float64 where they have it) if None. Thresholds keep at least float32.
+
+    Returns:
+        {hook: SAE}, the SAEs in evaluation mode, without gradients and reading flat activations [pos, d_in].
+        They are new objects: an object that was handed over is left as it was.
+
+    Raises:
+        UserError: whatever is missing, damaged, gated, unreachable, ambiguous or unknown.
+    """
+    layers = [layers] if isinstance(layers, int) else layers
+    sae_ids = [sae_ids] if isinstance(sae_ids, str) else sae_ids
+    dtype = _dtype(dtype)
+    if isinstance(saes, str) and not Path(saes).expanduser().exists() and not _looks_like_a_path(saes):
+        candidates = _from_release(saes, sae_ids, layers)
+    elif sae_ids is not None:
+        raise UserError("sae_ids choose from a release; from directories and objects choose with layers")
+    else:
+        with quiet():
+            candidates = list(_candidates(saes))
+    chosen = _one_per_hook(candidates if layers is None else _at_layers(candidates, layers))
+    return {hook: _loaded(candidate, device, dtype) for hook, candidate in sorted(chosen.items())}
+
+
+def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype | None) -> "SAE":
+    with quiet():
+        try:
+            return settle(written_down(candidate.load(), candidate.hook), device, dtype)
+        except UserError as error:
+            raise UserError(f"{candidate.name}: {error}") from error
+
+
+def _one_per_hook(candidates: Iterable[Candidate]) -> dict[Hook, Candidate]:
+    chosen: dict[Hook, Candidate] = {}
+    for candidate in candidates:
+        if candidate.hook in chosen:
+            raise UserError(
+                f"two SAEs read {candidate.hook}: {chosen[candidate.hook].name} and {candidate.name}; give one of them"
+            )
+        chosen[candidate.hook] = candidate
+    return chosen
+
+
+def _at_layers(candidates: Sequence[Candidate], layers: Sequence[int]) -> list[Candidate]:
+    there = sorted({candidate.hook.layer for candidate in candidates})
+    for layer in layers:
+        if layer not in there:
+            raise UserError(f"there is no SAE at layer {layer}; there are SAEs at {', '.join(map(str, there)) or 'none'}")
+    return [candidate for candidate in candidates if candidate.hook.layer in layers]
+
+
+# --- what the user may hand over ---------------------------------------------------------------------------------------
+
+
+def _candidates(saes: Any) -> Iterable[Candidate]:
+    if saes is None:
+        return
+    if isinstance(saes, Mapping):
+        for key, source in saes.items():
+            yield _from_key(key, source)
+    elif isinstance(saes, str | Path):
+        yield from _from_folder(Path(saes).expanduser())
+    elif _is_sae(saes):
+        yield _from_object(saes, None)
+    elif isinstance(saes, list | tuple):
+        for source in saes:
+            yield from _candidates(source)
+    else:
+        raise UserError(f"SAEs are a release, a directory, an SAE object, a list or a dict of these, not {_kind(saes)}")
+
+
+def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[int] | None) -> list[Candidate]:
+    loaded = load_release(release, sae_ids, layers)
+    return [
+        Candidate(_place(sae, None), f"{release}/{sae_id}", partial(written_down, sae, _place(sae, None), release=release, sae_id=sae_id))
+        for sae_id, sae in loaded.items()
+    ]
+
+
+def _from_key(key: HookKey, source: SAESource) -> Candidate:
+    if isinstance(key, str):
+        key = int(key) if key.strip().isdecimal() else parse_hook(key)
+    if isinstance(source, str | Path):
+        return _from_directory(Path(source).expanduser(), key)
+    if _is_sae(source):
+        return _from_object(source, key)
+    raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")
+
+
+def _from_folder(folder: Path) -> Iterable[Candidate]:
+    """One SAE, or the SAEs of a folder's subfolders."""
+    if not folder.is_dir():
+        raise UserError(f"there is no SAE directory {folder}")
+    if _holds_sae(folder):
+        yield _from_directory(folder, None)
+        return
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and _holds_sae(path))
+    if not inside:
+        raise UserError(f"{folder} holds no SAE: neither {CONFIG} and {WEIGHTS}, nor folders with them")
+    for path in inside:
+        yield _from_directory(path, None)
+
+
+def _from_directory(path: Path, key: Hook | int | None) -> Candidate:
+    if not path.is_dir():
+        raise UserError(f"there is no SAE directory {path}")
+    config = _read_config(path)
+    metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
+    architecture = str(config.get("architecture", "standard"))
+    if not (path / WEIGHTS).is_file():
+        raise UserError(f"{path} has no {WEIGHTS}")
+    try:
+        hook = _placed(metadata, architecture, key)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return Candidate(hook, str(path), partial(_read_weights, path, config))
+
+
+def _from_object(sae: "SAE", key: Hook | int | None) -> Candidate:
+    return Candidate(_place(sae, key), f"the {type(sae).__name__} object", partial(inference_form, sae))
+
+
+# --- directories -------------------------------------------------------------------------------------------------------
+
+
+def _holds_sae(path: Path) -> bool:
+    return (path / CONFIG).exists() or (path / WEIGHTS).exists()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} has no {CONFIG}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / CONFIG} cannot be read: {one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG} is not an SAE's configuration: it holds {_kind(config)}, not an object")
+    return config
+
+
+def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
+    from safetensors import SafetensorError
+    from sae_lens import SAE
+    from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+    architecture = config.get("architecture", "standard")
+    if architecture in SAE_TRAINING_CLASS_REGISTRY and architecture not in SAE_CLASS_REGISTRY:
+        raise UserError(f"this is a training checkpoint ({architecture}): save the SAE with save_inference_model instead")
+    if architecture not in SAE_CLASS_REGISTRY:
+        raise UserError(f"sae-lens knows no architecture {architecture!r}; it knows {', '.join(SAE_CLASS_REGISTRY)}")
+    try:
+        sae = SAE.load_from_disk(path, device="cpu", dtype="float64" if config.get("dtype") == "float64" else "float32")
+    except SafetensorError as error:
+        raise UserError(f"{WEIGHTS} is damaged or cut short ({one_line(error)}); copy it again") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}") from error
+    sae.cfg.metadata.sae_id = path.resolve().name
+    return sae
+
+
+# --- hooks -------------------------------------------------------------------------------------------------------------
+
+
+def _place(sae: "SAE", key: Hook | int | None) -> Hook:
+    return _placed(sae.cfg.metadata.to_dict(), sae.cfg.architecture(), key)
+
+
+def _placed(metadata: Mapping[str, Any], architecture: str, key: Hook | int | None) -> Hook:
+    """The hook that an SAE reads: what its file says, what the user says, and never two different things."""
+    if not isinstance(key, Hook):
+        hook = hook_in(metadata, architecture, fallback_layer=key)
+        if key is not None and hook.layer != key:
+            raise UserError(f"its file says that it reads {hook}, not layer {key}")
+        return hook
+    named = named_hook(metadata, architecture)
+    if named is not None and named != key:
+        raise UserError(f"its file says that it reads {named} ({hook_names(metadata)[0]}), not {key}")
+    return key
+
+
+# --- small things ------------------------------------------------------------------------------------------------------
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UserError(f"an SAE's dtype is one of {', '.join(DTYPES)}, not {name}")
+    return DTYPES[name]
+
+
+def _looks_like_a_path(text: str) -> bool:
+    return text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
+
+
+def _is_sae(value: Any) -> bool:
+    if not isinstance(value, torch.nn.Module):
+        return False
+    from sae_lens import SAE
+
+    return isinstance(value, SAE)
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
