@@ -1,0 +1,46 @@
+"""SAEs: loaded through sae-lens, read as directions, split into features. Importing this does not import sae-lens."""
+
+from depass_sae.saes.direction import (
+    Direction,
+    activations,
+    encoder_direction,
+    feature_index,
+    live_pre_activation,
+    pre_activations,
+    threshold_gap,
+)
+from depass_sae.saes.encode import (
+    ActiveFeatures,
+    FeatureParts,
+    Fit,
+    active_features,
+    feature_parts,
+    fit,
+    reconstructs,
+)
+from depass_sae.saes.hook import HOOK_NAMES, Hook, hook_of, parse_hook
+from depass_sae.saes.load import load_saes
+from depass_sae.saes.own import describe
+
+__all__ = [
+    "HOOK_NAMES",
+    "ActiveFeatures",
+    "Direction",
+    "FeatureParts",
+    "Fit",
+    "Hook",
+    "activations",
+    "active_features",
+    "describe",
+    "encoder_direction",
+    "feature_index",
+    "feature_parts",
+    "fit",
+    "hook_of",
+    "live_pre_activation",
+    "load_saes",
+    "parse_hook",
+    "pre_activations",
+    "reconstructs",
+    "threshold_gap",
+]

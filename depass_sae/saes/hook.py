@@ -89,7 +89,9 @@ def hook_in(metadata: Mapping[str, Any], architecture: str, fallback_layer: int 
         return found
     names = hook_names(metadata)
     if names:
-        raise UserError(f"the SAE reads {names[0]!r}, which is not a read point here; if it is the same as one, {NAME_IT}")
+        raise UserError(
+            f"the SAE reads {names[0]!r}, which is not a read point here; if it is the same as one, {NAME_IT}"
+        )
     if fallback_layer is None:
         raise UserError(f"the SAE's file does not say which hook it reads; {NAME_IT}")
     return Hook(fallback_layer, "resid_post")
@@ -136,7 +138,7 @@ def _transformer_lens_hook(layer: int, suffix: str, architecture: str) -> Hook |
             "which is not a read point here: it needs an SAE on the gained input (mlp.hook_in)"
         )
     if suffix == "hook_mlp_in":
-        # In TransformerLens this is the residual before the norm; sae-lens writes it for transcoders that read after it.
+        # In TransformerLens the residual before the norm; sae-lens writes it for transcoders that read after the norm.
         if "transcoder" not in architecture:
             raise UserError(
                 f"the SAE reads blocks.{layer}.hook_mlp_in, which means different things in different libraries; "

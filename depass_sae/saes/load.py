@@ -5,6 +5,7 @@ named twice is refused, and weights are read. Inside, everything goes through sa
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 
-from depass_sae.errors import UserError
+from depass_sae.errors import SAEFitWarning, UserError
 from depass_sae.saes.hook import Hook, hook_in, hook_names, named_hook, parse_hook
 from depass_sae.saes.own import DTYPES, inference_form, one_line, quiet, settle, written_down
 from depass_sae.saes.release import load_release
@@ -25,6 +26,8 @@ SAESource: TypeAlias = Union[str, Path, "SAE"]
 HookKey: TypeAlias = Hook | str | int
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+# Normalisations that exist only until they are folded into the weights.
+FOLDED = ("expected_average_only_in", "covariance_whitening")
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,17 @@ def load_saes(
 def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype | None) -> "SAE":
     with quiet():
         try:
-            return settle(written_down(candidate.load(), candidate.hook), device, dtype)
+            sae = settle(written_down(candidate.load(), candidate.hook), device, dtype)
         except UserError as error:
             raise UserError(f"{candidate.name}: {error}") from error
+    if sae.cfg.normalize_activations in FOLDED:
+        warnings.warn(
+            f"{candidate.name} was trained on normalised activations ({sae.cfg.normalize_activations}), and the factor "
+            "is not folded into its weights: it reads them as they are, as it does in sae-lens",
+            SAEFitWarning,
+            stacklevel=3,
+        )
+    return sae
 
 
 def _one_per_hook(candidates: Iterable[Candidate]) -> dict[Hook, Candidate]:
@@ -99,11 +110,11 @@ def _at_layers(candidates: Sequence[Candidate], layers: Sequence[int]) -> list[C
     there = sorted({candidate.hook.layer for candidate in candidates})
     for layer in layers:
         if layer not in there:
-            raise UserError(f"there is no SAE at layer {layer}; there are SAEs at {', '.join(map(str, there)) or 'none'}")
+            raise UserError(f"there is no SAE at layer {layer}; the layers are {', '.join(map(str, there)) or 'none'}")
     return [candidate for candidate in candidates if candidate.hook.layer in layers]
 
 
-# --- what the user may hand over ---------------------------------------------------------------------------------------
+# --- what the user may hand over ----------------------------------------------------------------------------
 
 
 def _candidates(saes: Any) -> Iterable[Candidate]:
@@ -126,7 +137,11 @@ def _candidates(saes: Any) -> Iterable[Candidate]:
 def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[int] | None) -> list[Candidate]:
     loaded = load_release(release, sae_ids, layers)
     return [
-        Candidate(_place(sae, None), f"{release}/{sae_id}", partial(written_down, sae, _place(sae, None), release=release, sae_id=sae_id))
+        Candidate(
+            _place(sae, None),
+            f"{release}/{sae_id}",
+            partial(written_down, sae, _place(sae, None), release=release, sae_id=sae_id),
+        )
         for sae_id, sae in loaded.items()
     ]
 
@@ -174,7 +189,7 @@ def _from_object(sae: "SAE", key: Hook | int | None) -> Candidate:
     return Candidate(_place(sae, key), f"the {type(sae).__name__} object", partial(inference_form, sae))
 
 
-# --- directories -------------------------------------------------------------------------------------------------------
+# --- directories --------------------------------------------------------------------------------------------
 
 
 def _holds_sae(path: Path) -> bool:
@@ -194,13 +209,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
-    from safetensors import SafetensorError
     from sae_lens import SAE
     from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+    from safetensors import SafetensorError
 
     architecture = config.get("architecture", "standard")
     if architecture in SAE_TRAINING_CLASS_REGISTRY and architecture not in SAE_CLASS_REGISTRY:
-        raise UserError(f"this is a training checkpoint ({architecture}): save the SAE with save_inference_model instead")
+        raise UserError(
+            f"this is a training checkpoint ({architecture}): save the SAE with save_inference_model instead"
+        )
     if architecture not in SAE_CLASS_REGISTRY:
         raise UserError(f"sae-lens knows no architecture {architecture!r}; it knows {', '.join(SAE_CLASS_REGISTRY)}")
     try:
@@ -208,12 +225,14 @@ def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
     except SafetensorError as error:
         raise UserError(f"{WEIGHTS} is damaged or cut short ({one_line(error)}); copy it again") from error
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}") from error
+        raise UserError(
+            f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}"
+        ) from error
     sae.cfg.metadata.sae_id = path.resolve().name
     return sae
 
 
-# --- hooks -------------------------------------------------------------------------------------------------------------
+# --- hooks --------------------------------------------------------------------------------------------------
 
 
 def _place(sae: "SAE", key: Hook | int | None) -> Hook:
@@ -233,7 +252,7 @@ def _placed(metadata: Mapping[str, Any], architecture: str, key: Hook | int | No
     return key
 
 
-# --- small things ------------------------------------------------------------------------------------------------------
+# --- small things -------------------------------------------------------------------------------------------
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -20,7 +20,9 @@ from depass_sae.saes.hook import Hook, hook_of, named_hook, transformer_lens_nam
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def inference_form(sae: "SAE") -> "SAE":
@@ -51,16 +53,18 @@ def settle(sae: "SAE", device: str | torch.device, dtype: torch.dtype | None) ->
 
     Raises UserError if a weight is NaN or infinite.
     """
-    threshold = getattr(sae, "threshold", None)
+    threshold = None if getattr(sae, "threshold", None) is None else sae.threshold.detach().clone()
     sae = sae.to(device=torch.device(device), dtype=dtype or at_least_float32(sae.W_dec.dtype))
     if threshold is not None:
-        kept = threshold.detach().to(device=device, dtype=at_least_float32(threshold.dtype))
+        kept = threshold.to(device=device, dtype=at_least_float32(threshold.dtype))
         sae.threshold = nn.Parameter(kept, requires_grad=False)
     if getattr(sae, "hook_z_reshaping_mode", False):
         sae.turn_off_forward_pass_hook_z_reshaping()
     for name, values in sae.state_dict().items():
         if not torch.isfinite(values).all():
-            raise UserError(f"{name} holds NaN or infinite values (in {values.dtype}); save the SAE again or get another copy")
+            raise UserError(
+                f"{name} holds NaN or infinite values (in {values.dtype}); save the SAE again or get another copy"
+            )
     return sae.requires_grad_(False).eval()
 
 
@@ -107,7 +111,7 @@ def one_line(error: BaseException, length: int = 200) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing from the libraries on the terminal: no warnings, no logging, no progress bars. Restored on the way out."""
+    """Nothing from the libraries on the terminal: no warnings, logging or progress bars. Restored on the way out."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     level, bars_were_off = logging.root.manager.disable, are_progress_bars_disabled()

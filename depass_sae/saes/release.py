@@ -67,7 +67,9 @@ def _only_id_at(release: str, ids: Sequence[str], layer: int) -> str:
         there = sorted({number for sae_id in ids if (number := layer_of_id(sae_id)) is not None})
         raise UserError(f"{release} has no SAE at layer {layer}; its layers are {', '.join(map(str, there))}")
     if len(here) > 1:
-        raise UserError(f"{release} has {len(here)} SAEs at layer {layer}: choose with sae_ids; {_listed('they are', here)}")
+        raise UserError(
+            f"{release} has {len(here)} SAEs at layer {layer}: choose with sae_ids; {_listed('they are', here)}"
+        )
     return here[0]
 
 
@@ -88,9 +90,12 @@ def _why(error: Exception, repository: str) -> str:
     from huggingface_hub import errors as hub
     from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import Timeout
+    from safetensors import SafetensorError
 
     status = _status(error)
-    if isinstance(error, hub.GatedRepoError) or (status in (401, 403) and not isinstance(error, hub.RepositoryNotFoundError)):
+    if isinstance(error, hub.GatedRepoError) or (
+        status in (401, 403) and not isinstance(error, hub.RepositoryNotFoundError)
+    ):
         return (
             f"{repository} is gated: accept its licence on https://huggingface.co/{repository} and then set HF_TOKEN "
             "or run `hf auth login`"
@@ -101,9 +106,18 @@ def _why(error: Exception, repository: str) -> str:
         return f"{repository} does not hold the file (404): another version of sae-lens may know where it lies"
     if status is not None:
         return f"the Hugging Face hub answered {status} for {repository}: try again later"
-    unreachable = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, NoConnection, Timeout, ConnectionError, TimeoutError)
+    unreachable = (
+        hub.LocalEntryNotFoundError,
+        hub.OfflineModeIsEnabled,
+        NoConnection,
+        Timeout,
+        ConnectionError,
+        TimeoutError,
+    )
     if isinstance(error, unreachable) or type(error).__module__.startswith("httpx"):
         return "it is not in the local cache and the Hugging Face hub cannot be reached: check the network connection"
+    if isinstance(error, SafetensorError):
+        return f"its file is damaged ({one_line(error)}): delete {repository} from the Hugging Face cache and try again"
     return one_line(error)
 
 

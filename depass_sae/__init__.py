@@ -1,0 +1,62 @@
+"""depass-sae: which tokens, heads and features activate an SAE feature, by decomposed forward passes.
+
+    import depass_sae as ds
+    lm = ds.load("smollm2")
+    lm.attribute_tokens("In economics, supply and demand ...", feature="17/1208")
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import SAEFitWarning, UserError
+
+if TYPE_CHECKING:
+    from .api import LM, load
+    from .attribution.contrast import Contrast
+    from .attribution.decompose import Decomposition
+    from .attribution.features import FeatureReport
+    from .attribution.tokens import TokenAttribution
+    from .passes.propagate import Chunks
+    from .passes.sources import Spans, Vectors
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "LM": ".api",
+    "load": ".api",
+    "Contrast": ".attribution.contrast",
+    "Decomposition": ".attribution.decompose",
+    "FeatureReport": ".attribution.features",
+    "TokenAttribution": ".attribution.tokens",
+    "Chunks": ".passes.propagate",
+    "Spans": ".passes.sources",
+    "Vectors": ".passes.sources",
+}
+
+__all__ = [
+    "LM",
+    "Chunks",
+    "Contrast",
+    "Decomposition",
+    "FeatureReport",
+    "SAEFitWarning",
+    "Spans",
+    "TokenAttribution",
+    "UserError",
+    "Vectors",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,228 @@
+"""``ds.load`` and the handle that it returns: each method is one call into an attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .attribution.contrast import Contrast, contrast
+from .attribution.decompose import Decomposition, decompose
+from .attribution.features import FeatureReport, find_features
+from .attribution.subject import Subject
+from .attribution.targets import Pos, make_target
+from .attribution.tokens import By, TokenAttribution, attribute_tokens
+from .errors import UserError
+from .models.load import Loaded, adapter_for, dtype_named, load_model
+from .models.prompt import PromptLike, encode
+from .passes.propagate import Allocation, Chunks, FirstToken, Progress
+from .passes.rules import TEMPERATURE
+from .passes.selfcheck import check
+from .passes.sources import Source
+from .saes import load_saes
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENS_RULE = "softmax"
+"""The paper's rule, until another is measured to be better for tokens."""
+
+
+class LM:
+    """A language model with the SAEs on it, ready for questions. Made by :func:`load`; keeps no state between calls."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model, as it is."""
+        return self._subject.adapter.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self._subject.loaded.tokenizer
+
+    @property
+    def saes(self) -> dict[int | str, SAE]:
+        """By layer, or by ``"layer.hook"`` where several SAEs share a layer."""
+        layers = [hook.layer for hook in self._subject.saes]
+        return {
+            hook.layer if layers.count(hook.layer) == 1 else str(hook): sae
+            for hook, sae in sorted(self._subject.saes.items())
+        }
+
+    def __repr__(self) -> str:
+        saes = ", ".join(str(hook) for hook in sorted(self._subject.saes)) or "none"
+        return f"LM({self._subject.loaded.name!r}, SAEs at {saes})"
+
+    def features(self, prompt: PromptLike, layer: int | None = None) -> FeatureReport:
+        """Which features fire on the prompt, strongest first, per layer and position."""
+        return find_features(self._subject, encode(self._subject.loaded, self._subject.adapter, prompt), layer)
+
+    def attribute_tokens(
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        logit: str | int | None = None,
+        logit_diff: tuple[str | int, str | int] | None = None,
+        direction: Float[Tensor, "d"] | None = None,
+        layer: int | None = None,
+        hook: str = "resid_post",
+        pos: Pos | None = None,
+        by: By = "token",
+        rule: str = TOKENS_RULE,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        path: str = "magnitude",
+        ablate: int = 0,
+        seed: int = 0,
+        chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+        progress: Progress | None = None,
+    ) -> TokenAttribution:
+        """Which tokens make the target what it is (paper §4.1, appendix C.5).
+
+        One target: ``feature`` "LAYER/INDEX" or "LAYER/INDEX@POS"; ``logit`` a token; ``logit_diff`` two tokens; or
+        ``direction`` [d], read at ``hook`` of ``layer``.
+
+        pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature
+        fires, or a position. by: "token", or "word" with sub-tokens joined from the start.
+        rule: softmax, linear-norm, relu, max, linear or half. path: of a gated SAE, "magnitude" or "gate".
+        ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
+
+        Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
+        Raises UserError (a ValueError) with one line that says what would be right.
+        """
+        target, at = make_target(
+            self._subject, feature=feature, logit=logit, logit_diff=logit_diff, direction=direction, layer=layer,
+            hook=hook, path=path,
+        )  # fmt: skip
+        if at is not None and pos is not None and pos != at:
+            raise UserError(f"{feature} names position {at}, and pos is {pos}; give one of them")
+        return attribute_tokens(
+            self._subject,
+            encode(self._subject.loaded, self._subject.adapter, prompt),
+            target,
+            pos=at if at is not None else pos,
+            by=by,
+            allocation=Allocation(rule, temperature, first_token),
+            ablate=ablate,
+            seed=seed,
+            chunks=chunks,
+            progress=progress,
+        )
+
+    def contrast(self, prompt: PromptLike, against: PromptLike, feature: str | None = None, **settings: Any) -> Contrast:
+        """Two prompts side by side for one target: what differs in the sources.
+
+        settings: those of :meth:`attribute_tokens`; a position applies to the first prompt, and to the second where it
+        is as long, else the second is read where the target is largest.
+        """
+        first = self.attribute_tokens(prompt, feature, **settings)
+        second_settings = dict(settings)
+        a, b = (len(encode(self._subject.loaded, self._subject.adapter, p)) for p in (prompt, against))
+        if a != b:
+            second_settings.pop("pos", None)
+            feature = feature and feature.partition("@")[0]
+        return contrast(first, self.attribute_tokens(against, feature, **second_settings))
+
+    def decompose(
+        self,
+        prompt: PromptLike,
+        source: str | Source = "tokens",
+        *,
+        layer: int,
+        read: str = "resid_post",
+        start: int = 0,
+        rule: str = TOKENS_RULE,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+        progress: Progress | None = None,
+    ) -> Decomposition:
+        """The raw parts: any source, carried to a read point.
+
+        source: "tokens" or "words", from the residual stream before layer ``start`` (0: the embeddings); or a source
+        object such as ``ds.Vectors(parts, labels, at)``. read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in,
+        mlp_out, resid_post, of ``layer``.
+        """
+        return decompose(
+            self._subject,
+            encode(self._subject.loaded, self._subject.adapter, prompt),
+            source,
+            point=(layer, read),
+            start=start,
+            allocation=Allocation(rule, temperature, first_token),
+            chunks=chunks,
+            progress=progress,
+        )
+
+
+def load(
+    model: str | Path | PreTrainedModel = "smollm2",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    saes: Any = None,
+    layers: Sequence[int] | None = None,
+    sae_ids: Sequence[str] | None = None,
+    dtype: str | torch.dtype | None = None,
+    trace_dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    cache_dir: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> LM:
+    """A model and the SAEs on it.
+
+    model: ``"smollm2"`` (with the SAEs shipped for it, unless ``saes`` says otherwise), a hub id, a local directory, or
+    the transformers model that is there already, with its tokenizer (None: prompts are token ids).
+    saes: a sae-lens release (with ``layers`` or ``sae_ids``), a directory in sae-lens's format or a folder of several,
+    an SAE object or a list, or ``{17: SAE or directory, "17.attn_out": ...}`` where a file does not name its hook.
+    dtype: of the model; None is the checkpoint's own, float32 for SmolLM2. trace_dtype: run traces in a higher one;
+    "float32" takes away the rounding of a bfloat16 model, at the price of memory.
+
+    The adapter is checked against the model before this returns. Raises UserError for what cannot be loaded.
+    """
+    if isinstance(model, str | Path):
+        loaded = load_model(
+            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+        )  # fmt: skip
+        if tokenizer is not None:
+            loaded = Loaded(loaded.model, tokenizer, loaded.name, loaded.bos_id)
+    else:
+        if dtype is not None or device is not None:
+            raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        loaded = Loaded(model, tokenizer, name)
+    adapter = adapter_for(loaded.model)
+    check(adapter)
+    if saes is None and loaded.name == "smollm2":
+        from .demo.smollm2 import shipped_saes
+
+        saes = shipped_saes()
+    found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
+    for hook, sae in found.items():
+        width = adapter.d_model
+        if hook.name == "hook_z":
+            attention = adapter.layer(min(hook.layer, adapter.n_layers - 1)).attention
+            width = attention.n_heads * attention.d_head
+        if sae.cfg.d_in != width:
+            raise UserError(f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}")
+        if hook.layer >= adapter.n_layers:
+            raise UserError(f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {adapter.n_layers - 1}")
+    return LM(Subject(_with_bos(loaded, found.values()), adapter, found, dtype_named(trace_dtype)))
+
+
+def _with_bos(loaded: Loaded, saes: Any) -> Loaded:
+    """Put BOS before texts where the SAEs were trained with one and the tokenizer does not do it by itself."""
+    bos = getattr(loaded.tokenizer, "bos_token_id", None)
+    wanted = any(getattr(sae.cfg.metadata, "prepend_bos", None) for sae in saes)
+    if loaded.bos_id is not None or bos is None or not wanted:
+        return loaded
+    return Loaded(loaded.model, loaded.tokenizer, loaded.name, bos)

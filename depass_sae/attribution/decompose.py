@@ -1,0 +1,75 @@
+"""The raw parts of a decomposition, for whoever wants to go on from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.prompt import Prompt
+from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.sources import Source, Spans
+from ..passes.trace import Point
+from .subject import Subject
+from .tokens import spans_of
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Σ over components of ``parts`` = ``whole``, what the model computed, at every position.
+
+    labels: the source's own components, then "bias" and "rest". present: where each takes part (its part is 0 elsewhere).
+    """
+
+    point: Point
+    parts: Float[Tensor, "pos component d"]
+    labels: tuple[str, ...]
+    whole: Float[Tensor, "pos d"]
+    present: Bool[Tensor, "pos component"]
+    allocation: Allocation
+
+    @property
+    def completeness_error(self) -> float:
+        """The largest |Σ parts − whole| over the largest entry of either, at the worst position."""
+        missing = (self.parts.double().sum(dim=1) - self.whole.double()).abs().amax(-1)
+        size = self.parts.abs().amax((1, 2)).maximum(self.whole.abs().amax(-1)).double()
+        return (missing / size.clamp_min(1e-300)).max().item()
+
+    def __repr__(self) -> str:
+        n, m, d = self.parts.shape
+        layer, hook = self.point
+        error = f"completeness error {self.completeness_error:.0e}"
+        return f"Decomposition({hook} of layer {layer}: {n} positions x {m} components x {d}, {error})"
+
+
+def decompose(
+    subject: Subject,
+    prompt: Prompt,
+    source: str | Source,
+    *,
+    point: Point,
+    start: int = 0,
+    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
+    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> Decomposition:
+    """Carry a source's components to a read point. Raises UserError for a point before the source's start."""
+    n_layers = subject.adapter.n_layers
+    for layer in (point[0], start):
+        if not 0 <= layer < n_layers:
+            raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
+    if isinstance(source, str):
+        if source not in ("tokens", "words"):
+            raise UserError(f"unknown source {source!r}; choose tokens or words, or give a source object")
+        spans = spans_of(prompt, "word" if source == "words" else "token")
+        source = Spans([span.positions for span in spans], [span.text for span in spans], start)
+    seen = subject.trace(prompt, max(point[0], start), (point,))
+    components = source.start(seen)
+    positions = torch.arange(len(prompt), device=seen.resid_post.device)
+    found = propagate(
+        subject.adapter, seen, components, {point: positions}, allocation, chunks=chunks, progress=progress
+    )[point]
+    return Decomposition(point, found.dense(), components.labels, seen.at(point), found.present, allocation)

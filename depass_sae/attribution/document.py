@@ -1,0 +1,54 @@
+"""What every answer carries: the model, the SAE, the prompt and the settings that it was computed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..models.prompt import Prompt
+from ..passes.propagate import Allocation
+from ..saes import Fit, Hook, describe
+from .subject import Subject
+
+SCHEMA_VERSION = 1
+"""Of every JSON document that the package writes. It rises when a key changes its meaning or goes."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The keys that open every document."""
+
+    model: str
+    sae: dict[str, Any] | None
+    prompt: Prompt
+    dtype: str
+
+    @classmethod
+    def of(cls, subject: Subject, prompt: Prompt, hook: Hook | None = None) -> Heading:
+        sae = None if hook is None else describe(subject.saes[hook])
+        return cls(subject.loaded.name, sae, prompt, subject.dtype_name)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "sae": self.sae,
+            "prompt": self.prompt.text,
+            "tokens": list(self.prompt.tokens),
+            "token_ids": list(self.prompt.token_ids),
+            "dtype": self.dtype,
+        }
+
+
+def allocation_dict(allocation: Allocation) -> dict[str, Any]:
+    return {
+        "rule": allocation.rule,
+        "temperature": allocation.temperature if allocation.rule == "softmax" else None,
+        "first_token": allocation.first_token,
+    }
+
+
+def fit_dict(fit: Fit | None) -> dict[str, Any] | None:
+    if fit is None:
+        return None
+    return {"explained_variance": fit.explained_variance, "l0": fit.l0, "warning": fit.warning}

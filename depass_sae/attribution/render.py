@@ -1,0 +1,318 @@
+"""Answers for people: tables and coloured text in the terminal, the same as HTML in a notebook.
+
+Token text is not trusted: control characters are made visible before they reach a terminal, and HTML is escaped by the
+templates.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from ..saes import Fit
+    from .contrast import Contrast
+    from .features import FeatureReport
+    from .tokens import TokenAttribution, TokenTarget
+
+POSITIVE, NEGATIVE = (31, 119, 180), (214, 96, 40)  # blue and orange: told apart with any colour vision
+
+
+class Text(str):
+    """A text that shows itself as it is at the end of a notebook cell or on the prompt."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Html(str):
+    """A piece of HTML: notebooks show it, ``save`` writes it as a page."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write a page of its own, whole or not at all."""
+        from ..files import write_text
+
+        write_text(Path(path), _template("page.html").render(body=_safe(self)))
+
+
+def shown(token: str) -> str:
+    """A token's text on one line: its leading space dropped, line breaks and control characters made visible."""
+    text = token.strip(" ") or token.replace(" ", "␣")
+    marks = {"\n": "↵", "\t": "⇥", "\r": "␍"}
+    return "".join(marks.get(c, "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c) for c in text)
+
+
+def place(token: str, pos: int) -> str:
+    """The paper's way to name a token: ``supply (4)``."""
+    return f"{shown(token)} ({pos})"
+
+
+def table_text(*parts: RenderableType) -> Text:
+    """Rich renderables as plain text."""
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=100, color_system=None, force_terminal=False, legacy_windows=False)
+    for part in parts:
+        console.print(part)
+    return Text(out.getvalue().rstrip("\n"))
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def tokens_table(att: TokenAttribution, top: int | None = None) -> list[RenderableType]:
+    """A table per target position, and what has to be known to read it."""
+    parts: list[RenderableType] = [_one_target(att, target, top) for target in att.targets]
+    return [*parts, *_footing(att.fit, att.note)]
+
+
+def _one_target(att: TokenAttribution, target: TokenTarget, top: int | None) -> Table:
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    title = f"{att.target_name} at {place(target.token, target.pos)}"
+    table = Table(title=title, title_justify="left", caption=_settings(att, target), caption_justify="left", box=_box())
+    table.add_column(f"source {att.by}")
+    table.add_column("contribution", justify="right")
+    table.add_column("")
+    if target.measured is not None:
+        table.add_column("when replaced", justify="right")
+    values = target.contributions.tolist()
+    order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
+    named = order if top is None else order[:top]
+    largest = max((abs(v) for v in values), default=0.0) or 1.0
+
+    def row(name: str, value: float, bar: bool = False, measured: str = "", style: str = "") -> None:
+        cells: list[Any] = [Line(name), f"{value:+.3f}", _bar(value / largest) if bar else ""]
+        table.add_row(*cells, *([measured] if target.measured is not None else []), style=style)
+
+    for i in named:
+        row(place(target.sources[i].text, target.sources[i].pos), values[i], True, _measured(target, i))
+    if len(named) < len(values):
+        row(f"{len(values) - len(named)} others", sum(values[i] for i in order[len(named) :]), style="dim")
+    for name, value in target.other.items():
+        if value:
+            row(name, value, style="dim")
+    row("constant", target.constant, style="dim")
+    table.add_section()
+    row("pre-activation" if target.activation is not None else "sum", target.pre_activation, style="bold")
+    return table
+
+
+def _settings(att: TokenAttribution, target: TokenTarget) -> str:
+    temperature = f", T = {att.allocation.temperature:g}" if att.rule == "softmax" else ""
+    parts = [f"rule {att.rule}{temperature}, by {att.by}"]
+    if target.activation is not None:
+        parts.append(f"activation {target.activation:.3f}" if target.activation else "does not fire here")
+    if target.margin is not None:
+        parts.append(f"{abs(target.margin):.3f} {'above' if target.margin >= 0 else 'below'} what it takes to fire")
+    parts.append(f"completeness error {target.completeness_error:.0e}")
+    if target.measured is not None:
+        correlation = target.rank_correlation
+        tried = f"each source replaced by {target.measured.replacements} random tokens"
+        parts.append(tried + ("" if correlation is None else f", rank correlation {correlation:.2f}"))
+    return "; ".join(parts)
+
+
+def _measured(target: TokenTarget, i: int) -> str:
+    if target.measured is None or target.measured.mean[i] is None:
+        return ""
+    return f"{target.measured.mean[i]:+.2f} ± {target.measured.spread[i]:.2f}"
+
+
+def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableType]:
+    """The aligned sources of two prompts, largest difference first."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    a, b = found.attribution, found.against
+    title = f"{a.target_name} at {place(a.target.token, a.target.pos)}, against {place(b.target.token, b.target.pos)}"
+    table = Table(title=title, title_justify="left", caption=_settings(a, a.target), caption_justify="left", box=_box())
+    for name in ("source", "contribution", "against", "contribution", "difference"):
+        table.add_column(name, justify="right" if name in ("contribution", "difference") else "left")
+    table.add_column("")
+    order = sorted(found.pairs, key=lambda pair: -abs(pair.difference))
+    named = order if top is None else order[:top]
+    largest = max((abs(pair.difference) for pair in order), default=0.0) or 1.0
+    for pair in named:
+        ends = [Line("" if end is None else place(end.text, end.pos)) for end in (pair.source, pair.against)]
+        values = [
+            "" if end is None else f"{value:+.3f}"
+            for end, value in ((pair.source, pair.value), (pair.against, pair.against_value))
+        ]
+        bar = _bar(pair.difference / largest)
+        table.add_row(
+            ends[0], values[0], ends[1], values[1], f"{pair.difference:+.3f}", bar, style="" if pair.same else "bold"
+        )
+
+    def total(name: str, x: float, y: float, style: str = "dim") -> None:
+        table.add_row(name, f"{x:+.3f}", "", f"{y:+.3f}", f"{x - y:+.3f}", "", style=style)
+
+    if len(named) < len(order):
+        others = order[len(named) :]
+        total(f"{len(others)} others", sum(p.value for p in others), sum(p.against_value for p in others))
+    for name, value in a.other.items():
+        if value or b.other[name]:
+            total(name, value, b.other[name])
+    total("constant", a.constant, b.constant)
+    table.add_section()
+    total("pre-activation", a.pre_activation, b.pre_activation, style="bold")
+    return [table, *_footing(a.fit, a.note), *_footing(b.fit, b.note)]
+
+
+def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
+    """A table per layer: the strongest features of each position."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    parts: list[RenderableType] = []
+    for layer in report.layers:
+        table = Table(
+            title=f"layer {layer.hook.layer}, {layer.hook.name}", title_justify="left",
+            caption=fit_sentence(layer.fit), caption_justify="left", box=_box(),
+        )  # fmt: skip
+        table.add_column("position")
+        table.add_column("strongest features (activation)")
+        for at in layer.positions:
+            line = Line("  ").join(
+                Line.assemble((f"{layer.name}/{index}", "bold"), f" {activation:.2f}")
+                for index, activation in list(zip(at.indices, at.activations, strict=True))[:top]
+            )
+            more = len(at.indices) - top
+            table.add_row(Line(place(at.token, at.pos)), line + Line(f"  and {more} more" if more > 0 else "", style="dim"))
+        parts.append(table)
+        if layer.fit.warning:
+            parts.append(Line(layer.fit.warning, style="bold red"))
+    return parts
+
+
+def _footing(fit: Fit | None, note: str | None) -> list[RenderableType]:
+    from rich.text import Text as Line
+
+    lines = []
+    if fit is not None:
+        lines.append(Line(fit_sentence(fit), style="dim"))
+        if fit.warning:
+            lines.append(Line(fit.warning, style="bold red"))
+    if note:
+        lines.append(Line(note, style="yellow"))
+    return list(lines)
+
+
+def fit_sentence(fit: Fit) -> str:
+    explained = "" if fit.explained_variance is None else f"explains {fit.explained_variance:.1%} of the variance, "
+    return f"On this prompt the SAE {explained}has {fit.l0:.1f} features active per token (position 0 left out)."
+
+
+def _bar(share: float, width: int = 24) -> Any:
+    from rich.text import Text as Line
+
+    length = max(0.0, min(1.0, abs(share))) * width
+    blocks = "█" * int(length) + ("▌" if length - int(length) >= 0.5 else "")
+    return Line(blocks, style=_rgb(POSITIVE if share >= 0 else NEGATIVE))
+
+
+def _rgb(colour: tuple[int, int, int]) -> str:
+    return f"rgb({colour[0]},{colour[1]},{colour[2]})"
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+def strip_line(att: TokenAttribution, target: TokenTarget) -> Any:
+    """The prompt in the terminal, each source on a ground of its contribution's colour, the target underlined."""
+    from rich.text import Text as Line
+
+    line = Line()
+    shades = _shades(target)
+    for source in target.sources:
+        colour, strength = shades[source.pos]
+        red, green, blue = (int(strength * c) for c in colour)
+        text = "".join(shown(c) if c in "\n\t\r" or not c.isprintable() else c for c in source.text)
+        style = f"white on rgb({red},{green},{blue})" if strength > 0.15 else ""
+        line.append(text, style=style + (" underline bold" if target.pos in source.positions else ""))
+    return line
+
+
+def _shades(target: TokenTarget) -> dict[int, tuple[tuple[int, int, int], float]]:
+    values = target.contributions.tolist()
+    largest = max((abs(v) for v in values), default=0.0) or 1.0
+    return {
+        source.pos: (POSITIVE if value >= 0 else NEGATIVE, abs(value) / largest)
+        for source, value in zip(target.sources, values, strict=True)
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- HTML
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("depass_sae.attribution"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["place"] = lambda source: place(source.text, source.pos)
+    environment.filters["shown"] = shown
+    return environment
+
+
+def _template(name: str) -> jinja2.Template:
+    return _environment().get_template(name)
+
+
+def _safe(html: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(html)  # noqa: S704 (only what our own templates rendered, escaped, comes here)
+
+
+def token_strip(att: TokenAttribution) -> str:
+    """The prompt's tokens coloured by contribution, one line per target position."""
+    strips = [
+        {
+            "target": target,
+            "title": f"{att.target_name} at {place(target.token, target.pos)}",
+            "tokens": [
+                {"source": source, "value": value, "colour": colour, "strength": strength}
+                for source, value, (colour, strength) in zip(
+                    target.sources, target.contributions.tolist(), _shades(target).values(), strict=True
+                )
+            ],
+        }
+        for target in att.targets
+    ]
+    return _template("strip.html").render(strips=strips)
+
+
+def tokens_page(att: TokenAttribution) -> str:
+    """The strip and the tables, for notebooks."""
+    return token_strip(att) + _template("tokens.html").render(
+        att=att,
+        settings=[_settings(att, target) for target in att.targets],
+        measured=[[_measured(target, i) for i in range(len(target.sources))] for target in att.targets],
+        fit=None if att.fit is None else fit_sentence(att.fit),
+    )
+
+
+def features_page(report: FeatureReport, top: int = 8) -> str:
+    sentences = [fit_sentence(layer.fit) for layer in report.layers]
+    return _template("features.html").render(report=report, top=top, sentences=sentences)
+

@@ -1,0 +1,49 @@
+"""What is being studied: a model with its adapter, its tokenizer, and the SAEs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import UserError
+from ..models.adapter import Adapter
+from ..models.load import Loaded
+from ..models.prompt import Prompt
+from ..passes.trace import Point, Trace, trace
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+    from ..saes import Hook
+
+
+@dataclass(frozen=True)
+class Subject:
+    """trace_dtype: what the model runs in while it is traced (None: its own dtype)."""
+
+    loaded: Loaded
+    adapter: Adapter
+    saes: dict[Hook, SAE]
+    trace_dtype: torch.dtype | None = None
+
+    def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Point] = ()) -> Trace:
+        return trace(self.adapter, prompt.ids(self.adapter.model.device), until=until, outputs=outputs, dtype=self.trace_dtype)
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.trace_dtype or self.adapter.model.dtype).removeprefix("torch.")
+
+    def hook(self, layer: int, name: str | None = None) -> Hook:
+        """The hook of the SAE at a layer. Raises UserError where there is none, or where several could be meant."""
+        if not self.saes:
+            raise UserError("no SAEs are loaded; name some with --sae (saes=)")
+        found = [hook for hook in self.saes if hook.layer == layer and name in (None, hook.name)]
+        if not found:
+            there = ", ".join(str(hook) for hook in sorted(self.saes))
+            raise UserError(f"there is no SAE at {layer}{'.' + name if name else ''}; there are SAEs at {there}")
+        if len(found) > 1:
+            raise UserError(f"layer {layer} has several SAEs; write the feature as {' or '.join(f'{hook}/INDEX' for hook in found)}")
+        return found[0]

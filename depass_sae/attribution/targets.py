@@ -1,0 +1,259 @@
+"""What a decomposition is read along: an SAE feature, any direction, a logit, or the difference of two logits.
+
+Each of them is affine in an activation that the pass reads, ⟨w, x⟩ + c with the norms on the way frozen, so that it
+splits over the components of x and its constant. ``pre`` is the same number as its owner computes it: the SAE library
+for a feature, the model for a logit. How far the two lie apart is the completeness error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.prompt import Prompt, token_id, token_text
+from ..passes.trace import HOOKS, Point, Trace
+from ..saes import Direction, Fit, Hook, activations, encoder_direction, fit, pre_activations, threshold_gap
+from .subject import Subject
+
+Pos = int | Literal["max", "all"]
+
+
+@dataclass(frozen=True)
+class Readoff:
+    """A target on one prompt.
+
+    pre, activation, margin: at every position; activation and margin (how far above what it takes to fire) only for
+    features. fit: how well the feature's SAE fits the prompt.
+    """
+
+    point: Point
+    direction: Direction
+    pre: Float[Tensor, "pos"]
+    activation: Float[Tensor, "pos"] | None = None
+    margin: Float[Tensor, "pos"] | None = None
+    fit: Fit | None = None
+
+
+class Target(Protocol):
+    """A question's object. ``point`` None stands for the logits."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def point(self) -> Point | None: ...
+
+    def check(self, subject: Subject) -> None:
+        """Raises UserError where the model or its SAEs have no such target."""
+
+    def read(self, subject: Subject, trace: Trace) -> Readoff: ...
+
+    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
+        """The target's value, nothing frozen, from what the model computes at ``point``."""
+
+    def describe(self, subject: Subject) -> dict[str, Any]:
+        """Its keys in a document: feature, logit or direction."""
+
+
+@dataclass(frozen=True)
+class FeatureTarget:
+    """An SAE feature. ``path``: of a gated SAE, the magnitude's pre-activation or the gate's."""
+
+    hook: Hook
+    index: int
+    path: str = "magnitude"
+
+    @property
+    def name(self) -> str:
+        return f"feature {self.hook.layer}/{self.index}"
+
+    @property
+    def point(self) -> Point:
+        return (self.hook.layer, self.hook.name)
+
+    def check(self, subject: Subject) -> None:
+        sae = subject.saes[self.hook]
+        if self.hook.layer >= subject.adapter.n_layers:
+            raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so none numbered {self.hook.layer}")
+        # Everything that can be wrong with an index or a path shows on a single row.
+        encoder_direction(sae, torch.zeros(1, sae.cfg.d_in), self.index, self.path)
+
+    def read(self, subject: Subject, trace: Trace) -> Readoff:
+        sae, x = subject.saes[self.hook], trace.at(self.point)
+        return Readoff(
+            point=self.point,
+            direction=encoder_direction(sae, x, self.index, self.path),
+            pre=pre_activations(sae, x, self.path)[:, self.index],
+            activation=activations(sae, x)[:, self.index],
+            margin=threshold_gap(sae, x, self.index),
+            fit=fit(sae, x),
+        )
+
+    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
+        return pre_activations(subject.saes[self.hook], x, self.path)[:, self.index]
+
+    def describe(self, subject: Subject) -> dict[str, Any]:
+        feature = {"layer": self.hook.layer, "index": self.index, "hook": self.hook.name}
+        return {"feature": feature | ({"path": self.path} if self.path != "magnitude" else {})}
+
+
+@dataclass(frozen=True)
+class LogitTarget:
+    """A token's logit, the final norm frozen; with ``against``, its difference to another token's."""
+
+    token: int
+    against: int | None = None
+    point: Point | None = None
+    name: str = "logit"
+
+    def check(self, subject: Subject) -> None:
+        for token in (self.token, self.against):
+            if token is not None and not 0 <= token < subject.adapter.unembed.weight.shape[1]:
+                raise UserError(f"token id {token} is not in the vocabulary of {subject.adapter.unembed.weight.shape[1]}")
+
+    def read(self, subject: Subject, trace: Trace) -> Readoff:
+        dtype = trace.resid_post.dtype
+        norm, unembed = subject.adapter.final_norm.to(dtype), subject.adapter.unembed
+        u = unembed.weight[:, self.token].to(dtype)
+        c = torch.zeros((), dtype=dtype, device=u.device) if unembed.bias is None else unembed.bias[self.token].to(dtype)
+        if self.against is not None:
+            u = u - unembed.weight[:, self.against].to(dtype)
+            c = c - (0 if unembed.bias is None else unembed.bias[self.against].to(dtype))
+        if norm.bias is not None:
+            c = c + norm.bias @ u
+        w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
+        point = (trace.n_layers - 1, "resid_post")
+        return Readoff(point, Direction(w, c.expand(len(w))), self.live(subject, trace.logits))  # type: ignore[arg-type]
+
+    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
+        return x[:, self.token] - (0 if self.against is None else x[:, self.against])
+
+    def describe(self, subject: Subject) -> dict[str, Any]:
+        def named(token: int) -> dict[str, Any]:
+            return {"token": token_text(subject.loaded.tokenizer, token), "id": token}
+
+        return {"feature": None, "logit": named(self.token) | {"against": None if self.against is None else named(self.against)}}
+
+
+@dataclass(frozen=True)
+class DirectionTarget:
+    """Any direction at any read point, a probe's weights for example: ⟨w, x⟩."""
+
+    w: Float[Tensor, "d"]
+    point: Point
+    name: str = "direction"
+
+    def check(self, subject: Subject) -> None:
+        layer, hook = self.point
+        if hook not in HOOKS:
+            raise UserError(f"unknown hook point {hook!r}; there are {', '.join(HOOKS)}")
+        if not 0 <= layer < subject.adapter.n_layers:
+            raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {subject.adapter.n_layers - 1}")
+        attention = subject.adapter.layer(layer).attention
+        width = attention.n_heads * attention.d_head if hook == "hook_z" else subject.adapter.d_model
+        if self.w.shape != (width,):
+            raise UserError(f"the direction has shape {list(self.w.shape)}; {hook} of this model needs [{width}]")
+        if not self.w.isfinite().all():
+            raise UserError("the direction has NaN or infinite entries")
+
+    def read(self, subject: Subject, trace: Trace) -> Readoff:
+        x = trace.at(self.point)
+        w = self.w.to(x)
+        return Readoff(self.point, Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
+
+    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
+        return x @ self.w.to(x)
+
+    def describe(self, subject: Subject) -> dict[str, Any]:
+        return {"feature": None, "direction": {"layer": self.point[0], "hook": self.point[1]}}
+
+
+_FEATURE = re.compile(r"(\d+)(?:\.([a-z_]+))?/(\d+)(?:@(\d+))?")
+
+
+def parse_feature(subject: Subject, text: str, path: str = "magnitude") -> tuple[FeatureTarget, int | None]:
+    """``"17/1208"``, ``"17.resid_post/1208"``, ``"17/1208@6"`` -> the feature and the position, if one is named."""
+    match = _FEATURE.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{text!r} is no feature; write LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
+    layer, name, index, pos = match.groups()
+    return FeatureTarget(subject.hook(int(layer), name), int(index), path), None if pos is None else int(pos)
+
+
+def make_target(
+    subject: Subject,
+    *,
+    feature: str | None = None,
+    logit: str | int | None = None,
+    logit_diff: tuple[str | int, str | int] | None = None,
+    direction: Float[Tensor, "d"] | None = None,
+    layer: int | None = None,
+    hook: str = "resid_post",
+    path: str = "magnitude",
+) -> tuple[Target, int | None]:
+    """The one target that is asked for, and the position that came with it (``feature="17/1208@6"``)."""
+    given = [x is not None for x in (feature, logit, logit_diff, direction)]
+    if sum(given) != 1:
+        raise UserError("ask for one target: a feature (LAYER/INDEX), a direction, a logit, or a difference of two logits")
+    if path != "magnitude" and feature is None:
+        raise UserError(f"path {path!r} is for features of gated SAEs")
+    pos = None
+    target: Target
+    if feature is not None:
+        target, pos = parse_feature(subject, feature, path)
+    elif logit is not None:
+        target = LogitTarget(_token(subject, logit))
+    elif logit_diff is not None:
+        target = LogitTarget(_token(subject, logit_diff[0]), _token(subject, logit_diff[1]))
+    else:
+        if layer is None:
+            raise UserError("a direction needs the layer that it is read at")
+        target = DirectionTarget(torch.as_tensor(direction), (layer, hook))
+    target.check(subject)
+    return target, pos
+
+
+def _token(subject: Subject, token: str | int) -> int:
+    return token if isinstance(token, int) else token_id(subject.loaded, token)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The target positions of a question, and what has to be said about the choice."""
+
+    positions: list[int]
+    note: str | None = None
+
+
+def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos | None) -> Chosen:
+    """``max``: where the target is largest; ``all``: wherever a feature fires (every position, for other targets).
+
+    Both leave special tokens out. Where a feature fires nowhere, the position of its largest pre-activation stands in.
+    None: ``max``, or for a logit the last position, whose prediction it is.
+    """
+    n = len(prompt)
+    if isinstance(pos, int):
+        if not 0 <= pos < n:
+            raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
+        if pos == 0 and prompt.special[0] and readoff.activation is not None:
+            raise UserError(f"position 0 is the special token {prompt.tokens[0]!r}, where features mean nothing")
+        return Chosen([pos])
+    if pos is None and target.point is None:
+        return Chosen([n - 1])
+    if pos not in (None, "max", "all"):
+        raise UserError(f"position {pos!r} is neither max nor all nor a number")
+    candidates = [p for p in range(n) if not prompt.special[p]]
+    if not candidates:
+        raise UserError("the prompt has special tokens only")
+    value = readoff.pre if readoff.activation is None else readoff.activation
+    firing = candidates if readoff.activation is None else [p for p in candidates if value[p] != 0]
+    if not firing:
+        best = max(candidates, key=lambda p: readoff.pre[p].item())
+        return Chosen([best], f"{target.name} fires nowhere on this prompt; shown is its largest pre-activation, at position {best}")
+    return Chosen(firing if pos == "all" else [max(firing, key=lambda p: value[p].item())])

@@ -1,0 +1,273 @@
+"""Which tokens activate a feature (paper §4.1 and appendix C.5).
+
+The embeddings are split into one component per token, or per word. The components are carried to where the target is
+read and projected on its direction: contribution_m = ⟨w, X̃[p, m]⟩. With the bias and rest components and the constant
+they sum to the target's pre-activation; how nearly is computed and reported with every answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.prompt import Prompt, words
+from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.sources import Spans
+from ..saes import Fit
+from .document import Heading, allocation_dict, fit_dict
+from .render import Html, Text, table_text, token_strip, tokens_page, tokens_table
+from .replace_tokens import Measured, measure
+from .subject import Subject
+from .targets import Pos, Readoff, Target, choose_positions
+
+if TYPE_CHECKING:
+    import pandas
+
+By = Literal["token", "word"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A source: its positions in the prompt and its text."""
+
+    positions: tuple[int, ...]
+    text: str
+
+    @property
+    def pos(self) -> int:
+        return self.positions[0]
+
+
+def spans_of(prompt: Prompt, by: By) -> list[Span]:
+    """The prompt's tokens, or its words with their sub-tokens joined."""
+    if by not in ("token", "word"):
+        raise UserError(f"sources are tokens or words, not {by!r}; choose token or word")
+    groups = words(prompt) if by == "word" else [[position] for position in range(len(prompt))]
+    return [Span(tuple(group), "".join(prompt.tokens[position] for position in group)) for group in groups]
+
+
+@dataclass(frozen=True)
+class TokenTarget:
+    """The answer at one position. All values are in units of the target's pre-activation.
+
+    contributions: one per source that begins at or before ``pos``, in order.
+    other: ``bias`` and ``rest``. Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
+    activation: None where the target is not a feature. margin: how far the pre-activation lies above what it takes to
+    fire: the feature's threshold, or the smallest pre-activation that still fires there (topk).
+    measured: with ``ablate``, what replacing each source really does.
+    """
+
+    pos: int
+    token: str
+    pre_activation: float
+    constant: float
+    contributions: Float[Tensor, "source"]
+    other: dict[str, float]
+    sources: tuple[Span, ...]
+    activation: float | None = None
+    margin: float | None = None
+    measured: Measured | None = None
+
+    @cached_property
+    def completeness_error(self) -> float:
+        """|Σ contributions + Σ other + constant − pre_activation| / the largest of these."""
+        parts = [*self.contributions.tolist(), *self.other.values()]
+        total = sum(parts) + self.constant
+        size = max(abs(self.pre_activation), abs(self.constant), *map(abs, parts))
+        return abs(total - self.pre_activation) / size if size > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        contributions: list[dict[str, Any]] = [
+            {"pos": source.pos, "token": source.text, "value": value}
+            for source, value in zip(self.sources, self.contributions.tolist(), strict=True)
+        ]
+        document: dict[str, Any] = {
+            "pos": self.pos,
+            "token": self.token,
+            "activation": self.activation,
+            "pre_activation": self.pre_activation,
+            "margin": self.margin,
+            "constant": self.constant,
+            "contributions": contributions,
+            "other": [{"name": name, "value": value} for name, value in self.other.items()],
+            "completeness_error": self.completeness_error,
+        }
+        if self.measured is not None:
+            for entry, mean, spread in zip(contributions, self.measured.mean, self.measured.spread, strict=True):
+                entry["measured"] = None if mean is None else {"mean": mean, "std": spread}
+            document["measured"] = {
+                "replacements": self.measured.replacements,
+                "seed": self.measured.seed,
+                "rank_correlation": self.rank_correlation,
+            }
+        return document
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's, of the contributions with the measured effects (None without them, or with fewer than 3)."""
+        return None if self.measured is None else self.measured.rank_correlation(self.contributions.tolist())
+
+
+@dataclass(frozen=True)
+class TokenAttribution:
+    """Which tokens make a target what it is, at one position or several (``targets``, in order of position).
+
+    ``contributions``, ``other``, ``constant``, ``pre_activation``, ``activation`` and ``completeness_error`` are those
+    of ``target``, the strongest of them.
+    """
+
+    heading: Heading
+    target_name: str
+    described: dict[str, Any]
+    by: By
+    allocation: Allocation
+    targets: list[TokenTarget]
+    fit: Fit | None
+    note: str | None = None
+
+    @property
+    def target(self) -> TokenTarget:
+        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else t.activation)
+
+    @property
+    def contributions(self) -> Float[Tensor, "source"]:
+        return self.target.contributions
+
+    @property
+    def other(self) -> dict[str, float]:
+        return self.target.other
+
+    @property
+    def constant(self) -> float:
+        return self.target.constant
+
+    @property
+    def pre_activation(self) -> float:
+        return self.target.pre_activation
+
+    @property
+    def activation(self) -> float | None:
+        return self.target.activation
+
+    @property
+    def completeness_error(self) -> float:
+        return self.target.completeness_error
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return self.heading.prompt.tokens
+
+    @property
+    def rule(self) -> str:
+        return self.allocation.rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that ``depass-sae tokens --json`` prints."""
+        return {
+            **self.heading.to_dict(),
+            **allocation_dict(self.allocation),
+            "by": self.by,
+            **self.described,
+            "fit": fit_dict(self.fit),
+            "note": self.note,
+            "targets": [target.to_dict() for target in self.targets],
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per target position and source."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"target_pos": target.pos, "target_token": target.token, "pos": source.pos, "token": source.text, "contribution": value}
+            | ({} if target.measured is None else {"measured": target.measured.mean[i], "spread": target.measured.spread[i]})
+            for target in self.targets
+            for i, (source, value) in enumerate(zip(target.sources, target.contributions.tolist(), strict=True))
+        )
+
+    def table(self, top: int | None = None) -> Text:
+        """The contributions as text, largest first: all of them, or the ``top`` and what the others sum to."""
+        return table_text(*tokens_table(self, top))
+
+    def plot(self) -> Html:
+        """The prompt with each token coloured by its contribution; shows itself in a notebook, ``.save(path)`` keeps it."""
+        return Html(token_strip(self))
+
+    def _repr_html_(self) -> str:
+        return tokens_page(self)
+
+    def __repr__(self) -> str:
+        return str(self.table(top=10))
+
+
+def attribute_tokens(
+    subject: Subject,
+    prompt: Prompt,
+    target: Target,
+    *,
+    pos: Pos | None = None,
+    by: By = "token",
+    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
+    ablate: int = 0,
+    seed: int = 0,
+    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> TokenAttribution:
+    """Contributions of the prompt's tokens, or words, to a target.
+
+    ablate: with how many random tokens each source is replaced to measure its effect (0: not measured).
+
+    Raises UserError for a position outside the prompt.
+    """
+    spans = spans_of(prompt, by)
+    point = target.point
+    seen = subject.trace(prompt, None if point is None else point[0], () if point is None else (point,))
+    readoff = target.read(subject, seen)
+    chosen = choose_positions(prompt, target, readoff, pos)
+    positions = torch.tensor(chosen.positions, device=seen.resid_post.device)
+    start = Spans([span.positions for span in spans], [span.text for span in spans]).start(seen)
+    rows = propagate(
+        subject.adapter, seen, start, {readoff.point: positions}, allocation, chunks=chunks, progress=progress
+    )[readoff.point]
+    values = rows.project(readoff.direction.w[positions]).double().cpu()
+    targets = [
+        _target(prompt, spans, readoff, position, row) for position, row in zip(chosen.positions, values, strict=True)
+    ]
+    if ablate:
+        targets = [
+            replace(t, measured=measure(subject, prompt, target, t.pos, t.pre_activation, t.sources, ablate, seed))
+            for t in targets
+        ]
+    hook = getattr(target, "hook", None)
+    return TokenAttribution(
+        heading=Heading.of(subject, prompt, hook),
+        target_name=target.name,
+        described=target.describe(subject),
+        by=by,
+        allocation=allocation,
+        targets=targets,
+        fit=readoff.fit,
+        note=chosen.note,
+    )
+
+
+def _target(
+    prompt: Prompt, spans: list[Span], readoff: Readoff, position: int, row: Float[Tensor, "comp"]
+) -> TokenTarget:
+    sources = tuple(span for span in spans if span.pos <= position)
+    return TokenTarget(
+        pos=position,
+        token=prompt.tokens[position],
+        pre_activation=readoff.pre[position].item(),
+        constant=readoff.direction.c[position].item(),
+        contributions=row[: len(sources)],
+        other={"bias": row[-2].item(), "rest": row[-1].item()},
+        sources=sources,
+        activation=None if readoff.activation is None else readoff.activation[position].item(),
+        margin=None if readoff.margin is None else readoff.margin[position].item(),
+    )

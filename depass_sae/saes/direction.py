@@ -1,0 +1,232 @@
+"""The SAE encoder as an affine direction: pre_activation = ⟨w, x⟩ + c.
+
+Everything between the model's activation and the number that the SAE thresholds is affine once the input scale is
+frozen at x. With the encoder row W_enc[:, j], b_enc, the decoder bias β where that is subtracted first, and the
+normalised input x' = s·(x − μ):
+
+    pre = ⟨W_enc[:, j], x' − β⟩ + b_enc[j]      so      w = s·(W_enc[:, j] − its mean, if μ is taken out),
+                                                        c = b_enc[j] − ⟨W_enc[:, j], β⟩
+
+(μ of layer_norm is itself linear in x, so it moves to w). An architecture is the encoder rows that it has, by name, and
+where its threshold lies; `KINDS` is the table. Architectures without such a pre-activation are refused.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from depass_sae.errors import UserError
+from depass_sae.saes.own import at_least_float32, detached
+from depass_sae.saes.scale import SCALES, read, reads_centred, run_time_scale
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+
+@dataclass(frozen=True)
+class Direction:
+    """pre_activation[p] = ⟨w[p], x[p]⟩ + c[p]."""
+
+    w: Float[Tensor, "pos d_in"]
+    c: Float[Tensor, "pos"]
+
+
+Index: TypeAlias = int | slice
+Rows: TypeAlias = Callable[["SAE", Index], tuple[Tensor, Tensor]]
+Gap: TypeAlias = Callable[["SAE", Tensor, int], Tensor]
+
+
+# --- encoder rows: (W [d_in] or [d_in, d_sae], b [] or [d_sae]) ---------------------------------------------
+
+
+def _plain(sae: "SAE", j: Index) -> tuple[Tensor, Tensor]:
+    return sae.W_enc[:, j], sae.b_enc[j]
+
+
+def _times_decoder_norm(sae: "SAE", j: Index) -> tuple[Tensor, Tensor]:
+    """What topk compares, and what becomes the activation, is ‖W_dec[j]‖·pre if the SAE rescales."""
+    norm = decoder_norm(sae, j)
+    return sae.W_enc[:, j] * norm, sae.b_enc[j] * norm
+
+
+def _magnitude(sae: "SAE", j: Index) -> tuple[Tensor, Tensor]:
+    return sae.W_enc[:, j] * sae.r_mag[j].exp(), sae.b_mag[j]
+
+
+def _gate(sae: "SAE", j: Index) -> tuple[Tensor, Tensor]:
+    return sae.W_enc[:, j], sae.b_gate[j]
+
+
+# --- thresholds: how far above where the feature starts to fire, [pos] --------------------------------------
+
+
+def _above_zero(sae: "SAE", x: Tensor, j: int) -> Tensor:
+    return pre_activations(sae, x)[:, j]
+
+
+def _above_threshold(sae: "SAE", x: Tensor, j: int) -> Tensor:
+    # In float32 at least. A ReLU comes before the comparison, so nothing below 0 fires whatever the threshold.
+    pre = pre_activations(sae, x)[:, j]
+    return pre.to(at_least_float32(pre.dtype)) - sae.threshold[j].clamp(min=0)
+
+
+def _above_kth(sae: "SAE", x: Tensor, j: int) -> Tensor:
+    pre = pre_activations(sae, x)
+    return pre[:, j] - pre.topk(sae.cfg.k).values[:, -1].clamp(min=0)
+
+
+def _size_above_kth(sae: "SAE", x: Tensor, j: int) -> Tensor:
+    size = pre_activations(sae, x).abs()
+    return size[:, j] - size.topk(sae.cfg.k).values[:, -1]
+
+
+def _gate_above_zero(sae: "SAE", x: Tensor, j: int) -> Tensor:
+    return pre_activations(sae, x, path="gate")[:, j]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An architecture: its affine paths by name, and how far a feature is above its threshold."""
+
+    paths: Mapping[str, Rows]
+    gap: Gap
+
+
+KINDS = {
+    "standard": Kind({"magnitude": _plain}, _above_zero),
+    "jumprelu": Kind({"magnitude": _plain}, _above_threshold),
+    "topk": Kind({"magnitude": _times_decoder_norm}, _above_kth),
+    "abstopk": Kind({"magnitude": _times_decoder_norm}, _size_above_kth),
+    "gated": Kind({"magnitude": _magnitude, "gate": _gate}, _gate_above_zero),
+    "transcoder": Kind({"magnitude": _plain}, _above_zero),
+    "skip_transcoder": Kind({"magnitude": _plain}, _above_zero),
+    "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
+    "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
+}
+
+
+@torch.no_grad()
+def encoder_direction(sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int, path: str = "magnitude") -> Direction:
+    """The direction that a feature reads, with the SAE's per-token input scale frozen at `x`.
+
+    Args:
+        x: what the model computed at the SAE's hook, flat (hook_z as [pos, n_heads·d_head]).
+        feature: 0 ≤ feature < d_sae.
+        path: "magnitude", the value that becomes the activation; for a gated SAE also "gate", which decides if it does.
+
+    Returns:
+        w and c in x's dtype, float32 at least. ⟨w[p], x[p]⟩ + c[p] is `pre_activations(sae, x, path)[p, feature]`.
+
+    Raises:
+        UserError: an architecture that is not affine, no such feature or path, or an x of another width.
+    """
+    x = _checked(sae, x)
+    return _direction(sae, x, feature_index(sae, feature), path)
+
+
+def live_pre_activation(
+    sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int, path: str = "magnitude"
+) -> Float[Tensor, "pos"]:
+    """The same number with the input scale left free: differentiable in `x`, for first-order effects."""
+    x = _checked(sae, x)
+    direction = _direction(sae, x, feature_index(sae, feature), path)
+    return (direction.w * x).sum(-1) + direction.c
+
+
+@torch.no_grad()
+def pre_activations(sae: "SAE", x: Float[Tensor, "pos d_in"], path: str = "magnitude") -> Float[Tensor, "pos d_sae"]:
+    """The pre-activations that sae-lens itself computes from `x`, taken at its own hook and in the SAE's dtype.
+
+    For a topk SAE that rescales by decoder norms they are rescaled, as sae-lens does after its hook.
+    """
+    _rows(sae, path)
+    given = read(sae, _checked(sae, x))
+    if path == "gate":  # sae-lens computes it without a hook
+        return sae.process_sae_in(given) @ sae.W_enc + sae.b_gate
+    seen: list[Tensor] = []
+    handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        sae.encode(given)
+    finally:
+        handle.remove()
+    return seen[0] * decoder_norm(sae, slice(None))
+
+
+@torch.no_grad()
+def activations(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Float[Tensor, "pos d_sae"]:
+    """The feature activations that sae-lens computes from `x`."""
+    return sae.encode(read(sae, _checked(sae, x)))
+
+
+@torch.no_grad()
+def threshold_gap(sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int) -> Float[Tensor, "pos"]:
+    """How far a feature is above where it starts to fire, in units of its pre-activation; negative where it is silent.
+
+    Above 0 for relu; above the threshold for jumprelu; above the smallest pre-activation that still fires there for
+    topk (by size for abstopk; 0 for that one itself); the gate's pre-activation for gated SAEs.
+    """
+    return kind_of(sae).gap(sae, x, feature_index(sae, feature))
+
+
+def kind_of(sae: "SAE") -> Kind:
+    """Raises UserError for an SAE without an affine pre-activation."""
+    architecture = sae.cfg.architecture()
+    if architecture not in KINDS:
+        raise UserError(
+            f"a {architecture} SAE has no pre-activation that is affine in what it reads; "
+            f"supported are {', '.join(KINDS)} (and training objects of these, through load_saes)"
+        )
+    return KINDS[architecture]
+
+
+def feature_index(sae: "SAE", feature: int) -> int:
+    """`feature`, if the SAE has it."""
+    index = operator.index(feature)
+    if not 0 <= index < sae.cfg.d_sae:
+        raise UserError(f"there is no feature {index}: the SAE's features are 0 to {sae.cfg.d_sae - 1}")
+    return index
+
+
+def decoder_norm(sae: "SAE", j: Index) -> Tensor:
+    """‖W_dec[j]‖ where activations are in units of it, else 1."""
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        return sae.W_dec[j].norm(dim=-1)
+    return torch.ones_like(sae.W_dec[j, 0])
+
+
+def _direction(sae: "SAE", x: Tensor, feature: int, path: str) -> Direction:
+    row, bias = (detached(values, x.dtype) for values in _rows(sae, path)(sae, feature))
+    if sae.cfg.apply_b_dec_to_input:
+        bias = bias - detached(sae.b_dec, x.dtype) @ row
+    if reads_centred(sae) or sae.cfg.normalize_activations == "layer_norm":
+        row = row - row.mean()
+    into = run_time_scale(sae, read(sae, x)).into
+    return Direction(into * row, bias.expand(len(x)))
+
+
+def _rows(sae: "SAE", path: str) -> Rows:
+    paths = kind_of(sae).paths
+    if path not in paths:
+        raise UserError(f"a {sae.cfg.architecture()} SAE has no path {path!r}, only {' and '.join(paths)}")
+    return paths[path]
+
+
+def _checked(sae: "SAE", x: Tensor) -> Tensor:
+    """`x` in float32 at least, once it is sure that the SAE can read it."""
+    kind_of(sae)
+    if sae.cfg.normalize_activations not in SCALES:
+        raise UserError(
+            f"the normalisation {sae.cfg.normalize_activations!r} is not supported, only {', '.join(SCALES)}"
+        )
+    if x.ndim != 2 or x.shape[-1] != sae.cfg.d_in:
+        raise UserError(
+            f"the SAE reads activations [pos, {sae.cfg.d_in}], not {list(x.shape)}: it is of another model or hook"
+        )
+    if getattr(sae, "hook_z_reshaping_mode", False):
+        raise UserError("the SAE still reshapes hook_z: load it with load_saes, which reads the heads flat")
+    return x.to(at_least_float32(x.dtype))

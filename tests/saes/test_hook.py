@@ -1,0 +1,82 @@
+"""Which hook an SAE's metadata name."""
+
+import pytest
+
+from depass_sae.errors import UserError
+from depass_sae.saes import Hook, hook_of, parse_hook
+from depass_sae.saes.hook import HOOK_NAMES, hook_in, transformer_lens_name
+
+from .builders import Recipe
+
+
+@pytest.mark.parametrize(
+    ("metadata", "hook"),
+    [
+        ({"hook_name": "blocks.17.hook_resid_post"}, "17.resid_post"),
+        ({"hook_name": "blocks.8.hook_resid_pre"}, "8.resid_pre"),
+        ({"hook_name": "blocks.3.hook_resid_mid"}, "3.resid_mid"),
+        ({"hook_name": "blocks.3.hook_attn_out"}, "3.attn_out"),
+        ({"hook_name": "blocks.3.hook_mlp_out"}, "3.mlp_out"),
+        ({"hook_name": "blocks.3.attn.hook_z"}, "3.hook_z"),
+        ({"hook_name": "blocks.0.mlp.hook_in"}, "0.mlp_in"),
+        ({"hook_point": "blocks.{layer}.hook_resid_pre", "hook_point_layer": 9}, "9.resid_pre"),
+        ({"hook_name": "model.layers.4"}, "4.resid_post"),
+        ({"hf_hook_name": "model.layers.17.output"}, "17.resid_post"),
+        ({"hf_hook_name": "model.language_model.layers.2.output"}, "2.resid_post"),
+        ({"hf_hook_name": "transformer.h.5"}, "5.resid_post"),
+        ({"hf_hook_name": "model.layers.1.self_attn.o_proj.input"}, "1.hook_z"),
+        (
+            {"hf_hook_name": "model.layers.6.pre_feedforward_layernorm.output", "hook_name": "blocks.6.hook_mlp_in"},
+            "6.mlp_in",
+        ),
+        ({"hf_hook_name": "model.layers.6.post_feedforward_layernorm.output"}, "6.mlp_out"),
+        # a Hugging Face name that families read differently: the other name decides
+        ({"hf_hook_name": "model.layers.6.mlp.output", "hook_name": "blocks.6.hook_mlp_out"}, "6.mlp_out"),
+    ],
+)
+def test_both_languages_are_understood_and_the_hugging_face_name_goes_first(metadata, hook):
+    assert str(hook_in(metadata, "jumprelu")) == hook
+
+
+def test_the_mlp_input_by_its_ambiguous_name_is_taken_from_transcoders_only():
+    metadata = {"hook_name": "blocks.3.hook_mlp_in"}
+    assert hook_in(metadata, "jumprelu_transcoder") == Hook(3, "mlp_in")
+    with pytest.raises(UserError, match="different things"):
+        hook_in(metadata, "standard")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({}, r'saes=\{"17.resid_post": path\}'),
+        ({"hook_name": "hook_embed"}, "'hook_embed', which is not a read point"),
+        ({"hook_name": "blocks.3.attn.hook_pattern"}, "not a read point"),
+        ({"hook_name": "blocks.3.ln2.hook_normalized"}, "before the norm's gain"),
+        ({"hook_name": "blocks.3.attn.hook_z", "hook_head_index": 2}, "single attention head"),
+    ],
+)
+def test_what_is_uncertain_is_refused(metadata, says):
+    with pytest.raises(UserError, match=says):
+        hook_in(metadata, "standard")
+
+
+def test_a_layer_alone_means_resid_post_for_saes_that_name_no_hook():
+    assert hook_of(Recipe("topk").build(), fallback_layer=12) == Hook(12, "resid_post")
+    assert hook_of(Recipe("topk").build(hook_name="blocks.3.hook_mlp_out"), fallback_layer=12) == Hook(3, "mlp_out")
+
+
+@pytest.mark.parametrize("name", HOOK_NAMES)
+def test_a_hook_is_read_back_from_its_text_and_from_sae_lens_name(name):
+    hook = Hook(3, name)
+    assert parse_hook(str(hook)) == hook
+    assert hook_in({"hook_name": transformer_lens_name(hook)}, "standard") == hook
+
+
+@pytest.mark.parametrize("text", ["17", "resid_post", "17.resid", "-1.resid_post", "17.resid_post.x", ""])
+def test_what_is_not_a_hook_is_refused(text):
+    with pytest.raises(UserError):
+        parse_hook(text)
+
+
+def test_hooks_sort_by_layer():
+    assert sorted([Hook(17, "resid_post"), Hook(3, "resid_pre")])[0].layer == 3
