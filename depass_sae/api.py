@@ -118,7 +118,9 @@ class LM:
             progress=progress,
         )
 
-    def contrast(self, prompt: PromptLike, against: PromptLike, feature: str | None = None, **settings: Any) -> Contrast:
+    def contrast(
+        self, prompt: PromptLike, against: PromptLike, feature: str | None = None, **settings: Any
+    ) -> Contrast:
         """Two prompts side by side for one target: what differs in the sources.
 
         settings: those of :meth:`attribute_tokens`; a position applies to the first prompt, and to the second where it
@@ -213,9 +215,13 @@ def load(
             attention = adapter.layer(min(hook.layer, adapter.n_layers - 1)).attention
             width = attention.n_heads * attention.d_head
         if sae.cfg.d_in != width:
-            raise UserError(f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}")
+            raise UserError(
+                f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}"
+            )
         if hook.layer >= adapter.n_layers:
-            raise UserError(f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {adapter.n_layers - 1}")
+            raise UserError(
+                f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {adapter.n_layers - 1}"
+            )
     return LM(Subject(_with_bos(loaded, found.values()), adapter, found, dtype_named(trace_dtype)))
 
 

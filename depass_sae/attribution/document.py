@@ -43,7 +43,7 @@ class Heading:
 def allocation_dict(allocation: Allocation) -> dict[str, Any]:
     return {
         "rule": allocation.rule,
-        "temperature": allocation.temperature if allocation.rule == "softmax" else None,
+        "temperature": allocation.temperature,
         "first_token": allocation.first_token,
     }
 

@@ -106,7 +106,9 @@ def find_features(subject: Subject, prompt: Prompt, layer: int | None = None) ->
         subject.hook(-1 if layer is None else layer)  # says which there are
     too_deep = [hook for hook in hooks if hook.layer >= subject.adapter.n_layers]
     if too_deep:
-        raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so no SAE can be at layer {too_deep[0].layer}")
+        raise UserError(
+            f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so no SAE can be at layer {too_deep[0].layer}"
+        )
     points = [(hook.layer, hook.name) for hook in hooks]
     seen = subject.trace(prompt, hooks[-1].layer, points)
     layers = []

@@ -48,7 +48,9 @@ def shown(token: str) -> str:
     """A token's text on one line: its leading space dropped, line breaks and control characters made visible."""
     text = token.strip(" ") or token.replace(" ", "␣")
     marks = {"\n": "↵", "\t": "⇥", "\r": "␍"}
-    return "".join(marks.get(c, "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c) for c in text)
+    return "".join(
+        marks.get(c, "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c) for c in text
+    )
 
 
 def place(token: str, pos: int) -> str:
@@ -191,7 +193,9 @@ def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
                 for index, activation in list(zip(at.indices, at.activations, strict=True))[:top]
             )
             more = len(at.indices) - top
-            table.add_row(Line(place(at.token, at.pos)), line + Line(f"  and {more} more" if more > 0 else "", style="dim"))
+            table.add_row(
+                Line(place(at.token, at.pos)), line + Line(f"  and {more} more" if more > 0 else "", style="dim")
+            )
         parts.append(table)
         if layer.fit.warning:
             parts.append(Line(layer.fit.warning, style="bold red"))
@@ -315,4 +319,3 @@ def tokens_page(att: TokenAttribution) -> str:
 def features_page(report: FeatureReport, top: int = 8) -> str:
     sentences = [fit_sentence(layer.fit) for layer in report.layers]
     return _template("features.html").render(report=report, top=top, sentences=sentences)
-

@@ -73,7 +73,9 @@ def measure(
     values = []
     for chunk in batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids))):
         values.append(target.live(subject, read_batch(subject.adapter, chunk, target.point, subject.trace_dtype)))
-    lost = original - torch.cat(values).double().cpu().view(len(replaced), replacements) if values else torch.empty(0, 1)
+    lost = (
+        original - torch.cat(values).double().cpu().view(len(replaced), replacements) if values else torch.empty(0, 1)
+    )
     mean: list[float | None] = [None] * len(sources)
     spread: list[float | None] = [None] * len(sources)
     for row, i in enumerate(replaced):

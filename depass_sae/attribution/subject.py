@@ -30,7 +30,9 @@ class Subject:
     trace_dtype: torch.dtype | None = None
 
     def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Point] = ()) -> Trace:
-        return trace(self.adapter, prompt.ids(self.adapter.model.device), until=until, outputs=outputs, dtype=self.trace_dtype)
+        return trace(
+            self.adapter, prompt.ids(self.adapter.model.device), until=until, outputs=outputs, dtype=self.trace_dtype
+        )
 
     @property
     def dtype_name(self) -> str:
@@ -45,5 +47,7 @@ class Subject:
             there = ", ".join(str(hook) for hook in sorted(self.saes))
             raise UserError(f"there is no SAE at {layer}{'.' + name if name else ''}; there are SAEs at {there}")
         if len(found) > 1:
-            raise UserError(f"layer {layer} has several SAEs; write the feature as {' or '.join(f'{hook}/INDEX' for hook in found)}")
+            raise UserError(
+                f"layer {layer} has several SAEs; write the feature as {' or '.join(f'{hook}/INDEX' for hook in found)}"
+            )
         return found[0]

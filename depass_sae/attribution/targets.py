@@ -80,7 +80,9 @@ class FeatureTarget:
     def check(self, subject: Subject) -> None:
         sae = subject.saes[self.hook]
         if self.hook.layer >= subject.adapter.n_layers:
-            raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so none numbered {self.hook.layer}")
+            raise UserError(
+                f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so none numbered {self.hook.layer}"
+            )
         # Everything that can be wrong with an index or a path shows on a single row.
         encoder_direction(sae, torch.zeros(1, sae.cfg.d_in), self.index, self.path)
 
@@ -109,19 +111,25 @@ class LogitTarget:
 
     token: int
     against: int | None = None
-    point: Point | None = None
     name: str = "logit"
+    point: Point | None = None
 
     def check(self, subject: Subject) -> None:
         for token in (self.token, self.against):
             if token is not None and not 0 <= token < subject.adapter.unembed.weight.shape[1]:
-                raise UserError(f"token id {token} is not in the vocabulary of {subject.adapter.unembed.weight.shape[1]}")
+                raise UserError(
+                    f"token id {token} is not in the vocabulary of {subject.adapter.unembed.weight.shape[1]}"
+                )
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         dtype = trace.resid_post.dtype
         norm, unembed = subject.adapter.final_norm.to(dtype), subject.adapter.unembed
         u = unembed.weight[:, self.token].to(dtype)
-        c = torch.zeros((), dtype=dtype, device=u.device) if unembed.bias is None else unembed.bias[self.token].to(dtype)
+        c = (
+            torch.zeros((), dtype=dtype, device=u.device)
+            if unembed.bias is None
+            else unembed.bias[self.token].to(dtype)
+        )
         if self.against is not None:
             u = u - unembed.weight[:, self.against].to(dtype)
             c = c - (0 if unembed.bias is None else unembed.bias[self.against].to(dtype))
@@ -138,7 +146,10 @@ class LogitTarget:
         def named(token: int) -> dict[str, Any]:
             return {"token": token_text(subject.loaded.tokenizer, token), "id": token}
 
-        return {"feature": None, "logit": named(self.token) | {"against": None if self.against is None else named(self.against)}}
+        return {
+            "feature": None,
+            "logit": named(self.token) | {"against": None if self.against is None else named(self.against)},
+        }
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,9 @@ class DirectionTarget:
         if hook not in HOOKS:
             raise UserError(f"unknown hook point {hook!r}; there are {', '.join(HOOKS)}")
         if not 0 <= layer < subject.adapter.n_layers:
-            raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {subject.adapter.n_layers - 1}")
+            raise UserError(
+                f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {subject.adapter.n_layers - 1}"
+            )
         attention = subject.adapter.layer(layer).attention
         width = attention.n_heads * attention.d_head if hook == "hook_z" else subject.adapter.d_model
         if self.w.shape != (width,):
@@ -200,7 +213,9 @@ def make_target(
     """The one target that is asked for, and the position that came with it (``feature="17/1208@6"``)."""
     given = [x is not None for x in (feature, logit, logit_diff, direction)]
     if sum(given) != 1:
-        raise UserError("ask for one target: a feature (LAYER/INDEX), a direction, a logit, or a difference of two logits")
+        raise UserError(
+            "ask for one target: a feature (LAYER/INDEX), a direction, a logit, or a difference of two logits"
+        )
     if path != "magnitude" and feature is None:
         raise UserError(f"path {path!r} is for features of gated SAEs")
     pos = None
@@ -208,9 +223,11 @@ def make_target(
     if feature is not None:
         target, pos = parse_feature(subject, feature, path)
     elif logit is not None:
-        target = LogitTarget(_token(subject, logit))
+        target = LogitTarget(_token(subject, logit), name=f"logit {logit!r}")
     elif logit_diff is not None:
-        target = LogitTarget(_token(subject, logit_diff[0]), _token(subject, logit_diff[1]))
+        token, against = logit_diff
+        name = f"logit difference {token!r} − {against!r}"
+        target = LogitTarget(_token(subject, token), _token(subject, against), name)
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
@@ -255,5 +272,8 @@ def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos 
     firing = candidates if readoff.activation is None else [p for p in candidates if value[p] != 0]
     if not firing:
         best = max(candidates, key=lambda p: readoff.pre[p].item())
-        return Chosen([best], f"{target.name} fires nowhere on this prompt; shown is its largest pre-activation, at position {best}")
+        return Chosen(
+            [best],
+            f"{target.name} fires nowhere on this prompt; shown is its largest pre-activation, at position {best}",
+        )
     return Chosen(firing if pos == "all" else [max(firing, key=lambda p: value[p].item())])

@@ -184,8 +184,18 @@ class TokenAttribution:
         import pandas
 
         return pandas.DataFrame(
-            {"target_pos": target.pos, "target_token": target.token, "pos": source.pos, "token": source.text, "contribution": value}
-            | ({} if target.measured is None else {"measured": target.measured.mean[i], "spread": target.measured.spread[i]})
+            {
+                "target_pos": target.pos,
+                "target_token": target.token,
+                "pos": source.pos,
+                "token": source.text,
+                "contribution": value,
+            }
+            | (
+                {}
+                if target.measured is None
+                else {"measured": target.measured.mean[i], "spread": target.measured.spread[i]}
+            )
             for target in self.targets
             for i, (source, value) in enumerate(zip(target.sources, target.contributions.tolist(), strict=True))
         )

@@ -317,7 +317,9 @@ def main(arguments: list[str] | None = None) -> None:
     add_text_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path(".demo/saes"))
     parser.add_argument("--tokens", type=int, default=None, help="take no more training tokens than this")
-    parser.add_argument("--rows", type=int, default=Recipe.rows, help="rows that each SAE is trained on, repeats counted")
+    parser.add_argument(
+        "--rows", type=int, default=Recipe.rows, help="rows that each SAE is trained on, repeats counted"
+    )
     parser.add_argument("--k", type=int, default=Recipe.k)
     parser.add_argument("--d-sae", type=int, default=Recipe.d_sae)
     parser.add_argument("--fresh", action="store_true", help="delete what OUT holds of these layers first")

@@ -42,7 +42,9 @@ def adapter_for(model: Any) -> Adapter:
             if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
                 raise UserError(f"{type(model).__name__} has no unembedding; load it as AutoModelForCausalLM")
             if not model.dtype.is_floating_point:
-                raise UserError(f"the model's weights are quantized ({_name(model.dtype)}); load it in bfloat16 or float32")
+                raise UserError(
+                    f"the model's weights are quantized ({_name(model.dtype)}); load it in bfloat16 or float32"
+                )
             return Adapter(model, family)
     supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise UserError(f"models of type {model_type!r} are not supported; supported types are {supported}")
@@ -81,7 +83,9 @@ def load_model(
         model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code)
         return Loaded(model.to(device), tokenizer, "smollm2", BOS_ID)
     if path.exists() and not path.is_dir():
-        raise UserError(f"{name} is a file; a model is a directory with config.json and safetensors, or SmolLM2's .gguf")
+        raise UserError(
+            f"{name} is a file; a model is a directory with config.json and safetensors, or SmolLM2's .gguf"
+        )
     if not path.exists() and str(name).startswith((".", "/", "~")):
         raise UserError(f"there is no directory {name}")
     model, tokenizer = _from_pretrained(path if path.is_dir() else str(name), wanted or "auto", trust_remote_code)
@@ -120,7 +124,10 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
     # transformers fills what a checkpoint lacks with random numbers and only mentions it.
     wrong = sorted([*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])])
     if wrong:
-        raise UserError(f"the checkpoint of {source} lacks weights or has them in another shape: {', '.join(wrong[:3])}" + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
+        raise UserError(
+            f"the checkpoint of {source} lacks weights or has them in another shape: {', '.join(wrong[:3])}"
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        )
     return model, tokenizer
 
 
@@ -141,15 +148,21 @@ def _explain(source: str | Path, error: BaseException) -> str:
         return f"the hub has no model {source!r} that you may read; check its name, or log in with `hf auth login`"
     if any(isinstance(cause, hub.HFValidationError) for cause in causes):
         return f"{str(source)!r} is neither a directory nor a hub id (owner/name)"
-    if any(isinstance(cause, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError) for cause in causes) and (
-        "connect" in text.lower() or "offline" in text.lower() or "LocalEntryNotFoundError" in names
-    ):
+    if any(
+        isinstance(cause, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError) for cause in causes
+    ) and ("connect" in text.lower() or "offline" in text.lower() or "LocalEntryNotFoundError" in names):
         return f"{source} is not on this machine and the hub cannot be reached; check the network, or give a local directory"
     if "SafetensorError" in names or "safetensor" in text.lower() and "header" in text.lower():
         return f"the weights of {source} are damaged or cut short ({_first_line(error)}); fetch them again"
     if "trust_remote_code" in text:
-        return f"{source} needs code of its own; if you trust it, say so with --trust-remote-code (trust_remote_code=True)"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate" in text:
+        return (
+            f"{source} needs code of its own; if you trust it, say so with --trust-remote-code (trust_remote_code=True)"
+        )
+    if (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "not enough memory" in text
+        or "can't allocate" in text
+    ):
         return f"there is not enough memory for {source}; try --dtype bfloat16"
     return f"{source} cannot be loaded: {_first_line(error)}"
 

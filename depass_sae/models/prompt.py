@@ -70,7 +70,9 @@ def _ids(prompt: Sequence[int] | Tensor) -> list[int]:
         if prompt.dim() == 2 and len(prompt) == 1:  # what a tokenizer returns with return_tensors="pt"
             prompt = prompt[0]
         if prompt.dim() != 1 or prompt.is_floating_point():
-            raise UserError(f"a prompt of token ids is one-dimensional and integer, not {prompt.dtype} {list(prompt.shape)}")
+            raise UserError(
+                f"a prompt of token ids is one-dimensional and integer, not {prompt.dtype} {list(prompt.shape)}"
+            )
         return prompt.tolist()
     try:
         return [int(i.__index__()) for i in prompt]

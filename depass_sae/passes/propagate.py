@@ -192,9 +192,7 @@ def _attention_step(
     return {"hook_z": z, "attn_out": _mapped(z, o)}
 
 
-def _mix(
-    attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, "query"], components: int
-) -> Rows:
+def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, "query"], components: int) -> Rows:
     """z[n,m] = Σ_k A_h[n,k] v[k,m] for every head: positions mix, components do not, so any few of them go at a time."""
     keys = values.positions
     distance = queries[:, None] - keys[None]

@@ -40,7 +40,9 @@ def check(adapter: Adapter) -> None:
         whole = seen.at(point)
         off = (parts[point].dense().sum(dim=1) - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-30)
         if off.max() > bound:
-            raise UserError(_mismatch(adapter, f"the residual stream at {point[1]} of layer {point[0]}", off.max().item()))
+            raise UserError(
+                _mismatch(adapter, f"the residual stream at {point[1]} of layer {point[0]}", off.max().item())
+            )
     logits = adapter.unembed.to(seen.resid_post.dtype)(adapter.final_norm.to(seen.resid_post.dtype)(seen.resid_post))
     off = (logits - seen.logits).norm(dim=-1) / seen.logits.norm(dim=-1).clamp_min(1e-30)  # type: ignore[union-attr, operator]
     if off.max() > bound:
@@ -50,9 +52,13 @@ def check(adapter: Adapter) -> None:
 def _all_finite(seen: Trace) -> None:
     for layer in range(seen.n_layers):
         if not seen.at((layer, "resid_post")).isfinite().all():
-            raise UserError(f"the model computes NaN or infinity from layer {layer} on: its weights are damaged, or overflow in this dtype")
+            raise UserError(
+                f"the model computes NaN or infinity from layer {layer} on: its weights are damaged, or overflow in this dtype"
+            )
     if seen.logits is not None and not seen.logits.isfinite().all():
-        raise UserError("the model's logits are NaN or infinite: its unembedding is damaged, or overflows in this dtype")
+        raise UserError(
+            "the model's logits are NaN or infinite: its unembedding is damaged, or overflows in this dtype"
+        )
 
 
 def _mismatch(adapter: Adapter, what: str, off: float) -> str:

@@ -94,14 +94,17 @@ class Vectors:
         x = trace.at(self.at)
         if self.parts.dim() != 3 or self.parts.shape[::2] != x.shape or self.parts.shape[1] != len(self.labels):
             expected = f"[{x.shape[0]}, {len(self.labels)}, {x.shape[1]}]"
-            raise UserError(f"vectors have shape {list(self.parts.shape)}, expected {expected} (pos, component, d_model)")
+            raise UserError(
+                f"vectors have shape {list(self.parts.shape)}, expected {expected} (pos, component, d_model)"
+            )
         parts = self.parts.to(x)
         present = torch.ones(parts.shape[:2], dtype=torch.bool) if self.present is None else self.present
         present = present.to(x.device)
         parts = parts * present[..., None]
         rest = x - parts.sum(dim=1)
         # What is left over by rounding alone is no component: it would compete for neurons.
-        left = rest.abs().amax(-1) > 100 * torch.finfo(x.dtype).eps * parts.abs().amax((1, 2)).maximum(x.abs().amax(-1))
+        largest = torch.cat([parts, x[:, None]], dim=1).abs().amax((1, 2))
+        left = rest.abs().amax(-1) > 100 * torch.finfo(x.dtype).eps * largest
         full = torch.cat([parts, torch.zeros_like(rest)[:, None], rest[:, None]], dim=1)
         mask = torch.cat([present, torch.zeros_like(left)[:, None], left[:, None]], dim=1)
         first = torch.zeros(len(self.labels), dtype=torch.bool) if self.first_only is None else self.first_only

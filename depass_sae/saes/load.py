@@ -224,7 +224,7 @@ def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
         sae = SAE.load_from_disk(path, device="cpu", dtype="float64" if config.get("dtype") == "float64" else "float32")
     except SafetensorError as error:
         raise UserError(f"{WEIGHTS} is damaged or cut short ({one_line(error)}); copy it again") from error
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
         raise UserError(
             f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}"
         ) from error

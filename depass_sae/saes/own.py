@@ -43,7 +43,7 @@ def inference_form(sae: "SAE") -> "SAE":
             config = sae.cfg.to_dict()
         own: SAE = SAE.from_dict({**config, "device": "meta"})
         own.load_state_dict(state, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"cannot use this {type(sae).__name__} for inference: {one_line(error)}") from error
     return own
 

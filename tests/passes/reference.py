@@ -52,14 +52,21 @@ def weights(model: Any, index: int) -> SimpleNamespace:
             setattr(w, f"b_{name}", module.bias)
         w.act = block.mlp.act_fn
         w.kv_heads = config.num_key_value_heads
-        w.window = {"mistral": config.sliding_window, "qwen2": config.sliding_window if index >= 1 else None}.get(
-            config.model_type
-        )
+        slides = config.model_type == "mistral" or (config.model_type == "qwen2" and index >= config.max_window_layers)
+        w.window = config.sliding_window if slides else None
     return w
 
 
-def frozen(model: Any, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The stream before every layer and every layer's patterns [head, query, key], as transformers gives them."""
+def frozen(model: Any, ids: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The stream before every layer and in its middle, and the patterns [head, query, key], as transformers gives them."""
+    middles: list[Tensor] = []
+    layers = model.transformer.h if model.config.model_type == "gpt2" else model.model.layers
+    hooks = [
+        (layer.ln_2 if model.config.model_type == "gpt2" else layer.post_attention_layernorm).register_forward_pre_hook(
+            lambda _, args: middles.append(args[0][0])
+        )
+        for layer in layers
+    ]
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -67,7 +74,9 @@ def frozen(model: Any, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
             out = model(ids[None], output_hidden_states=True, output_attentions=True, use_cache=False)
     finally:
         model.set_attn_implementation(before)
-    return [h[0] for h in out.hidden_states], [a[0] for a in out.attentions]
+        for hook in hooks:
+            hook.remove()
+    return [h[0] for h in out.hidden_states], middles, [a[0] for a in out.attentions]
 
 
 def normed(x: Components, whole: Tensor, norm: tuple) -> Components:
@@ -173,7 +182,7 @@ def decompose(
     first_only: Tensor | None = None,
 ) -> dict[tuple[int, str], Components]:
     """The components at every point from the start on."""
-    resid_pre, patterns = frozen(model, ids)
+    resid_pre, resid_mid, patterns = frozen(model, ids)
     barred = torch.zeros(start.present.shape[1], dtype=torch.bool)
     if skip_first and first_only is not None:
         barred = first_only
@@ -184,15 +193,12 @@ def decompose(
         seen[at] = x
     for layer in range(first, model.config.num_hidden_layers):
         w = weights(model, layer)
-        if at == (layer, "resid_mid"):
-            whole = x.values.sum(1)
-        else:
+        if at != (layer, "resid_mid"):
             seen[layer, "resid_pre"] = x
             seen[layer, "hook_z"], seen[layer, "attn_out"] = attention(x, resid_pre[layer], patterns[layer], w)
             x = added(x, seen[layer, "attn_out"])
-            whole = x.values.sum(1)
         seen[layer, "resid_mid"] = x
-        seen[layer, "mlp_in"], seen[layer, "mlp_out"] = mlp(x, whole, w, rule, temperature, barred)
+        seen[layer, "mlp_in"], seen[layer, "mlp_out"] = mlp(x, resid_mid[layer], w, rule, temperature, barred)
         x = added(x, seen[layer, "mlp_out"])
         seen[layer, "resid_post"] = x
     return seen

@@ -1,5 +1,6 @@
 """Small random SAEs of every kind that sae-lens has, and activations to give them."""
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -70,7 +71,9 @@ def random_sae(sae_class: tuple[str, dict[str, Any]], recipe: Recipe, metadata: 
     )
     for key, value in metadata.items():
         config.metadata[key] = value
-    sae = getattr(sae_lens, name)(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sae-lens comments on some metadata
+        sae = getattr(sae_lens, name)(config)
     generator = torch.Generator().manual_seed(0)
     for key, weight in sorted(sae.named_parameters()):
         values = torch.randn(weight.shape, generator=generator) * (0.5 if key.startswith("W_") else 0.2)

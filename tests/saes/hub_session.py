@@ -8,6 +8,7 @@ Prints one JSON object: what came back of each attempt.
 import json
 import os
 import sys
+import time
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -94,6 +95,8 @@ def main():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+
+    time.sleep = lambda seconds: None  # huggingface_hub waits longer and longer between its retries
 
     from depass_sae.saes import load_saes
 

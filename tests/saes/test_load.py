@@ -144,6 +144,35 @@ def test_a_training_sae_becomes_the_inference_sae_that_it_is_saved_as(kind, tmp_
     assert all(torch.equal(values, before[name]) for name, values in trainer.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["standard", "jumprelu", "topk", "abstopk", "gated"])
+def test_a_trainers_raw_folder_loads_where_its_weights_are_those_of_inference(kind, tmp_path):
+    trainer, x = Recipe(kind).build_trainer(hook_name="blocks.17.hook_resid_post"), torch.randn(4, D_IN)
+    trainer.save_model(tmp_path)
+    (sae,) = load_saes(tmp_path).values()
+    assert torch.allclose(sae.encode(x), trainer.encode(x), atol=1e-6)
+
+
+def test_a_configuration_from_before_sae_lens_6_is_understood(broken):
+    old = {
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "dtype": "float32",
+        "model_name": "gpt2-small",
+        "hook_point": "blocks.8.hook_resid_pre",
+        "hook_point_layer": 8,
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 3},
+        "normalize_activations": False,
+    }
+    (broken / "cfg.json").write_text(json.dumps(old))
+    weights = load_file(broken / "sae_weights.safetensors")
+    del weights["threshold"]
+    save_file(weights, broken / "sae_weights.safetensors")
+    ((hook, sae),) = load_saes(broken).items()
+    assert hook == hook_of(sae) == Hook(8, "resid_pre")
+    assert (sae.cfg.architecture(), sae.cfg.k) == ("topk", 3)
+
+
 def test_half_precision_is_loaded_as_float32_unless_asked_otherwise(tmp_path):
     named(dtype="float16").save_model(tmp_path)
     (sae,) = load_saes(tmp_path).values()

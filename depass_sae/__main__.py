@@ -1,0 +1,5 @@
+"""``python -m depass_sae`` is ``depass-sae``."""
+
+from .cli import main
+
+main()

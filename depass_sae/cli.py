@@ -1,0 +1,359 @@
+"""The command line: one command per question.
+
+Results go to stdout, as tables or with ``--json`` as one document; progress and messages go to stderr. A mistake that
+the user can put right ends with status 2 and one line on stderr, anything else with 1. Nothing heavy is imported before
+a command runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .api import LM
+    from .models.prompt import PromptLike
+    from .passes.propagate import Progress
+
+app = typer.Typer(
+    name="depass-sae",
+    help="Which tokens, heads and features activate an SAE feature: exact, additive answers by decomposed forward passes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to look at.", show_default=False)]
+Ids = Annotated[
+    str | None, typer.Option("--ids", help="Token ids instead of a text, e.g. '0 12 7', taken exactly as they are.")
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, or a local directory.")]
+Sae = Annotated[
+    str | None,
+    typer.Option("--sae", help="A sae-lens release, or a directory in its format. Default: those shipped for smollm2."),
+]
+SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="The model's dtype. Default: the checkpoint's own.")]
+TraceDtype = Annotated[
+    str | None,
+    typer.Option("--trace-dtype", help="Run the trace in a higher dtype, to take a bfloat16 model's rounding away."),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+]
+CacheDir = Annotated[
+    Path | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
+]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's repository brings along.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Feature = Annotated[
+    str | None,
+    typer.Option("--feature", "-f", help="LAYER/INDEX, e.g. 17/1208, or 17/1208@6 for position 6.", show_default=False),
+]
+Logit = Annotated[str | None, typer.Option("--logit", help="A token's logit instead of a feature, e.g. ' Paris'.")]
+LogitDiff = Annotated[
+    tuple[str, str] | None,
+    typer.Option("--logit-diff", help="The difference of two tokens' logits.", metavar="TOKEN TOKEN"),
+]
+Pos = Annotated[
+    str | None,
+    typer.Option(
+        "--pos",
+        help="max: where the feature is strongest (default); all: wherever it fires; N: position N. "
+        "A logit is read at the last position unless this says otherwise.",
+        show_default=False,
+    ),
+]
+RuleName = Annotated[
+    str | None,
+    typer.Option(
+        "--rule", help="softmax (the paper's), half, linear, linear-norm, relu or max.", show_default="softmax"
+    ),
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
+FirstToken = Annotated[
+    str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
+]
+GatePath = Annotated[str, typer.Option("--path", help="Of a gated SAE: magnitude or gate.")]
+By = Annotated[str, typer.Option("--by", help="token or word.")]
+Ablate = Annotated[
+    int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
+Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
+Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+@app.command()
+def features(
+    prompt: Prompt = None,
+    layer: Layer = None,
+    ids: Ids = None,
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    top: Top = 5,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
+    asked = _prompt(prompt, ids)
+    with _working() as status:
+        layers = None if layer is None else [layer]
+        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        status("reading the features")
+        report = lm.features(asked, layer)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .attribution.render import features_table
+
+        _print(*features_table(report, top))
+    _warn(*(f"{found.hook}: {found.fit.warning}" for found in report.layers if found.fit.warning))
+
+
+@app.command()
+def tokens(
+    feature: Feature = None,
+    prompt: Prompt = None,
+    ids: Ids = None,
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    pos: Pos = None,
+    rule: RuleName = None,
+    by: By = "token",
+    logit: Logit = None,
+    logit_diff: LogitDiff = None,
+    against: Against = None,
+    ablate: Ablate = 0,
+    seed: Seed = 0,
+    temperature: Temperature = 0.1,
+    first_token: FirstToken = "skip",
+    path: GatePath = "magnitude",
+    top: Top = 12,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
+    asked = _prompt(prompt, ids)
+    settings: dict[str, Any] = {
+        "logit": logit if logit is None or not ids else _number(logit),
+        "logit_diff": logit_diff,
+        "pos": _position(pos),
+        "by": by,
+        "temperature": temperature,
+        "first_token": first_token,
+        "path": path,
+        "ablate": ablate,
+        "seed": seed,
+    } | ({} if rule is None else {"rule": rule})
+    if ablate < 0:
+        raise UserError("--ablate takes the number of replacements per source, 1 or more")
+    if sum(target is not None for target in (feature, logit, logit_diff)) != 1:
+        raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
+    layers = None if feature is None or sae is None else _layer_of(feature)
+    with _working() as status:
+        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        settings["progress"] = status.progress("carrying the tokens through the layers")
+        found: Any
+        if against is None:
+            found = attribution = lm.attribute_tokens(asked, feature, **settings)
+        else:
+            found = lm.contrast(asked, against, feature, **settings)
+            attribution = found.attribution
+    if as_json:
+        _print_json(found.to_dict())
+    elif against is None:
+        from .attribution.render import strip_line, tokens_table
+
+        strips = [line for target in attribution.targets for line in (strip_line(attribution, target), "")]
+        _print(*strips, *tokens_table(attribution, top))
+    else:
+        from .attribution.render import contrast_table
+
+        _print(*contrast_table(found, top))
+    warning = attribution.fit.warning if attribution.fit else None
+    _warn(*(line for line in (warning, attribution.note) if line))
+
+
+# ------------------------------------------------------------------------------------------------------ reading options
+
+
+def _prompt(prompt: str | None, ids: str | None) -> PromptLike:
+    if (prompt is None) == (ids is None):
+        raise UserError("give the text to look at with --prompt, or its token ids with --ids")
+    if prompt is not None:
+        return prompt
+    words = re.split(r"[\s,]+", (ids or "").strip("[] \n"))
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"--ids takes numbers, e.g. '0 12 7', not {ids!r}")
+    return [int(word) for word in words]
+
+
+def _position(text: str | None) -> Any:
+    if text is None or text in ("max", "all"):
+        return text
+    number = _number(text)
+    if not isinstance(number, int):
+        raise UserError(f"--pos takes max, all or a position, not {text!r}")
+    return number
+
+
+def _number(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+def _layer_of(feature: str) -> list[int] | None:
+    """The layer that a feature names, so that a release need not be loaded at every layer."""
+    match = re.match(r"\d+", feature)
+    return [int(match[0])] if match else None
+
+
+def _load(
+    status: _Status,
+    model: str,
+    sae: str | None,
+    layers: list[int] | None,
+    sae_ids: list[str] | None,
+    dtype: str | None,
+    trace_dtype: str | None,
+    device: str | None,
+    cache_dir: Path | None,
+    trust_remote_code: bool,
+) -> LM:
+    status(f"loading {model}")
+    from .api import load
+
+    return load(
+        model, saes=sae, layers=None if sae is None or sae_ids else layers, sae_ids=sae_ids or None, dtype=dtype,
+        trace_dtype=trace_dtype, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ talking to the user
+
+
+class _Status:
+    """What is going on, as one line on a terminal's stderr that goes away by itself."""
+
+    def __init__(self, stream: Any) -> None:
+        from rich.console import Console
+
+        self._console = Console(file=stream)
+        self._live = self._console.status("") if self._console.is_terminal else None
+
+    def __call__(self, doing: str) -> None:
+        if self._live is not None:
+            self._live.update(f"{doing} ...")
+
+    def progress(self, doing: str) -> Progress:
+        def show(done: int, total: int) -> None:
+            bar = "━" * round(24 * done / total)
+            if self._live is not None:
+                self._live.update(f"{doing} [blue]{bar:<24}[/blue] {done}/{total}")
+
+        return show
+
+    def __enter__(self) -> _Status:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+@contextlib.contextmanager
+def _working() -> Iterator[_Status]:
+    """Keeps libraries quiet: what they print on either stream is not ours to show."""
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+    with (
+        _Status(sys.stderr) as status,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield status
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for part in parts:
+        console.print(part)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def _warn(*lines: str) -> None:
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
+
+
+def main() -> None:
+    """The entry point: runs a command and turns what goes wrong into a status and a line."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(prog_name="depass-sae", standalone_mode=False)
+    except UserError as error:
+        sys.exit(_one_line(error, 2))
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a mistyped command or option
+            sys.exit(_one_line(error.format_message() or "nothing was asked; see depass-sae --help", 2))
+        if _is_memory(error):
+            sys.exit(_one_line("there is not enough memory; try a shorter prompt, or --dtype bfloat16", 2))
+        raise
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(message: object, status: int) -> int:
+    sys.stderr.write("depass-sae: " + " ".join(str(message).split()) + "\n")
+    return status
+
+
+def _is_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+if __name__ == "__main__":
+    main()
