@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="depass-sae",
-    help="Which tokens, heads and features activate an SAE feature: exact, additive answers by decomposed forward passes.",
+    help="Which tokens activate an SAE feature: exact, additive answers by decomposed forward passes.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -21,7 +21,7 @@ from .tokens import spans_of
 class Decomposition:
     """Σ over components of ``parts`` = ``whole``, what the model computed, at every position.
 
-    labels: the source's own components, then "bias" and "rest". present: where each takes part (its part is 0 elsewhere).
+    labels: the source's own components, then "bias" and "rest". present: where each takes part; it is 0 elsewhere.
     """
 
     point: Point

@@ -28,7 +28,7 @@ class ActiveAt:
 
 @dataclass(frozen=True)
 class LayerFeatures:
-    """One SAE on the prompt. ``name``: how its features are written, ``17`` or, where SAEs share a layer, ``17.attn_out``."""
+    """One SAE on the prompt. ``name``: what its features are written with, ``17`` or, at a shared layer, ``17.attn_out``."""
 
     hook: Hook
     name: str
@@ -106,9 +106,7 @@ def find_features(subject: Subject, prompt: Prompt, layer: int | None = None) ->
         subject.hook(-1 if layer is None else layer)  # says which there are
     too_deep = [hook for hook in hooks if hook.layer >= subject.adapter.n_layers]
     if too_deep:
-        raise UserError(
-            f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so no SAE can be at layer {too_deep[0].layer}"
-        )
+        raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers; no SAE can be at {too_deep[0]}")
     points = [(hook.layer, hook.name) for hook in hooks]
     seen = subject.trace(prompt, hooks[-1].layer, points)
     layers = []

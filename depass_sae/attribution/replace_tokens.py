@@ -28,7 +28,7 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Measured:
-    """Per source: what the target loses when its tokens are replaced, mean and standard deviation over the replacements.
+    """Per source: what the target loses when its tokens are replaced, mean and standard deviation.
 
     None for a special token, which is not replaced.
     """

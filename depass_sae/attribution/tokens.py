@@ -67,7 +67,7 @@ class TokenTarget:
     token: str
     pre_activation: float
     constant: float
-    contributions: Float[Tensor, "source"]
+    contributions: Float[Tensor, source]
     other: dict[str, float]
     sources: tuple[Span, ...]
     activation: float | None = None
@@ -136,7 +136,7 @@ class TokenAttribution:
         return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else t.activation)
 
     @property
-    def contributions(self) -> Float[Tensor, "source"]:
+    def contributions(self) -> Float[Tensor, source]:
         return self.target.contributions
 
     @property
@@ -205,7 +205,7 @@ class TokenAttribution:
         return table_text(*tokens_table(self, top))
 
     def plot(self) -> Html:
-        """The prompt with each token coloured by its contribution; shows itself in a notebook, ``.save(path)`` keeps it."""
+        """The prompt with each token coloured by its contribution, for notebooks; ``.save(path)`` keeps it."""
         return Html(token_strip(self))
 
     def _repr_html_(self) -> str:
@@ -267,7 +267,7 @@ def attribute_tokens(
 
 
 def _target(
-    prompt: Prompt, spans: list[Span], readoff: Readoff, position: int, row: Float[Tensor, "comp"]
+    prompt: Prompt, spans: list[Span], readoff: Readoff, position: int, row: Float[Tensor, comp]
 ) -> TokenTarget:
     sources = tuple(span for span in spans if span.pos <= position)
     return TokenTarget(

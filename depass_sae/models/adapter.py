@@ -1,7 +1,7 @@
 """Where a transformer keeps the parts that the decomposed pass needs.
 
-A model family is described by one function, ``layer(model, i) -> Layer`` (see :mod:`.llama` and :mod:`.gpt2`), and a few
-paths. Everything else in the package works on the plain parts below: linear maps as ``x @ weight + bias``, norms as a
+A model family is described by one function, ``layer(model, i) -> Layer`` (see :mod:`.llama` and :mod:`.gpt2`), and a
+few paths. Everything else in the package works on the plain parts below: linear maps as ``x @ weight + bias``, norms as a
 kind with a gain, attention as value and output maps around a pattern that the model itself computes.
 
 The parts are views of the live weights, made when they are asked for: nothing is copied and nothing goes stale.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ class Linear:
     """``x @ weight + bias``."""
 
     weight: Float[Tensor, "d_in d_out"]
-    bias: Float[Tensor, "d_out"] | None = None
+    bias: Float[Tensor, d_out] | None = None
 
     def to(self, dtype: torch.dtype) -> Linear:
         return Linear(self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
@@ -42,8 +42,8 @@ class Norm:
 
     module: nn.Module
     kind: Literal["rms", "layer"]
-    gain: Float[Tensor, "d_model"]
-    bias: Float[Tensor, "d_model"] | None
+    gain: Float[Tensor, d_model]
+    bias: Float[Tensor, d_model] | None
     eps: float
 
     def to(self, dtype: torch.dtype) -> Norm:
@@ -93,7 +93,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer: ``resid_mid = resid_pre + attention(norm(resid_pre))``, ``resid_post = resid_mid + mlp(norm(resid_mid))``."""
+    """One decoder layer: resid_mid = resid_pre + attention(norm(resid_pre)), resid_post = resid_mid + mlp(norm(resid_mid))."""
 
     module: nn.Module
     attn_norm: Norm
@@ -124,7 +124,7 @@ class Adapter:
 
     @property
     def n_layers(self) -> int:
-        return len(self.model.get_submodule(self.family.layers))  # type: ignore[arg-type]
+        return len(self._part(self.family.layers))
 
     @property
     def d_model(self) -> int:
@@ -136,7 +136,7 @@ class Adapter:
 
     @property
     def vocab_size(self) -> int:
-        return self.model.get_submodule(self.family.embed).weight.shape[0]  # type: ignore[union-attr, return-value]
+        return self._part(self.family.embed).weight.shape[0]
 
     @property
     def final_norm(self) -> Norm:
@@ -144,29 +144,27 @@ class Adapter:
 
     @property
     def unembed(self) -> Linear:
-        return linear(self.model.get_submodule(self.family.unembed))
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """What components are carried in: float32 at least, float64 for a float64 model."""
-        return torch.promote_types(self.model.dtype, torch.float32)
+        return linear(self._part(self.family.unembed))
 
     def layer(self, index: int) -> Layer:
         return self.family.layer(self.model, index)
 
+    def _part(self, path: str) -> Any:
+        return self.model.get_submodule(path)
 
-def linear(module: nn.Module) -> Linear:
+
+def linear(module: Any) -> Linear:
     """A torch ``nn.Linear``, whose weight is stored [d_out, d_in]."""
-    return Linear(module.weight.detach().T, _detached(module.bias))  # type: ignore[union-attr, arg-type, operator]
+    return Linear(module.weight.detach().T, _detached(module.bias))
 
 
-def conv1d(module: nn.Module) -> Linear:
+def conv1d(module: Any) -> Linear:
     """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
-    return Linear(module.weight.detach(), _detached(module.bias))  # type: ignore[union-attr, arg-type, operator]
+    return Linear(module.weight.detach(), _detached(module.bias))
 
 
-def rms_norm(module: nn.Module) -> Norm:
-    return Norm(module, "rms", module.weight.detach(), None, module.variance_epsilon)  # type: ignore[union-attr, arg-type, operator]
+def rms_norm(module: Any) -> Norm:
+    return Norm(module, "rms", module.weight.detach(), None, module.variance_epsilon)
 
 
 def layer_norm(module: nn.LayerNorm) -> Norm:

@@ -68,7 +68,7 @@ def load_model(
 ) -> Loaded:
     """Load by name: ``"smollm2"``, a GGUF copy of it, a local directory, or a hub id.
 
-    dtype: None is float32 for SmolLM2, else the checkpoint's own. Weights come from safetensors only, never from pickles.
+    dtype: None is float32 for SmolLM2, else the checkpoint's own. Weights come from safetensors only, never pickles.
     cache_dir: where SmolLM2's converted copy is kept.
 
     Raises UserError, in one line, for whatever cannot be loaded.
@@ -151,8 +151,8 @@ def _explain(source: str | Path, error: BaseException) -> str:
     if any(
         isinstance(cause, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError) for cause in causes
     ) and ("connect" in text.lower() or "offline" in text.lower() or "LocalEntryNotFoundError" in names):
-        return f"{source} is not on this machine and the hub cannot be reached; check the network, or give a local directory"
-    if "SafetensorError" in names or "safetensor" in text.lower() and "header" in text.lower():
+        return f"{source} is not on this machine and the hub cannot be reached; check the network, or give a directory"
+    if "SafetensorError" in names or ("safetensor" in text.lower() and "header" in text.lower()):
         return f"the weights of {source} are damaged or cut short ({_first_line(error)}); fetch them again"
     if "trust_remote_code" in text:
         return (

@@ -33,7 +33,7 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def ids(self, device: torch.device | None = None) -> Int[Tensor, "pos"]:
+    def ids(self, device: torch.device | None = None) -> Int[Tensor, pos]:
         return torch.tensor(self.token_ids, device=device)
 
 
@@ -47,7 +47,7 @@ def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
             raise UserError("the prompt is empty")
         if loaded.tokenizer is None:
             raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not text")
-        ids = list(loaded.tokenizer(prompt)["input_ids"])  # type: ignore[arg-type]
+        ids = list(loaded.tokenizer(prompt)["input_ids"])
         if loaded.bos_id is not None and ids[:1] != [loaded.bos_id]:
             ids = [loaded.bos_id, *ids]
     else:

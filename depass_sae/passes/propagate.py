@@ -6,8 +6,8 @@ What the model computed once stays as it was: attention patterns, norm scales, n
     attention  X̃[n,m] += Σ_h Σ_k A_h[n,k] X̂[k,m] W_V^h W_O^h           b_V (weighted by ΣA) and b_O to ``bias``
     MLP        X̃[n,m] += Σ_f hidden[n,m,f] v_f,  Σ_m hidden = a_f[n]    the rule's choice (rules.py); b_down to ``bias``
 
-and Σ_m X̃[n,m] is what the model computed, at every position and layer. The pass goes through the layers one sublayer at a
-time. It carries packed rows, only the positions that a read still needs, and stops at the last read.
+and Σ_m X̃[n,m] is what the model computed, at every position and layer. The pass goes through the layers one sublayer
+at a time. It carries packed rows, only the positions that a read still needs, and stops at the last read.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def propagate(
     adapter: Adapter,
     trace: Trace,
     start: Start,
-    reads: Mapping[Point, Int[Tensor, "kept"]],
-    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
+    reads: Mapping[Point, Int[Tensor, kept]],
+    allocation: Allocation = Allocation(),
     *,
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    chunks: Chunks = Chunks(),
     progress: Progress | None = None,
 ) -> dict[Point, Rows]:
     """Carry a start's components forward and return them at every point that is read.
@@ -119,8 +119,8 @@ class _Step:
 
     layer: int
     is_mlp: bool
-    needed: Int[Tensor, "needed"]
-    produced: Int[Tensor, "produced"]
+    needed: Int[Tensor, needed]
+    produced: Int[Tensor, produced]
     state_reads: list[Point]
     output_reads: list[Point]
 
@@ -181,7 +181,7 @@ def _attention_step(
     rows: Rows,
     resid: Float[Tensor, "pos d_model"],
     pattern: Float[Tensor, "head query key"],
-    queries: Int[Tensor, "query"],
+    queries: Int[Tensor, query],
     chunks: Chunks,
 ) -> dict[str, Rows]:
     norm, attention = layer.attn_norm.to(resid.dtype), layer.attention
@@ -192,7 +192,7 @@ def _attention_step(
     return {"hook_z": z, "attn_out": _mapped(z, o)}
 
 
-def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, "query"], components: int) -> Rows:
+def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, query], components: int) -> Rows:
     """z[n,m] = Σ_k A_h[n,k] v[k,m] for every head: positions mix, components do not, so any few of them go at a time."""
     keys = values.positions
     distance = queries[:, None] - keys[None]
@@ -223,7 +223,7 @@ def _mlp_step(
     resid: Float[Tensor, "pos d_model"],
     rule: Rule,
     allocation: Allocation,
-    first_only: Bool[Tensor, "comp"],
+    first_only: Bool[Tensor, comp],
     chunks: Chunks,
 ) -> dict[str, Rows]:
     norm, mlp = layer.mlp_norm.to(resid.dtype), layer.mlp
@@ -261,7 +261,7 @@ def _mlp_step(
 
 
 def _competitors(
-    rows: Rows, first_only: Bool[Tensor, "comp"], rule: Rule, allocation: Allocation
+    rows: Rows, first_only: Bool[Tensor, comp], rule: Rule, allocation: Allocation
 ) -> Bool[Tensor, "pos comp"]:
     """Who takes part in the allocation at each position: the present, ``rest`` where that leaves nobody."""
     compete = rows.present.clone()
@@ -284,7 +284,7 @@ def _with_bias(rows: Rows, *biases: Tensor | None) -> Rows:
     return rows.widen(present)
 
 
-def _with_vector(rows: Rows, vector: Float[Tensor, "d"] | None) -> Rows:
+def _with_vector(rows: Rows, vector: Float[Tensor, d] | None) -> Rows:
     """A bias vector added to the ``bias`` component at every position. Writes into the rows' values."""
     if vector is not None:
         rows.values[rows.index[1] == rows.n_components + BIAS] += vector

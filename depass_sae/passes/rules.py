@@ -3,7 +3,7 @@
 A neuron f at position n adds a_f[n] v_f to the stream, a frozen. A rule splits a_f[n] into one number per component,
 ``hidden[n, m, f]`` with Σ_m hidden[n, m, f] = a_f[n], from
 
-    s[n, m, f] = ⟨X̂[n, m], k_f⟩   k_f the gate's row (the first linear map where the MLP is not gated), before the non-linearity
+    s[n, m, f] = ⟨X̂[n, m], k_f⟩   k_f the gate's row (the first map where there is no gate), before act
     t[n, m, f] = ⟨X̂[n, m], u_f⟩   u_f the up-projection's row
 
 where the biases of both maps are in the ``bias`` component's own s and t. Two kinds of rule:
@@ -106,7 +106,7 @@ def linear(n: Neurons) -> Scores:
 
 
 def half(n: Neurons) -> Scores:
-    """½ (act(g)/g) s u + ½ act(g) t: each factor of the product gets half. The same as ``linear`` where there is no gate."""
+    """½ (act(g)/g) s u + ½ act(g) t: each factor of the product gets half. Without a gate, the same as ``linear``."""
     if n.up is None or n.t is None:
         return linear(n)
     return linear(n).mul_(0.5).add_(n.t * (0.5 * n.act(n.gate))[:, None])

@@ -1,7 +1,8 @@
 """An adapter proves itself against its model before anyone relies on it.
 
 A few tokens go through the model and, as components, through the decomposed pass. If the adapter's table has every part
-in its place, the components sum to the model's own residual stream at every layer, and the unembedding gives its logits.
+in its place, the components sum to the model's own residual stream at every layer, and the unembedding gives its
+logits.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _all_finite(seen: Trace) -> None:
     for layer in range(seen.n_layers):
         if not seen.at((layer, "resid_post")).isfinite().all():
             raise UserError(
-                f"the model computes NaN or infinity from layer {layer} on: its weights are damaged, or overflow in this dtype"
+                f"the model computes NaN or infinity from layer {layer} on: its weights are damaged, or overflow"
             )
     if seen.logits is not None and not seen.logits.isfinite().all():
         raise UserError(
@@ -63,4 +64,4 @@ def _all_finite(seen: Trace) -> None:
 
 def _mismatch(adapter: Adapter, what: str, off: float) -> str:
     name = type(adapter.model).__name__
-    return f"the {adapter.family.name} adapter does not fit this {name}: {what} is off by {off:.1%}; is it modified, or hooked?"
+    return f"the {adapter.family.name} adapter does not fit this {name}: {what} is off by {off:.1%}; is it modified?"

@@ -1,8 +1,8 @@
 """What a stream is split into where a pass starts: tokens, words or spans, or any given vectors.
 
 A source turns a trace into a :class:`Start`: labelled components that sum to the residual stream, position by position.
-Two components stand after a source's own in every decomposition: ``bias`` (what bias vectors add on the way) and ``rest``
-(what the source leaves over, and what no other component can take).
+Two components stand after a source's own in every decomposition: ``bias`` (what bias vectors add on the way) and
+``rest`` (what the source leaves over, and what no other component can take).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Start:
     at: Point
     rows: Rows
     labels: tuple[str, ...]
-    first_only: Bool[Tensor, "comp"]
+    first_only: Bool[Tensor, comp]
 
 
 class Source(Protocol):
@@ -86,7 +86,7 @@ class Vectors:
     labels: Sequence[str]
     at: Point
     present: Bool[Tensor, "pos comp"] | None = None
-    first_only: Bool[Tensor, "comp"] | None = None
+    first_only: Bool[Tensor, comp] | None = None
 
     def start(self, trace: Trace) -> Start:
         if self.at[1] not in ("resid_pre", "resid_mid", "resid_post"):

@@ -8,7 +8,7 @@ training mode of every module, and the dtype of every tensor.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ class Trace:
     adapter's compute dtype; patterns stay in the model's, they are the largest.
     """
 
-    token_ids: Int[Tensor, "pos"]
+    token_ids: Int[Tensor, pos]
     resid_pre: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     resid_mid: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     pattern: list[Float[Tensor, "head query key"]] = field(repr=False)
@@ -148,7 +148,7 @@ def watch(adapter: Adapter, point: Point, handles: list[Any], note: Any) -> None
 
 def trace(
     adapter: Adapter,
-    token_ids: Int[Tensor, "pos"],
+    token_ids: Int[Tensor, pos],
     *,
     until: int | None = None,
     outputs: Collection[Point] = (),
@@ -183,10 +183,8 @@ def trace(
                 watch(adapter, point, handles, keep(point))
         watch(adapter, (last, "resid_post"), handles, keep((last, "resid_post")))
         logits = None
-        try:
+        with suppress(_Stop):
             logits = adapter.model(token_ids[None].to(adapter.model.device), use_cache=False).logits[0].to(compute)
-        except _Stop:
-            pass
     return Trace(
         token_ids=token_ids,
         resid_pre=[notes[layer, "resid_pre"] for layer in range(last + 1)],

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -149,6 +150,8 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
 def _from_key(key: HookKey, source: SAESource) -> Candidate:
     if isinstance(key, str):
         key = int(key) if key.strip().isdecimal() else parse_hook(key)
+    if not isinstance(key, Hook | Integral):
+        raise UserError(f"an SAE's key is its layer or hook, such as 17 or '17.resid_post', not {_kind(key)}")
     if isinstance(source, str | Path):
         return _from_directory(Path(source).expanduser(), key)
     if _is_sae(source):

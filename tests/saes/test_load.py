@@ -335,6 +335,11 @@ def test_what_is_not_an_sae_is_refused_by_its_type(source):
     assert "an SAE object" in refused(lambda: load_saes(source))
 
 
+@pytest.mark.parametrize("key", [17.0, (17,), "layer 17", -1])
+def test_a_key_that_is_no_layer_or_hook_is_refused(key):
+    refused(lambda: load_saes({key: Recipe("topk").build()}))
+
+
 def test_sae_ids_are_for_releases(directory):
     assert "sae_ids choose from a release" in refused(lambda: load_saes(directory, sae_ids=["a"]))
 
