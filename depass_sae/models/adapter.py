@@ -1,8 +1,8 @@
 """Where a transformer keeps the parts that the decomposed pass needs.
 
 A model family is described by one function, ``layer(model, i) -> Layer`` (see :mod:`.llama` and :mod:`.gpt2`), and a
-few paths. Everything else in the package works on the plain parts below: linear maps as ``x @ weight + bias``, norms as a
-kind with a gain, attention as value and output maps around a pattern that the model itself computes.
+few paths. Everything else in the package works on the plain parts below: linear maps as ``x @ weight + bias``, norms as
+a kind with a gain, attention as value and output maps around a pattern that the model itself computes.
 
 The parts are views of the live weights, made when they are asked for: nothing is copied and nothing goes stale.
 """
@@ -93,7 +93,10 @@ class MLP:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer: resid_mid = resid_pre + attention(norm(resid_pre)), resid_post = resid_mid + mlp(norm(resid_mid))."""
+    """One decoder layer.
+
+    resid_mid = resid_pre + attention(norm(resid_pre)) and resid_post = resid_mid + mlp(norm(resid_mid)).
+    """
 
     module: nn.Module
     attn_norm: Norm
@@ -145,6 +148,10 @@ class Adapter:
     @property
     def unembed(self) -> Linear:
         return linear(self._part(self.family.unembed))
+
+    def compute_dtype(self, dtype: torch.dtype | None = None) -> torch.dtype:
+        """What components are carried in: float32 at least, float64 for a float64 model (or trace)."""
+        return torch.promote_types(dtype or self.model.dtype, torch.float32)
 
     def layer(self, index: int) -> Layer:
         return self.family.layer(self.model, index)

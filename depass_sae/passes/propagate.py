@@ -193,7 +193,7 @@ def _attention_step(
 
 
 def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, query], components: int) -> Rows:
-    """z[n,m] = Σ_k A_h[n,k] v[k,m] for every head: positions mix, components do not, so any few of them go at a time."""
+    """z[n,m] = Σ_k A_h[n,k] v[k,m] for every head: positions mix, components do not, so a few go at a time."""
     keys = values.positions
     distance = queries[:, None] - keys[None]
     reach = distance >= 0 if attention.window is None else (distance >= 0) & (distance < attention.window)

@@ -78,7 +78,7 @@ def recording(adapter: Adapter, dtype: torch.dtype | None = None, patterns: bool
             # Rounding up loses nothing, so that going back restores every bit; a lower dtype would not.
             if any(t.is_floating_point() and torch.promote_types(t.dtype, dtype) != dtype for t in model.parameters()):
                 raise UserError(f"trace_dtype {_name(dtype)} is lower than the model's {_name(model.dtype)}")
-            _cast(tensors, [dtype if t.is_floating_point() else t.dtype for t in tensors])
+            _cast(tensors, [torch.promote_types(t.dtype, dtype) if t.is_floating_point() else t.dtype for t in tensors])
         with torch.no_grad():
             yield
     finally:
@@ -97,6 +97,18 @@ def _cast(tensors: list[Tensor], dtypes: list[torch.dtype]) -> None:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) -> Any:
+    """The model's own forward, and nothing beside it, whatever its config says that it returns."""
+    return adapter.model(
+        token_ids.to(adapter.model.device),
+        use_cache=False,
+        output_attentions=False,  # would install transformers' own hooks, for good
+        output_hidden_states=False,
+        return_dict=True,
+        **options,
+    )
 
 
 @contextmanager
@@ -160,7 +172,7 @@ def trace(
     outputs: which sublayer outputs (hook_z, attn_out, mlp_in, mlp_out) to keep beside the residual stream.
     dtype: run the model in this higher dtype ("float32" takes the rounding of a bfloat16 model away).
     """
-    compute = torch.promote_types(dtype or adapter.model.dtype, torch.float32)
+    compute = adapter.compute_dtype(dtype)
     last = adapter.n_layers - 1 if until is None else until
     notes: dict[Point, Tensor] = {}
     patterns: list[Tensor] = []
@@ -184,7 +196,7 @@ def trace(
         watch(adapter, (last, "resid_post"), handles, keep((last, "resid_post")))
         logits = None
         with suppress(_Stop):
-            logits = adapter.model(token_ids[None].to(adapter.model.device), use_cache=False).logits[0].to(compute)
+            logits = _run(adapter, token_ids[None]).logits[0].to(compute)
     return Trace(
         token_ids=token_ids,
         resid_pre=[notes[layer, "resid_pre"] for layer in range(last + 1)],
@@ -203,7 +215,7 @@ def read_batch(
 
     The model runs as it is, nothing frozen, and no further than the point: this is how interventions are measured.
     """
-    compute = torch.promote_types(dtype or adapter.model.dtype, torch.float32)
+    compute = adapter.compute_dtype(dtype)
     noted: list[Tensor] = []
 
     def note(x: Tensor) -> None:
@@ -214,7 +226,7 @@ def read_batch(
         if point is not None:
             watch(adapter, point, handles, note)
         try:
-            output = adapter.model(token_ids.to(adapter.model.device), use_cache=False, logits_to_keep=1)
+            output = _run(adapter, token_ids, logits_to_keep=1)
         except _Stop:
             return noted[0]
     return output.logits[:, -1].to(compute)

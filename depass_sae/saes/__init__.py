@@ -1,6 +1,6 @@
 """SAEs: loaded through sae-lens, read as directions, split into features. Importing this does not import sae-lens."""
 
-from depass_sae.saes.direction import (
+from .direction import (
     Direction,
     activations,
     encoder_direction,
@@ -9,7 +9,7 @@ from depass_sae.saes.direction import (
     pre_activations,
     threshold_gap,
 )
-from depass_sae.saes.encode import (
+from .encode import (
     ActiveFeatures,
     FeatureParts,
     Fit,
@@ -18,9 +18,9 @@ from depass_sae.saes.encode import (
     fit,
     reconstructs,
 )
-from depass_sae.saes.hook import HOOK_NAMES, Hook, hook_of, parse_hook
-from depass_sae.saes.load import load_saes
-from depass_sae.saes.own import describe
+from .hook import HOOK_NAMES, Hook, hook_of, parse_hook
+from .load import load_saes
+from .own import describe
 
 __all__ = [
     "HOOK_NAMES",

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from depass_sae.errors import UserError
-from depass_sae.saes.own import at_least_float32, detached
-from depass_sae.saes.scale import SCALES, read, reads_centred, run_time_scale
+from ..errors import UserError
+from .own import at_least_float32, detached
+from .scale import SCALES, read, reads_centred, run_time_scale
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from depass_sae.saes.direction import activations, decoder_norm
-from depass_sae.saes.own import at_least_float32, detached
-from depass_sae.saes.scale import read, run_time_scale
+from .direction import activations, decoder_norm
+from .own import at_least_float32, detached
+from .scale import read, run_time_scale
 
 if TYPE_CHECKING:
     from sae_lens import SAE

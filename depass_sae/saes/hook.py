@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from depass_sae.errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
     from sae_lens import SAE

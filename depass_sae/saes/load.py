@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 
-from depass_sae.errors import SAEFitWarning, UserError
-from depass_sae.saes.hook import Hook, hook_in, hook_names, named_hook, parse_hook
-from depass_sae.saes.own import DTYPES, inference_form, one_line, quiet, settle, written_down
-from depass_sae.saes.release import load_release
+from ..errors import SAEFitWarning, UserError
+from .hook import Hook, hook_in, hook_names, named_hook, parse_hook
+from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
+from .release import load_release
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from depass_sae.errors import UserError
-from depass_sae.saes.hook import Hook, hook_of, named_hook, transformer_lens_name
+from ..errors import UserError
+from .hook import Hook, hook_of, named_hook, transformer_lens_name
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from depass_sae.errors import UserError
-from depass_sae.saes.own import one_line, quiet
+from ..errors import UserError
+from .own import one_line, quiet
 
 if TYPE_CHECKING:
     from sae_lens import SAE

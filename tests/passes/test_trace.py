@@ -30,6 +30,11 @@ def eager(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def compute_of(dtype: torch.dtype) -> torch.dtype:
+    """What is kept: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 # ------------------------------------------------------------------------------------------------------ what it sees
 
 
@@ -42,11 +47,11 @@ def test_the_stream_the_patterns_and_the_logits_are_those_of_transformers(shape:
         out = adapter.model(IDS[None], output_hidden_states=True, output_attentions=True, use_cache=False)
     assert seen.n_layers == LAYERS
     for layer in range(LAYERS):
-        assert torch.equal(seen.resid_pre[layer], out.hidden_states[layer][0].to(adapter.compute_dtype))
+        assert torch.equal(seen.resid_pre[layer], out.hidden_states[layer][0].to(adapter.compute_dtype()))
         assert torch.equal(seen.pattern[layer], out.attentions[layer][0])
-    assert torch.equal(seen.logits, out.logits[0].to(adapter.compute_dtype))
-    last = adapter.final_norm.module(seen.resid_post.to(dtype)).detach().to(adapter.compute_dtype)
-    assert torch.equal(last, out.hidden_states[-1][0].to(adapter.compute_dtype))  # hidden_states ends after the norm
+    assert torch.equal(seen.logits, out.logits[0].to(adapter.compute_dtype()))
+    last = adapter.final_norm.module(seen.resid_post.to(dtype)).detach().to(adapter.compute_dtype())
+    assert torch.equal(last, out.hidden_states[-1][0].to(adapter.compute_dtype()))  # hidden_states ends after the norm
 
 
 def modules_of(model: Any, shape: str, layer: int) -> dict[str, nn.Module]:
@@ -292,9 +297,19 @@ def test_a_model_that_always_returns_its_attentions_is_left_as_it_was(shape: str
     before = snapshot(adapter.model)
     trace(adapter, IDS, until=1)
     assert_as_before(adapter.model, before)
+    read_batch(adapter, IDS[None], None)
+    assert_as_before(adapter.model, before)
     out = adapter.model(IDS[None])
     assert len(out.attentions) == LAYERS
     assert len(out.hidden_states) == LAYERS + 1
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_a_model_that_returns_tuples_is_read_all_the_same(shape: str) -> None:
+    adapter = adapter_for(fresh(shape))
+    adapter.model.config.return_dict = False
+    assert torch.equal(trace(adapter, IDS).logits, trace(tiny(shape), IDS).logits)
+    assert torch.equal(read_batch(adapter, IDS[None], None), read_batch(tiny(shape), IDS[None], None))
 
 
 def test_gradients_that_were_there_stay() -> None:
