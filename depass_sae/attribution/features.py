@@ -28,7 +28,7 @@ class ActiveAt:
 
 @dataclass(frozen=True)
 class LayerFeatures:
-    """One SAE on the prompt. ``name``: what its features are written with, ``17`` or ``17.attn_out`` at a shared layer."""
+    """One SAE on the prompt. ``name``: what its features are written with; ``17.attn_out`` where SAEs share a layer."""
 
     hook: Hook
     name: str

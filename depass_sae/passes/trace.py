@@ -106,7 +106,6 @@ def _run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) 
         use_cache=False,
         output_attentions=False,  # would install transformers' own hooks, for good
         output_hidden_states=False,
-        return_dict=True,
         **options,
     )
 

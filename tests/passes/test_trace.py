@@ -304,14 +304,6 @@ def test_a_model_that_always_returns_its_attentions_is_left_as_it_was(shape: str
     assert len(out.hidden_states) == LAYERS + 1
 
 
-@pytest.mark.parametrize("shape", ["llama", "gpt2"])
-def test_a_model_that_returns_tuples_is_read_all_the_same(shape: str) -> None:
-    adapter = adapter_for(fresh(shape))
-    adapter.model.config.return_dict = False
-    assert torch.equal(trace(adapter, IDS).logits, trace(tiny(shape), IDS).logits)
-    assert torch.equal(read_batch(adapter, IDS[None], None), read_batch(tiny(shape), IDS[None], None))
-
-
 def test_gradients_that_were_there_stay() -> None:
     adapter = adapter_for(fresh("llama", torch.bfloat16))
     adapter.model(IDS[None]).logits.sum().backward()
