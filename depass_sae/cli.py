@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError
+from .errors import SAEFitWarning, UserError
 
 if TYPE_CHECKING:
     from .api import LM
     from .models.prompt import PromptLike
-    from .passes.propagate import Progress
 
 app = typer.Typer(
     name="depass-sae",
@@ -130,7 +129,6 @@ def features(
         from .attribution.render import features_table
 
         _print(*features_table(report, top))
-    _warn(*(f"{found.hook}: {found.fit.warning}" for found in report.layers if found.fit.warning))
 
 
 @app.command()
@@ -177,10 +175,11 @@ def tokens(
         raise UserError("--ablate takes the number of replacements per source, 1 or more")
     if sum(target is not None for target in (feature, logit, logit_diff)) != 1:
         raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
-    layers = None if feature is None or sae is None else _layer_of(feature)
     with _working() as status:
+        # Only the SAE that is asked for is loaded; a logit needs none.
+        layers = [] if feature is None else _layer_of(feature)
         lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
-        settings["progress"] = status.progress("carrying the tokens through the layers")
+        settings["progress"] = status.progress
         found: Any
         if against is None:
             found = attribution = lm.attribute_tokens(asked, feature, **settings)
@@ -198,8 +197,8 @@ def tokens(
         from .attribution.render import contrast_table
 
         _print(*contrast_table(found, top))
-    warning = attribution.fit.warning if attribution.fit else None
-    _warn(*(line for line in (warning, attribution.note) if line))
+    if attribution.note:
+        sys.stderr.write(f"{attribution.note}\n")
 
 
 # ------------------------------------------------------------------------------------------------------ reading options
@@ -251,9 +250,16 @@ def _load(
     from .api import load
 
     return load(
-        model, saes=sae, layers=None if sae is None or sae_ids else layers, sae_ids=sae_ids or None, dtype=dtype,
-        trace_dtype=trace_dtype, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+        model,
+        saes={} if layers == [] else sae,
+        layers=None if sae_ids else layers or None,
+        sae_ids=sae_ids or None,
+        dtype=dtype,
+        trace_dtype=trace_dtype,
+        device=device,
+        cache_dir=cache_dir,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ talking to the user
@@ -272,13 +278,10 @@ class _Status:
         if self._live is not None:
             self._live.update(f"{doing} ...")
 
-    def progress(self, doing: str) -> Progress:
-        def show(done: int, total: int) -> None:
+    def progress(self, doing: str, done: int, total: int) -> None:
+        if self._live is not None:
             bar = "━" * round(24 * done / total)
-            if self._live is not None:
-                self._live.update(f"{doing} [blue]{bar:<24}[/blue] {done}/{total}")
-
-        return show
+            self._live.update(f"{doing} [blue]{bar:<24}[/blue] {done}/{total}")
 
     def __enter__(self) -> _Status:
         if self._live is not None:
@@ -292,16 +295,18 @@ class _Status:
 
 @contextlib.contextmanager
 def _working() -> Iterator[_Status]:
-    """Keeps libraries quiet: what they print on either stream is not ours to show."""
+    """Keeps libraries quiet: what they print is not ours to show. Our own warnings follow at the end."""
     os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
     with (
         _Status(sys.stderr) as status,
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(record=True) as caught,
     ):
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("always")
         yield status
+    for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, SAEFitWarning)):
+        sys.stderr.write(f"warning: {message}\n")
 
 
 def _print(*parts: Any) -> None:
@@ -314,11 +319,6 @@ def _print(*parts: Any) -> None:
 
 def _print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
-
-
-def _warn(*lines: str) -> None:
-    for line in lines:
-        sys.stderr.write(f"{line}\n")
 
 
 def main() -> None:

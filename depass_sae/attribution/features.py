@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import SAEFitWarning, UserError
 from ..models.prompt import Prompt
 from ..saes import Fit, Hook, active_features, describe, fit
 from .document import Heading, fit_dict
@@ -125,5 +126,8 @@ def find_features(subject: Subject, prompt: Prompt, layer: int | None = None) ->
                 )
             )
         name = str(hook) if shared else str(hook.layer)
-        layers.append(LayerFeatures(hook, name, describe(sae), fit(sae, x), tuple(positions)))
+        fitted = fit(sae, x)
+        if fitted.warning:
+            warnings.warn(f"{hook}: {fitted.warning}", SAEFitWarning, stacklevel=3)
+        layers.append(LayerFeatures(hook, name, describe(sae), fitted, tuple(positions)))
     return FeatureReport(Heading.of(subject, prompt), tuple(layers))

@@ -120,7 +120,9 @@ def _settings(att: TokenAttribution, target: TokenTarget) -> str:
         parts.append(f"activation {target.activation:.3f}" if target.activation else "does not fire here")
     if target.margin is not None:
         parts.append(f"{abs(target.margin):.3f} {'above' if target.margin >= 0 else 'below'} what it takes to fire")
-    parts.append(f"completeness error {target.completeness_error:.0e}")
+    rounding = att.heading.dtype in ("bfloat16", "float16") and target.completeness_error > 1e-4
+    cause = f" (the rounding of {att.heading.dtype}; a trace_dtype of float32 takes it away)" if rounding else ""
+    parts.append(f"completeness error {target.completeness_error:.0e}{cause}")
     if target.measured is not None:
         correlation = target.rank_correlation
         tried = f"each source replaced by {target.measured.replacements} random tokens"

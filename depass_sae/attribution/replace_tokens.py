@@ -15,6 +15,7 @@ import torch
 
 from ..errors import UserError
 from ..models.prompt import Prompt, special_ids
+from ..passes.propagate import Progress
 from ..passes.trace import read_batch
 from .subject import Subject
 
@@ -57,6 +58,7 @@ def measure(
     sources: Sequence[Span],
     replacements: int,
     seed: int,
+    progress: Progress | None = None,
 ) -> Measured:
     """Replace every source before or at ``pos`` by random tokens, ``replacements`` times, in a few batched forwards."""
     if replacements < 1:
@@ -71,8 +73,11 @@ def measure(
         drawn = torch.randint(len(allowed), (replacements, len(where)), generator=generator)
         batch[row][:, where] = allowed[drawn]
     values = []
-    for chunk in batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids))):
+    chunks = batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids)))
+    for done, chunk in enumerate(chunks, start=1):
         values.append(target.live(subject, read_batch(subject.adapter, chunk, target.point, subject.trace_dtype)))
+        if progress is not None:
+            progress("replacing tokens", done, len(chunks))
     lost = (
         original - torch.cat(values).double().cpu().view(len(replaced), replacements) if values else torch.empty(0, 1)
     )

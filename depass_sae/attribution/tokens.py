@@ -7,6 +7,7 @@ they sum to the target's pre-activation; how nearly is computed and reported wit
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import SAEFitWarning, UserError
 from ..models.prompt import Prompt, words
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Spans
@@ -250,9 +251,13 @@ def attribute_tokens(
     ]
     if ablate:
         targets = [
-            replace(t, measured=measure(subject, prompt, target, t.pos, t.pre_activation, t.sources, ablate, seed))
+            replace(
+                t, measured=measure(subject, prompt, target, t.pos, t.pre_activation, t.sources, ablate, seed, progress)
+            )
             for t in targets
         ]
+    if readoff.fit is not None and readoff.fit.warning:
+        warnings.warn(readoff.fit.warning, SAEFitWarning, stacklevel=3)
     hook = getattr(target, "hook", None)
     return TokenAttribution(
         heading=Heading.of(subject, prompt, hook),

@@ -61,8 +61,8 @@ class Chunks:
     components: int = 16
 
 
-Progress = Callable[[int, int], None]
-"""Called with (sublayers done, sublayers in all)."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and how many there are."""
 
 BIAS, REST = -2, -1  # where these two stand among the components
 
@@ -103,7 +103,7 @@ def propagate(
             found[point] = outputs[point[1]].keep(reads[point])
         rows = _add(rows.keep(step.produced), outputs["mlp_out" if step.is_mlp else "attn_out"])
         if progress is not None:
-            progress(done, len(plan) - 1)
+            progress("carrying components through the layers", done, len(plan) - 1)
     return found
 
 

@@ -1,0 +1,181 @@
+"""Adapters: each proves itself against its model before it is used, or is refused."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, BertConfig, BertModel, GPTNeoXConfig
+
+from depass_sae.errors import UserError
+from depass_sae.models.adapter import Adapter, Layer
+from depass_sae.models.llama import LLAMA, layer
+from depass_sae.models.load import FAMILIES, adapter_for
+from depass_sae.passes.selfcheck import check
+
+from ..passes.models import CONFIGS, D_MODEL, DTYPES, HEADS, KV_HEADS, LAYERS, SHAPES, VOCAB, build, fresh, tiny
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_reproduces_its_model_in_every_dtype(shape: str, dtype: torch.dtype) -> None:
+    check(tiny(shape, dtype))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_sizes_are_those_of_the_model(shape: str) -> None:
+    adapter = tiny(shape)
+    assert (adapter.n_layers, adapter.d_model, adapter.vocab_size, adapter.context_length) == (LAYERS, D_MODEL, VOCAB, 32)
+    attention = adapter.layer(1).attention
+    assert attention.n_heads == HEADS
+    assert attention.n_kv_heads == (HEADS if shape == "gpt2" else KV_HEADS)
+    assert attention.v.weight.shape == (D_MODEL, attention.n_kv_heads * attention.d_head)
+    assert attention.o.weight.shape == (HEADS * attention.d_head, D_MODEL)
+
+
+def test_windows_are_read_from_the_config_layer_by_layer() -> None:
+    windows = {shape: [tiny(shape).layer(i).attention.window for i in range(LAYERS)] for shape in SHAPES}
+    assert windows == {
+        "llama": [None] * 3,
+        "mistral": [3] * 3,
+        "qwen2": [None, 2, 2],
+        "qwen3": [None] * 3,
+        "gpt2": [None] * 3,
+    }
+
+
+def test_parts_are_views_of_the_live_weights() -> None:
+    adapter = adapter_for(fresh("llama"))
+    down = adapter.layer(0).mlp.down.weight
+    adapter.model.model.layers[0].mlp.down_proj.weight.data.fill_(2.0)
+    assert (down == 2).all()
+    assert not down.requires_grad
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def refusal(adapter: Adapter) -> str:
+    with pytest.raises(UserError) as caught:
+        check(adapter)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def with_layer(change: Any) -> Adapter:
+    """The Llama table with one entry wrong, on a model that slides (Mistral)."""
+    return Adapter(tiny("mistral").model, replace(LLAMA, layer=lambda model, i: change(layer(model, i))))
+
+
+def narrower(parts: Layer) -> Layer:
+    return replace(parts, attention=replace(parts.attention, window=1))
+
+
+def swapped(parts: Layer) -> Layer:
+    assert parts.mlp.up is not None
+    return replace(parts, mlp=replace(parts.mlp, gate=parts.mlp.up, up=parts.mlp.gate))
+
+
+def other_activation(parts: Layer) -> Layer:
+    return replace(parts, mlp=replace(parts.mlp, act=torch.nn.functional.gelu))
+
+
+def no_gain(parts: Layer) -> Layer:
+    return replace(parts, attn_norm=replace(parts.attn_norm, gain=torch.ones(D_MODEL)))
+
+
+def one_kv_head(parts: Layer) -> Layer:
+    half = parts.attention.v.weight[:, : parts.attention.d_head]
+    return replace(parts, attention=replace(parts.attention, n_kv_heads=1, v=replace(parts.attention.v, weight=half)))
+
+
+@pytest.mark.parametrize("change", [narrower, swapped, other_activation, no_gain, one_kv_head])
+def test_a_table_with_a_wrong_entry_is_refused_and_says_where(change: Any) -> None:
+    message = refusal(with_layer(change))
+    where = "resid_post" if change in (swapped, other_activation) else "resid_mid"
+    assert message.startswith("the llama adapter does not fit this MistralForCausalLM: the residual stream")
+    assert f"{where} of layer 0 is off by" in message
+
+
+def test_a_bias_that_the_table_leaves_out_is_refused() -> None:
+    def forgotten(parts: Layer) -> Layer:
+        return replace(parts, mlp=replace(parts.mlp, down=replace(parts.mlp.down, bias=None)))
+
+    family = replace(LLAMA, layer=lambda model, i: forgotten(layer(model, i)))
+    assert "resid_post of layer 0 is off by" in refusal(Adapter(tiny("llama").model, family))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+def test_a_model_that_a_hook_modifies_is_refused(shape: str, part: str) -> None:
+    adapter = adapter_for(fresh(shape))
+
+    def louder(_module: Any, _args: Any, output: Any) -> Any:
+        return (1.5 * output[0], *output[1:]) if isinstance(output, tuple) else 1.5 * output
+
+    getattr(adapter.layer(1), part).module.register_forward_hook(louder)
+    message = refusal(adapter)
+    assert f"{'resid_mid' if part == 'attention' else 'resid_post'} of layer 1 is off by" in message
+    assert message.endswith("is it modified, or hooked?")
+
+
+def test_logits_that_are_scaled_are_refused() -> None:
+    adapter = adapter_for(fresh("qwen2"))
+    adapter.model.lm_head.register_forward_hook(lambda _module, _args, output: output.tanh())
+    assert "the logits is off by" in refusal(adapter) or "the logits are off by" in refusal(adapter)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_damaged_weights_are_refused_with_the_layer_they_are_in(shape: str, bad: float) -> None:
+    adapter = adapter_for(fresh(shape))
+    adapter.layer(1).mlp.down.weight[0, 0] = bad
+    message = refusal(adapter)
+    assert "NaN" in message
+    assert "layer 1" in message
+
+
+def test_a_damaged_unembedding_is_refused() -> None:
+    adapter = adapter_for(fresh("llama"))
+    adapter.unembed.weight[3, 3] = float("nan")
+    assert refusal(adapter).startswith("the model's logits are NaN or infinite")
+
+
+def test_a_model_with_a_context_of_two_tokens_is_checked_on_two() -> None:
+    config = CONFIGS["gpt2"]()
+    config.n_positions = config.max_position_embeddings = 2
+    check(adapter_for(build(config)))
+
+
+# ------------------------------------------------------------------------------------------------ families
+
+
+def unsupported(model: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        adapter_for(model)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unsupported_family_is_refused_with_the_types_there_are() -> None:
+    from transformers import AutoModelForCausalLM
+
+    small: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(GPTNeoXConfig(**small, vocab_size=10))
+    if model.config.model_type in {name for family in FAMILIES for name in family.model_types}:
+        model = BertModel(BertConfig(**small, vocab_size=10))
+    message = unsupported(model)
+    assert f"models of type '{model.config.model_type}' are not supported" in message
+    for shape in SHAPES:
+        assert shape in message
+
+
+def test_a_thing_that_is_no_model_is_refused() -> None:
+    assert "models of type 'Linear' are not supported" in unsupported(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_model_without_an_unembedding_is_refused(shape: str) -> None:
+    message = unsupported(AutoModel.from_config(CONFIGS[shape]()))
+    assert message.endswith("has no unembedding; load it as AutoModelForCausalLM")

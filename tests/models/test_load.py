@@ -1,0 +1,216 @@
+"""Loading by name: local directories, the hub, and one line for whatever is wrong with them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from depass_sae.errors import UserError
+from depass_sae.models.load import adapter_for, load_model
+from depass_sae.passes.selfcheck import check
+
+from ..passes.models import SHAPES, tiny
+
+WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "the": 3, "cat": 4}
+
+
+def saved(directory: Path, shape: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
+    tiny(shape, dtype).model.save_pretrained(directory)
+    return directory
+
+
+def with_tokenizer(directory: Path) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(directory)
+    return directory
+
+
+def refusal(name: str | Path, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load_model(name, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_local_directory_gives_the_model_that_was_saved(tmp_path: Path, shape: str) -> None:
+    loaded = load_model(saved(tmp_path, shape))
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        expected = tiny(shape).model(ids).logits
+        assert torch.allclose(loaded.model(ids.to(loaded.model.device)).logits.cpu(), expected, atol=1e-5)
+    assert loaded.name == str(tmp_path)
+    assert loaded.bos_id is None
+    assert not loaded.model.training
+    check(adapter_for(loaded.model))
+
+
+def test_a_directory_without_a_tokenizer_loads_without_one(tmp_path: Path) -> None:
+    assert load_model(saved(tmp_path)).tokenizer is None
+
+
+def test_a_directory_with_a_tokenizer_brings_it(tmp_path: Path) -> None:
+    loaded = load_model(str(with_tokenizer(saved(tmp_path))))
+    assert loaded.tokenizer is not None
+    assert loaded.tokenizer("the cat")["input_ids"] == [3, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_dtype_is_the_checkpoints_own_unless_another_is_asked_for(tmp_path: Path, dtype: torch.dtype) -> None:
+    directory = saved(tmp_path, "qwen2", dtype)
+    assert load_model(directory).model.dtype == dtype
+    assert load_model(directory, dtype="float32").model.dtype == torch.float32
+    assert load_model(directory, dtype=torch.float64).model.dtype == torch.float64
+
+
+def test_an_unknown_dtype_is_refused_with_the_dtypes_there_are(tmp_path: Path) -> None:
+    assert refusal(tmp_path, dtype="fp8") == "unknown dtype 'fp8'; choose one of float64, float32, bfloat16, float16"
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path, device="tpu9").startswith("device 'tpu9' cannot be used here")
+
+
+@pytest.mark.parametrize("name", ["./no-such-model", "/no/such/model", "~/no-such-model"])
+def test_a_directory_that_is_not_there_is_refused(name: str) -> None:
+    assert refusal(name) == f"there is no directory {name}"
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    assert "is a file; a model is a directory" in refusal(tmp_path / "model.bin")
+
+
+def test_a_name_that_is_neither_a_directory_nor_a_hub_id_is_refused() -> None:
+    message = refusal("one/two/three")
+    assert message == "'one/two/three' is neither a directory nor a hub id (owner/name)"
+
+
+def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
+    assert "has no config.json" in refusal(tmp_path)
+
+
+def test_a_config_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (saved(tmp_path) / "config.json").write_text("{")
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path} cannot be loaded")
+    assert "config.json" in message
+
+
+def test_an_unsupported_family_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    message = refusal(tmp_path)
+    assert message.startswith("models of type 'bert' are not supported; supported types are")
+    assert all(shape in message for shape in SHAPES)
+
+
+def test_a_family_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-family"}))
+    assert "no-such-family" in refusal(tmp_path)
+
+
+def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
+    (saved(tmp_path) / "model.safetensors").unlink()
+    message = refusal(tmp_path)
+    assert str(tmp_path) in message
+    assert "safetensors" in message
+
+
+@pytest.mark.parametrize("keep", [0, 5, 500, -100])
+def test_weights_that_are_cut_short_are_refused(tmp_path: Path, keep: int) -> None:
+    weights = saved(tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    assert "damaged or cut short" in refusal(tmp_path)
+
+
+def test_weights_in_a_pickle_are_refused_and_never_opened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    weights = saved(tmp_path) / "model.safetensors"
+    torch.save({**load_file(weights), "trap": Trap()}, tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    assert "safetensors" in refusal(tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def rewritten(directory: Path, **tensors: torch.Tensor | None) -> None:
+    weights = directory / "model.safetensors"
+    changed = {**load_file(weights), **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
+    save_file({name: t for name, t in changed.items() if t is not None}, weights, metadata={"format": "pt"})
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_and_names_it(tmp_path: Path) -> None:
+    rewritten(saved(tmp_path), model__layers__1__mlp__up_proj__weight=None)
+    message = refusal(tmp_path)
+    assert "lacks weights" in message
+    assert message.endswith("model.layers.1.mlp.up_proj.weight")
+
+
+def test_a_checkpoint_that_lacks_many_tensors_names_three_of_them(tmp_path: Path) -> None:
+    names = [f"model__layers__1__self_attn__{part}_proj__weight" for part in "qkvo"]
+    rewritten(saved(tmp_path), **dict.fromkeys(names))
+    assert refusal(tmp_path).endswith(" and 1 more")
+
+
+def test_a_checkpoint_with_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    rewritten(saved(tmp_path), model__layers__0__mlp__up_proj__weight=torch.zeros(2, 3))
+    assert "another shape" in refusal(tmp_path)
+
+
+def test_nan_in_the_weights_is_refused_by_the_check(tmp_path: Path) -> None:
+    rewritten(saved(tmp_path), model__norm__weight=torch.full((32,), float("nan")))
+    with pytest.raises(UserError, match="logits are NaN or infinite"):
+        check(adapter_for(load_model(tmp_path).model))
+
+
+# ------------------------------------------------------------------------------------------------------------ the hub
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What load_model says about models on a hub that a local server plays, and when that server is gone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
+    home = {"HF_HOME": str(tmp_path_factory.mktemp("hub")), "PYTHONPATH": str(Path(__file__).parents[2])}
+    script = Path(__file__).with_name("hub.py")
+    done = subprocess.run([sys.executable, script], env=kept | home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["gated-401", "gated-403"])
+def test_a_gated_model_is_refused_with_what_to_do(hub: dict[str, dict[str, Any]], name: str) -> None:
+    assert hub[name]["message"] == (
+        f"owner/{name} is gated: accept its licence on its page, then log in with `hf auth login` or set HF_TOKEN"
+    )
+
+
+@pytest.mark.parametrize("name", ["missing", "private"])
+def test_a_model_that_the_hub_does_not_have_is_refused(hub: dict[str, dict[str, Any]], name: str) -> None:
+    assert hub[name]["message"] == (
+        f"the hub has no model 'owner/{name}' that you may read; check its name, or log in with `hf auth login`"
+    )
+
+
+def test_without_a_network_one_line_says_so(hub: dict[str, dict[str, Any]]) -> None:
+    assert hub["offline"]["message"] == (
+        "owner/offline is not on this machine and the hub cannot be reached; check the network, or give a directory"
+    )
+
+
+def test_refusals_of_the_hub_come_soon(hub: dict[str, dict[str, Any]]) -> None:
+    assert all(answer["seconds"] < 30 for answer in hub.values()), hub
+    assert all("\n" not in answer["message"] for answer in hub.values())
