@@ -113,7 +113,13 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
         if not any(config.model_type in family.model_types for family in FAMILIES):
             adapter_for(type("model", (), {"config": config}))  # says which families there are
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **trust
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, in one line
+            output_loading_info=True,
+            **trust,
         )
         has_tokenizer = not local or any((source / name).is_file() for name in _TOKENIZER_FILES)  # type: ignore[operator]
         tokenizer = AutoTokenizer.from_pretrained(source, **trust) if has_tokenizer else None
@@ -142,7 +148,7 @@ def _explain(source: str | Path, error: BaseException) -> str:
         current = current.__cause__ or current.__context__
     names = {type(cause).__name__ for cause in causes}
     text = " ".join(str(cause) for cause in causes)
-    if any(isinstance(cause, hub.GatedRepoError) for cause in causes) or "gated repo" in text:
+    if any(isinstance(cause, hub.GatedRepoError) for cause in causes):
         return f"{source} is gated: accept its licence on its page, then log in with `hf auth login` or set HF_TOKEN"
     if any(isinstance(cause, hub.RepositoryNotFoundError) for cause in causes):
         return f"the hub has no model {source!r} that you may read; check its name, or log in with `hf auth login`"
