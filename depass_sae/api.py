@@ -72,7 +72,7 @@ class LM:
         *,
         logit: str | int | None = None,
         logit_diff: tuple[str | int, str | int] | None = None,
-        direction: Float[Tensor, d] | None = None,
+        direction: Float[Tensor, "d"] | None = None,
         layer: int | None = None,
         hook: str = "resid_post",
         pos: Pos | None = None,

@@ -34,9 +34,9 @@ class Readoff:
 
     point: Point
     direction: Direction
-    pre: Float[Tensor, pos]
-    activation: Float[Tensor, pos] | None = None
-    margin: Float[Tensor, pos] | None = None
+    pre: Float[Tensor, "pos"]
+    activation: Float[Tensor, "pos"] | None = None
+    margin: Float[Tensor, "pos"] | None = None
     fit: Fit | None = None
 
 
@@ -54,7 +54,7 @@ class Target(Protocol):
 
     def read(self, subject: Subject, trace: Trace) -> Readoff: ...
 
-    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, batch]:
+    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         """The target's value, nothing frozen, from what the model computes at ``point``."""
 
     def describe(self, subject: Subject) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class FeatureTarget:
             fit=fit(sae, x),
         )
 
-    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, batch]:
+    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return pre_activations(subject.saes[self.hook], x, self.path)[:, self.index]
 
     def describe(self, subject: Subject) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class LogitTarget:
         point = (trace.n_layers - 1, "resid_post")
         return Readoff(point, Direction(w, c.expand(len(w))), self.live(subject, trace.logits))  # type: ignore[arg-type]
 
-    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, batch]:
+    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         return x[:, self.token] - (0 if self.against is None else x[:, self.against])
 
     def describe(self, subject: Subject) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class LogitTarget:
 class DirectionTarget:
     """Any direction at any read point, a probe's weights for example: ⟨w, x⟩."""
 
-    w: Float[Tensor, d]
+    w: Float[Tensor, "d"]
     point: Point
     name: str = "direction"
 
@@ -180,7 +180,7 @@ class DirectionTarget:
         w = self.w.to(x)
         return Readoff(self.point, Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
 
-    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, batch]:
+    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return x @ self.w.to(x)
 
     def describe(self, subject: Subject) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def make_target(
     feature: str | None = None,
     logit: str | int | None = None,
     logit_diff: tuple[str | int, str | int] | None = None,
-    direction: Float[Tensor, d] | None = None,
+    direction: Float[Tensor, "d"] | None = None,
     layer: int | None = None,
     hook: str = "resid_post",
     path: str = "magnitude",

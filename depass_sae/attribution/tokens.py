@@ -68,7 +68,7 @@ class TokenTarget:
     token: str
     pre_activation: float
     constant: float
-    contributions: Float[Tensor, source]
+    contributions: Float[Tensor, "source"]
     other: dict[str, float]
     sources: tuple[Span, ...]
     activation: float | None = None
@@ -137,7 +137,7 @@ class TokenAttribution:
         return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else t.activation)
 
     @property
-    def contributions(self) -> Float[Tensor, source]:
+    def contributions(self) -> Float[Tensor, "source"]:
         return self.target.contributions
 
     @property
@@ -272,7 +272,7 @@ def attribute_tokens(
 
 
 def _target(
-    prompt: Prompt, spans: list[Span], readoff: Readoff, position: int, row: Float[Tensor, comp]
+    prompt: Prompt, spans: list[Span], readoff: Readoff, position: int, row: Float[Tensor, "comp"]
 ) -> TokenTarget:
     sources = tuple(span for span in spans if span.pos <= position)
     return TokenTarget(

@@ -96,7 +96,7 @@ class _GroupedAttention:
 def continue_batch(
     model: Any,
     prompts: Int[Tensor, "batch pos"],
-    temperatures: Float[Tensor, " batch"],
+    temperatures: Float[Tensor, "batch"],
     new_tokens: int,
     generator: torch.Generator,
 ) -> list[list[int]]:

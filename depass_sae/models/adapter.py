@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Linear:
     """``x @ weight + bias``."""
 
     weight: Float[Tensor, "d_in d_out"]
-    bias: Float[Tensor, d_out] | None = None
+    bias: Float[Tensor, "d_out"] | None = None
 
     def to(self, dtype: torch.dtype) -> Linear:
         return Linear(self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
@@ -42,8 +42,8 @@ class Norm:
 
     module: nn.Module
     kind: Literal["rms", "layer"]
-    gain: Float[Tensor, d_model]
-    bias: Float[Tensor, d_model] | None
+    gain: Float[Tensor, "d_model"]
+    bias: Float[Tensor, "d_model"] | None
     eps: float
 
     def to(self, dtype: torch.dtype) -> Norm:
@@ -64,6 +64,25 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Where a head looks: score[n, k] = ⟨R_n q[n], R_k k[k]⟩ · scale, q and k normed per head where a model does that.
+
+    rotary: positions -> (cos, sin) [pos, d_head]; R_n x = x·cos + rotate_half(x)·sin. None: no rotation.
+    """
+
+    q: Linear  # d_model -> n_heads * d_head
+    k: Linear  # d_model -> n_kv_heads * d_head
+    scale: float
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    rotary: Callable[[Int[Tensor, "pos"]], tuple[Tensor, Tensor]] | None = None
+
+    def to(self, dtype: torch.dtype) -> Scores:
+        q_norm, k_norm = (None if norm is None else norm.to(dtype) for norm in (self.q_norm, self.k_norm))
+        return Scores(self.q.to(dtype), self.k.to(dtype), self.scale, q_norm, k_norm, self.rotary)
+
+
+@dataclass(frozen=True)
 class Attention:
     """Values and outputs around a pattern. ``module`` returns (attn_out, pattern) under eager attention.
 
@@ -71,6 +90,7 @@ class Attention:
     """
 
     module: nn.Module
+    scores: Scores
     v: Linear  # d_model -> n_kv_heads * d_head
     o: Linear  # n_heads * d_head -> d_model
     o_module: nn.Module  # its input is hook_z

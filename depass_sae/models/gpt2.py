@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from .adapter import MLP, Attention, Family, Layer, Linear, conv1d, layer_norm
+from .adapter import MLP, Attention, Family, Layer, Linear, Scores, conv1d, layer_norm
 
 
 def layer(model: Any, index: int) -> Layer:
     block = model.transformer.h[index]
     attn, mlp = block.attn, block.mlp
     fused = conv1d(attn.c_attn)  # [d_model, 3 * d_model]: queries, keys, values
-    values = slice(2 * attn.split_size, None)
+    width = attn.split_size
+    q, k, v = (Linear(fused.weight[:, i : i + width], fused.bias[i : i + width]) for i in (0, width, 2 * width))  # type: ignore[index]
     return Layer(
         module=block,
         attn_norm=layer_norm(block.ln_1),
         attention=Attention(
             module=attn,
-            v=Linear(fused.weight[:, values], fused.bias[values]),  # type: ignore[index]
+            scores=Scores(q, k, attn.scaling),
+            v=v,
             o=conv1d(attn.c_proj),
             o_module=attn.c_proj,
             n_heads=attn.num_heads,

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 FAMILIES: tuple[Family, ...] = (LLAMA, GPT2)
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNREACHABLE = {  # what the hub's client raises, whichever HTTP library it is built on
+    *("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError"),
+    *("OfflineModeIsEnabled", "LocalEntryNotFoundError"),
+}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
@@ -109,6 +113,8 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
         raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
     trust = {"trust_remote_code": trust_remote_code}
     try:
+        if not local:
+            _ask_hub_once(str(source))
         config = AutoConfig.from_pretrained(source, **trust)
         if not any(config.model_type in family.model_types for family in FAMILIES):
             adapter_for(type("model", (), {"config": config}))  # says which families there are
@@ -137,6 +143,17 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
     return model, tokenizer
 
 
+def _ask_hub_once(name: str) -> None:
+    """Raises at once what keeps a model that is not in the cache from being fetched.
+
+    Left to itself, huggingface_hub tries six times, with up to a minute each, to reach a hub that is not there.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+
+
 def _explain(source: str | Path, error: BaseException) -> str:
     """One line for what went wrong while loading, found by walking the chain of causes."""
     from huggingface_hub import errors as hub
@@ -154,9 +171,7 @@ def _explain(source: str | Path, error: BaseException) -> str:
         return f"the hub has no model {source!r} that you may read; check its name, or log in with `hf auth login`"
     if any(isinstance(cause, hub.HFValidationError) for cause in causes):
         return f"{str(source)!r} is neither a directory nor a hub id (owner/name)"
-    if any(
-        isinstance(cause, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError) for cause in causes
-    ) and ("connect" in text.lower() or "offline" in text.lower() or "LocalEntryNotFoundError" in names):
+    if names & _UNREACHABLE:
         return f"{source} is not on this machine and the hub cannot be reached; check the network, or give a directory"
     if "SafetensorError" in names or ("safetensor" in text.lower() and "header" in text.lower()):
         return f"the weights of {source} are damaged or cut short ({_first_line(error)}); fetch them again"

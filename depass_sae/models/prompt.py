@@ -33,7 +33,7 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def ids(self, device: torch.device | None = None) -> Int[Tensor, pos]:
+    def ids(self, device: torch.device | None = None) -> Int[Tensor, "pos"]:
         return torch.tensor(self.token_ids, device=device)
 
 

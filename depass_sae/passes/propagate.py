@@ -25,6 +25,7 @@ from ..models.adapter import Adapter, Attention, Layer, Linear, Norm
 from .rows import Rows
 from .rules import TEMPERATURE, Neurons, Rule, rule_named
 from .sources import Start
+from .sublayers import reach
 from .trace import HOOKS, Point, Trace
 
 FirstToken = Literal["skip", "compete"]
@@ -71,7 +72,7 @@ def propagate(
     adapter: Adapter,
     trace: Trace,
     start: Start,
-    reads: Mapping[Point, Int[Tensor, kept]],
+    reads: Mapping[Point, Int[Tensor, "kept"]],
     allocation: Allocation = Allocation(),
     *,
     chunks: Chunks = Chunks(),
@@ -119,8 +120,8 @@ class _Step:
 
     layer: int
     is_mlp: bool
-    needed: Int[Tensor, needed]
-    produced: Int[Tensor, produced]
+    needed: Int[Tensor, "needed"]
+    produced: Int[Tensor, "produced"]
     state_reads: list[Point]
     output_reads: list[Point]
 
@@ -181,7 +182,7 @@ def _attention_step(
     rows: Rows,
     resid: Float[Tensor, "pos d_model"],
     pattern: Float[Tensor, "head query key"],
-    queries: Int[Tensor, query],
+    queries: Int[Tensor, "query"],
     chunks: Chunks,
 ) -> dict[str, Rows]:
     norm, attention = layer.attn_norm.to(resid.dtype), layer.attention
@@ -192,12 +193,11 @@ def _attention_step(
     return {"hook_z": z, "attn_out": _mapped(z, o)}
 
 
-def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, query], components: int) -> Rows:
+def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, "query"], components: int) -> Rows:
     """z[n,m] = Σ_k A_h[n,k] v[k,m] for every head: positions mix, components do not, so a few go at a time."""
     keys = values.positions
-    distance = queries[:, None] - keys[None]
-    reach = distance >= 0 if attention.window is None else (distance >= 0) & (distance < attention.window)
-    present = (reach.float() @ values.present.float()) > 0
+    visible = reach(queries, keys, attention.window)
+    present = (visible.float() @ values.present.float()) > 0
     z = Rows(queries, present, values.values.new_empty(int(present.sum()), attention.n_heads * attention.d_head))
     a = pattern[:, queries][:, :, keys].to(values.values.dtype)
     a = a.view(attention.n_kv_heads, -1, len(queries), len(keys))  # consecutive heads share a key-value head
@@ -223,7 +223,7 @@ def _mlp_step(
     resid: Float[Tensor, "pos d_model"],
     rule: Rule,
     allocation: Allocation,
-    first_only: Bool[Tensor, comp],
+    first_only: Bool[Tensor, "comp"],
     chunks: Chunks,
 ) -> dict[str, Rows]:
     norm, mlp = layer.mlp_norm.to(resid.dtype), layer.mlp
@@ -261,7 +261,7 @@ def _mlp_step(
 
 
 def _competitors(
-    rows: Rows, first_only: Bool[Tensor, comp], rule: Rule, allocation: Allocation
+    rows: Rows, first_only: Bool[Tensor, "comp"], rule: Rule, allocation: Allocation
 ) -> Bool[Tensor, "pos comp"]:
     """Who takes part in the allocation at each position: the present, ``rest`` where that leaves nobody."""
     compete = rows.present.clone()
@@ -284,7 +284,7 @@ def _with_bias(rows: Rows, *biases: Tensor | None) -> Rows:
     return rows.widen(present)
 
 
-def _with_vector(rows: Rows, vector: Float[Tensor, d] | None) -> Rows:
+def _with_vector(rows: Rows, vector: Float[Tensor, "d"] | None) -> Rows:
     """A bias vector added to the ``bias`` component at every position. Writes into the rows' values."""
     if vector is not None:
         rows.values[rows.index[1] == rows.n_components + BIAS] += vector

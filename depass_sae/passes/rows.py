@@ -21,12 +21,12 @@ class Rows:
     values[r] is the row of (positions[pos[r]], comp[r]), position-major.
     """
 
-    positions: Int[Tensor, pos]
+    positions: Int[Tensor, "pos"]
     present: Bool[Tensor, "pos comp"]
     values: Float[Tensor, "row d"]
 
     @cached_property
-    def index(self) -> tuple[Int[Tensor, row], Int[Tensor, row]]:
+    def index(self) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
         """For every row: the index of its position, and its component."""
         pos, comp = self.present.nonzero(as_tuple=True)
         return pos, comp
@@ -61,7 +61,7 @@ class Rows:
         """The row of every (position, component); meaningless where the component is absent."""
         return self.present.flatten().cumsum(0).view(self.present.shape) - 1
 
-    def select(self, positions: slice, components: Bool[Tensor, comp]) -> Rows:
+    def select(self, positions: slice, components: Bool[Tensor, "comp"]) -> Rows:
         """A range of positions, and only some component slots: all that are present there, and perhaps more."""
         low, high, _ = positions.indices(len(self.positions))
         values = self.values[self.offsets[low] : self.offsets[high]]
@@ -74,7 +74,7 @@ class Rows:
         dense[present] = self.values[self.number[positions, components][present]]
         return dense
 
-    def keep(self, positions: Int[Tensor, kept]) -> Rows:
+    def keep(self, positions: Int[Tensor, "kept"]) -> Rows:
         """Only the rows of these positions."""
         if torch.equal(positions, self.positions):
             return self

@@ -101,8 +101,8 @@ def winner(n: Neurons) -> Scores:
 
 def linear(n: Neurons) -> Scores:
     """(act(g)/g) · s · u: the non-linearity as the frozen slope through the origin, the up-projection whole."""
-    slope = _slope(n.act, n.gate)
-    return n.s * (slope if n.up is None else slope * n.up)[:, None]
+    ratio = slope(n.act, n.gate)
+    return n.s * (ratio if n.up is None else ratio * n.up)[:, None]
 
 
 def half(n: Neurons) -> Scores:
@@ -112,7 +112,7 @@ def half(n: Neurons) -> Scores:
     return linear(n).mul_(0.5).add_(n.t * (0.5 * n.act(n.gate))[:, None])
 
 
-def _slope(act: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:
+def slope(act: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:
     """act(g)/g, and act′(0) where g is 0 or too small to divide by. Real text does meet a gate of exactly 0."""
     small = g.abs() < torch.finfo(g.dtype).tiny
     with torch.enable_grad():

@@ -32,7 +32,7 @@ class Start:
     at: Point
     rows: Rows
     labels: tuple[str, ...]
-    first_only: Bool[Tensor, comp]
+    first_only: Bool[Tensor, "comp"]
 
 
 class Source(Protocol):
@@ -86,7 +86,7 @@ class Vectors:
     labels: Sequence[str]
     at: Point
     present: Bool[Tensor, "pos comp"] | None = None
-    first_only: Bool[Tensor, comp] | None = None
+    first_only: Bool[Tensor, "comp"] | None = None
 
     def start(self, trace: Trace) -> Start:
         if self.at[1] not in ("resid_pre", "resid_mid", "resid_post"):

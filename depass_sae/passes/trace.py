@@ -34,7 +34,7 @@ class Trace:
     adapter's compute dtype; patterns stay in the model's, they are the largest.
     """
 
-    token_ids: Int[Tensor, pos]
+    token_ids: Int[Tensor, "pos"]
     resid_pre: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     resid_mid: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     pattern: list[Float[Tensor, "head query key"]] = field(repr=False)
@@ -159,7 +159,7 @@ def watch(adapter: Adapter, point: Point, handles: list[Any], note: Any) -> None
 
 def trace(
     adapter: Adapter,
-    token_ids: Int[Tensor, pos],
+    token_ids: Int[Tensor, "pos"],
     *,
     until: int | None = None,
     outputs: Collection[Point] = (),

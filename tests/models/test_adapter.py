@@ -13,7 +13,20 @@ from depass_sae.models.llama import LLAMA, layer
 from depass_sae.models.load import FAMILIES, adapter_for
 from depass_sae.passes.selfcheck import check
 
-from ..passes.models import CONFIGS, D_MODEL, DTYPES, HEADS, KV_HEADS, LAYERS, SHAPES, VOCAB, build, fresh, tiny
+from ..passes.models import (
+    CONFIGS,
+    CONTEXT,
+    D_MODEL,
+    DTYPES,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    SHAPES,
+    VOCAB,
+    build,
+    fresh,
+    tiny,
+)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
@@ -25,7 +38,8 @@ def test_every_shape_reproduces_its_model_in_every_dtype(shape: str, dtype: torc
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_sizes_are_those_of_the_model(shape: str) -> None:
     adapter = tiny(shape)
-    assert (adapter.n_layers, adapter.d_model, adapter.vocab_size, adapter.context_length) == (LAYERS, D_MODEL, VOCAB, 32)
+    assert (adapter.n_layers, adapter.d_model, adapter.vocab_size) == (LAYERS, D_MODEL, VOCAB)
+    assert adapter.context_length == CONTEXT
     attention = adapter.layer(1).attention
     assert attention.n_heads == HEADS
     assert attention.n_kv_heads == (HEADS if shape == "gpt2" else KV_HEADS)

@@ -58,7 +58,7 @@ def weights(model: Any, index: int) -> SimpleNamespace:
 
 
 def frozen(model: Any, ids: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The stream before every layer and in its middle, and the patterns [head, query, key], as transformers gives them."""
+    """The stream before every layer and in its middle, and the patterns [head, query, key], from transformers."""
     middles: list[Tensor] = []
     layers = model.transformer.h if model.config.model_type == "gpt2" else model.model.layers
     hooks = [

@@ -42,8 +42,9 @@ def seen(prompt: str) -> Trace:
 
 def parts(prompt: str, source: Source, allocation: Allocation, at: Point = END, **options: Chunks) -> Tensor:
     """[pos, comp, d_model] at a point, bias and rest last."""
-    everywhere = torch.arange(len(seen(prompt).token_ids))
-    return propagate(model(), seen(prompt), source.start(seen(prompt)), {at: everywhere}, allocation, **options)[at].dense()
+    run = seen(prompt)
+    reads = {at: torch.arange(len(run.token_ids))}
+    return propagate(model(), run, source.start(run), reads, allocation, **options)[at].dense()
 
 
 def after_final_norm(prompt: str, components: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def tokens_of(prompt: str) -> Source:
 
 
 def heads_of(prompt: str, layer: int) -> Source:
-    """One part per head, from the pattern and the value and output weights; the residual before is what is left over."""
+    """One part per head, from the pattern and the value and output weights; the rest is the residual before."""
     parts = model().layer(layer)
     values = parts.attn_norm(seen(prompt).resid_pre[layer]) @ parts.attention.v.weight
     values = values.unflatten(-1, (parts.attention.n_kv_heads, -1)).repeat_interleave(

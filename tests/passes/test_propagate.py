@@ -119,7 +119,7 @@ def test_spans_from_a_later_layer_agree_with_the_direct_transcription(shape: str
     leave=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=50)
+@settings(max_examples=150)
 def test_vectors_that_are_present_here_and_there_agree_with_the_direct_transcription(
     shape: str, rule: str, at: Point, size: int, n_parts: int, leave: bool, seed: int
 ) -> None:
@@ -163,7 +163,7 @@ def test_float32_agrees_with_the_direct_transcription_in_float64(shape: str, rul
 
 
 def completeness_error(parts: Tensor, whole: Tensor, seed: int = 0) -> float:
-    """|Σ parts − whole| / max(|whole|, largest |part|) at the worst position, seen along 16 random directions at once."""
+    """|Σ parts − whole| / max(|whole|, largest |part|) at the worst position, along 16 random directions."""
     w = torch.randn(whole.shape[-1], 16, generator=torch.Generator().manual_seed(seed)).to(whole)
     parts, whole = parts @ w, whole @ w
     size = torch.maximum(whole.norm(dim=-1), parts.norm(dim=-1).amax(dim=1)).clamp_min(1e-30)
@@ -218,7 +218,7 @@ BOUNDS = {
 
 
 @given(runs())
-@settings(max_examples=120)
+@settings(max_examples=300)
 def test_the_parts_sum_to_what_the_model_computed_at_every_read_point(case: dict[str, Any]) -> None:
     seen, found = run(case)
     for point, rows in found.items():
@@ -226,7 +226,7 @@ def test_the_parts_sum_to_what_the_model_computed_at_every_read_point(case: dict
 
 
 @given(runs(dtypes=(torch.bfloat16,)))
-@settings(max_examples=25)
+@settings(max_examples=60)
 def test_a_float32_trace_of_a_bfloat16_model_is_complete_to_float32(case: dict[str, Any]) -> None:
     seen, found = run(case, torch.float32)
     for point, rows in found.items():
@@ -243,7 +243,7 @@ def test_the_rounding_bound_is_what_the_tests_ask_for() -> None:
 
 
 @given(runs(dtypes=(torch.float32,)), st.integers(1, 10), st.integers(1, 10))
-@settings(max_examples=40)
+@settings(max_examples=80)
 def test_chunking_changes_nothing(case: dict[str, Any], positions: int, components: int) -> None:
     _, found = run(case)
     _, again = run(case | {"chunks": Chunks(positions, components)})
@@ -254,7 +254,7 @@ def test_chunking_changes_nothing(case: dict[str, Any], positions: int, componen
 
 
 @given(runs(dtypes=(torch.float64,)), st.data())
-@settings(max_examples=40)
+@settings(max_examples=80)
 def test_reading_few_positions_gives_what_reading_all_gives(case: dict[str, Any], data: st.DataObject) -> None:
     adapter = tiny(case["shape"], case["dtype"])
     seen, found = run(case)
@@ -274,7 +274,7 @@ def test_reading_few_positions_gives_what_reading_all_gives(case: dict[str, Any]
     st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=8),
     st.data(),
 )
-@settings(max_examples=40)
+@settings(max_examples=80)
 def test_later_tokens_change_nothing_at_earlier_positions(
     shape: str, rule: str, ids: list[int], data: st.DataObject
 ) -> None:
@@ -291,7 +291,7 @@ def test_later_tokens_change_nothing_at_earlier_positions(
 
 
 @given(st.sampled_from(SHAPES), st.sampled_from(list(RULES)), ids_of_prompts, st.integers(0, LAYERS - 1))
-@settings(max_examples=40)
+@settings(max_examples=80)
 def test_a_token_is_absent_and_exactly_zero_before_its_own_position(
     shape: str, rule: str, ids: list[int], layer: int
 ) -> None:
@@ -502,7 +502,7 @@ def test_progress_counts_every_sublayer_once() -> None:
     calls: list[tuple[int, int]] = []
     start = by_token(IDS).start(seen)
     reads = {(LAYERS - 1, "resid_post"): torch.tensor([7])}
-    propagate(adapter, seen, start, reads, progress=lambda done, of: calls.append((done, of)))
+    propagate(adapter, seen, start, reads, progress=lambda _what, done, of: calls.append((done, of)))
     assert calls == [(done, 2 * LAYERS) for done in range(1, 2 * LAYERS + 1)]
 
 

@@ -1,0 +1,123 @@
+"""The two sublayers as functions of the stream before them, each non-linearity frozen or live.
+
+These are the maps that the sweep differentiates. With everything live they are the model's own; with everything frozen
+each is affine in the stream, and its value at zero is what its bias vectors add.
+
+    attention   delta = Σ_h A_h v(x̂) W_O^h + b_O              A the recorded pattern, or computed from x̂
+    MLP         linear:  (act(g)/g · u) ∘ gate(x̂)              g, u the recorded totals
+                half:    ½ (act(g)/g · u) ∘ gate(x̂) + ½ act(g) ∘ up(x̂)
+                live:    act(gate(x̂)) ∘ up(x̂)
+    norm        x̂ = centre(x) · scale · g + β                  scale the recorded one, or computed from x
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..models.adapter import MLP, Attention, Layer, Norm
+from .rules import slope
+
+MLPChoice = Literal["linear", "half", "live"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What stays as recorded. ``CONTRIBUTION[rule]`` freezes everything, ``EFFECT`` nothing."""
+
+    pattern: Literal["frozen", "live"]
+    norm: Literal["frozen", "live"]
+    mlp: MLPChoice
+
+
+CONTRIBUTION = {rule: Choices("frozen", "frozen", rule) for rule in ("linear", "half")}
+EFFECT = Choices("live", "live", "live")
+
+
+def attention_outputs(
+    layer: Layer,
+    x: Float[Tensor, "pos d_model"],
+    recorded: Float[Tensor, "pos d_model"],
+    pattern: Float[Tensor, "head query key"],
+    choices: Choices,
+) -> tuple[Float[Tensor, "pos n_heads_d_head"], Float[Tensor, "pos d_model"]]:
+    """hook_z and attn_out of the stream ``x``; ``recorded`` is the stream that norms and patterns were frozen at."""
+    attention, dtype = layer.attention, x.dtype
+    x_hat = _norm(layer.attn_norm.to(dtype), x, recorded, choices)
+    a = pattern.to(dtype) if choices.pattern == "frozen" else attend(attention, x_hat)
+    v = attention.v.to(dtype)(x_hat).unflatten(-1, (attention.n_kv_heads, attention.d_head))
+    v = v.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)  # consecutive heads share a value
+    z = torch.einsum("hqk,khd->qhd", a, v).flatten(1)
+    return z, attention.o.to(dtype)(z)
+
+
+def mlp_outputs(
+    layer: Layer, x: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"], choices: Choices
+) -> tuple[Float[Tensor, "pos d_model"], Float[Tensor, "pos d_mlp"], Float[Tensor, "pos d_model"]]:
+    """mlp_in, the neurons, and mlp_out of the stream ``x``."""
+    norm, mlp = layer.mlp_norm.to(x.dtype), layer.mlp
+    x_hat = _norm(norm, x, recorded, choices)
+    hidden = neurons(mlp, x_hat, norm(recorded), choices.mlp)
+    return x_hat, hidden, mlp.down.to(x.dtype)(hidden)
+
+
+def neurons(
+    mlp: MLP, x_hat: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"], choice: MLPChoice
+) -> Float[Tensor, "pos d_mlp"]:
+    """What each neuron adds along its output row, from the normed stream and the recorded one."""
+    gate = mlp.gate.to(x_hat.dtype)
+    up = None if mlp.up is None else mlp.up.to(x_hat.dtype)
+    if choice == "live":
+        return mlp.act(gate(x_hat)) if up is None else mlp.act(gate(x_hat)) * up(x_hat)
+    g = gate(recorded)
+    by_gate = slope(mlp.act, g) * gate(x_hat)
+    if up is None:
+        return by_gate
+    by_gate = by_gate * up(recorded)
+    return by_gate if choice == "linear" else 0.5 * (by_gate + mlp.act(g) * up(x_hat))
+
+
+def attend(attention: Attention, x_hat: Float[Tensor, "pos d_model"]) -> Float[Tensor, "head query key"]:
+    """The attention pattern, from the normed stream."""
+    scores = attention.scores.to(x_hat.dtype)
+    q, k = queries_and_keys(attention, x_hat)
+    products = torch.einsum("qhd,khd->hqk", q, k) * scores.scale
+    positions = torch.arange(len(x_hat), device=x_hat.device)
+    return products.masked_fill(~reach(positions, positions, attention.window), -torch.inf).softmax(dim=-1)
+
+
+def queries_and_keys(
+    attention: Attention, x_hat: Float[Tensor, "pos d_model"]
+) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"]]:
+    """Normed and rotated queries and keys of every head, at positions 0, 1, ..."""
+    scores = attention.scores.to(x_hat.dtype)
+    q = scores.q(x_hat).unflatten(-1, (attention.n_heads, attention.d_head))
+    k = scores.k(x_hat).unflatten(-1, (attention.n_kv_heads, attention.d_head))
+    q = q if scores.q_norm is None else scores.q_norm(q)
+    k = k if scores.k_norm is None else scores.k_norm(k)
+    k = k.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)
+    if scores.rotary is None:
+        return q, k
+    cos, sin = (c.to(q.dtype)[:, None] for c in scores.rotary(torch.arange(len(q), device=q.device)))
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding, the two halves of d_head as pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def reach(queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], window: int | None) -> Tensor:
+    """Which keys each query can see."""
+    distance = queries[:, None] - keys[None]
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def _norm(norm: Norm, x: Tensor, recorded: Tensor, choices: Choices) -> Tensor:
+    y = norm.centre(x) * norm.scale(x if choices.norm == "live" else recorded) * norm.gain
+    return y if norm.bias is None else y + norm.bias

@@ -1,0 +1,142 @@
+"""A tiny model with a tokenizer, tiny SAEs for every hook, and what transformers and sae-lens themselves say of them."""
+
+import warnings
+from functools import cache
+from typing import Any
+
+import sae_lens
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import depass_sae as ds
+from depass_sae.saes import parse_hook
+from depass_sae.saes.hook import transformer_lens_name
+
+from ..passes.models import CONFIGS, D_MODEL, build
+from ..saes.builders import CLASSES
+
+VOCAB, D_SAE, BOS, EOS = 352, 40, 0, 1
+TEXT = "In economics, supply and demand set the price of a marked-up apple."
+HOSTILE = ("<script>alert(1)</script>", "\x1b[31mred\x1b[0m", "[red]", "[/bold]", "line\nbreak", ":smile:")
+
+
+@cache
+def tokenizer(adds_bos: bool = True) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that knows a few words; longer ones are several tokens. ``HOSTILE`` texts are one token each."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    known = "In economics, supply and demand set the price of a mark. Mary gave John Paris Rome".split(" ")
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB - len(HOSTILE),
+        special_tokens=["<bos>", "<eos>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([word for text in known for word in (text, f" {text}") for _ in range(5)], trainer)
+    if adds_bos:
+        bpe.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>")
+    made.add_tokens(list(HOSTILE))
+    return made
+
+
+@cache
+def model(shape: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """One of the tiny shapes with room for the tokenizer's vocabulary."""
+    config = CONFIGS[shape]()
+    config.vocab_size = VOCAB
+    return build(config, dtype)
+
+
+def width(shape: str, hook: str) -> int:
+    config = CONFIGS[shape]()
+    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or D_MODEL // config.num_attention_heads)
+    return heads if hook.endswith("hook_z") else D_MODEL
+
+
+def random_sae(
+    kind: str = "jumprelu", hook: str | None = "1.resid_post", *, d_in: int = D_MODEL, seed: int = 0, **options: Any
+) -> Any:
+    """An SAE of random weights. hook: what its metadata name; metadata: more of them."""
+    name, needed = CLASSES[kind]
+    needed = needed | ({"d_out": d_in} if "d_out" in needed else {})
+    metadata = options.pop("metadata", {}) | ({} if hook is None else {"hook_name": lens_name(hook)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sae-lens comments on some metadata
+        config = getattr(sae_lens, f"{name}Config")(d_in=d_in, d_sae=D_SAE, **needed, **options)
+        for key, value in metadata.items():
+            config.metadata[key] = value
+        sae = getattr(sae_lens, name)(config)
+    generator = torch.Generator().manual_seed(seed)
+    for key, weight in sorted(sae.named_parameters()):
+        values = torch.randn(weight.shape, generator=generator) * (0.4 if key.startswith("W_") else 0.2)
+        weight.data.copy_(values.abs() if key == "threshold" else values)
+    return sae
+
+
+def fitting_sae(hook: str = "1.resid_post", **metadata: Any) -> Any:
+    """An SAE that gives back exactly what it reads: one feature for each sign of each dimension, and many dead ones."""
+    config = sae_lens.StandardSAEConfig(d_in=D_MODEL, d_sae=5 * D_MODEL, apply_b_dec_to_input=False)
+    for key, value in ({"hook_name": lens_name(hook)} | metadata).items():
+        config.metadata[key] = value
+    sae = sae_lens.StandardSAE(config)
+    for weight in sae.parameters():
+        weight.data.zero_()
+    signs = torch.cat([torch.eye(D_MODEL), -torch.eye(D_MODEL)])
+    sae.W_dec.data[: 2 * D_MODEL] = signs
+    sae.W_enc.data[:, : 2 * D_MODEL] = signs.T
+    sae.b_enc.data[2 * D_MODEL :] = -1.0
+    return sae
+
+
+def lens_name(hook: str) -> str:
+    return transformer_lens_name(parse_hook(hook))
+
+
+def handle(saes: Any = None, shape: str = "llama", adds_bos: bool = True, **options: Any) -> ds.LM:
+    return ds.load(model(shape), tokenizer(adds_bos), saes=saes, **options)
+
+
+# ------------------------------------------------------------------------------ what the libraries themselves compute
+
+
+@torch.no_grad()
+def activation(model: PreTrainedModel, ids: Tensor, hook: str) -> Tensor:
+    """[batch, pos, d] at "layer.name", by hooks on the transformers modules."""
+    layer, name = int(hook.partition(".")[0]), hook.partition(".")[2]
+    gpt2 = model.config.model_type == "gpt2"
+    block = (model.transformer.h if gpt2 else model.model.layers)[layer]
+    attention = block.attn if gpt2 else block.self_attn
+    seen: dict[str, Tensor] = {}
+
+    def first(value: Any) -> Tensor:
+        return value[0] if isinstance(value, tuple) else value
+
+    handles = [
+        block.register_forward_pre_hook(lambda _, args: seen.update(resid_pre=first(args))),
+        block.register_forward_hook(lambda _, args, out: seen.update(resid_post=first(out))),
+        attention.register_forward_hook(lambda _, args, out: seen.update(attn_out=first(out))),
+        (attention.c_proj if gpt2 else attention.o_proj).register_forward_pre_hook(
+            lambda _, args: seen.update(hook_z=first(args))
+        ),
+        block.mlp.register_forward_hook(lambda _, args, out: seen.update(mlp_in=first(args), mlp_out=first(out))),
+    ]
+    try:
+        model(ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen["resid_pre"] + seen["attn_out"] if name == "resid_mid" else seen[name]
+
+
+@torch.no_grad()
+def pre_activations(sae: Any, x: Tensor, path: str = "magnitude") -> Tensor:
+    """[..., d_sae] by sae-lens's own hook; what topk compares, where activations are in units of the decoder's norm."""
+    if path == "gate":
+        return sae.process_sae_in(x) @ sae.W_enc + sae.b_gate
+    _, cache = sae.run_with_cache(x)
+    rescaled = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
+    return cache["hook_sae_acts_pre"] * (sae.W_dec.norm(dim=-1) if rescaled else 1)
