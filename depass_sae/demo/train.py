@@ -43,12 +43,12 @@ class Recipe:
 
     d_sae: int = 4096
     k: int = 48
-    rows: int = 2_400_000
-    batch: int = 2048
-    lr: float = 1e-3
-    decay_share: float = 0.3
+    rows: int = 2_000_000
+    batch: int = 512
+    lr: float = 1.5e-3
+    decay_share: float = 0.4
     """The last part of the training, in which the learning rate falls to a tenth."""
-    dead_after: int = 150
+    dead_after: int = 400
     """A feature that no batch has fired for so long is dead, and the auxiliary loss pulls it back."""
     seed: int = 0
 
@@ -156,6 +156,15 @@ def shuffled(rows: Float[Tensor, "row d_in"], batch: int, seed: int, device: str
         yield rows[now].to(device).float()
 
 
+def capped(rows: Float[Tensor, "row d_in"], times: float = 2.0) -> Float[Tensor, "row d_in"]:
+    """Rows longer than `times` the median scaled down to that: a few outliers would else be most of the squared error.
+
+    A top-k SAE is nearly homogeneous, so it reconstructs them at their own length too.
+    """
+    norms = torch.cat([part.float().norm(dim=-1, keepdim=True) for part in rows.split(65_536)])
+    return rows * (times * norms.median() / norms).clamp(max=1).to(rows.dtype)
+
+
 def train_sae(rows: Float[Tensor, "row d_in"], recipe: Recipe, device: str, tick: Callable[[int], None]) -> Any:
     """A top-k SAE (sae-lens's training class) of these rows. `tick` is told how many rows each batch had.
 
@@ -171,7 +180,7 @@ def train_sae(rows: Float[Tensor, "row d_in"], recipe: Recipe, device: str, tick
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
             d_in=d_in,
-            d_sae=min(recipe.d_sae, 1 << 20),
+            d_sae=recipe.d_sae,
             k=recipe.k,
             normalize_activations="expected_average_only_in",
             device=device,
@@ -260,7 +269,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     folder = work / f"activations-{fingerprint(texts)}-{'-'.join(map(str, captured))}"
     columns = (*Progress.get_default_columns()[:-1], _remaining())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
         if all((out / f"layer_{layer}" / "cfg.json").exists() for layer in layers):
             progress.console.print(f"all of {out} is there")
             return
@@ -274,7 +283,7 @@ def train(
                     FileLock(work / f"{out.name}-layer-{layer}.lock", timeout=-1 if wait else 0),
                 ):
                     if not (target / "cfg.json").exists():
-                        rows = read_layer(paths, layer)
+                        rows = capped(read_layer(paths, layer))
                         sae = train_sae(rows, recipe, device, lambda n, bar=bars[layer]: progress.advance(bar, n))
                         save_sae(sae, layer, target)
                     progress.update(bars[layer], completed=recipe.rows)

@@ -1,6 +1,7 @@
-"""What a stream is split into where a pass starts: tokens, words or spans, or any given vectors.
+"""What a stream is split into where a pass starts: tokens, heads, modules, neurons, subspaces, or any given vectors.
 
 A source turns a trace into a :class:`Start`: labelled components that sum to the residual stream, position by position.
+A source keeps its own sublayer's biases: a head is z_h W_O^h with b_V in z_h, a module's output includes b_O or b_down.
 Two components stand after a source's own in every decomposition: ``bias`` (what bias vectors add on the way) and
 ``rest`` (what the source leaves over, and what no other component can take).
 """

@@ -34,6 +34,7 @@ class Trace:
     adapter's compute dtype; patterns stay in the model's, they are the largest.
     """
 
+    adapter: Adapter = field(repr=False)
     token_ids: Int[Tensor, "pos"]
     resid_pre: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     resid_mid: list[Float[Tensor, "pos d_model"]] = field(repr=False)
@@ -197,6 +198,7 @@ def trace(
         with suppress(_Stop):
             logits = _run(adapter, token_ids[None]).logits[0].to(compute)
     return Trace(
+        adapter=adapter,
         token_ids=token_ids,
         resid_pre=[notes[layer, "resid_pre"] for layer in range(last + 1)],
         resid_mid=[notes[layer, "resid_mid"] for layer in range(last + 1)],
