@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .rows import Rows
+from .sublayers import CONTRIBUTION, EFFECT, attention_outputs, mlp_outputs
 from .trace import Point, Trace
 
 
@@ -106,9 +107,127 @@ class Vectors:
         # What is left over by rounding alone is no component: it would compete for neurons.
         largest = torch.cat([parts, x[:, None]], dim=1).abs().amax((1, 2))
         left = rest.abs().amax(-1) > 100 * torch.finfo(x.dtype).eps * largest
-        full = torch.cat([parts, torch.zeros_like(rest)[:, None], rest[:, None]], dim=1)
-        mask = torch.cat([present, torch.zeros_like(left)[:, None], left[:, None]], dim=1)
-        first = torch.zeros(len(self.labels), dtype=torch.bool) if self.first_only is None else self.first_only
-        first = torch.cat([first, torch.zeros(2, dtype=torch.bool)]).to(x.device)
-        rows = Rows(torch.arange(len(x), device=x.device), mask, full[mask])
-        return Start(self.at, rows, (*self.labels, "bias", "rest"), first)
+        start = _start(self.at, self.labels, parts, None, rest)
+        mask = torch.cat([present, start.rows.present[:, -2:-1], left[:, None]], dim=1)
+        first_only = start.first_only.clone()
+        if self.first_only is not None:
+            first_only[:-2] = self.first_only.to(x.device)
+        return Start(self.at, Rows(start.rows.positions, mask, start.rows.dense()[mask]), start.labels, first_only)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One component per attention head of a layer; the residual stream before it is ``rest``, b_O goes to ``bias``."""
+
+    layer: int
+
+    def start(self, trace: Trace) -> Start:
+        attention = trace.adapter.layer(self.layer).attention
+        o = attention.o.to(trace.resid_post.dtype)
+        z = head_outputs(trace, self.layer).unflatten(-1, (attention.n_heads, attention.d_head))
+        parts = torch.einsum("nhe,hed->nhd", z, o.weight.unflatten(0, (attention.n_heads, attention.d_head)))
+        labels = [f"head {head}" for head in range(attention.n_heads)]
+        return _start((self.layer, "resid_mid"), labels, parts, o.bias, trace.resid_pre[self.layer])
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The output of a layer's attention ("attn") or MLP ("mlp"); the residual stream before it is ``rest``."""
+
+    layer: int
+    module: Literal["attn", "mlp"]
+
+    def start(self, trace: Trace) -> Start:
+        before, after = ("resid_pre", "resid_mid") if self.module == "attn" else ("resid_mid", "resid_post")
+        rest = trace.at((self.layer, before))
+        part = trace.at((self.layer, after)) - rest
+        return _start((self.layer, after), [f"{self.module} {self.layer}"], part[:, None], None, rest)
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """One component per group of an MLP's neurons (default: each neuron its own).
+
+    The stream before the MLP and the neurons in no group are ``rest``; b_down goes to ``bias``.
+    """
+
+    layer: int
+    groups: Sequence[Sequence[int]] | None = None
+
+    def start(self, trace: Trace) -> Start:
+        down = trace.adapter.layer(self.layer).mlp.down.to(trace.resid_post.dtype)
+        hidden = neuron_activations(trace, self.layer)
+        groups = [[neuron] for neuron in range(hidden.shape[1])] if self.groups is None else self.groups
+        parts = torch.stack([hidden[:, list(group)] @ down.weight[list(group)] for group in groups], dim=1)
+        rest = trace.resid_mid[self.layer] + (hidden @ down.weight - parts.sum(dim=1))
+        labels = [f"neuron {group[0]}" if len(group) == 1 else f"neurons {list(group)}" for group in groups]
+        return _start((self.layer, "resid_post"), labels, parts, down.bias, rest)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """The stream's projection on one or several subspaces of the residual stream; what is off them all is ``rest``.
+
+    matrices: rows that span each subspace, [n, d_model] (decoder directions, a probe's weights, a projector), or one
+    such matrix. They are orthonormalised by SVD; of several, each is taken orthogonal to those before it.
+    rank: keep the first so many singular directions of each (default: all that are not zero).
+    """
+
+    matrices: Float[Tensor, "n d_model"] | Sequence[Float[Tensor, "n d_model"]]
+    layer: int
+    hook: str = "resid_pre"
+    rank: int | None = None
+
+    def start(self, trace: Trace) -> Start:
+        x = trace.at((self.layer, self.hook))
+        parts = torch.stack([x @ basis.T @ basis for basis in self.bases(x)], dim=1)
+        labels = [f"subspace {i}" for i in range(parts.shape[1])]
+        return _start((self.layer, self.hook), labels, parts, None, x - parts.sum(dim=1))
+
+    def bases(self, x: Float[Tensor, "pos d_model"]) -> list[Float[Tensor, "rank d_model"]]:
+        """Orthonormal rows of each subspace, in the dtype and on the device of ``x``."""
+        matrices = [self.matrices] if isinstance(self.matrices, Tensor) else list(self.matrices)
+        bases: list[Tensor] = []
+        for matrix in matrices:
+            if matrix.dim() != 2 or matrix.shape[1] != x.shape[1]:
+                raise UserError(f"a subspace is given by rows of {x.shape[1]} entries, not by {list(matrix.shape)}")
+            rows = matrix.to(x.device, torch.float64)
+            size = torch.linalg.matrix_norm(rows, 2)
+            for basis in bases:
+                rows = rows - rows @ basis.T @ basis
+            _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
+            kept = directions[singular > 1e-6 * size][: self.rank]
+            if not len(kept):
+                raise UserError("a subspace has no direction of its own: its rows are zero, or lie in those before it")
+            bases.append(kept)
+        return [basis.to(x.dtype) for basis in bases]
+
+
+def head_outputs(trace: Trace, layer: int) -> Float[Tensor, "pos n_heads_d_head"]:
+    """hook_z of a layer, from the recorded stream and pattern."""
+    resid = trace.resid_pre[layer]
+    z, _ = attention_outputs(trace.adapter.layer(layer), resid, resid, trace.pattern[layer], CONTRIBUTION["linear"])
+    return z
+
+
+def neuron_activations(trace: Trace, layer: int) -> Float[Tensor, "pos d_mlp"]:
+    """What each neuron of a layer adds along its output row, from the recorded stream."""
+    resid = trace.resid_mid[layer]
+    return mlp_outputs(trace.adapter.layer(layer), resid, resid, EFFECT)[1]
+
+
+def _start(
+    at: Point,
+    labels: Sequence[str],
+    parts: Float[Tensor, "pos comp d_model"],
+    bias: Float[Tensor, "d_model"] | None,
+    rest: Float[Tensor, "pos d_model"],
+) -> Start:
+    """Components that are present at every position, ``bias`` where there is one."""
+    n, m, _ = parts.shape
+    present = torch.ones(n, m + 2, dtype=torch.bool, device=parts.device)
+    present[:, -2] = bias is not None
+    added = torch.zeros_like(rest) if bias is None else bias.expand_as(rest)
+    full = torch.cat([parts, added[:, None], rest[:, None]], dim=1)
+    rows = Rows(torch.arange(n, device=parts.device), present, full[present])
+    return Start(at, rows, (*labels, "bias", "rest"), torch.zeros(m + 2, dtype=torch.bool, device=parts.device))
