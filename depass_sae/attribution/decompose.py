@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
-from ..passes.sources import Source, Spans
+from ..passes.sources import Source, Spans, Vectors
 from ..passes.trace import Point
 from .subject import Subject
 from .tokens import spans_of
@@ -57,19 +57,18 @@ def decompose(
     progress: Progress | None = None,
 ) -> Decomposition:
     """Carry a source's components to a read point. Raises UserError for a point before the source's start."""
-    n_layers = subject.adapter.n_layers
-    for layer in (point[0], start):
-        if not 0 <= layer < n_layers:
-            raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
     if isinstance(source, str):
         if source not in ("tokens", "words"):
             raise UserError(f"unknown source {source!r}; choose tokens or words, or give a source object")
         spans = spans_of(prompt, "word" if source == "words" else "token")
         source = Spans([span.positions for span in spans], [span.text for span in spans], start)
-    seen = subject.trace(prompt, max(point[0], start), (point,))
+    first = source.at[0] if isinstance(source, Vectors) else getattr(source, "layer", 0)
+    n_layers = subject.adapter.n_layers
+    for layer in (point[0], first):
+        if not 0 <= layer < n_layers:
+            raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
+    seen = subject.trace(prompt, max(point[0], first), (point,))
     components = source.start(seen)
     positions = torch.arange(len(prompt), device=seen.resid_post.device)
-    found = propagate(
-        subject.adapter, seen, components, {point: positions}, allocation, chunks=chunks, progress=progress
-    )[point]
+    found = propagate(seen, components, {point: positions}, allocation, chunks=chunks, progress=progress)[point]
     return Decomposition(point, found.dense(), components.labels, seen.at(point), found.present, allocation)

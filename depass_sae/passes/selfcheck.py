@@ -35,7 +35,7 @@ def check(adapter: Adapter) -> None:
     positions = torch.arange(n, device=seen.resid_post.device)
     points = [(layer, hook) for layer in range(adapter.n_layers) for hook in ("resid_mid", "resid_post")]
     start = tokens([str(i) for i in range(n)]).start(seen)
-    parts = propagate(adapter, seen, start, dict.fromkeys(points, positions), Allocation("linear"))
+    parts = propagate(seen, start, dict.fromkeys(points, positions), Allocation("linear"))
     bound = 10 * rounding_bound(adapter.model.dtype, adapter.n_layers)
     for point in points:
         whole = seen.at(point)

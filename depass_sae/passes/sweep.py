@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.adapter import Adapter, Layer
+from ..models.adapter import Layer
 from .sublayers import Choices, attention_outputs, mlp_outputs
 from .trace import Point, Trace
 
@@ -52,17 +52,17 @@ Seeds = Mapping[Point, Float[Tensor, "target pos d"]]
 """Where targets are read: for each point the direction of every target at every position, mostly zeros."""
 
 
-def sweep(adapter: Adapter, trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> Iterator[Level]:
+def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> Iterator[Level]:
     """Visit the sublayers from the last one that a seed reads back to attention of layer ``down_to``.
 
     All seeds have the same number of targets and the trace's positions.
     """
     example = next(iter(seeds.values()))
     n_targets, n = example.shape[:2]
-    after = trace.resid_post.new_zeros(n_targets, n, adapter.d_model)
+    after = trace.resid_post.new_zeros(n_targets, n, trace.adapter.d_model)
     bias = after.new_zeros(n_targets)
     for layer_index in range(max(layer for layer, _ in seeds), down_to - 1, -1):
-        layer = adapter.layer(layer_index)
+        layer = trace.adapter.layer(layer_index)
 
         def seed(hook: str, index: int = layer_index) -> Tensor | None:
             return seeds.get((index, hook))

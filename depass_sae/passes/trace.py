@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,19 @@ class Trace:
     @property
     def n_layers(self) -> int:
         return len(self.resid_pre)
+
+    def first(self, n: int) -> Trace:
+        """The first n positions, which no later one has touched."""
+        return replace(
+            self,
+            token_ids=self.token_ids[:n],
+            resid_pre=[x[:n] for x in self.resid_pre],
+            resid_mid=[x[:n] for x in self.resid_mid],
+            pattern=[a[:, :n, :n] for a in self.pattern],
+            resid_post=self.resid_post[:n],
+            outputs={point: x[:n] for point, x in self.outputs.items()},
+            logits=None if self.logits is None else self.logits[:n],
+        )
 
     def at(self, point: Point) -> Float[Tensor, "pos d"]:
         """The model's own activation at a point."""

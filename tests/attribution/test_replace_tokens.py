@@ -91,11 +91,11 @@ def test_special_tokens_are_not_replaced(lm: ds.LM) -> None:
 
 
 def test_several_batches_measure_what_one_does(lm: ds.LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = lm.attribute_tokens(PROMPT, "1/3", ablate=3).target.measured
+    together = lm.attribute_tokens(PROMPT, "1/3", pos=5, ablate=3).target.measured
     monkeypatch.setattr(replace_tokens, "BATCH_TOKENS", 20)
     steps: list[int] = []
     apart = lm.attribute_tokens(
-        PROMPT, "1/3", ablate=3, progress=lambda what, done, of: steps.append(of) if "replacing" in what else None
+        PROMPT, "1/3", pos=5, ablate=3, progress=lambda what, done, of: steps.append(of) if "replacing" in what else None
     ).target.measured
     assert len(steps) > 3
     assert apart.mean[1:] == pytest.approx(together.mean[1:], rel=1e-4, abs=1e-5)

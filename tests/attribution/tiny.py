@@ -63,6 +63,7 @@ def random_sae(
     """An SAE of random weights. hook: what its metadata name; metadata: more of them."""
     name, needed = CLASSES[kind]
     needed = needed | ({"d_out": d_in} if "d_out" in needed else {})
+    options.setdefault("apply_b_dec_to_input", "transcoder" not in kind)  # sae-lens refuses it there
     metadata = options.pop("metadata", {}) | ({} if hook is None else {"hook_name": lens_name(hook)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sae-lens comments on some metadata

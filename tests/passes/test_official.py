@@ -44,7 +44,7 @@ def parts(prompt: str, source: Source, allocation: Allocation, at: Point = END, 
     """[pos, comp, d_model] at a point, bias and rest last."""
     run = seen(prompt)
     reads = {at: torch.arange(len(run.token_ids))}
-    return propagate(model(), run, source.start(run), reads, allocation, **options)[at].dense()
+    return propagate(run, source.start(run), reads, allocation, **options)[at].dense()
 
 
 def after_final_norm(prompt: str, components: Tensor) -> Tensor:

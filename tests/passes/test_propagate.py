@@ -45,7 +45,7 @@ def points_after(at: Point) -> list[Point]:
 def carried(adapter: Adapter, seen: Trace, start: Start, allocation: Allocation, **options: Any) -> dict[Point, Rows]:
     """The start's components everywhere they can be read, at every position."""
     everywhere = torch.arange(len(seen.token_ids))
-    return propagate(adapter, seen, start, dict.fromkeys(points_after(start.at), everywhere), allocation, **options)
+    return propagate(seen, start, dict.fromkeys(points_after(start.at), everywhere), allocation, **options)
 
 
 def as_components(start: Start) -> Components:
@@ -261,7 +261,7 @@ def test_reading_few_positions_gives_what_reading_all_gives(case: dict[str, Any]
     source = case["source"] if isinstance(case["source"], Spans) else case["source"](seen)
     point = data.draw(st.sampled_from(list(found)))
     positions = data.draw(st.sets(st.integers(0, len(case["ids"]) - 1), min_size=1).map(sorted))
-    few = propagate(adapter, seen, source.start(seen), {point: torch.tensor(positions)}, case["allocation"])[point]
+    few = propagate(seen, source.start(seen), {point: torch.tensor(positions)}, case["allocation"])[point]
     everything = found[point].dense()[positions]
     assert few.positions.tolist() == positions
     assert torch.equal(few.present, found[point].present[positions])
@@ -437,7 +437,7 @@ def test_where_all_scores_are_equal_linear_norm_shares_evenly(shape: str) -> Non
 
 def refused(adapter: Adapter, seen: Trace, source: Any, *points: Point) -> str:
     with pytest.raises(UserError) as caught:
-        propagate(adapter, seen, source.start(seen), dict.fromkeys(points, torch.arange(len(seen.token_ids))))
+        propagate(seen, source.start(seen), dict.fromkeys(points, torch.arange(len(seen.token_ids))))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -502,7 +502,7 @@ def test_progress_counts_every_sublayer_once() -> None:
     calls: list[tuple[int, int]] = []
     start = by_token(IDS).start(seen)
     reads = {(LAYERS - 1, "resid_post"): torch.tensor([7])}
-    propagate(adapter, seen, start, reads, progress=lambda _what, done, of: calls.append((done, of)))
+    propagate(seen, start, reads, progress=lambda _what, done, of: calls.append((done, of)))
     assert calls == [(done, 2 * LAYERS) for done in range(1, 2 * LAYERS + 1)]
 
 

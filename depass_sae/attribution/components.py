@@ -1,0 +1,248 @@
+"""Through which heads, modules, neurons and subspaces a target gets what it has (paper §4.2, §4.3).
+
+Every layer is asked the same question for itself: split the stream right after its attention (or MLP) into this layer's
+heads (module, neurons) and what was there before, and carry the parts to the target. So each layer's row sums to the
+whole pre-activation; rows of different layers overlap and are not to be added up.
+
+For ``linear`` and ``half`` one backward sweep answers for all layers at once; other rules carry each layer's parts
+forward on their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.prompt import Prompt
+from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.sources import Heads, Modules, Neurons, Source, head_outputs, neuron_activations
+from ..passes.sublayers import CONTRIBUTION
+from ..passes.sweep import Level, sweep
+from ..passes.trace import Trace
+from ..saes import Fit
+from .document import Heading
+from .subject import Subject
+from .targets import Pos, Readoff, Target, choose_positions
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A granularity: at which sublayers it has parts, how the forward engine splits there, how the sweep reads it.
+
+    read: (trace, level) -> each part's contribution [target, part], summed over positions.
+    """
+
+    name: str
+    part: str
+    sublayers: tuple[str, ...]
+    source: Callable[[int, str], Source]
+    read: Callable[[Trace, Level], Float[Tensor, "target part"]]
+
+
+def _read_heads(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
+    attention = trace.adapter.layer(level.layer).attention
+    products = level.inner * head_outputs(trace, level.layer)
+    return products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((1, 3))
+
+
+def _read_modules(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
+    before, after = ("resid_pre", "resid_mid") if level.sublayer == "attn" else ("resid_mid", "resid_post")
+    added = trace.at((level.layer, after)) - trace.at((level.layer, before))
+    return (level.output * added).sum((1, 2))[:, None]
+
+
+def _read_neurons(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
+    return (level.inner * neuron_activations(trace, level.layer)).sum(1)
+
+
+HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), _read_heads)
+MODULES = Kind("modules", "module", ("attn", "mlp"), lambda layer, s: Modules(layer, s), _read_modules)  # type: ignore[arg-type]
+NEURONS = Kind("neurons", "neuron", ("mlp",), lambda layer, _: Neurons(layer), _read_neurons)
+KINDS = {kind.name: kind for kind in (HEADS, MODULES, NEURONS)}
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer's split of the whole: Σ values + rest + bias + constant = pre-activation.
+
+    rest: what the stream before this sublayer carries to the target. bias: the bias vectors from here on.
+    """
+
+    layer: int
+    sublayer: str
+    values: Float[Tensor, "part"]
+    rest: float
+    bias: float
+
+    @property
+    def total(self) -> float:
+        return self.values.sum().item() + self.rest + self.bias
+
+
+@dataclass(frozen=True)
+class ComponentTarget:
+    """The answer at one position, in units of the target's pre-activation: a row per sublayer, layers ascending."""
+
+    pos: int
+    token: str
+    pre_activation: float
+    activation: float | None
+    constant: float
+    rows: tuple[LayerRow, ...]
+
+    @property
+    def completeness_error(self) -> float:
+        """The largest of the rows': |Σ of a row + constant − pre_activation| over the largest number in it."""
+        errors = []
+        for row in self.rows:
+            largest = row.values.abs().max().item() if row.values.numel() else 0.0
+            size = max(abs(self.pre_activation), abs(self.constant), abs(row.rest), abs(row.bias), largest)
+            errors.append(abs(row.total + self.constant - self.pre_activation) / size if size else 0.0)
+        return max(errors, default=0.0)
+
+    @property
+    def matrix(self) -> Float[Tensor, "row part"]:
+        """The parts' contributions as one matrix, a row per sublayer."""
+        return torch.stack([row.values for row in self.rows])
+
+
+@dataclass(frozen=True)
+class ComponentAttribution:
+    """Heads, modules or neurons of every layer up to the target, at one position or several."""
+
+    heading: Heading
+    kind: Kind
+    target_name: str
+    described: dict[str, Any]
+    allocation: Allocation
+    targets: list[ComponentTarget]
+    fit: Fit | None
+    note: str | None = None
+
+    @property
+    def target(self) -> ComponentTarget:
+        """The strongest target."""
+        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else t.activation)
+
+    @property
+    def contributions(self) -> Float[Tensor, "row part"]:
+        return self.target.matrix
+
+    @property
+    def rule(self) -> str:
+        return self.allocation.rule
+
+
+def attribute_components(
+    subject: Subject,
+    prompt: Prompt,
+    target: Target,
+    kind: Kind,
+    *,
+    pos: Pos | None = None,
+    allocation: Allocation,
+    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> ComponentAttribution:
+    """Contributions of the heads, modules or neurons of every layer to a target."""
+    point = target.point
+    seen = subject.trace(prompt, None if point is None else point[0], () if point is None else (point,))
+    readoff = target.read(subject, seen)
+    chosen = choose_positions(prompt, target, readoff, pos)
+    engine = _swept if allocation.rule in CONTRIBUTION else _carried
+    rows = engine(seen, readoff, chosen.positions, kind, allocation, chunks, progress)
+    targets = [
+        ComponentTarget(
+            pos=position,
+            token=prompt.tokens[position],
+            pre_activation=readoff.pre[position].item(),
+            activation=None if readoff.activation is None else readoff.activation[position].item(),
+            constant=readoff.direction.c[position].item(),
+            rows=tuple(mine),
+        )
+        for position, mine in zip(chosen.positions, rows, strict=True)
+    ]
+    hook = getattr(target, "hook", None)
+    return ComponentAttribution(
+        Heading.of(subject, prompt, hook),
+        kind,
+        target.name,
+        target.describe(subject),
+        allocation,
+        targets,
+        readoff.fit,
+        chosen.note,
+    )
+
+
+def _steps(kind: Kind, last: int) -> list[tuple[int, str]]:
+    """The sublayers of a kind among the first ``last``, attention and MLP of each layer counted in turn."""
+    steps = ((step // 2, ("attn", "mlp")[step % 2]) for step in range(last))
+    return [(layer, sublayer) for layer, sublayer in steps if sublayer in kind.sublayers]
+
+
+def _swept(
+    seen: Trace,
+    readoff: Readoff,
+    positions: Sequence[int],
+    kind: Kind,
+    allocation: Allocation,
+    chunks: Chunks,
+    progress: Progress | None,
+) -> list[list[LayerRow]]:
+    """All layers by one sweep back from the targets."""
+    seen = seen.first(max(positions) + 1)
+    layer, hook = readoff.point
+    # hook_z is read inside attention: its heads reach it, its output does not.
+    inside = {"resid_pre": 0, "hook_z": 0 if kind is MODULES else 1, "attn_out": 1, "resid_mid": 1, "mlp_in": 1}
+    wanted = _steps(kind, 2 * layer + inside.get(hook, 2))
+    seeds = torch.zeros(len(positions), len(seen.token_ids), readoff.direction.w.shape[1]).to(readoff.direction.w)
+    for i, position in enumerate(positions):
+        seeds[i, position] = readoff.direction.w[position]
+    rows: list[list[LayerRow]] = [[] for _ in positions]
+    for done, level in enumerate(sweep(seen, {readoff.point: seeds}, CONTRIBUTION[allocation.rule]), start=1):
+        if (level.layer, level.sublayer) in wanted:
+            parts = seen.adapter.layer(level.layer)
+            stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
+            own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
+            bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum((1, 2))
+            values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
+            for i, mine in enumerate(rows):
+                mine.append(LayerRow(level.layer, level.sublayer, values[i], rest[i].item(), bias[i].item()))
+        if progress is not None:
+            progress("sweeping back through the layers", done, 2 * (layer + 1))
+    return [mine[::-1] for mine in rows]
+
+
+def _carried(
+    seen: Trace,
+    readoff: Readoff,
+    positions: Sequence[int],
+    kind: Kind,
+    allocation: Allocation,
+    chunks: Chunks,
+    progress: Progress | None,
+) -> list[list[LayerRow]]:
+    """Each layer's parts carried forward on their own, for rules under which parts compete."""
+    layer, hook = readoff.point
+    before = {"resid_pre": 0, "hook_z": 0, "attn_out": 0, "resid_mid": 1, "mlp_in": 1, "mlp_out": 1, "resid_post": 2}
+    wanted = _steps(kind, 2 * layer + before[hook])
+    at = torch.tensor(positions, device=seen.resid_post.device)
+    rows: list[list[LayerRow]] = [[] for _ in positions]
+    for done, (index, sublayer) in enumerate(wanted, start=1):
+        start = kind.source(index, sublayer).start(seen)
+        found = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks)[readoff.point]
+        values = found.project(readoff.direction.w[at]).double().cpu()
+        for i, mine in enumerate(rows):
+            mine.append(LayerRow(index, sublayer, values[i, :-2], values[i, -1].item(), values[i, -2].item()))
+        if progress is not None:
+            progress(f"carrying the {kind.name} of each layer", done, len(wanted))
+    return rows
