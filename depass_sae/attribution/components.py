@@ -25,12 +25,17 @@ from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Trace
 from ..saes import Fit
-from .document import Heading
+from .document import Heading, allocation_dict, fit_dict
+from .heatmap import components_page, components_table
+from .render import Html, Text, table_text
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
 
 if TYPE_CHECKING:
-    pass
+    import pandas
+
+TOP_NEURONS = 50
+"""How many neurons of a layer a document lists."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,96 @@ class ComponentAttribution:
         return self.target.matrix
 
     @property
+    def pre_activation(self) -> float:
+        return self.target.pre_activation
+
+    @property
+    def activation(self) -> float | None:
+        return self.target.activation
+
+    @property
+    def constant(self) -> float:
+        return self.target.constant
+
+    @property
+    def completeness_error(self) -> float:
+        return self.target.completeness_error
+
+    @property
     def rule(self) -> str:
         return self.allocation.rule
+
+    def part_name(self, row: LayerRow, index: int) -> str:
+        """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``."""
+        if self.kind is MODULES:
+            return f"{row.sublayer} {row.layer}"
+        return f"L{row.layer}{self.kind.part[0].upper()}{index}"
+
+    def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
+        """The document that the command line prints with ``--json``.
+
+        For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` of each
+        layer are listed, and the others' sum stands in ``other``.
+        """
+        return {
+            **self.heading.to_dict(),
+            **allocation_dict(self.allocation),
+            **self.described,
+            "fit": fit_dict(self.fit),
+            "note": self.note,
+            "targets": [self._target_dict(target, top) for target in self.targets],
+        }
+
+    def _target_dict(self, target: ComponentTarget, top: int) -> dict[str, Any]:
+        parts, rest = [], []
+        for row in target.rows:
+            order = row.values.abs().argsort(descending=True)[:top].sort().values if self.kind is NEURONS else None
+            listed = range(len(row.values)) if order is None else order.tolist()
+            for index in listed:
+                name: Any = row.sublayer if self.kind is MODULES else index
+                parts.append({"layer": row.layer, self.kind.part: name, "value": row.values[index].item()})
+            other = [{"name": "bias", "value": row.bias}]
+            if order is not None:
+                missing = row.values.sum() - row.values[order].sum()
+                other.append({"name": "other neurons", "value": missing.item()})
+            module = {"module": row.sublayer} if self.kind is MODULES else {}
+            rest.append({"layer": row.layer, **module, "value": row.rest, "other": other})
+        return {
+            "pos": target.pos,
+            "token": target.token,
+            "activation": target.activation,
+            "pre_activation": target.pre_activation,
+            "constant": target.constant,
+            self.kind.name: parts,
+            "rest": rest,
+            "completeness_error": target.completeness_error,
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per target position, layer and part."""
+        import pandas
+
+        rows = [
+            (target.pos, row.layer, row.sublayer, index, self.part_name(row, index), value)
+            for target in self.targets
+            for row in target.rows
+            for index, value in enumerate(row.values.tolist())
+        ]
+        return pandas.DataFrame(rows, columns=["target_pos", "layer", "sublayer", "index", "name", "contribution"])
+
+    def table(self, top: int | None = 10) -> Text:
+        """The largest parts as text."""
+        return table_text(*components_table(self, top))
+
+    def plot(self) -> Html:
+        """A heat map, layers down and parts across (of neurons: the largest)."""
+        return Html(components_page(self))
+
+    def _repr_html_(self) -> str:
+        return self.plot()
+
+    def __repr__(self) -> str:
+        return str(self.table())
 
 
 def attribute_components(

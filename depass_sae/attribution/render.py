@@ -41,7 +41,7 @@ class Html(str):
         """Write a page of its own, whole or not at all."""
         from ..files import write_text
 
-        write_text(Path(path), _template("page.html").render(body=_safe(self)))
+        write_text(Path(path), html("page.html", body=_safe(self)))
 
 
 def shown(token: str) -> str:
@@ -77,15 +77,15 @@ def table_text(*parts: RenderableType) -> Text:
 def tokens_table(att: TokenAttribution, top: int | None = None) -> list[RenderableType]:
     """A table per target position, and what has to be known to read it."""
     parts: list[RenderableType] = [_one_target(att, target, top) for target in att.targets]
-    return [*parts, *_footing(att.fit, att.note)]
+    return [*parts, *footing(att.fit, att.note)]
 
 
 def _one_target(att: TokenAttribution, target: TokenTarget, top: int | None) -> Table:
     from rich.table import Table
     from rich.text import Text as Line
 
-    title = f"{att.target_name} at {place(target.token, target.pos)}"
-    table = Table(title=title, title_justify="left", caption=_settings(att, target), caption_justify="left", box=_box())
+    title = Line(f"{att.target_name} at {place(target.token, target.pos)}", style="table.title")
+    table = Table(title=title, title_justify="left", caption=_settings(att, target), caption_justify="left", box=box())
     table.add_column(f"source {att.by}")
     table.add_column("contribution", justify="right")
     table.add_column("")
@@ -96,8 +96,8 @@ def _one_target(att: TokenAttribution, target: TokenTarget, top: int | None) -> 
     named = order if top is None else order[:top]
     largest = max((abs(v) for v in values), default=0.0) or 1.0
 
-    def row(name: str, value: float, bar: bool = False, measured: str = "", style: str = "") -> None:
-        cells: list[Any] = [Line(name), f"{value:+.3f}", _bar(value / largest) if bar else ""]
+    def row(name: str, value: float, drawn: bool = False, measured: str = "", style: str = "") -> None:
+        cells: list[Any] = [Line(name), f"{value:+.3f}", bar(value / largest) if drawn else ""]
         table.add_row(*cells, *([measured] if target.measured is not None else []), style=style)
 
     for i in named:
@@ -142,8 +142,9 @@ def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableTy
     from rich.text import Text as Line
 
     a, b = found.attribution, found.against
-    title = f"{a.target_name} at {place(a.target.token, a.target.pos)}, against {place(b.target.token, b.target.pos)}"
-    table = Table(title=title, title_justify="left", caption=_settings(a, a.target), caption_justify="left", box=_box())
+    where = f"{place(a.target.token, a.target.pos)}, against {place(b.target.token, b.target.pos)}"
+    title = Line(f"{a.target_name} at {where}", style="table.title")
+    table = Table(title=title, title_justify="left", caption=_settings(a, a.target), caption_justify="left", box=box())
     for name in ("source", "contribution", "against", "contribution", "difference"):
         table.add_column(name, justify="right" if name in ("contribution", "difference") else "left")
     table.add_column("")
@@ -151,14 +152,19 @@ def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableTy
     named = order if top is None else order[:top]
     largest = max((abs(pair.difference) for pair in order), default=0.0) or 1.0
     for pair in named:
-        ends = [Line("" if end is None else place(end.text, end.pos)) for end in (pair.source, pair.against)]
+        cells = [Line("" if end is None else place(end.text, end.pos)) for end in (pair.source, pair.against)]
         values = [
             "" if end is None else f"{value:+.3f}"
             for end, value in ((pair.source, pair.value), (pair.against, pair.against_value))
         ]
-        bar = _bar(pair.difference / largest)
         table.add_row(
-            ends[0], values[0], ends[1], values[1], f"{pair.difference:+.3f}", bar, style="" if pair.same else "bold"
+            cells[0],
+            values[0],
+            cells[1],
+            values[1],
+            f"{pair.difference:+.3f}",
+            bar(pair.difference / largest),
+            style="" if pair.same else "bold",
         )
 
     def total(name: str, x: float, y: float, style: str = "dim") -> None:
@@ -173,7 +179,7 @@ def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableTy
     total("constant", a.constant, b.constant)
     table.add_section()
     total("pre-activation", a.pre_activation, b.pre_activation, style="bold")
-    return [table, *_footing(a.fit, a.note), *_footing(b.fit, b.note)]
+    return [table, *footing(a.fit, a.note), *footing(b.fit, b.note)]
 
 
 def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
@@ -185,7 +191,7 @@ def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
     for layer in report.layers:
         table = Table(
             title=f"layer {layer.hook.layer}, {layer.hook.name}", title_justify="left",
-            caption=fit_sentence(layer.fit), caption_justify="left", box=_box(),
+            caption=fit_sentence(layer.fit), caption_justify="left", box=box(),
         )  # fmt: skip
         table.add_column("position")
         table.add_column("strongest features (activation)")
@@ -204,7 +210,7 @@ def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
     return parts
 
 
-def _footing(fit: Fit | None, note: str | None) -> list[RenderableType]:
+def footing(fit: Fit | None, note: str | None) -> list[RenderableType]:
     from rich.text import Text as Line
 
     lines = []
@@ -222,7 +228,7 @@ def fit_sentence(fit: Fit) -> str:
     return f"On this prompt the SAE {explained}has {fit.l0:.1f} features active per token (position 0 left out)."
 
 
-def _bar(share: float, width: int = 24) -> Any:
+def bar(share: float, width: int = 24) -> Any:
     from rich.text import Text as Line
 
     length = max(0.0, min(1.0, abs(share))) * width
@@ -234,10 +240,10 @@ def _rgb(colour: tuple[int, int, int]) -> str:
     return f"rgb({colour[0]},{colour[1]},{colour[2]})"
 
 
-def _box() -> Any:
-    from rich import box
+def box() -> Any:
+    from rich.box import SIMPLE_HEAD
 
-    return box.SIMPLE_HEAD
+    return SIMPLE_HEAD
 
 
 def strip_line(att: TokenAttribution, target: TokenTarget) -> Any:
@@ -280,8 +286,9 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _template(name: str) -> jinja2.Template:
-    return _environment().get_template(name)
+def html(template: str, **values: Any) -> str:
+    """A template filled in, everything in it escaped."""
+    return _environment().get_template(template).render(**values)
 
 
 def _safe(html: str) -> Any:
@@ -305,12 +312,13 @@ def token_strip(att: TokenAttribution) -> str:
         }
         for target in att.targets
     ]
-    return _template("strip.html").render(strips=strips)
+    return html("strip.html", strips=strips)
 
 
 def tokens_page(att: TokenAttribution) -> str:
     """The strip and the tables, for notebooks."""
-    return token_strip(att) + _template("tokens.html").render(
+    return token_strip(att) + html(
+        "tokens.html",
         att=att,
         settings=[_settings(att, target) for target in att.targets],
         measured=[[_measured(target, i) for i in range(len(target.sources))] for target in att.targets],
@@ -320,4 +328,4 @@ def tokens_page(att: TokenAttribution) -> str:
 
 def features_page(report: FeatureReport, top: int = 8) -> str:
     sentences = [fit_sentence(layer.fit) for layer in report.layers]
-    return _template("features.html").render(report=report, top=top, sentences=sentences)
+    return html("features.html", report=report, top=top, sentences=sentences)

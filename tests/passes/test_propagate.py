@@ -159,6 +159,26 @@ def test_float32_agrees_with_the_direct_transcription_in_float64(shape: str, rul
     assert_agree(carried(adapter, seen, by_token(IDS).start(seen), Allocation(rule, 0.5)), expected, 2e-4)
 
 
+BIASED = [("self_attn", "v"), ("self_attn", "o"), ("mlp", "gate"), ("mlp", "up"), ("mlp", "down")]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("part", "name"), BIASED)
+def test_a_bias_in_one_place_only_goes_to_the_bias_component(part: str, name: str, rule: str) -> None:
+    adapter = adapter_for(fresh("mistral", torch.float64))  # which has none of its own
+    module = getattr(getattr(adapter.model.model.layers[1], part), f"{name}_proj")
+    module.bias = torch.nn.Parameter(torch.linspace(-2, 2, module.out_features, dtype=torch.float64))
+    seen = recorded(adapter, IDS)
+    start = by_token(IDS).start(seen)
+    expected = decompose(
+        adapter.model, seen.token_ids, as_components(start), start.at, rule, first_only=start.first_only
+    )
+    found = carried(adapter, seen, start, Allocation(rule))
+    assert_agree(found, expected, 1e-5)
+    assert not found[0, "resid_post"].present[:, -2].any()
+    assert completeness_error(found[LAYERS - 1, "resid_post"].dense(), seen.resid_post) <= 1e-6
+
+
 # --------------------------------------------------------------------------------------------------- the parts add up
 
 
@@ -394,6 +414,21 @@ def test_bias_is_present_only_after_a_bias_vector(shape: str) -> None:
     has_bias = shape in ("llama", "qwen2", "gpt2")  # Mistral and Qwen3 have no bias anywhere
     assert found[0, "resid_mid"].present[:, -2].all() == has_bias
     assert found[LAYERS - 1, "resid_post"].present[:, -2].any() == has_bias
+
+
+def test_only_a_span_that_is_position_0_alone_counts_as_the_first_token() -> None:
+    seen = recorded(tiny("llama"), [1, 2, 3])
+    assert Spans([[0], [1, 2]], ["first", "word"]).start(seen).first_only.tolist() == [True, False, False, False]
+    assert Spans([[0, 1], [2]], ["word", "last"]).start(seen).first_only.tolist() == [False] * 4
+
+
+def test_what_is_given_where_a_vector_is_absent_stays_in_the_rest() -> None:
+    seen = recorded(tiny("llama"), [1, 2])
+    x = seen.resid_pre[1]
+    present = torch.tensor([[True], [False]])
+    rows = Vectors(x[:, None], ["all"], (1, "resid_pre"), present).start(seen).rows
+    assert rows.present.tolist() == [[True, False, False], [False, False, True]]
+    assert torch.equal(rows.dense().sum(1), x)
 
 
 # ------------------------------------------------------------------------------------------------- neurons at exactly 0
