@@ -16,35 +16,46 @@ from .errors import SAEFitWarning, UserError
 
 if TYPE_CHECKING:
     from .api import LM, load
+    from .attribution.components import ComponentAttribution
     from .attribution.contrast import Contrast
     from .attribution.decompose import Decomposition
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
     from .passes.propagate import Chunks
-    from .passes.sources import Spans, Vectors
+    from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
 
 __version__ = "0.1.0"
 
 _HOME = {
     "LM": ".api",
     "load": ".api",
+    "ComponentAttribution": ".attribution.components",
     "Contrast": ".attribution.contrast",
     "Decomposition": ".attribution.decompose",
     "FeatureReport": ".attribution.features",
     "TokenAttribution": ".attribution.tokens",
     "Chunks": ".passes.propagate",
+    "Heads": ".passes.sources",
+    "Modules": ".passes.sources",
+    "Neurons": ".passes.sources",
     "Spans": ".passes.sources",
+    "Subspace": ".passes.sources",
     "Vectors": ".passes.sources",
 }
 
 __all__ = [
     "LM",
     "Chunks",
+    "ComponentAttribution",
     "Contrast",
     "Decomposition",
     "FeatureReport",
+    "Heads",
+    "Modules",
+    "Neurons",
     "SAEFitWarning",
     "Spans",
+    "Subspace",
     "TokenAttribution",
     "UserError",
     "Vectors",

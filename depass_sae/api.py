@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Kind, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, find_features
 from .attribution.subject import Subject
-from .attribution.targets import Pos, make_target
+from .attribution.targets import Pos, Target, make_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
 from .errors import UserError
 from .models.load import Loaded, adapter_for, dtype_named, load_model
-from .models.prompt import PromptLike, encode
+from .models.prompt import Prompt, PromptLike, encode
 from .passes.propagate import Allocation, Chunks, FirstToken, Progress
 from .passes.rules import TEMPERATURE
 from .passes.selfcheck import check
@@ -31,6 +32,35 @@ if TYPE_CHECKING:
 
 TOKENS_RULE = "softmax"
 """The paper's rule, until another is measured to be better for tokens."""
+
+
+COMPONENTS_RULE = "half"
+"""For heads, modules and neurons, whose softmax answer depends on how finely a layer is split."""
+
+
+class Question(TypedDict, total=False):
+    """What may be said beside a prompt and a feature, in every ``lm.attribute_...``.
+
+    Instead of a feature: ``logit`` a token; ``logit_diff`` two tokens; ``direction`` [d], read at ``hook`` of ``layer``.
+
+    pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature fires,
+    or a position. rule: softmax, linear-norm, relu, max, linear or half; temperature: of softmax; first_token: "skip" or
+    "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
+    chunks: how much is worked on at once. progress: called with (what, steps done, steps in all).
+    """
+
+    logit: str | int | None
+    logit_diff: tuple[str | int, str | int] | None
+    direction: Float[Tensor, "d"] | None
+    layer: int | None
+    hook: str
+    path: str
+    pos: Pos | None
+    rule: str | None
+    temperature: float
+    first_token: FirstToken
+    chunks: Chunks
+    progress: Progress | None
 
 
 class LM:
@@ -63,60 +93,57 @@ class LM:
 
     def features(self, prompt: PromptLike, layer: int | None = None) -> FeatureReport:
         """Which features fire on the prompt, strongest first, per layer and position."""
-        return find_features(self._subject, encode(self._subject.loaded, self._subject.adapter, prompt), layer)
+        return find_features(self._subject, self._encode(prompt), layer)
 
     def attribute_tokens(
         self,
         prompt: PromptLike,
         feature: str | None = None,
         *,
-        logit: str | int | None = None,
-        logit_diff: tuple[str | int, str | int] | None = None,
-        direction: Float[Tensor, "d"] | None = None,
-        layer: int | None = None,
-        hook: str = "resid_post",
-        pos: Pos | None = None,
         by: By = "token",
-        rule: str = TOKENS_RULE,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
-        path: str = "magnitude",
         ablate: int = 0,
         seed: int = 0,
-        chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
-        progress: Progress | None = None,
+        **question: Unpack[Question],
     ) -> TokenAttribution:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
 
-        One target: ``feature`` "LAYER/INDEX" or "LAYER/INDEX@POS"; ``logit`` a token; ``logit_diff`` two tokens; or
-        ``direction`` [d], read at ``hook`` of ``layer``.
-
-        pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature
-        fires, or a position. by: "token", or "word" with sub-tokens joined from the start.
-        rule: softmax, linear-norm, relu, max, linear or half. path: of a gated SAE, "magnitude" or "gate".
+        feature: "LAYER/INDEX" or "LAYER/INDEX@POS"; other targets and the settings are those of :class:`Question`.
+        by: "token", or "word" with sub-tokens joined from the start.
         ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
-        target, at = make_target(
-            self._subject, feature=feature, logit=logit, logit_diff=logit_diff, direction=direction, layer=layer,
-            hook=hook, path=path,
-        )  # fmt: skip
-        if at is not None and pos is not None and pos != at:
-            raise UserError(f"{feature} names position {at}, and pos is {pos}; give one of them")
+        target, pos = self._target(feature, question)
         return attribute_tokens(
             self._subject,
-            encode(self._subject.loaded, self._subject.adapter, prompt),
+            self._encode(prompt),
             target,
-            pos=at if at is not None else pos,
+            pos=pos,
             by=by,
-            allocation=Allocation(rule, temperature, first_token),
+            allocation=_allocation(question, TOKENS_RULE),
             ablate=ablate,
             seed=seed,
-            chunks=chunks,
-            progress=progress,
+            **_running(question),
         )
+
+    def attribute_heads(
+        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+    ) -> ComponentAttribution:
+        """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
+        return self._components(HEADS, prompt, feature, question)
+
+    def attribute_modules(
+        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+    ) -> ComponentAttribution:
+        """Through which attention layers and MLPs. Each row sums to the pre-activation."""
+        return self._components(MODULES, prompt, feature, question)
+
+    def attribute_neurons(
+        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+    ) -> ComponentAttribution:
+        """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
+        return self._components(NEURONS, prompt, feature, question)
 
     def contrast(
         self, prompt: PromptLike, against: PromptLike, feature: str | None = None, **settings: Any
@@ -127,12 +154,11 @@ class LM:
         is as long, else the second is read where the target is largest.
         """
         first = self.attribute_tokens(prompt, feature, **settings)
-        second_settings = dict(settings)
-        a, b = (len(encode(self._subject.loaded, self._subject.adapter, p)) for p in (prompt, against))
-        if a != b:
-            second_settings.pop("pos", None)
+        elsewhere = dict(settings)
+        if len(self._encode(prompt)) != len(self._encode(against)):
+            elsewhere.pop("pos", None)
             feature = feature and feature.partition("@")[0]
-        return contrast(first, self.attribute_tokens(against, feature, **second_settings))
+        return contrast(first, self.attribute_tokens(against, feature, **elsewhere))
 
     def decompose(
         self,
@@ -156,7 +182,7 @@ class LM:
         """
         return decompose(
             self._subject,
-            encode(self._subject.loaded, self._subject.adapter, prompt),
+            self._encode(prompt),
             source,
             point=(layer, read),
             start=start,
@@ -164,6 +190,49 @@ class LM:
             chunks=chunks,
             progress=progress,
         )
+
+    def _encode(self, prompt: PromptLike) -> Prompt:
+        return encode(self._subject.loaded, self._subject.adapter, prompt)
+
+    def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
+        keys = ("logit", "logit_diff", "direction", "layer", "hook", "path")
+        target, at = make_target(
+            self._subject,
+            feature=feature,
+            logit=question.get("logit"),
+            logit_diff=question.get("logit_diff"),
+            direction=question.get("direction"),
+            layer=question.get("layer"),
+            hook=question.get("hook", "resid_post"),
+            path=question.get("path", "magnitude"),
+        )
+        pos = question.get("pos")
+        if at is not None and pos is not None and pos != at:
+            raise UserError(f"{feature} names position {at}, and pos is {pos}; give one of them")
+        return target, pos if at is None else at
+
+    def _components(
+        self, kind: Kind, prompt: PromptLike, feature: str | None, question: Question
+    ) -> ComponentAttribution:
+        target, pos = self._target(feature, question)
+        return attribute_components(
+            self._subject,
+            self._encode(prompt),
+            target,
+            kind,
+            pos=pos,
+            allocation=_allocation(question, COMPONENTS_RULE),
+            **_running(question),
+        )
+
+
+def _allocation(question: Question, rule: str) -> Allocation:
+    temperature, first_token = question.get("temperature", TEMPERATURE), question.get("first_token", "skip")
+    return Allocation(question.get("rule") or rule, temperature, first_token)
+
+
+def _running(question: Question) -> dict[str, Any]:
+    return {"chunks": question.get("chunks", Chunks()), "progress": question.get("progress")}
 
 
 def load(
@@ -200,7 +269,7 @@ def load(
     else:
         if dtype is not None or device is not None:
             raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
-        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         loaded = Loaded(model, tokenizer, name)
     adapter = adapter_for(loaded.model)
     check(adapter)

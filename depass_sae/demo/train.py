@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,7 @@ def train(
                 ):
                     if not (target / "cfg.json").exists():
                         rows = capped(read_layer(paths, layer))
-                        sae = train_sae(rows, recipe, device, lambda n, bar=bars[layer]: progress.advance(bar, n))
+                        sae = train_sae(rows, recipe, device, partial(progress.advance, bars[layer]))
                         save_sae(sae, layer, target)
                     progress.update(bars[layer], completed=recipe.rows)
 

@@ -276,7 +276,6 @@ def test_chunking_changes_nothing(case: dict[str, Any], positions: int, componen
 @given(runs(dtypes=(torch.float64,)), st.data())
 @settings(max_examples=80)
 def test_reading_few_positions_gives_what_reading_all_gives(case: dict[str, Any], data: st.DataObject) -> None:
-    adapter = tiny(case["shape"], case["dtype"])
     seen, found = run(case)
     source = case["source"] if isinstance(case["source"], Spans) else case["source"](seen)
     point = data.draw(st.sampled_from(list(found)))

