@@ -41,11 +41,11 @@ COMPONENTS_RULE = "half"
 class Question(TypedDict, total=False):
     """What may be said beside a prompt and a feature, in every ``lm.attribute_...``.
 
-    Instead of a feature: ``logit`` a token; ``logit_diff`` two tokens; ``direction`` [d], read at ``hook`` of ``layer``.
+    Instead of a feature: ``logit`` a token; ``logit_diff`` two; ``direction`` [d], read at ``hook`` of ``layer``.
 
     pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature fires,
-    or a position. rule: softmax, linear-norm, relu, max, linear or half; temperature: of softmax; first_token: "skip" or
-    "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
+    or a position. rule: softmax, linear-norm, relu, max, linear or half; temperature: of softmax; first_token: "skip"
+    or "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
     chunks: how much is worked on at once. progress: called with (what, steps done, steps in all).
     """
 
@@ -195,7 +195,6 @@ class LM:
         return encode(self._subject.loaded, self._subject.adapter, prompt)
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
-        keys = ("logit", "logit_diff", "direction", "layer", "hook", "path")
         target, at = make_target(
             self._subject,
             feature=feature,

@@ -83,6 +83,9 @@ RuleName = Annotated[
         "--rule", help="softmax (the paper's), half, linear, linear-norm, relu or max.", show_default="softmax"
     ),
 ]
+ComponentRule = Annotated[
+    str | None, typer.Option("--rule", help="half, linear, or another rule of tokens.", show_default="half")
+]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
 FirstToken = Annotated[
     str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
@@ -160,21 +163,10 @@ def tokens(
 ) -> None:
     """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
     asked = _prompt(prompt, ids)
-    settings: dict[str, Any] = {
-        "logit": logit if logit is None or not ids else _number(logit),
-        "logit_diff": logit_diff,
-        "pos": _position(pos),
-        "by": by,
-        "temperature": temperature,
-        "first_token": first_token,
-        "path": path,
-        "ablate": ablate,
-        "seed": seed,
-    } | ({} if rule is None else {"rule": rule})
+    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
     if ablate < 0:
         raise UserError("--ablate takes the number of replacements per source, 1 or more")
-    if sum(target is not None for target in (feature, logit, logit_diff)) != 1:
-        raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
+    settings = question | {"by": by, "ablate": ablate, "seed": seed}
     with _working() as status:
         # Only the SAE that is asked for is loaded; a logit needs none.
         layers = [] if feature is None else _layer_of(feature)
@@ -201,6 +193,59 @@ def tokens(
         sys.stderr.write(f"{attribution.note}\n")
 
 
+def _component_command(kind: str) -> None:
+    """Heads, modules and neurons answer the same question at three granularities, so they are one command each."""
+
+    def command(
+        feature: Feature = None,
+        prompt: Prompt = None,
+        ids: Ids = None,
+        model: Model = "smollm2",
+        sae: Sae = None,
+        sae_id: SaeId = None,
+        pos: Pos = None,
+        rule: ComponentRule = None,
+        logit: Logit = None,
+        logit_diff: LogitDiff = None,
+        temperature: Temperature = 0.1,
+        first_token: FirstToken = "skip",
+        path: GatePath = "magnitude",
+        top: Top = 12,
+        as_json: AsJson = False,
+        dtype: Dtype = None,
+        trace_dtype: TraceDtype = None,
+        device: Device = None,
+        cache_dir: CacheDir = None,
+        trust_remote_code: Trust = False,
+    ) -> None:
+        asked = _prompt(prompt, ids)
+        question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+        with _working() as status:
+            layers = [] if feature is None else _layer_of(feature)
+            lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+            attribute = {
+                "heads": lm.attribute_heads,
+                "modules": lm.attribute_modules,
+                "neurons": lm.attribute_neurons,
+            }[kind]
+            found = attribute(asked, feature, progress=status.progress, **question)
+        if as_json:
+            _print_json(found.to_dict())
+        else:
+            from .attribution.heatmap import components_table
+
+            _print(*components_table(found, top))
+        if found.note:
+            sys.stderr.write(f"{found.note}\n")
+
+    command.__doc__ = f"Through which {kind} of every layer: each layer's row sums to the pre-activation."
+    app.command(kind)(command)
+
+
+for _kind in ("heads", "modules", "neurons"):
+    _component_command(_kind)
+
+
 # ------------------------------------------------------------------------------------------------------ reading options
 
 
@@ -213,6 +258,35 @@ def _prompt(prompt: str | None, ids: str | None) -> PromptLike:
     if not all(word.isdecimal() for word in words):
         raise UserError(f"--ids takes numbers, e.g. '0 12 7', not {ids!r}")
     return [int(word) for word in words]
+
+
+def _question(
+    feature: str | None,
+    logit: str | None,
+    logit_diff: tuple[str, str] | None,
+    pos: str | None,
+    rule: str | None,
+    temperature: float,
+    first_token: str,
+    path: str,
+    ids: str | None,
+) -> dict[str, Any]:
+    """The options that every attribution shares, as keywords of ``lm.attribute_...``."""
+    if sum(target is not None for target in (feature, logit, logit_diff)) != 1:
+        raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
+
+    def token(text: str) -> int | str:
+        return text if ids is None else _number(text)  # a prompt of ids takes its logits as ids, too
+
+    return {
+        "logit": None if logit is None else token(logit),
+        "logit_diff": None if logit_diff is None else (token(logit_diff[0]), token(logit_diff[1])),
+        "pos": _position(pos),
+        "rule": rule,
+        "temperature": temperature,
+        "first_token": first_token,
+        "path": path,
+    }
 
 
 def _position(text: str | None) -> Any:
