@@ -195,6 +195,8 @@ class LM:
         return encode(self._subject.loaded, self._subject.adapter, prompt)
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
+        if unknown := sorted(question.keys() - Question.__annotations__.keys()):
+            raise TypeError(f"there is no setting {unknown[0]!r}; there are {', '.join(Question.__annotations__)}")
         target, at = make_target(
             self._subject,
             feature=feature,
@@ -227,7 +229,8 @@ class LM:
 
 def _allocation(question: Question, rule: str) -> Allocation:
     temperature, first_token = question.get("temperature", TEMPERATURE), question.get("first_token", "skip")
-    return Allocation(question.get("rule") or rule, temperature, first_token)
+    chosen = question.get("rule")
+    return Allocation(rule if chosen is None else chosen, temperature, first_token)
 
 
 def _running(question: Question) -> dict[str, Any]:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="depass-sae",
     help="Which tokens activate an SAE feature: exact, additive answers by decomposed forward passes.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
 )
@@ -409,7 +408,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         if hasattr(error, "format_message"):  # a mistyped command or option
-            sys.exit(_one_line(error.format_message() or "nothing was asked; see depass-sae --help", 2))
+            help_ = "; see depass-sae --help" if len(sys.argv) == 1 else ""
+            sys.exit(_one_line(error.format_message().rstrip(".") + help_, 2))
         if _is_memory(error):
             sys.exit(_one_line("there is not enough memory; try a shorter prompt, or --dtype bfloat16", 2))
         raise

@@ -328,6 +328,15 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert "there is no directory" in refusal(lambda: ds.load(tmp_path / "missing"))
 
 
+def test_a_mistyped_setting_is_not_passed_over() -> None:
+    lm = handle(random_sae())
+    for ask in (lm.attribute_tokens, lm.attribute_heads, lm.attribute_modules, lm.attribute_neurons):
+        with pytest.raises(TypeError, match="there is no setting 'rul'; there are logit, "):
+            ask(TEXT, "1/3", rul="half")
+    with pytest.raises(TypeError, match="there is no setting 'by'"):
+        lm.attribute_heads(TEXT, "1/3", by="word")
+
+
 def test_a_user_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match=f"features are 0 to {D_SAE - 1}"):
         handle(random_sae()).attribute_tokens(TEXT, "1/999")

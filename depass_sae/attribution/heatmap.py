@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .components import ComponentAttribution, ComponentTarget
+    from .qk import AttentionAttribution
 
 WIDEST = 64
 """A heat map has one column per part up to here; wider layers (neurons) are shown as a table alone."""
@@ -127,3 +128,77 @@ def components_page(att: ComponentAttribution, top: int = 15) -> str:
     fit = None if att.fit is None else fit_sentence(att.fit)
     warning = att.fit.warning if att.fit else None
     return html("components.html", pages=pages, fit=fit, warning=warning, note=att.note)
+
+
+# ---------------------------------------------------------------------------------------------------- attention scores
+
+
+def _pairs_title(att: AttentionAttribution) -> str:
+    tokens = att.heading.prompt.tokens
+    against = {None: "", "mean": ", against the average key"}.get(att.against)  # type: ignore[arg-type]
+    if against is None:
+        against = f", against {place(tokens[int(att.against or 0)], int(att.against or 0))}"
+    ends = f"{place(tokens[att.query], att.query)} looking at {place(tokens[att.key], att.key)}"
+    return f"layer {att.layer} head {att.head}: {ends}{against}"
+
+
+def _pairs_settings(att: AttentionAttribution) -> str:
+    rule = "" if att.by == "features" else f"rule {att.allocation.rule}; "
+    what = "score" if att.against is None else "difference of scores"
+    return (
+        f"{rule}{what} {att.score:+.3f}, to which the whole table sums; {att.pattern:.1%} of the head's attention; "
+        f"completeness error {att.completeness_error:.0e}"
+    )
+
+
+def pairs_table(att: AttentionAttribution, top: int) -> list[RenderableType]:
+    """The largest pairs of a query's and a key's component."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    table = Table(
+        title=Line(_pairs_title(att), style="table.title"),
+        title_justify="left",
+        caption=Line(_pairs_settings(att), style="table.caption"),
+        caption_justify="left",
+        box=box(),
+    )
+    table.add_column("at the query")
+    table.add_column("at the key")
+    table.add_column("score", justify="right")
+    table.add_column("")
+    entries = att.largest(top)
+    largest = max((abs(value) for *_, value in entries), default=0.0) or 1.0
+    for row, column, value in entries:
+        table.add_row(Line(row), Line(column), f"{value:+.3f}", bar(value / largest))
+    return [table]
+
+
+def pairs_page(att: AttentionAttribution, widest: int = WIDEST) -> str:
+    """The table as a heat map: the components of largest total size, up to ``widest`` each way."""
+    down = att.values.abs().sum(dim=1).argsort(descending=True)[:widest].sort().values.tolist()
+    across = att.values.abs().sum(dim=0).argsort(descending=True)[:widest].sort().values.tolist()
+    largest = att.values.abs().max().item() or 1.0
+    rows = [
+        {
+            "name": att.rows[i],
+            "cells": [
+                {
+                    "name": f"{att.rows[i]} → {att.columns[j]}",
+                    "value": value,
+                    "colour": POSITIVE if value >= 0 else NEGATIVE,
+                    "strength": abs(value) / largest,
+                }
+                for j, value in zip(across, att.values[i, across].tolist(), strict=True)
+            ],
+        }
+        for i in down
+    ]
+    return html(
+        "pairs.html",
+        title=_pairs_title(att),
+        settings=_pairs_settings(att),
+        columns=[att.columns[j] for j in across],
+        rows=rows,
+        largest=att.largest(15),
+    )

@@ -1,0 +1,277 @@
+"""Why a head looked there: one attention score, split over what stands at the query and at the key.
+
+Before its softmax a score is bilinear in the two normed streams,
+
+    score(q, k) = ⟨R_q X̂[q] W_Q, R_k X̂[k] W_K⟩ · scale
+
+so with the components of both positions (norm scales, QK-norms included, frozen) it splits exactly into a table
+
+    table[m, m′] = ⟨R_q X̂[q, m] W_Q, R_k X̂[k, m′] W_K⟩ · scale
+
+whose sum is the score; the biases of W_Q and W_K belong to the ``bias`` row and column. Softmax ignores what all keys
+share, so "why *there*" is answered by the table relative to the head's average key, table(q, k) − Σ_k′ A[q, k′]
+table(q, k′), or relative to one other key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.adapter import Attention, Linear, Norm
+from ..models.prompt import Prompt
+from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.sources import tokens
+from ..passes.sublayers import queries_and_keys, rotate
+from ..passes.trace import Trace
+from ..saes import Hook, feature_parts
+from .document import Heading, allocation_dict
+from .heatmap import pairs_page, pairs_table
+from .render import Html, Text, place, table_text
+from .subject import Subject
+
+if TYPE_CHECKING:
+    import pandas
+
+QKBy = Literal["tokens", "features"]
+Against = None | Literal["mean"] | int
+
+
+@dataclass(frozen=True)
+class AttentionAttribution:
+    """One head's score for a query and a key, in the units of attention scores.
+
+    values: [query component, key component]; their sum is ``score`` (or its difference to what it is held ``against``).
+    pattern: how much of the head's attention went there.
+    """
+
+    heading: Heading
+    layer: int
+    head: int
+    query: int
+    key: int
+    by: QKBy
+    against: Against
+    allocation: Allocation
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Float[Tensor, "query_component key_component"]
+    score: float
+    pattern: float
+
+    @property
+    def completeness_error(self) -> float:
+        """|Σ values − score| over the largest of them."""
+        size = max(abs(self.score), self.values.abs().max().item())
+        return abs(self.values.sum().item() - self.score) / size if size else 0.0
+
+    def largest(self, top: int | None = None) -> list[tuple[str, str, float]]:
+        """(query component, key component, value), largest first."""
+        order = self.values.abs().flatten().argsort(descending=True)[:top].tolist()
+        width = len(self.columns)
+        return [
+            (self.rows[i // width], self.columns[i % width], self.values.flatten()[i].item())
+            for i in order
+            if self.values.flatten()[i] != 0
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that ``depass-sae attention --json`` prints: Σ of all values = score."""
+        return {
+            **self.heading.to_dict(),
+            **allocation_dict(self.allocation),
+            "layer": self.layer,
+            "head": self.head,
+            "query": {"pos": self.query, "token": self.heading.prompt.tokens[self.query]},
+            "key": {"pos": self.key, "token": self.heading.prompt.tokens[self.key]},
+            "by": self.by,
+            "against": self.against,
+            "score": self.score,
+            "pattern": self.pattern,
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "values": self.values.tolist(),
+            "completeness_error": self.completeness_error,
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The table, query components down and key components across."""
+        import pandas
+
+        return pandas.DataFrame(self.values.numpy(), index=list(self.rows), columns=list(self.columns))
+
+    def table(self, top: int = 12) -> Text:
+        """The largest pairs as text."""
+        return table_text(*pairs_table(self, top))
+
+    def plot(self) -> Html:
+        """A heat map, the query's components down and the key's across."""
+        return Html(pairs_page(self))
+
+    def _repr_html_(self) -> str:
+        return self.plot()
+
+    def __repr__(self) -> str:
+        return str(self.table())
+
+
+def attribute_attention(
+    subject: Subject,
+    prompt: Prompt,
+    layer: int,
+    head: int,
+    query: int,
+    key: int,
+    *,
+    by: QKBy = "tokens",
+    against: Against = None,
+    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
+    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> AttentionAttribution:
+    """Split a head's score for one query and key over tokens, or over the features of an SAE on the stream it reads.
+
+    by: "tokens" carries the prompt's tokens to the layer by the allocation's rule; "features" splits the stream by the
+    SAE at resid_pre of the layer, or at resid_post of the one before.
+    against: "mean" takes the head's average key off, a position takes that key off.
+
+    Raises UserError for a layer, head or position that does not exist, or a key that the head cannot see.
+    """
+    _check(subject, prompt, layer, head, query, key, against)
+    seen = subject.trace(prompt, layer).first(query + 1)
+    pattern = seen.pattern[layer][head, query].to(seen.resid_post.dtype)
+    weights = torch.zeros_like(pattern)  # of the keys: the table is Σ_k′ weights[k′] table(query, k′)
+    weights[key] = 1
+    if against == "mean":
+        weights -= pattern
+    elif against is not None:
+        weights[against] -= 1
+    if by == "tokens":
+        parts, labels = _token_parts(seen, prompt, allocation, layer, chunks, progress)
+    elif by == "features":
+        parts, labels = _feature_parts(subject, seen, prompt, layer)
+    else:
+        raise UserError(f"an attention score is split by tokens or by features, not by {by!r}")
+    q, k = _projected(seen, layer, head, parts)
+    scale = subject.adapter.layer(layer).attention.scores.scale
+    values = scale * q[query] @ torch.einsum("k,kmd->md", weights, k).T
+    norm = subject.adapter.layer(layer).attn_norm.to(seen.resid_post.dtype)
+    whole_q, whole_k = queries_and_keys(subject.adapter.layer(layer).attention, norm(seen.resid_pre[layer]))
+    score = scale * (whole_k[:, head] @ whole_q[query, head]) @ weights
+    here = [i for i in range(len(labels)) if values[i].any()]
+    there = [i for i in range(len(labels)) if values[:, i].any()]
+    return AttentionAttribution(
+        Heading.of(subject, prompt),
+        layer,
+        head,
+        query,
+        key,
+        by,
+        against,
+        allocation,
+        tuple(labels[i] for i in here),
+        tuple(labels[i] for i in there),
+        values[here][:, there].double().cpu(),
+        score.item(),
+        pattern[key].item(),
+    )
+
+
+def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, key: int, against: Against) -> None:
+    n_layers, n = subject.adapter.n_layers, len(prompt)
+    if not 0 <= layer < n_layers:
+        raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
+    attention = subject.adapter.layer(layer).attention
+    if not 0 <= head < attention.n_heads:
+        raise UserError(f"there is no head {head}; layer {layer} has heads 0 to {attention.n_heads - 1}")
+    for name, position in (("query", query), ("key", key), ("against", against)):
+        if isinstance(position, int) and not 0 <= position < n:
+            raise UserError(f"{name} {position} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
+    if against is not None and against != "mean" and not isinstance(against, int):
+        raise UserError(f"against is mean or a position, not {against!r}")
+    for name, position in (("key", key), ("against", against)):
+        if isinstance(position, int) and not 0 <= query - position < (attention.window or n + 1):
+            raise UserError(f"{name} {position} cannot be seen from query {query} in layer {layer}")
+
+
+def _token_parts(
+    seen: Trace, prompt: Prompt, allocation: Allocation, layer: int, chunks: Chunks, progress: Progress | None
+) -> tuple[Float[Tensor, "pos comp d_model"], list[str]]:
+    """The prompt's tokens as components of the stream before the layer."""
+    n = len(seen.token_ids)
+    labels = [place(token, pos) for pos, token in enumerate(prompt.tokens[:n])]
+    start = tokens(labels).start(seen)
+    point = (layer, "resid_pre")
+    positions = torch.arange(n, device=seen.resid_post.device)
+    rows = propagate(seen, start, {point: positions}, allocation, chunks=chunks, progress=progress)[point]
+    return rows.dense(), [*labels, "bias", "rest"]
+
+
+def _feature_parts(
+    subject: Subject, seen: Trace, prompt: Prompt, layer: int
+) -> tuple[Float[Tensor, "pos comp d_model"], list[str]]:
+    """Each position's own active features, its SAE error, the SAE's constant, and a ``bias`` for what follows."""
+    candidates = [Hook(layer, "resid_pre"), *([Hook(layer - 1, "resid_post")] if layer else [])]
+    hook = next((candidate for candidate in candidates if candidate in subject.saes), None)
+    if hook is None:
+        there = ", ".join(map(str, sorted(subject.saes))) or "none"
+        needed = " or ".join(map(str, candidates))
+        raise UserError(
+            f"scores of layer {layer} are split by features where there is an SAE at {needed}; there are {there}"
+        )
+    x = seen.resid_pre[layer]
+    found = feature_parts(subject.saes[hook], x)
+    if found.error is None:
+        raise UserError(f"the SAE at {hook} is a transcoder, which does not split the stream that it reads")
+    n, m = len(x), len(found.index)
+    parts = x.new_zeros(n, m + n + 3, x.shape[1])
+    parts[found.pos, torch.arange(m, device=x.device)] = found.parts.to(x)
+    parts[torch.arange(n), m + torch.arange(n)] = found.error.to(x)
+    parts[:, -3] = found.constant.to(x)
+    features = [
+        f"{hook.layer}/{index}@{place(prompt.tokens[pos], pos)}"
+        for pos, index in zip(found.pos.tolist(), found.index.tolist(), strict=True)
+    ]
+    errors = [f"error@{place(prompt.tokens[pos], pos)}" for pos in range(n)]
+    return parts, [*features, *errors, "constant", "bias", "rest"]
+
+
+def _projected(
+    seen: Trace, layer: int, head: int, parts: Float[Tensor, "pos comp d_model"]
+) -> tuple[Float[Tensor, "pos comp d_head"], Float[Tensor, "pos comp d_head"]]:
+    """Every component's share of each position's rotated query and key; biases in the component before the last."""
+    block = seen.adapter.layer(layer)
+    dtype = parts.dtype
+    norm, attention, scores = block.attn_norm.to(dtype), block.attention, block.attention.scores.to(dtype)
+    resid = seen.resid_pre[layer]
+    x_hat = norm.centre(parts) * norm.scale(resid)[:, None] * norm.gain
+    if norm.bias is not None:
+        x_hat[:, -2] += norm.bias
+    whole = norm(resid)
+    group = head // (attention.n_heads // attention.n_kv_heads)
+    q = _head_share(attention, scores.q, scores.q_norm, head, x_hat, whole)
+    k = _head_share(attention, scores.k, scores.k_norm, group, x_hat, whole)
+    if scores.rotary is None:
+        return q, k
+    cos, sin = (c.to(dtype)[:, None] for c in scores.rotary(torch.arange(len(q), device=q.device)))
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+def _head_share(
+    attention: Attention, linear: Linear, norm: Norm | None, head: int, x_hat: Tensor, whole: Tensor
+) -> Float[Tensor, "pos comp d_head"]:
+    columns = slice(head * attention.d_head, (head + 1) * attention.d_head)
+    weight = linear.weight[:, columns]
+    bias = None if linear.bias is None else linear.bias[columns]
+    share = x_hat @ weight
+    if bias is not None:
+        share[:, -2] += bias
+    if norm is None:
+        return share
+    # QK-norm: its scale is frozen at what the whole query or key gives.
+    return share * norm.scale(Linear(weight, bias)(whole))[:, None] * norm.gain

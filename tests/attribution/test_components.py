@@ -1,0 +1,133 @@
+"""Heads, modules and neurons of every layer: rows that sum, and two engines that agree."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import depass_sae as ds
+from depass_sae.attribution.components import KINDS, NEURONS, _carried, _swept
+from depass_sae.attribution.targets import FeatureTarget
+from depass_sae.models.prompt import encode
+from depass_sae.passes.propagate import Allocation, Chunks
+from depass_sae.passes.rules import RULES
+from depass_sae.passes.trace import HOOKS
+
+from ..passes.models import D_MLP, HEADS, LAYERS, SHAPES
+from .test_tokens import strict_json, with_sae
+from .tiny import TEXT, VOCAB, activation, handle, pre_activations
+
+prompts = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=6)
+kinds = st.sampled_from(sorted(KINDS))
+
+
+def ask(lm: ds.LM, kind: str, *question: Any, **settings: Any) -> Any:
+    return getattr(lm, f"attribute_{kind}")(*question, **settings)
+
+
+@given(
+    shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), kind=kinds, ids=prompts,
+    rule=st.sampled_from(sorted(RULES)),
+)  # fmt: skip
+@settings(max_examples=100)
+def test_every_row_sums_to_the_pre_activation_that_sae_lens_computes(
+    shape: str, hook: str, kind: str, ids: list[int], rule: str
+) -> None:
+    lm = with_sae(shape, hook, "jumprelu")
+    pos = len(ids) - 1
+    found = ask(lm, kind, ids, "1/3", pos=pos, rule=rule)
+    x = activation(lm.model, torch.tensor([ids]), f"1.{hook}")[0]
+    expected = pre_activations(lm.saes[1], x)[pos, 3].item()
+    assert found.pre_activation == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert found.completeness_error <= 1e-4
+    document = found.to_dict()["targets"][0]
+    assert document["rest"] or (kind, hook) in {("neurons", "resid_pre")}
+    for row in document["rest"]:
+        same = [p for p in document[kind] if p["layer"] == row["layer"] and row.get("module") in (None, p.get("module"))]
+        values = [p["value"] for p in same] + [row["value"]] + [other["value"] for other in row["other"]]
+        off = abs(sum(values) + document["constant"] - expected)
+        assert off <= 1e-4 * max(map(abs, (*values, expected)))
+
+
+@given(shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), kind=kinds, ids=prompts, rule=st.sampled_from(["linear", "half"]))
+@settings(max_examples=60)
+def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, kind: str, ids: list[int], rule: str) -> None:
+    subject = with_sae(shape, hook, "jumprelu")._subject
+    target = FeatureTarget(subject.hook(1), 3)
+    seen = subject.trace(encode(subject.loaded, subject.adapter, ids), 1, (target.point,))
+    readoff, positions = target.read(subject, seen), sorted({0, len(ids) - 1})
+    swept, carried = (
+        engine(seen, readoff, positions, KINDS[kind], Allocation(rule), Chunks(), None) for engine in (_swept, _carried)
+    )
+    for one, other in zip(swept, carried, strict=True):
+        both = {(row.layer, row.sublayer): row for row in other}
+        assert {(row.layer, row.sublayer) for row in one} >= set(both)
+        for row in one:
+            if (row.layer, row.sublayer) in both:
+                same = both[row.layer, row.sublayer]
+                size = max(1.0, same.values.abs().max().item(), abs(same.rest), abs(same.bias))
+                assert torch.allclose(row.values, same.values, atol=1e-4 * size)
+                assert row.rest == pytest.approx(same.rest, abs=1e-4 * size)
+                assert row.bias == pytest.approx(same.bias, abs=1e-4 * size)
+
+
+def test_there_is_a_row_for_every_layer_up_to_the_target(lm: ds.LM) -> None:
+    heads, modules, neurons = (ask(lm, kind, TEXT, "1/3").to_dict()["targets"][0] for kind in ("heads", "modules", "neurons"))
+    assert [(p["layer"], p["head"]) for p in heads["heads"]] == [(layer, h) for layer in (0, 1) for h in range(HEADS)]
+    assert [(p["layer"], p["module"]) for p in modules["modules"]] == [(l, m) for l in (0, 1) for m in ("attn", "mlp")]
+    assert [row["layer"] for row in neurons["rest"]] == [0, 1]
+    assert len(ask(lm, "heads", TEXT, logit=5).target.rows) == LAYERS
+
+
+def test_neurons_that_are_not_listed_are_summed(lm: ds.LM) -> None:
+    found = ask(lm, "neurons", TEXT, "1/3")
+    whole, short = found.to_dict(top=D_MLP)["targets"][0], found.to_dict(top=3)["targets"][0]
+    assert len(whole["neurons"]) == 2 * D_MLP
+    assert len(short["neurons"]) == 2 * 3
+    for layer in (0, 1):
+        listed = sum(p["value"] for p in short["neurons"] if p["layer"] == layer)
+        (others,) = (o["value"] for o in short["rest"][layer]["other"] if o["name"] == "other neurons")
+        assert listed + others == pytest.approx(sum(p["value"] for p in whole["neurons"] if p["layer"] == layer))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_document_has_the_keys_that_it_promises(lm: ds.LM, kind: str) -> None:
+    document = ask(lm, kind, TEXT, "1/3", pos="all").to_dict()
+    assert strict_json(document) == document
+    assert next(iter(document)) == "schema_version"
+    assert document["feature"] == {"layer": 1, "index": 3, "hook": "resid_post"}
+    for target in document["targets"]:
+        assert {"pos", "token", "activation", "pre_activation", "constant", kind, "rest", "completeness_error"} <= set(target)
+        assert {"layer", "value", "other"} <= set(target["rest"][0])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_frames_tables_and_pages_name_every_part(lm: ds.LM, kind: str) -> None:
+    found = ask(lm, kind, "a[/bold]<script>alert(1)</script>", "1/3", pos=2)
+    frame = found.to_frame()
+    assert len(frame) == sum(len(row.values) for row in found.target.rows)
+    strongest = frame.loc[frame["contribution"].abs().idxmax(), "name"]
+    for text in (str(found), str(found.table(top=1))):
+        assert strongest in text
+        assert "[/bold] (2)" in text
+    assert "<script" not in found._repr_html_()
+    assert found.plot() == found._repr_html_()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_target_that_no_part_reaches_is_answered_without_rows(kind: str) -> None:
+    found = ask(handle(), kind, [5, 6], direction=torch.ones(32), layer=0, hook="resid_pre")
+    assert found.target.rows == ()
+    assert found.to_dict()["targets"][0]["rest"] == []
+    assert str(found.table())
+    assert found._repr_html_()
+
+
+def test_progress_is_reported_to_its_end(lm: ds.LM) -> None:
+    for rule in ("half", "softmax"):
+        seen: list[tuple[int, int]] = []
+        ask(lm, NEURONS.name, TEXT, "1/3", rule=rule, progress=lambda _, done, of: seen.append((done, of)))  # noqa: B023
+        assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
