@@ -253,7 +253,7 @@ def _prompt(prompt: str | None, ids: str | None) -> PromptLike:
         raise UserError("give the text to look at with --prompt, or its token ids with --ids")
     if prompt is not None:
         return prompt
-    words = re.split(r"[\s,]+", (ids or "").strip("[] \n"))
+    words = re.split(r"[\s,]+", (ids or "").strip("[], \t\n"))
     if not all(word.isdecimal() for word in words):
         raise UserError(f"--ids takes numbers, e.g. '0 12 7', not {ids!r}")
     return [int(word) for word in words]
@@ -349,12 +349,12 @@ class _Status:
 
     def __call__(self, doing: str) -> None:
         if self._live is not None:
-            self._live.update(f"{doing} ...")
+            self._live.update(f"{_plain(doing)} ...")
 
     def progress(self, doing: str, done: int, total: int) -> None:
         if self._live is not None:
             bar = "━" * round(24 * done / total)
-            self._live.update(f"{doing} [blue]{bar:<24}[/blue] {done}/{total}")
+            self._live.update(f"{_plain(doing)} [blue]{bar:<24}[/blue] {done}/{total}")
 
     def __enter__(self) -> _Status:
         if self._live is not None:
@@ -364,6 +364,13 @@ class _Status:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+
+
+def _plain(text: str) -> str:
+    """Without markup: a model's name may have brackets."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,9 @@ def test_its_repr_says_what_is_loaded() -> None:
 
 @pytest.mark.parametrize("key", [1, "1", "1.resid_post"])
 @pytest.mark.parametrize("as_directory", [False, True])
-def test_an_sae_that_does_not_name_its_hook_is_given_one_by_its_key(key: Any, as_directory: bool, tmp_path: Path) -> None:
+def test_an_sae_that_does_not_name_its_hook_is_given_one_by_its_key(
+    key: Any, as_directory: bool, tmp_path: Path
+) -> None:
     sae: Any = random_sae(hook=None)
     if as_directory:
         sae.save_model(tmp_path / "sae")
@@ -320,7 +322,9 @@ def test_an_unknown_dtype_is_refused(directory: Path) -> None:
 
 def test_a_trace_in_a_lower_dtype_than_the_models_is_refused() -> None:
     lm = ds.load(model(), trace_dtype="bfloat16")
-    assert "trace_dtype bfloat16 is lower than the model's float32" in refusal(lambda: lm.attribute_tokens(IDS, logit=5))
+    assert "trace_dtype bfloat16 is lower than the model's float32" in refusal(
+        lambda: lm.attribute_tokens(IDS, logit=5)
+    )
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: documents and tables on stdout, everything else on stderr, one line for every mistake."""
 
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import depass_sae as ds
-from depass_sae.cli import main
+from depass_sae.cli import _Status, main
 
 from .attribution.tiny import HOSTILE, TEXT, VOCAB, fitting_sae, model, random_sae, tokenizer
 from .passes.models import CONTEXT
@@ -95,7 +96,7 @@ def assert_refused(done: Done, why: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    "options, question",
+    ("options", "question"),
     [
         (["--feature", "1/3"], {"feature": "1/3"}),
         (["--feature", "1/3@5"], {"feature": "1/3", "pos": 5}),
@@ -133,7 +134,7 @@ def test_a_contrast_as_json_is_its_own_document(run: Callable[..., Done], files:
     assert json.loads(done.out) == lm.contrast(TEXT, "supply", "1/3").to_dict()
 
 
-@pytest.mark.parametrize("ids", ["5 6 7", "5,6,7", "[5, 6, 7]", " 5  6 7 "])
+@pytest.mark.parametrize("ids", ["5 6 7", "5,6,7", "[5, 6, 7]", " 5  6 7 ", "5, 6, 7,"])
 def test_ids_are_taken_exactly_as_they_are(run: Callable[..., Done], files: Files, ids: str) -> None:
     done = run("tokens", "--feature", "1/3", "--ids", ids, *files.options(), "--json")
     assert json.loads(done.out)["token_ids"] == [5, 6, 7]
@@ -242,7 +243,7 @@ PROMPT = ["--prompt", TEXT]
 
 
 @pytest.mark.parametrize(
-    "options, why",
+    ("options", "why"),
     [
         (["--feature", "1/160", *PROMPT], "there is no feature 160: the SAE's features are 0 to 159"),
         (["--feature", "1/-1", *PROMPT], "is no feature; write LAYER/INDEX"),
@@ -256,6 +257,7 @@ PROMPT = ["--prompt", TEXT]
         (["--feature", "1/3"], "give the text to look at with --prompt"),
         (["--feature", "1/3", *PROMPT, "--ids", "5"], "give the text to look at with --prompt"),
         (["--feature", "1/3", "--prompt", "." * CONTEXT], f"the prompt has {CONTEXT + 1} tokens"),
+        (["--feature", "1/3", "--prompt", "caf\udce9"], "the prompt is not valid Unicode"),
         (["--feature", "1/3", *PROMPT, "--against", ""], "the prompt is empty"),
         (["--feature", "1/3", *PROMPT, "--pos", "23"], "position 23 is outside the prompt"),
         (["--feature", "1/3", *PROMPT, "--pos", "-1"], "position -1 is outside the prompt"),
@@ -269,6 +271,11 @@ PROMPT = ["--prompt", TEXT]
         (["--feature", "1/3", *PROMPT, "--temperature", "0"], "temperature must be greater than 0"),
         (["--feature", "1/3", *PROMPT, "--temperature", "-1", "--rule", "half"], "temperature must be greater than 0"),
         (["--feature", "1/3", *PROMPT, "--temperature", "nan"], "temperature must be"),
+        pytest.param(
+            ["--feature", "1/3", *PROMPT, "--temperature", "inf"],
+            "temperature must be",
+            marks=pytest.mark.xfail(strict=True, reason="an infinite temperature is let through, and is no JSON"),
+        ),
         (["--feature", "1/3", *PROMPT, "--temperature", "hot"], "--temperature"),
         (["--feature", "1/3", *PROMPT, "--first-token", "nonsense"], "first_token must be"),
         (["--feature", "1/3", *PROMPT, "--by", "letter"], "choose token or word"),
@@ -283,6 +290,7 @@ PROMPT = ["--prompt", TEXT]
         (["--logit", str(VOCAB), "--ids", "5 6"], "is not in the vocabulary"),
         (["--feature", "1/3", *PROMPT, "--ablate", "-1"], "--ablate takes the number of replacements"),
         (["--feature", "1/3", *PROMPT, "--ablate", "many"], "--ablate"),
+        (["--feature", "1/3", *PROMPT, "--ablate", "1", "--seed", "9" * 30], "a seed is a whole number"),
         (["--feature", "1/3", *PROMPT, "--top", "0"], "--top"),
         (["--feature", "1/3", "--ids", "5 x"], "--ids takes numbers"),
         (["--feature", "1/3", "--ids", ""], "--ids takes numbers"),
@@ -303,13 +311,13 @@ PROMPT = ["--prompt", TEXT]
 def test_a_mistake_is_one_line_and_status_2(
     run: Callable[..., Done], files: Files, options: list[str], why: str, form: list[str]
 ) -> None:
-    if form and "--prompt" == options[-1]:
+    if form and options[-1] == "--prompt":
         form = []
     assert_refused(run("tokens", *files.options(), *form, *options), why)
 
 
 @pytest.mark.parametrize(
-    "options, why",
+    ("options", "why"),
     [
         (["--layer", "7", *PROMPT], "there is no SAE at layer 7; the layers are 0, 1"),
         (["--layer", "-1", *PROMPT], "there is no SAE at layer -1"),
@@ -337,8 +345,12 @@ def test_saes_that_are_not_there_are_told_of(run: Callable[..., Done], files: Fi
     assert_refused(run("tokens", *question, "--sae", "no-such-release"), "sae-lens release 'no-such-release'")
     assert_refused(run("tokens", *question, "--sae", "./missing"), "there is no SAE directory missing")
     assert_refused(run("tokens", *question, "--sae", str(files.model)), "holds no SAE")
-    assert_refused(run("tokens", *question, "--sae", "gpt2-small-res-jb", "--sae-id", "nonsense"), "has no SAE 'nonsense'")
-    assert_refused(run("tokens", "-f", "99/3", *PROMPT, "--model", str(files.model), "--sae", "gpt2-small-res-jb"), "99")
+    assert_refused(
+        run("tokens", *question, "--sae", "gpt2-small-res-jb", "--sae-id", "nonsense"), "has no SAE 'nonsense'"
+    )
+    assert_refused(
+        run("tokens", "-f", "99/3", *PROMPT, "--model", str(files.model), "--sae", "gpt2-small-res-jb"), "99"
+    )
 
 
 def test_an_sae_of_another_width_is_told_of(run: Callable[..., Done], files: Files, tmp_path: Path) -> None:
@@ -367,8 +379,8 @@ def not_json(path: Path) -> None:
 
 def with_nan(path: Path) -> None:
     weights = load_file(path)
-    next(value for name, value in sorted(weights.items()) if name.endswith(("W_enc", "norm.weight"))).view(-1)[0] = float(
-        "nan"
+    next(value for name, value in sorted(weights.items()) if name.endswith(("W_enc", "norm.weight"))).view(-1)[0] = (
+        float("nan")
     )
     save_file(weights, path, metadata={"format": "pt"})
 
@@ -389,7 +401,7 @@ def test_an_sae_without_its_configuration_is_told_of(
 
 
 @pytest.mark.parametrize(
-    "name, change",
+    ("name", "change"),
     [
         ("model.safetensors", missing), ("model.safetensors", truncated), ("model.safetensors", with_nan),
         ("config.json", missing), ("config.json", not_json), ("tokenizer.json", not_json),
@@ -413,6 +425,34 @@ def test_a_model_that_is_not_there_is_told_of(run: Callable[..., Done], files: F
 
 def test_a_text_for_a_model_without_a_tokenizer_is_told_of(run: Callable[..., Done], files: Files) -> None:
     assert_refused(run("tokens", "--logit", "5", *PROMPT, "--model", str(files.bare)), "its prompts are token ids")
+
+
+@pytest.mark.parametrize("command", ["heads", "modules", "neurons"])
+def test_components_print_a_table_or_their_own_document(run: Callable[..., Done], files: Files, command: str) -> None:
+    question = [command, "-f", "1/3", "-p", TEXT, *files.options()]
+    table, document = run(*question), run(*question, "--json")
+    lm = ds.load(files.model, saes=files.fitting)
+    found = getattr(lm, f"attribute_{command}")(TEXT, "1/3")
+    assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
+    assert "feature 1/3 at " in table.out
+    assert json.loads(document.out) == found.to_dict()
+    assert_refused(run(*question, "--pos", "99"), "outside the prompt")
+    assert_refused(run(*question, "--by", "word"), "No such option")
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_goes_to_a_terminals_stderr_and_the_model_may_have_any_name() -> None:
+    terminal = Terminal()
+    with _Status(terminal) as status:
+        status("loading models/[/x]/llama[v2]")
+        status.progress("carrying [red] components", 1, 2)
 
 
 # ----------------------------------------------------------------------------------------------------- whole processes

@@ -39,7 +39,7 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
-@pytest.mark.parametrize("name, why", [("missing/page.html", "No such file or directory"), ("folder", "directory")])
+@pytest.mark.parametrize(("name", "why"), [("missing/page.html", "No such file or directory"), ("folder", "directory")])
 def test_a_place_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"^cannot write .*{name}: .*{why}") as caught:

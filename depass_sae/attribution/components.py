@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..models.prompt import Prompt
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
-from ..passes.sources import Heads, Modules, Neurons, Source, head_outputs, neuron_activations
+from ..passes.sources import Heads, Modules, Neurons, Source, recorded_heads, recorded_neurons
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Trace
@@ -54,7 +54,7 @@ class Kind:
 
 def _read_heads(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
     attention = trace.adapter.layer(level.layer).attention
-    products = level.inner * head_outputs(trace, level.layer)
+    products = level.inner * recorded_heads(trace, level.layer)
     return products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((1, 3))
 
 
@@ -65,7 +65,7 @@ def _read_modules(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
 
 
 def _read_neurons(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
-    return (level.inner * neuron_activations(trace, level.layer)).sum(1)
+    return (level.inner * recorded_neurons(trace, level.layer)).sum(1)
 
 
 HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), _read_heads)

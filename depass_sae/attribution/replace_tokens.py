@@ -63,6 +63,8 @@ def measure(
     """Replace every source before or at ``pos`` by random tokens, ``replacements`` times, in a few batched forwards."""
     if replacements < 1:
         raise UserError("--ablate takes the number of replacements, at least 1")
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"a seed is a whole number of 64 bits, not {seed}")
     generator = torch.Generator().manual_seed(seed)
     allowed = torch.tensor(sorted(set(range(subject.adapter.vocab_size)) - special_ids(subject.loaded)))
     ids = prompt.ids()[: pos + 1]

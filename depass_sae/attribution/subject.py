@@ -30,9 +30,15 @@ class Subject:
     trace_dtype: torch.dtype | None = None
 
     def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Point] = ()) -> Trace:
-        return trace(
-            self.adapter, prompt.ids(self.adapter.model.device), until=until, outputs=outputs, dtype=self.trace_dtype
-        )
+        """One recorded pass. Raises UserError where the model overflows or meets a damaged embedding."""
+        ids = prompt.ids(self.adapter.model.device)
+        seen = trace(self.adapter, ids, until=until, outputs=outputs, dtype=self.trace_dtype)
+        if not seen.resid_post.isfinite().all():
+            raise UserError(
+                f"{self.loaded.name} computes NaN or infinity in {self.dtype_name} on this prompt: its weights are "
+                "damaged, or overflow; try float32"
+            )
+        return seen
 
     @property
     def dtype_name(self) -> str:

@@ -7,6 +7,7 @@ for a feature, the model for a logit. How far the two lie apart is the completen
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -192,7 +193,7 @@ _FEATURE = re.compile(r"(\d+)(?:\.([a-z_]+))?/(\d+)(?:@(\d+))?")
 
 def parse_feature(subject: Subject, text: str, path: str = "magnitude") -> tuple[FeatureTarget, int | None]:
     """``"17/1208"``, ``"17.resid_post/1208"``, ``"17/1208@6"`` -> the feature and the position, if one is named."""
-    match = _FEATURE.fullmatch(text.strip())
+    match = _FEATURE.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise UserError(f"{text!r} is no feature; write LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
     layer, name, index, pos = match.groups()
@@ -237,7 +238,12 @@ def make_target(
 
 
 def _token(subject: Subject, token: str | int) -> int:
-    return token if isinstance(token, int) else token_id(subject.loaded, token)
+    if isinstance(token, str):
+        return token_id(subject.loaded, token)
+    try:
+        return int(operator.index(token))  # also numpy's integers, and what argmax returns
+    except TypeError:
+        raise UserError(f"a logit is a token's text or id, not {token!r}") from None
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,11 @@ def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos 
     None: ``max``, or for a logit the last position, whose prediction it is.
     """
     n = len(prompt)
-    if isinstance(pos, int):
+    if pos not in (None, "max", "all"):
+        try:
+            pos = int(operator.index(pos))  # type: ignore[arg-type]
+        except TypeError:
+            raise UserError(f"position {pos!r} is neither max nor all nor a number") from None
         if not 0 <= pos < n:
             raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
         if pos == 0 and prompt.special[0] and readoff.activation is not None:
@@ -263,8 +273,6 @@ def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos 
         return Chosen([pos])
     if pos is None and target.point is None:
         return Chosen([n - 1])
-    if pos not in (None, "max", "all"):
-        raise UserError(f"position {pos!r} is neither max nor all nor a number")
     candidates = [p for p in range(n) if not prompt.special[p]]
     if not candidates:
         raise UserError("the prompt has special tokens only")

@@ -47,6 +47,7 @@ def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
             raise UserError("the prompt is empty")
         if loaded.tokenizer is None:
             raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not text")
+        _check_text(prompt, "the prompt")
         ids = list(loaded.tokenizer(prompt)["input_ids"])
         if loaded.bos_id is not None and ids[:1] != [loaded.bos_id]:
             ids = [loaded.bos_id, *ids]
@@ -80,6 +81,14 @@ def _ids(prompt: Sequence[int] | Tensor) -> list[int]:
         raise UserError("a prompt is a text, or token ids as a list of integers or a 1-d tensor") from None
 
 
+def _check_text(text: str, what: str) -> None:
+    """Bytes that are no UTF-8 come from a command line as lone surrogates, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} is not valid Unicode at character {error.start}; write it in UTF-8") from None
+
+
 def special_ids(loaded: Loaded) -> frozenset[int]:
     """The ids of special tokens: the tokenizer's, or, without one, those that the model's configuration names."""
     if loaded.tokenizer is not None:
@@ -106,6 +115,7 @@ def token_id(loaded: Loaded, text: str) -> int:
         if text.removeprefix("#").isdecimal():
             return int(text.removeprefix("#"))
         raise UserError(f"{loaded.name} came without a tokenizer; give the logit as a token id")
+    _check_text(text, "the token")
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) == 1:
         return ids[0]

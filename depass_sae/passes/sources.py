@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .rows import Rows
-from .sublayers import CONTRIBUTION, EFFECT, attention_outputs, mlp_outputs
+from .sublayers import CONTRIBUTION, EFFECT, head_outputs, neuron_outputs
 from .trace import Point, Trace
 
 
@@ -124,7 +124,7 @@ class Heads:
     def start(self, trace: Trace) -> Start:
         attention = trace.adapter.layer(self.layer).attention
         o = attention.o.to(trace.resid_post.dtype)
-        z = head_outputs(trace, self.layer).unflatten(-1, (attention.n_heads, attention.d_head))
+        z = recorded_heads(trace, self.layer).unflatten(-1, (attention.n_heads, attention.d_head))
         parts = torch.einsum("nhe,hed->nhd", z, o.weight.unflatten(0, (attention.n_heads, attention.d_head)))
         labels = [f"head {head}" for head in range(attention.n_heads)]
         return _start((self.layer, "resid_mid"), labels, parts, o.bias, trace.resid_pre[self.layer])
@@ -156,7 +156,7 @@ class Neurons:
 
     def start(self, trace: Trace) -> Start:
         down = trace.adapter.layer(self.layer).mlp.down.to(trace.resid_post.dtype)
-        hidden = neuron_activations(trace, self.layer)
+        hidden = recorded_neurons(trace, self.layer)
         groups = [[neuron] for neuron in range(hidden.shape[1])] if self.groups is None else self.groups
         parts = torch.stack([hidden[:, list(group)] @ down.weight[list(group)] for group in groups], dim=1)
         rest = trace.resid_mid[self.layer] + (hidden @ down.weight - parts.sum(dim=1))
@@ -203,17 +203,16 @@ class Subspace:
         return [basis.to(x.dtype) for basis in bases]
 
 
-def head_outputs(trace: Trace, layer: int) -> Float[Tensor, "pos n_heads_d_head"]:
+def recorded_heads(trace: Trace, layer: int) -> Float[Tensor, "pos n_heads_d_head"]:
     """hook_z of a layer, from the recorded stream and pattern."""
     resid = trace.resid_pre[layer]
-    z, _ = attention_outputs(trace.adapter.layer(layer), resid, resid, trace.pattern[layer], CONTRIBUTION["linear"])
-    return z
+    return head_outputs(trace.adapter.layer(layer), resid, resid, trace.pattern[layer], CONTRIBUTION["linear"])
 
 
-def neuron_activations(trace: Trace, layer: int) -> Float[Tensor, "pos d_mlp"]:
+def recorded_neurons(trace: Trace, layer: int) -> Float[Tensor, "pos d_mlp"]:
     """What each neuron of a layer adds along its output row, from the recorded stream."""
     resid = trace.resid_mid[layer]
-    return mlp_outputs(trace.adapter.layer(layer), resid, resid, EFFECT)[1]
+    return neuron_outputs(trace.adapter.layer(layer), resid, resid, EFFECT)[0]
 
 
 def _start(

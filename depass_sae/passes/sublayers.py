@@ -3,9 +3,10 @@
 These are the maps that the sweep differentiates. With everything live they are the model's own; with everything frozen
 each is affine in the stream, and its value at zero is what its bias vectors add.
 
-    attention   delta = Σ_h A_h v(x̂) W_O^h + b_O              A the recorded pattern, or computed from x̂
-    MLP         linear:  (act(g)/g · u) ∘ gate(x̂)              g, u the recorded totals
-                half:    ½ (act(g)/g · u) ∘ gate(x̂) + ½ act(g) ∘ up(x̂)
+    attention   hook_z = A v(x̂), attn_out = hook_z W_O + b_O   A the recorded pattern, or computed from x̂
+    attention   hook_z = A v(x̂), attn_out = hook_z W_O + b_O   A the recorded pattern, or computed from x̂
+    MLP         mlp_out = neurons W_down + b_down
+                linear:  (act(g)/g · u) ∘ gate(x̂)             g, u the recorded totals
                 live:    act(gate(x̂)) ∘ up(x̂)
     norm        x̂ = centre(x) · scale · g + β                  scale the recorded one, or computed from x
 """
@@ -38,34 +39,32 @@ CONTRIBUTION = {rule: Choices("frozen", "frozen", rule) for rule in ("linear", "
 EFFECT = Choices("live", "live", "live")
 
 
-def attention_outputs(
+def head_outputs(
     layer: Layer,
     x: Float[Tensor, "pos d_model"],
     recorded: Float[Tensor, "pos d_model"],
     pattern: Float[Tensor, "head query key"],
     choices: Choices,
-) -> tuple[Float[Tensor, "pos n_heads_d_head"], Float[Tensor, "pos d_model"]]:
-    """hook_z and attn_out of the stream ``x``; ``recorded`` is the stream that norms and patterns were frozen at."""
+) -> Float[Tensor, "pos n_heads_d_head"]:
+    """hook_z of the stream ``x``; ``recorded`` is the stream that norms and patterns were frozen at."""
     attention, dtype = layer.attention, x.dtype
     x_hat = _norm(layer.attn_norm.to(dtype), x, recorded, choices)
     a = pattern.to(dtype) if choices.pattern == "frozen" else attend(attention, x_hat)
     v = attention.v.to(dtype)(x_hat).unflatten(-1, (attention.n_kv_heads, attention.d_head))
     v = v.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)  # consecutive heads share a value
-    z = torch.einsum("hqk,khd->qhd", a, v).flatten(1)
-    return z, attention.o.to(dtype)(z)
+    return torch.einsum("hqk,khd->qhd", a, v).flatten(1)
 
 
-def mlp_outputs(
+def neuron_outputs(
     layer: Layer, x: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"], choices: Choices
-) -> tuple[Float[Tensor, "pos d_model"], Float[Tensor, "pos d_mlp"], Float[Tensor, "pos d_model"]]:
-    """mlp_in, the neurons, and mlp_out of the stream ``x``."""
-    norm, mlp = layer.mlp_norm.to(x.dtype), layer.mlp
+) -> tuple[Float[Tensor, "pos d_mlp"], Float[Tensor, "pos d_model"]]:
+    """The neurons and mlp_in of the stream ``x``."""
+    norm = layer.mlp_norm.to(x.dtype)
     x_hat = _norm(norm, x, recorded, choices)
-    hidden = neurons(mlp, x_hat, norm(recorded), choices.mlp)
-    return x_hat, hidden, mlp.down.to(x.dtype)(hidden)
+    return _neurons(layer.mlp, x_hat, norm(recorded), choices.mlp), x_hat
 
 
-def neurons(
+def _neurons(
     mlp: MLP, x_hat: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"], choice: MLPChoice
 ) -> Float[Tensor, "pos d_mlp"]:
     """What each neuron adds along its output row, from the normed stream and the recorded one."""

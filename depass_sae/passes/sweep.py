@@ -14,7 +14,7 @@ Only inner products leave the sweep: it visits each sublayer and hands over the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,16 +22,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.adapter import Layer
-from .sublayers import Choices, attention_outputs, mlp_outputs
-from .trace import Point, Trace
+from ..models.adapter import Layer, Linear
+from .sublayers import Choices, head_outputs, neuron_outputs
+from .trace import HOOKS, Point, Trace
 
 
 @dataclass(frozen=True)
 class Level:
     """One sublayer on the way back: the targets' gradients around it.
 
-    after, before: with respect to the residual stream after and before the sublayer.
+    after, before: with respect to the residual stream after and before the sublayer, targets read there included.
     output: with respect to what the sublayer adds (attn_out, mlp_out): ``after``, and what reads the output itself.
     inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp].
     bias: what bias vectors add to each target from here on, this sublayer's own output bias not included;
@@ -47,6 +47,38 @@ class Level:
     bias: Float[Tensor, "target"]
     bias_before: Float[Tensor, "target"]
 
+    @classmethod
+    def back(
+        cls,
+        layer: int,
+        sublayer: Literal["attn", "mlp"],
+        forward: Callable[[Float[Tensor, "pos d_model"]], list[Float[Tensor, "pos d"]]],
+        recorded: Float[Tensor, "pos d_model"],
+        out: Linear,
+        after: Float[Tensor, "target pos d_model"],
+        bias: Float[Tensor, "target"],
+        *,
+        output_seed: Tensor | None,
+        inner_seeds: list[Tensor | None],
+        stream_seeds: list[Tensor | None],
+    ) -> Level:
+        """One step back through x + out(forward(x)[0]), at the recorded x.
+
+        forward's first result goes through ``out``; any of its results may be read, by ``inner_seeds``.
+        """
+        out = out.to(after.dtype)
+        output = _plus(after, output_seed)
+        inner = _plus(output @ out.weight.T, inner_seeds[0])
+        with torch.enable_grad():
+            x = recorded.detach().requires_grad_()
+            pairs = [(y, g) for y, g in zip(forward(x), [inner, *inner_seeds[1:]], strict=True) if g is not None]
+            (back,) = torch.autograd.grad([y for y, _ in pairs], x, [g for _, g in pairs], is_grads_batched=True)
+        own = _dot(output, out.bias)
+        for y, gradient in zip(forward(torch.zeros_like(recorded)), [inner, *inner_seeds[1:]], strict=True):
+            own = own if gradient is None else own + _dot(gradient, y)
+        before = _plus(after + back, *stream_seeds)
+        return cls(layer, sublayer, after, output, inner, before, bias, bias + own)
+
 
 Seeds = Mapping[Point, Float[Tensor, "target pos d"]]
 """Where targets are read: for each point the direction of every target at every position, mostly zeros."""
@@ -58,77 +90,52 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
     All seeds have the same number of targets and the trace's positions.
     """
     example = next(iter(seeds.values()))
-    n_targets, n = example.shape[:2]
-    after = trace.resid_post.new_zeros(n_targets, n, trace.adapter.d_model)
-    bias = after.new_zeros(n_targets)
-    for layer_index in range(max(layer for layer, _ in seeds), down_to - 1, -1):
-        layer = trace.adapter.layer(layer_index)
+    last = max(layer for layer, _ in seeds)
+    after = trace.resid_post.new_zeros(*example.shape[:2], trace.adapter.d_model)
+    after, bias = _plus(after, seeds.get((last, "resid_post"))), after.new_zeros(len(after))
+    for index in range(last, down_to - 1, -1):
+        layer = trace.adapter.layer(index)
 
-        def seed(hook: str, index: int = layer_index) -> Tensor | None:
-            return seeds.get((index, hook))
+        def attention(x: Tensor, index: int = index, layer: Layer = layer) -> list[Tensor]:
+            return [head_outputs(layer, x, trace.resid_pre[index], trace.pattern[index], choices)]
 
-        after = _plus(after, seed("resid_post"))
-        level = _mlp_level(layer, layer_index, trace, after, bias, seed("mlp_in"), seed("mlp_out"), choices)
+        def mlp(x: Tensor, index: int = index, layer: Layer = layer) -> list[Tensor]:
+            return list(neuron_outputs(layer, x, trace.resid_mid[index], choices))
+
+        read = {hook: seeds.get((index, hook)) for hook in HOOKS}
+        level = Level.back(
+            index,
+            "mlp",
+            mlp,
+            trace.resid_mid[index],
+            layer.mlp.down,
+            after,
+            bias,
+            output_seed=read["mlp_out"],
+            inner_seeds=[None, read["mlp_in"]],
+            stream_seeds=[read["resid_mid"]],
+        )
         yield level
-        after, bias = _plus(level.before, seed("resid_mid")), level.bias_before
-        level = _attention_level(layer, layer_index, trace, after, bias, seed("hook_z"), seed("attn_out"), choices)
+        level = Level.back(
+            index,
+            "attn",
+            attention,
+            trace.resid_pre[index],
+            layer.attention.o,
+            level.before,
+            level.bias_before,
+            output_seed=read["attn_out"],
+            inner_seeds=[read["hook_z"]],
+            stream_seeds=[read["resid_pre"], seeds.get((index - 1, "resid_post"))],
+        )
         yield level
-        after, bias = _plus(level.before, seed("resid_pre")), level.bias_before
+        after, bias = level.before, level.bias_before
 
 
-def _plus(gradient: Tensor, seed: Tensor | None) -> Tensor:
-    return gradient if seed is None else gradient + seed
-
-
-def _attention_level(
-    layer: Layer,
-    index: int,
-    trace: Trace,
-    after: Tensor,
-    bias: Tensor,
-    seed_z: Tensor | None,
-    seed_out: Tensor | None,
-    choices: Choices,
-) -> Level:
-    recorded, pattern = trace.resid_pre[index], trace.pattern[index]
-    output = _plus(after, seed_out)
-    o = layer.attention.o.to(after.dtype)
-    inner = _plus(output @ o.weight.T, seed_z)
-    with torch.enable_grad():
-        x = recorded.detach().requires_grad_()
-        z, _ = attention_outputs(layer, x, recorded, pattern, choices)
-        (back,) = torch.autograd.grad(z, x, inner, is_grads_batched=True)
-    z_of_biases, _ = attention_outputs(layer, torch.zeros_like(recorded), recorded, pattern, choices)
-    own = _dot(output, o.bias)
-    return Level(index, "attn", after, output, inner, after + back, bias, bias + own + _dot(inner, z_of_biases))
-
-
-def _mlp_level(
-    layer: Layer,
-    index: int,
-    trace: Trace,
-    after: Tensor,
-    bias: Tensor,
-    seed_in: Tensor | None,
-    seed_out: Tensor | None,
-    choices: Choices,
-) -> Level:
-    recorded = trace.resid_mid[index]
-    output = _plus(after, seed_out)
-    down = layer.mlp.down.to(after.dtype)
-    inner = output @ down.weight.T
-    with torch.enable_grad():
-        x = recorded.detach().requires_grad_()
-        x_hat, hidden, _ = mlp_outputs(layer, x, recorded, choices)
-        outputs, gradients = [hidden], [inner]
-        if seed_in is not None:
-            outputs, gradients = [hidden, x_hat], [inner, seed_in]
-        (back,) = torch.autograd.grad(outputs, x, gradients, is_grads_batched=True)
-    in_of_biases, hidden_of_biases, _ = mlp_outputs(layer, torch.zeros_like(recorded), recorded, choices)
-    own = _dot(output, down.bias) + _dot(inner, hidden_of_biases)
-    if seed_in is not None:
-        own = own + _dot(seed_in, in_of_biases)
-    return Level(index, "mlp", after, output, inner, after + back, bias, bias + own)
+def _plus(gradient: Tensor, *seeds: Tensor | None) -> Tensor:
+    for seed in seeds:
+        gradient = gradient if seed is None else gradient + seed
+    return gradient
 
 
 def _dot(gradient: Float[Tensor, "target pos d"], values: Tensor | None) -> Float[Tensor, "target"]:

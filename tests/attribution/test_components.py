@@ -1,6 +1,5 @@
 """Heads, modules and neurons of every layer: rows that sum, and two engines that agree."""
 
-import json
 from typing import Any
 
 import pytest
@@ -46,13 +45,21 @@ def test_every_row_sums_to_the_pre_activation_that_sae_lens_computes(
     document = found.to_dict()["targets"][0]
     assert document["rest"] or (kind, hook) in {("neurons", "resid_pre")}
     for row in document["rest"]:
-        same = [p for p in document[kind] if p["layer"] == row["layer"] and row.get("module") in (None, p.get("module"))]
+        same = [
+            p for p in document[kind] if p["layer"] == row["layer"] and row.get("module") in (None, p.get("module"))
+        ]
         values = [p["value"] for p in same] + [row["value"]] + [other["value"] for other in row["other"]]
         off = abs(sum(values) + document["constant"] - expected)
         assert off <= 1e-4 * max(map(abs, (*values, expected)))
 
 
-@given(shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), kind=kinds, ids=prompts, rule=st.sampled_from(["linear", "half"]))
+@given(
+    shape=st.sampled_from(SHAPES),
+    hook=st.sampled_from(HOOKS),
+    kind=kinds,
+    ids=prompts,
+    rule=st.sampled_from(["linear", "half"]),
+)
 @settings(max_examples=60)
 def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, kind: str, ids: list[int], rule: str) -> None:
     subject = with_sae(shape, hook, "jumprelu")._subject
@@ -75,9 +82,13 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, kind: str, 
 
 
 def test_there_is_a_row_for_every_layer_up_to_the_target(lm: ds.LM) -> None:
-    heads, modules, neurons = (ask(lm, kind, TEXT, "1/3").to_dict()["targets"][0] for kind in ("heads", "modules", "neurons"))
+    heads, modules, neurons = (
+        ask(lm, kind, TEXT, "1/3").to_dict()["targets"][0] for kind in ("heads", "modules", "neurons")
+    )
     assert [(p["layer"], p["head"]) for p in heads["heads"]] == [(layer, h) for layer in (0, 1) for h in range(HEADS)]
-    assert [(p["layer"], p["module"]) for p in modules["modules"]] == [(l, m) for l in (0, 1) for m in ("attn", "mlp")]
+    assert [(p["layer"], p["module"]) for p in modules["modules"]] == [
+        (layer, m) for layer in (0, 1) for m in ("attn", "mlp")
+    ]
     assert [row["layer"] for row in neurons["rest"]] == [0, 1]
     assert len(ask(lm, "heads", TEXT, logit=5).target.rows) == LAYERS
 
@@ -100,7 +111,9 @@ def test_the_document_has_the_keys_that_it_promises(lm: ds.LM, kind: str) -> Non
     assert next(iter(document)) == "schema_version"
     assert document["feature"] == {"layer": 1, "index": 3, "hook": "resid_post"}
     for target in document["targets"]:
-        assert {"pos", "token", "activation", "pre_activation", "constant", kind, "rest", "completeness_error"} <= set(target)
+        assert {"pos", "token", "activation", "pre_activation", "constant", kind, "rest", "completeness_error"} <= set(
+            target
+        )
         assert {"layer", "value", "other"} <= set(target["rest"][0])
 
 

@@ -98,7 +98,7 @@ def test_its_repr_says_what_it_is(lm: ds.LM) -> None:
 
 
 @pytest.mark.parametrize(
-    "question, why",
+    ("question", "why"),
     [
         ({"layer": 3}, "there is no layer 3; .* has layers 0 to 2"),
         ({"layer": -1}, "there is no layer -1"),
@@ -107,9 +107,9 @@ def test_its_repr_says_what_it_is(lm: ds.LM) -> None:
         ({"layer": 1, "read": "resid_up"}, "unknown hook point 'resid_up'"),
         ({"layer": 1, "source": "letters"}, "unknown source 'letters'; choose tokens or words"),
         ({"layer": 1, "rule": "nonsense"}, "unknown rule"),
-        ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 8), ["a"], (0, "resid_pre"))}, r"shape \[6, 1, 8\], expected"),
+        ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 8), ["a"], (0, "resid_pre"))}, r"\[6, 1, 8\], expected"),
         ({"layer": 1, "source": ds.Vectors(torch.ones(5, 1, 32), ["a"], (0, "resid_pre"))}, r"shape \[5, 1, 32\]"),
-        ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (0, "mlp_out"))}, "starts on the residual stream"),
+        ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (0, "mlp_out"))}, "on the residual stream"),
         ({"layer": 0, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (1, "resid_mid"))}, "before"),
         ({"layer": 0, "source": ds.Vectors(torch.ones(6, 1, 32), ["a"], (9, "resid_post"))}, "layer 9"),
         ({"layer": 0, "source": ds.Spans([[1]], ["a"], layer=2)}, "before"),
@@ -117,7 +117,7 @@ def test_its_repr_says_what_it_is(lm: ds.LM) -> None:
         ({"layer": 1, "source": ds.Spans([[1], [1, 2]], ["a", "b"])}, "spans must not overlap"),
         pytest.param(
             {"layer": 1, "source": ds.Spans([[6]], ["a"])}, "position 6",
-            marks=pytest.mark.xfail(strict=True, reason="a span outside the prompt is an IndexError", raises=IndexError),
+            marks=pytest.mark.xfail(strict=True, reason="a span outside the prompt: IndexError", raises=IndexError),
         ),
     ],
 )  # fmt: skip

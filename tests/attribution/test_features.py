@@ -79,7 +79,7 @@ def test_every_name_in_the_report_can_be_asked_for(several: ds.LM) -> None:
 
 
 def test_a_feature_of_a_shared_layer_must_say_which_hook(several: ds.LM) -> None:
-    with pytest.raises(UserError, match="write the feature as 1.attn_out/INDEX or 1.resid_post/INDEX"):
+    with pytest.raises(UserError, match=r"write the feature as 1.attn_out/INDEX or 1.resid_post/INDEX"):
         several.attribute_tokens(TEXT, "1/3")
 
 
@@ -90,7 +90,7 @@ def test_one_layer_can_be_picked(several: ds.LM) -> None:
 
 
 def test_a_layer_without_an_sae_is_refused(several: ds.LM) -> None:
-    with pytest.raises(UserError, match="no SAE at 7; there are SAEs at 0.resid_pre, 1.attn_out"):
+    with pytest.raises(UserError, match=r"no SAE at 7; there are SAEs at 0.resid_pre, 1.attn_out"):
         several.features(TEXT, layer=7)
     with pytest.raises(UserError, match="no SAEs are loaded"):
         handle().features(TEXT)

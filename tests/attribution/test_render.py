@@ -70,7 +70,7 @@ def att(lm: ds.LM) -> ds.TokenAttribution:
 
 
 @pytest.mark.parametrize(
-    "token, expected",
+    ("token", "expected"),
     [
         (" supply", "supply"), (" ", "␣"), ("  ", "␣␣"), ("a b", "a b"), ("\n", "↵"), (" \n\n", "↵↵"), ("\t", "⇥"),
         ("\r", "␍"), ("\x1b[2J", "\ufffd[2J"), ("\x07", "\ufffd"), ("\u202edrow", "\ufffddrow"), ("\u2028", "\ufffd"),
@@ -145,16 +145,18 @@ def test_a_table_has_all_sources_largest_first_and_what_they_sum_to(att: ds.Toke
         source = att.target.sources[i]
         assert line.startswith(f"{place(source.text, source.pos)} ")
         assert f"{att.contributions[i].item():+.3f}" in line
-    for name, value in (("bias", att.other["bias"]), ("constant", att.constant), ("pre-activation", att.pre_activation)):
+    for name, value in (
+        ("bias", att.other["bias"]),
+        ("constant", att.constant),
+        ("pre-activation", att.pre_activation),
+    ):
         assert any(line.startswith(name) and f"{value:+.3f}" in line for line in lines)
 
 
 def test_a_short_table_sums_what_it_leaves_out(lm: ds.LM) -> None:
     att = lm.attribute_tokens(TEXT, "1/3", pos=20)
-    values = sorted(att.contributions.tolist(), key=abs)
-    assert f"18 others              {sum(values[:18]):+.3f}" in " ".join(str(att.table(top=3)).splitlines()) or any(
-        "18 others" in line and f"{sum(values[:18]):+.3f}" in line for line in str(att.table(top=3)).splitlines()
-    )
+    others = sum(sorted(att.contributions.tolist(), key=abs)[:18])
+    assert any("18 others" in line and f"{others:+.3f}" in line for line in att.table(top=3).splitlines())
     assert "others" not in str(att.table(top=21))
 
 
@@ -208,5 +210,5 @@ def test_saving_takes_a_path_as_text_and_replaces_what_was_there(tmp_path: Path)
 
 
 def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot write .*: No such file or directory"):
+    with pytest.raises(UserError, match=r"cannot write .*: No such file or directory"):
         Html("").save(tmp_path / "missing" / "page.html")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.attribution import replace_tokens
+from depass_sae.errors import UserError
 
 from .tiny import BOS, EOS, VOCAB, activation, handle, pre_activations, random_sae, tokenizer
 
@@ -95,7 +96,11 @@ def test_several_batches_measure_what_one_does(lm: ds.LM, monkeypatch: pytest.Mo
     monkeypatch.setattr(replace_tokens, "BATCH_TOKENS", 20)
     steps: list[int] = []
     apart = lm.attribute_tokens(
-        PROMPT, "1/3", pos=5, ablate=3, progress=lambda what, done, of: steps.append(of) if "replacing" in what else None
+        PROMPT,
+        "1/3",
+        pos=5,
+        ablate=3,
+        progress=lambda what, done, of: steps.append(of) if "replacing" in what else None,
     ).target.measured
     assert len(steps) > 3
     assert apart.mean[1:] == pytest.approx(together.mean[1:], rel=1e-4, abs=1e-5)
@@ -105,6 +110,12 @@ def test_the_seed_decides_the_replacements(lm: ds.LM) -> None:
     first, again, other = (lm.attribute_tokens(PROMPT, "1/3", ablate=2, seed=s).target.measured for s in (1, 1, 2))
     assert first == again
     assert first.mean != other.mean
+
+
+def test_a_seed_that_is_too_large_is_refused(lm: ds.LM) -> None:
+    with pytest.raises(UserError, match="a seed is a whole number of 64 bits"):
+        lm.attribute_tokens(PROMPT, "1/3", ablate=1, seed=2**64)
+    assert lm.attribute_tokens(PROMPT, "1/3", ablate=1, seed=-1).target.measured.seed == -1
 
 
 def test_the_rank_correlation_is_spearmans_over_what_was_replaced(lm: ds.LM) -> None:

@@ -1,5 +1,8 @@
 """What is asked for, and at which position it is looked at."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -64,7 +67,10 @@ def test_where_nothing_fires_the_largest_pre_activation_is_shown_and_a_note_says
         assert att.activation == 0
         assert att.target.margin < 0
         assert att.target.pos == 1 + max(range(len(pre)), key=pre.__getitem__)
-        assert f"fires nowhere on this prompt; shown is its largest pre-activation, at position {att.target.pos}" in att.note
+        assert (
+            f"fires nowhere on this prompt; shown is its largest pre-activation, at position {att.target.pos}"
+            in att.note
+        )
         assert att.to_dict()["note"] == att.note
         assert "fires nowhere" in " ".join(str(att.table()).split())
         assert "fires nowhere" in att._repr_html_()
@@ -112,9 +118,17 @@ def test_a_position_outside_the_prompt_is_refused(lm: ds.LM, pos: int) -> None:
         lm.attribute_tokens(TEXT, "1/3", pos=pos)
 
 
-def test_a_word_for_a_position_is_refused(lm: ds.LM) -> None:
-    with pytest.raises(UserError, match="'last' is neither max nor all nor a number"):
-        lm.attribute_tokens(TEXT, "1/3", pos="last")  # type: ignore[arg-type]
+@pytest.mark.parametrize("pos", ["last", "3", 3.0, [3]])
+def test_what_is_no_position_is_refused(lm: ds.LM, pos: Any) -> None:
+    with pytest.raises(UserError, match="is neither max nor all nor a number"):
+        lm.attribute_tokens(TEXT, "1/3", pos=pos)
+
+
+def test_numbers_of_numpy_and_torch_are_positions_and_ids_too(lm: ds.LM) -> None:
+    for three in (np.int64(3), torch.tensor(3)):
+        assert lm.attribute_tokens(TEXT, "1/3", pos=three).target.pos == 3
+        assert lm.attribute_tokens(TEXT, logit=three).to_dict()["logit"]["id"] == 3
+        assert lm.attribute_tokens(TEXT, logit_diff=(three, 4)).to_dict()["logit"]["id"] == 3
 
 
 def test_a_prompt_of_special_tokens_alone_has_no_features(lm: ds.LM) -> None:
@@ -125,8 +139,10 @@ def test_a_prompt_of_special_tokens_alone_has_no_features(lm: ds.LM) -> None:
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-@pytest.mark.parametrize("text", ["", "3", "1/", "/3", "1/x", "one/3", "1/3@", "1/3@x", "1/3@-1", "-1/3", "1/3/4", "1:3"])
-def test_a_feature_that_is_not_layer_and_index_is_refused(lm: ds.LM, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", [(1, 3), 3, "", "3", "1/", "/3", "1/x", "one/3", "1/3@", "1/3@x", "1/3@-1", "-1/3", "1/3/4", "1:3"]
+)
+def test_a_feature_that_is_not_layer_and_index_is_refused(lm: ds.LM, text: Any) -> None:
     with pytest.raises(UserError, match="is no feature; write LAYER/INDEX, for example 17/1208"):
         lm.attribute_tokens(TEXT, text)
 
@@ -176,6 +192,11 @@ def test_a_logit_is_one_tokens(lm: ds.LM) -> None:
         lm.attribute_tokens(TEXT, logit="")
 
 
+def test_what_is_neither_a_token_nor_an_id_has_no_logit(lm: ds.LM) -> None:
+    with pytest.raises(UserError, match=r"a logit is a token's text or id, not 5.0"):
+        lm.attribute_tokens(TEXT, logit=5.0)  # type: ignore[arg-type]
+
+
 def test_a_special_token_has_a_logit_too(lm: ds.LM) -> None:
     assert lm.attribute_tokens(TEXT, logit="<eos>").to_dict()["logit"]["id"] == EOS
 
@@ -196,7 +217,7 @@ def test_without_a_tokenizer_a_logit_is_an_id(lm: ds.LM) -> None:
 
 
 @pytest.mark.parametrize(
-    "question, why",
+    ("question", "why"),
     [
         ({"layer": None}, "a direction needs the layer"),
         ({"layer": 3}, "there is no layer 3; .* has layers 0 to 2"),

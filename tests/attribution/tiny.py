@@ -1,4 +1,4 @@
-"""A tiny model with a tokenizer, tiny SAEs for every hook, and what transformers and sae-lens themselves say of them."""
+"""A tiny model with a tokenizer, tiny SAEs for every hook, and what transformers and sae-lens say of them."""
 
 import warnings
 from functools import cache
@@ -28,7 +28,8 @@ def tokenizer(adds_bos: bool = True) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    known = "In economics, supply and demand set the price of a mark. Mary gave John Paris Rome".split(" ")
+    known = ("In", "economics,", "supply", "and", "demand", "set", "the", "price", "of", "a", "mark.", "Mary", "John")
+    known += ("gave", "Paris", "Rome")
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB - len(HOSTILE),
         special_tokens=["<bos>", "<eos>"],
