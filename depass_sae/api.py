@@ -14,6 +14,7 @@ from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttributio
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, find_features
+from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_attention
 from .attribution.subject import Subject
 from .attribution.targets import Pos, Target, make_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
@@ -128,10 +129,13 @@ class LM:
         )
 
     def attribute_heads(
-        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+        self, prompt: PromptLike, feature: str | None = None, *, by_token: bool = False, **question: Unpack[Question]
     ) -> ComponentAttribution:
-        """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
-        return self._components(HEADS, prompt, feature, question)
+        """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation.
+
+        by_token: each head also split by the token that it came from: heads x source tokens, exact.
+        """
+        return self._components(HEADS, prompt, feature, question, by_token)
 
     def attribute_modules(
         self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
@@ -144,6 +148,39 @@ class LM:
     ) -> ComponentAttribution:
         """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
         return self._components(NEURONS, prompt, feature, question)
+
+    def attribute_attention(
+        self,
+        prompt: PromptLike,
+        layer: int,
+        head: int,
+        query: int,
+        key: int,
+        *,
+        by: QKBy = "tokens",
+        against: Against = None,
+        rule: str | None = None,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        progress: Progress | None = None,
+    ) -> AttentionAttribution:
+        """Why the head looked there: its score for this query and key, split over the components of both.
+
+        by: "tokens" (carried to the layer by ``rule``), or "features" of an SAE on the stream that the layer reads.
+        against: "mean" takes the head's average key off, a position that key: what all keys share does not decide.
+        """
+        return attribute_attention(
+            self._subject,
+            self._encode(prompt),
+            layer,
+            head,
+            query,
+            key,
+            by=by,
+            against=against,
+            allocation=Allocation(rule or TOKENS_RULE, temperature, first_token),
+            progress=progress,
+        )
 
     def contrast(
         self, prompt: PromptLike, against: PromptLike, feature: str | None = None, **settings: Any
@@ -213,7 +250,7 @@ class LM:
         return target, pos if at is None else at
 
     def _components(
-        self, kind: Kind, prompt: PromptLike, feature: str | None, question: Question
+        self, kind: Kind, prompt: PromptLike, feature: str | None, question: Question, by_token: bool = False
     ) -> ComponentAttribution:
         target, pos = self._target(feature, question)
         return attribute_components(
@@ -223,6 +260,7 @@ class LM:
             kind,
             pos=pos,
             allocation=_allocation(question, COMPONENTS_RULE),
+            by_token=by_token,
             **_running(question),
         )
 

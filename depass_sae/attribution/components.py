@@ -18,15 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
-from ..passes.sources import Heads, Modules, Neurons, Source, recorded_heads, recorded_neurons
+from ..passes.sources import Heads, Modules, Neurons, Source, Spans, recorded_heads, recorded_neurons, tokens
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Trace
 from ..saes import Fit
 from .document import Heading, allocation_dict, fit_dict
 from .heatmap import components_page, components_table
+from .ledger import TokenStreams
 from .render import Html, Text, table_text
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
@@ -79,6 +81,7 @@ class LayerRow:
     """One layer's split of the whole: Σ values + rest + bias + constant = pre-activation.
 
     rest: what the stream before this sublayer carries to the target. bias: the bias vectors from here on.
+    by_token: each part split by the prompt's tokens, ``bias`` and ``rest`` last; its rows sum to ``values``.
     """
 
     layer: int
@@ -86,6 +89,7 @@ class LayerRow:
     values: Float[Tensor, "part"]
     rest: float
     bias: float
+    by_token: Float[Tensor, "part source"] | None = None
 
     @property
     def total(self) -> float:
@@ -189,7 +193,8 @@ class ComponentAttribution:
             listed = range(len(row.values)) if order is None else order.tolist()
             for index in listed:
                 name: Any = row.sublayer if self.kind is MODULES else index
-                parts.append({"layer": row.layer, self.kind.part: name, "value": row.values[index].item()})
+                entry = {"layer": row.layer, self.kind.part: name, "value": row.values[index].item()}
+                parts.append(entry if row.by_token is None else entry | self._token_dict(row.by_token[index]))
             other = [{"name": "bias", "value": row.bias}]
             if order is not None:
                 missing = row.values.sum() - row.values[order].sum()
@@ -205,6 +210,16 @@ class ComponentAttribution:
             self.kind.name: parts,
             "rest": rest,
             "completeness_error": target.completeness_error,
+        }
+
+    def _token_dict(self, shares: Float[Tensor, "source"]) -> dict[str, Any]:
+        *tokens, bias, rest = shares.tolist()
+        return {
+            "by_token": [
+                {"pos": pos, "token": self.heading.prompt.tokens[pos], "value": value}
+                for pos, value in enumerate(tokens)
+            ],
+            "other": [{"name": "bias", "value": bias}, {"name": "rest", "value": rest}],
         }
 
     def to_frame(self) -> pandas.DataFrame:
@@ -242,16 +257,27 @@ def attribute_components(
     *,
     pos: Pos | None = None,
     allocation: Allocation,
+    by_token: bool = False,
     chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> ComponentAttribution:
-    """Contributions of the heads, modules or neurons of every layer to a target."""
+    """Contributions of the heads, modules or neurons of every layer to a target.
+
+    by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``).
+    """
     point = target.point
     seen = subject.trace(prompt, None if point is None else point[0], () if point is None else (point,))
     readoff = target.read(subject, seen)
     chosen = choose_positions(prompt, target, readoff, pos)
-    engine = _swept if allocation.rule in CONTRIBUTION else _carried
-    rows = engine(seen, readoff, chosen.positions, kind, allocation, chunks, progress)
+    if allocation.rule in CONTRIBUTION:
+        sources = tokens(prompt.tokens) if by_token else None
+        rows = _swept(seen, readoff, chosen.positions, kind, allocation, chunks, progress, sources)
+    elif by_token:
+        raise UserError(
+            f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {allocation.rule}"
+        )
+    else:
+        rows = _carried(seen, readoff, chosen.positions, kind, allocation, chunks, progress)
     targets = [
         ComponentTarget(
             pos=position,
@@ -290,8 +316,9 @@ def _swept(
     allocation: Allocation,
     chunks: Chunks,
     progress: Progress | None,
+    sources: Spans | None = None,
 ) -> list[list[LayerRow]]:
-    """All layers by one sweep back from the targets."""
+    """All layers by one sweep back from the targets; with ``sources``, heads are split by token."""
     seen = seen.first(max(positions) + 1)
     layer, hook = readoff.point
     # hook_z is read inside attention: its heads reach it, its output does not.
@@ -301,6 +328,10 @@ def _swept(
     for i, position in enumerate(positions):
         seeds[i, position] = readoff.direction.w[position]
     rows: list[list[LayerRow]] = [[] for _ in positions]
+    streams = None
+    if sources is not None:
+        spans = Spans(sources.groups[: len(seen.token_ids)], sources.labels[: len(seen.token_ids)])
+        streams = TokenStreams.of(seen, spans, layer, allocation, chunks, progress)
     for done, level in enumerate(sweep(seen, {readoff.point: seeds}, CONTRIBUTION[allocation.rule]), start=1):
         if (level.layer, level.sublayer) in wanted:
             parts = seen.adapter.layer(level.layer)
@@ -308,8 +339,10 @@ def _swept(
             own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
             bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum((1, 2))
             values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
+            split = None if streams is None else streams.split(seen, level).double().cpu()
             for i, mine in enumerate(rows):
-                mine.append(LayerRow(level.layer, level.sublayer, values[i], rest[i].item(), bias[i].item()))
+                ledger = None if split is None else split[i]
+                mine.append(LayerRow(level.layer, level.sublayer, values[i], rest[i].item(), bias[i].item(), ledger))
         if progress is not None:
             progress("sweeping back through the layers", done, 2 * (layer + 1))
     return [mine[::-1] for mine in rows]

@@ -23,6 +23,8 @@ def components_table(att: ComponentAttribution, top: int | None = 10) -> list[Re
         if _has_map(target):
             parts.append(_map(att, target))
         parts.append(_largest(att, target, top))
+        if any(row.by_token is not None for row in target.rows):
+            parts.append(_ledger(att, target, top))
     return [*parts, *footing(att.fit, att.note)]
 
 
@@ -66,6 +68,41 @@ def _largest(att: ComponentAttribution, target: ComponentTarget, top: int | None
     largest = max((abs(value) for _, value in entries), default=0.0) or 1.0
     for name, value in entries:
         table.add_row(name, f"{value:+.3f}", bar(value / largest))
+    return table
+
+
+def ledger_rows(
+    att: ComponentAttribution, target: ComponentTarget, top: int | None
+) -> list[tuple[str, list[tuple[str, float]]]]:
+    """The largest heads, each with its sources (tokens, then bias and rest) in order."""
+    named = {
+        att.part_name(row, i): row.by_token[i].tolist()
+        for row in target.rows
+        if row.by_token is not None
+        for i in range(len(row.values))
+    }
+    tokens = att.heading.prompt.tokens
+    rows = []
+    for name, _ in ranked(att, target, top):
+        *values, bias, rest = named[name]
+        sources = [(place(tokens[pos], pos), value) for pos, value in enumerate(values)]
+        rows.append((name, [*sources, ("bias", bias), ("rest", rest)]))
+    return rows
+
+
+def _ledger(att: ComponentAttribution, target: ComponentTarget, top: int | None) -> RenderableType:
+    """For each of the largest heads, the tokens that most of it came from."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    table = Table(title="which tokens each head carries", title_justify="left", box=box())
+    table.add_column(att.kind.part)
+    table.add_column("contribution", justify="right")
+    table.add_column("of which from")
+    for name, sources in ledger_rows(att, target, top):
+        largest = sorted(sources, key=lambda source: -abs(source[1]))[:5]
+        listed = Line("  ").join(Line.assemble(source, (f" {value:+.2f}", "bold")) for source, value in largest)
+        table.add_row(name, f"{sum(value for _, value in sources):+.3f}", listed)
     return table
 
 
@@ -123,11 +160,34 @@ def components_page(att: ComponentAttribution, top: int = 15) -> str:
                 "rows": rows if _has_map(target) else [],
                 "largest": ranked(att, target, top),
                 "part": att.kind.part,
+                "ledger": _ledger_cells(att, target, top),
             }
         )
     fit = None if att.fit is None else fit_sentence(att.fit)
     warning = att.fit.warning if att.fit else None
     return html("components.html", pages=pages, fit=fit, warning=warning, note=att.note)
+
+
+def _ledger_cells(att: ComponentAttribution, target: ComponentTarget, top: int) -> list[dict[str, Any]]:
+    if not any(row.by_token is not None for row in target.rows):
+        return []
+    rows = ledger_rows(att, target, top)
+    largest = max(abs(value) for _, sources in rows for _, value in sources) or 1.0
+    return [
+        {
+            "name": name,
+            "cells": [
+                {
+                    "name": source,
+                    "value": value,
+                    "colour": POSITIVE if value >= 0 else NEGATIVE,
+                    "strength": abs(value) / largest,
+                }
+                for source, value in sources
+            ],
+        }
+        for name, sources in rows
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- attention scores

@@ -3,12 +3,11 @@
 These are the maps that the sweep differentiates. With everything live they are the model's own; with everything frozen
 each is affine in the stream, and its value at zero is what its bias vectors add.
 
-    attention   hook_z = A v(x̂), attn_out = hook_z W_O + b_O   A the recorded pattern, or computed from x̂
-    attention   hook_z = A v(x̂), attn_out = hook_z W_O + b_O   A the recorded pattern, or computed from x̂
-    MLP         mlp_out = neurons W_down + b_down
-                linear:  (act(g)/g · u) ∘ gate(x̂)             g, u the recorded totals
+    attention   hook_z = A v(x̂)                            A the recorded pattern, or computed from x̂
+    neurons     linear:  (act(g)/g · u) ∘ gate(x̂)          g, u the recorded totals
+                half:    ½ (act(g)/g · u) ∘ gate(x̂) + ½ act(g) ∘ up(x̂)
                 live:    act(gate(x̂)) ∘ up(x̂)
-    norm        x̂ = centre(x) · scale · g + β                  scale the recorded one, or computed from x
+    norm        x̂ = centre(x) · scale · g + β               scale the recorded one, or computed from x
 """
 
 from __future__ import annotations
