@@ -188,8 +188,9 @@ def tokens(
         from .attribution.render import contrast_table
 
         _print(*contrast_table(found, top))
-    if attribution.note:
-        sys.stderr.write(f"{attribution.note}\n")
+    for note in dict.fromkeys((attribution.note, found.against.note if against is not None else None)):
+        if note:
+            sys.stderr.write(f"{note}\n")
 
 
 def _component_command(kind: str) -> None:
@@ -319,6 +320,8 @@ def _load(
     cache_dir: Path | None,
     trust_remote_code: bool,
 ) -> LM:
+    if sae_ids and sae is None:
+        raise UserError("--sae-id chooses from a release: name that with --sae")
     status(f"loading {model}")
     from .api import load
 
@@ -408,9 +411,6 @@ def main() -> None:
         status = command.main(prog_name="depass-sae", standalone_mode=False)
     except UserError as error:
         sys.exit(_one_line(error, 2))
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:

@@ -269,13 +269,12 @@ PROMPT = ["--prompt", TEXT]
         (["--feature", "1/3", *PROMPT, "--rule", ""], "unknown rule ''"),
         (["--feature", "1/3", *PROMPT, "--rule", "nonsense"], "unknown rule 'nonsense'; the rules are softmax"),
         (["--feature", "1/3", *PROMPT, "--temperature", "0"], "temperature must be greater than 0"),
-        (["--feature", "1/3", *PROMPT, "--temperature", "-1", "--rule", "half"], "temperature must be greater than 0"),
-        (["--feature", "1/3", *PROMPT, "--temperature", "nan"], "temperature must be"),
-        pytest.param(
-            ["--feature", "1/3", *PROMPT, "--temperature", "inf"],
-            "temperature must be",
-            marks=pytest.mark.xfail(strict=True, reason="an infinite temperature is let through, and is no JSON"),
+        (
+            ["--feature", "1/3", *PROMPT, "--temperature", "-1", "--rule", "half"],
+            "temperature must be greater than 0",
         ),
+        (["--feature", "1/3", *PROMPT, "--temperature", "nan"], "temperature must be"),
+        (["--feature", "1/3", *PROMPT, "--temperature", "inf"], "temperature must be"),
         (["--feature", "1/3", *PROMPT, "--temperature", "hot"], "--temperature"),
         (["--feature", "1/3", *PROMPT, "--first-token", "nonsense"], "first_token must be"),
         (["--feature", "1/3", *PROMPT, "--by", "letter"], "choose token or word"),

@@ -29,7 +29,7 @@ from ..saes import Fit
 from .document import Heading, allocation_dict, fit_dict
 from .heatmap import components_page, components_table
 from .ledger import TokenStreams
-from .render import Html, Text, table_text
+from .render import Html, Text, remarks, table_text
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
 
@@ -139,7 +139,7 @@ class ComponentAttribution:
     @property
     def target(self) -> ComponentTarget:
         """The strongest target."""
-        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else t.activation)
+        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
 
     @property
     def contributions(self) -> Float[Tensor, "row part"]:
@@ -236,7 +236,7 @@ class ComponentAttribution:
 
     def table(self, top: int | None = 10) -> Text:
         """The largest parts as text."""
-        return table_text(*components_table(self, top))
+        return table_text(*components_table(self, top), *remarks(self.fit, self.note))
 
     def plot(self) -> Html:
         """A heat map, layers down and parts across (of neurons: the largest)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from .render import Text, contrast_table, table_text
+from .render import Text, contrast_table, remarks, table_text
 from .tokens import Span, TokenAttribution
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Contrast:
 
     def table(self, top: int | None = None) -> Text:
         """The pairs as text, largest difference first."""
-        return table_text(*contrast_table(self, top))
+        said = [line for att in (self.attribution, self.against) for line in remarks(att.fit, att.note)]
+        return table_text(*contrast_table(self, top), *said)
 
     def _repr_html_(self) -> str:
         return self.attribution._repr_html_() + self.against._repr_html_()

@@ -10,7 +10,7 @@ from ..errors import SAEFitWarning, UserError
 from ..models.prompt import Prompt
 from ..saes import Fit, Hook, active_features, describe, fit
 from .document import Heading, fit_dict
-from .render import Html, Text, features_page, features_table, table_text
+from .render import Html, Text, features_page, features_table, remarks, table_text
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class FeatureReport:
 
     def table(self, top: int = 5) -> Text:
         """The ``top`` strongest features of every position, as text."""
-        return table_text(*features_table(self, top))
+        said = [line for layer in self.layers for line in remarks(layer.fit, None)]
+        return table_text(*features_table(self, top), *said)
 
     def plot(self, top: int = 8) -> Html:
         """The same as HTML."""

@@ -25,7 +25,7 @@ def components_table(att: ComponentAttribution, top: int | None = 10) -> list[Re
         parts.append(_largest(att, target, top))
         if any(row.by_token is not None for row in target.rows):
             parts.append(_ledger(att, target, top))
-    return [*parts, *footing(att.fit, att.note)]
+    return [*parts, *footing(att.fit)]
 
 
 def ranked(att: ComponentAttribution, target: ComponentTarget, top: int | None) -> list[tuple[str, float]]:

@@ -1,8 +1,8 @@
 """Source → head → target: each head's contribution, split by the token that it came from.
 
 A head moves what stands at its keys: its contribution is Σ_k ⟨U_h[k], X̂[k]⟩ with U_h[k] what the target, through the
-head and the frozen network behind it, reads at key k (from the sweep). The token pass says which token put which part of
-X̂[k] there. So both engines meet in the middle, and the ledger is exact: a head's row, with the ``bias`` and ``rest``
+head and the frozen network behind it, reads at key k (from the sweep). The token pass says which token put which part
+of X̂[k] there. So both engines meet in the middle, and the ledger is exact: a head's row, with the ``bias`` and ``rest``
 columns, sums to the head's contribution.
 """
 

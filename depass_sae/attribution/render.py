@@ -77,7 +77,7 @@ def table_text(*parts: RenderableType) -> Text:
 def tokens_table(att: TokenAttribution, top: int | None = None) -> list[RenderableType]:
     """A table per target position, and what has to be known to read it."""
     parts: list[RenderableType] = [_one_target(att, target, top) for target in att.targets]
-    return [*parts, *footing(att.fit, att.note)]
+    return [*parts, *footing(att.fit)]
 
 
 def _one_target(att: TokenAttribution, target: TokenTarget, top: int | None) -> Table:
@@ -179,7 +179,7 @@ def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableTy
     total("constant", a.constant, b.constant)
     table.add_section()
     total("pre-activation", a.pre_activation, b.pre_activation, style="bold")
-    return [table, *footing(a.fit, a.note), *footing(b.fit, b.note)]
+    return [table, *footing(a.fit), *footing(b.fit)]
 
 
 def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
@@ -205,22 +205,20 @@ def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
                 Line(place(at.token, at.pos)), line + Line(f"  and {more} more" if more > 0 else "", style="dim")
             )
         parts.append(table)
-        if layer.fit.warning:
-            parts.append(Line(layer.fit.warning, style="bold red"))
     return parts
 
 
-def footing(fit: Fit | None, note: str | None) -> list[RenderableType]:
+def footing(fit: Fit | None) -> list[RenderableType]:
     from rich.text import Text as Line
 
-    lines = []
-    if fit is not None:
-        lines.append(Line(fit_sentence(fit), style="dim"))
-        if fit.warning:
-            lines.append(Line(fit.warning, style="bold red"))
-    if note:
-        lines.append(Line(note, style="yellow"))
-    return list(lines)
+    return [] if fit is None else [Line(fit_sentence(fit), style="dim")]
+
+
+def remarks(fit: Fit | None, note: str | None) -> list[RenderableType]:
+    """What has to be said beside a table: an SAE that does not fit, a target that does not fire."""
+    from rich.text import Text as Line
+
+    return [Line(line, style="bold") for line in (fit.warning if fit else None, note) if line]
 
 
 def fit_sentence(fit: Fit) -> str:

@@ -69,10 +69,7 @@ class FeatureTarget:
     hook: Hook
     index: int
     path: str = "magnitude"
-
-    @property
-    def name(self) -> str:
-        return f"feature {self.hook.layer}/{self.index}"
+    name: str = "feature"
 
     @property
     def point(self) -> Point:
@@ -197,7 +194,9 @@ def parse_feature(subject: Subject, text: str, path: str = "magnitude") -> tuple
     if match is None:
         raise UserError(f"{text!r} is no feature; write LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
     layer, name, index, pos = match.groups()
-    return FeatureTarget(subject.hook(int(layer), name), int(index), path), None if pos is None else int(pos)
+    written = f"feature {int(layer)}{'.' + name if name else ''}/{int(index)}"
+    target = FeatureTarget(subject.hook(int(layer), name), int(index), path, written)
+    return target, None if pos is None else int(pos)
 
 
 def make_target(
@@ -284,4 +283,5 @@ def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos 
             [best],
             f"{target.name} fires nowhere on this prompt; shown is its largest pre-activation, at position {best}",
         )
-    return Chosen(firing if pos == "all" else [max(firing, key=lambda p: value[p].item())])
+    strength = value if readoff.activation is None else value.abs()  # abstopk fires with either sign
+    return Chosen(firing if pos == "all" else [max(firing, key=lambda p: strength[p].item())])

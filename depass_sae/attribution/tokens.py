@@ -22,7 +22,7 @@ from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Spans
 from ..saes import Fit
 from .document import Heading, allocation_dict, fit_dict
-from .render import Html, Text, table_text, token_strip, tokens_page, tokens_table
+from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, measure
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
@@ -134,7 +134,7 @@ class TokenAttribution:
 
     @property
     def target(self) -> TokenTarget:
-        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else t.activation)
+        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
 
     @property
     def contributions(self) -> Float[Tensor, "source"]:
@@ -203,7 +203,7 @@ class TokenAttribution:
 
     def table(self, top: int | None = None) -> Text:
         """The contributions as text, largest first: all of them, or the ``top`` and what the others sum to."""
-        return table_text(*tokens_table(self, top))
+        return table_text(*tokens_table(self, top), *remarks(self.fit, self.note))
 
     def plot(self) -> Html:
         """The prompt with each token coloured by its contribution, for notebooks; ``.save(path)`` keeps it."""

@@ -130,8 +130,8 @@ def token_id(loaded: Loaded, text: str) -> int:
 def words(prompt: Prompt) -> list[list[int]]:
     """The positions of each word: sub-tokens of one word together, punctuation and special tokens alone.
 
-    A token goes on with the word before it where both are letters or digits with no space between them ("'s" too), and
-    a space that is a token of its own belongs to the word that it opens.
+    A token goes on with the word before it where both are letters or digits with no space between them (an apostrophe
+    between letters too), and a space that is a token of its own belongs to the word that it opens.
     Scripts written without spaces stay token by token.
     """
     groups: list[list[int]] = []
@@ -140,14 +140,22 @@ def words(prompt: Prompt) -> list[list[int]]:
             position > 0
             and not prompt.special[position]
             and not prompt.special[position - 1]
-            and _begins_within_word(token)
-            and (_is_word_character(prompt.tokens[position - 1][-1:]) or prompt.tokens[position - 1] == " ")
+            and (_begins_within_word(token) or _is_apostrophe_within_word(prompt.tokens[position : position + 2]))
+            and (_ends_within_word([prompt.tokens[i] for i in groups[-1]]) or prompt.tokens[position - 1] == " ")
         )
         if goes_on:
             groups[-1].append(position)
         else:
             groups.append([position])
     return groups
+
+
+def _is_apostrophe_within_word(tokens: Sequence[str]) -> bool:
+    return tokens[0] in ("'", "’") and len(tokens) > 1 and _is_word_character(tokens[1][:1])
+
+
+def _ends_within_word(tokens: Sequence[str]) -> bool:
+    return _is_word_character(tokens[-1][-1:]) or (tokens[-1] in ("'", "’") and len(tokens) > 1)
 
 
 def _begins_within_word(token: str) -> bool:

@@ -12,6 +12,7 @@ at a time. It carries packed rows, only the positions that a read still needs, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -45,8 +46,8 @@ class Allocation:
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
-        if not self.temperature > 0:
-            raise UserError(f"temperature must be greater than 0, not {self.temperature}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise UserError(f"temperature must be greater than 0 and finite, not {self.temperature}")
         if self.first_token not in ("skip", "compete"):
             raise UserError(f'first_token must be "skip" or "compete", not {self.first_token!r}')
 

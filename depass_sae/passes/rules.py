@@ -70,7 +70,8 @@ class Rule:
 
 def softmax(n: Neurons) -> Scores:
     """ω = softmax_m(s / T) over the components that compete (paper eq. 14, T = 0.1)."""
-    masked = n.s.div(n.temperature).masked_fill_(~n.compete[..., None], -torch.inf)
+    # The floor keeps scores finite; at any smaller temperature the largest score takes all, as it does at this one.
+    masked = n.s.div(max(n.temperature, 1e-30)).masked_fill_(~n.compete[..., None], -torch.inf)
     return torch.softmax(masked, dim=1).mul_(n.activation[:, None])
 
 

@@ -61,6 +61,8 @@ class Spans:
         owner = torch.full((n,), m + 1)  # rest
         for component, group in enumerate(self.groups):
             positions = torch.as_tensor(list(group), dtype=torch.long)
+            if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < n:
+                raise UserError(f"span {positions.tolist()} is outside the prompt, whose positions are 0 to {n - 1}")
             if (owner[positions] != m + 1).any():
                 raise UserError(f"position {positions.tolist()} is in two spans; spans must not overlap")
             owner[positions] = component

@@ -67,8 +67,10 @@ class FeatureParts:
 def fit(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Fit:
     """How well the SAE fits the activations `x` of one prompt."""
     x = x[1:]
+    if not len(x):
+        return Fit(None, 0.0, None)
     acts = activations(sae, x)
-    l0 = (acts != 0).sum(-1).double().mean().item() if len(x) else 0.0
+    l0 = (acts != 0).sum(-1).double().mean().item()
     explained = _explained_variance(sae, x, acts) if reconstructs(sae) else None
     return Fit(explained, l0, _warning(sae, explained, l0, len(x)))
 
