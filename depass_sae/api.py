@@ -16,6 +16,7 @@ from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, find_features
 from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_attention
 from .attribution.subject import Subject
+from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts
 from .attribution.targets import Pos, Target, make_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
 from .errors import UserError
@@ -24,7 +25,7 @@ from .models.prompt import Prompt, PromptLike, encode
 from .passes.propagate import Allocation, Chunks, FirstToken, Progress
 from .passes.rules import TEMPERATURE
 from .passes.selfcheck import check
-from .passes.sources import Source
+from .passes.sources import Source, Subspace
 from .saes import load_saes
 
 if TYPE_CHECKING:
@@ -148,6 +149,57 @@ class LM:
     ) -> ComponentAttribution:
         """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
         return self._components(NEURONS, prompt, feature, question)
+
+    def attribute_subspace(
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        subspace: Subspace,
+        names: Sequence[str] | None = None,
+        **question: Unpack[Question],
+    ) -> SubspaceAttribution:
+        """What the stream's part in a subspace, or in several, contributes to the target (paper §4.1.2).
+
+        subspace: ``ds.Subspace(matrices, layer)``. names: what to call them.
+        """
+        target, pos = self._target(feature, question)
+        return attribute_subspace(
+            self._subject,
+            self._encode(prompt),
+            target,
+            subspace,
+            names=None if names is None else tuple(names),
+            pos=pos,
+            allocation=_allocation(question, COMPONENTS_RULE),
+            **_running(question),
+        )
+
+    def decode(
+        self,
+        prompt: PromptLike,
+        source: Source,
+        *,
+        pos: int | None = None,
+        top: int = 8,
+        rule: str | None = None,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        progress: Progress | None = None,
+    ) -> Votes:
+        """Carry a source's parts to the end and list the tokens that each votes for (paper §4.3).
+
+        source: for example ``ds.Subspace(matrices, layer)`` or ``ds.Heads(layer)``. pos: whose prediction (the last).
+        """
+        return decode_parts(
+            self._subject,
+            self._encode(prompt),
+            source,
+            pos=pos,
+            top=top,
+            allocation=Allocation(rule or COMPONENTS_RULE, temperature, first_token),
+            progress=progress,
+        )
 
     def attribute_attention(
         self,

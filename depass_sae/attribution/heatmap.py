@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .render import NEGATIVE, POSITIVE, bar, box, fit_sentence, footing, html, place
+from .render import NEGATIVE, POSITIVE, bar, box, fit_sentence, footing, html, place, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .components import ComponentAttribution, ComponentTarget
     from .qk import AttentionAttribution
+    from .subspace import SubspaceAttribution, SubspaceTarget, Votes
 
 WIDEST = 64
 """A heat map has one column per part up to here; wider layers (neurons) are shown as a table alone."""
@@ -262,3 +263,83 @@ def pairs_page(att: AttentionAttribution, widest: int = WIDEST) -> str:
         rows=rows,
         largest=att.largest(15),
     )
+
+
+# ----------------------------------------------------------------------------------------------------------- subspaces
+
+
+def _subspace_title(att: SubspaceAttribution, target: SubspaceTarget) -> str:
+    return f"{att.target_name} at {place(target.token, target.pos)}, by subspaces of {att.hook} of layer {att.layer}"
+
+
+def _subspace_settings(att: SubspaceAttribution, target: SubspaceTarget) -> str:
+    temperature = f", T = {att.allocation.temperature:g}" if att.rule == "softmax" else ""
+    return f"rule {att.rule}{temperature}; completeness error {target.completeness_error:.0e}"
+
+
+def _subspace_entries(att: SubspaceAttribution, target: SubspaceTarget) -> list[tuple[str, float]]:
+    named = [
+        (f"{name} (rank {rank})", value)
+        for name, rank, value in zip(att.names, att.ranks, target.values.tolist(), strict=True)
+    ]
+    return [*named, ("off all of them", target.rest), ("bias", target.bias), ("constant", target.constant)]
+
+
+def subspace_table(att: SubspaceAttribution) -> list[RenderableType]:
+    """A table per target position."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    parts: list[RenderableType] = []
+    for target in att.targets:
+        table = Table(
+            title=Line(_subspace_title(att, target), style="table.title"),
+            title_justify="left",
+            caption=_subspace_settings(att, target),
+            caption_justify="left",
+            box=box(),
+        )
+        table.add_column("subspace")
+        table.add_column("contribution", justify="right")
+        table.add_column("")
+        entries = _subspace_entries(att, target)
+        largest = max(abs(value) for _, value in entries) or 1.0
+        for name, value in entries:
+            table.add_row(Line(name), f"{value:+.3f}", bar(value / largest))
+        table.add_section()
+        table.add_row("pre-activation", f"{target.pre_activation:+.3f}", "", style="bold")
+        parts.append(table)
+    return [*parts, *footing(att.fit)]
+
+
+def subspace_page(att: SubspaceAttribution) -> str:
+    """The same as HTML."""
+    pages = [
+        {
+            "title": _subspace_title(att, target),
+            "settings": _subspace_settings(att, target),
+            "rows": [],
+            "largest": [*_subspace_entries(att, target), ("pre-activation", target.pre_activation)],
+            "part": "subspace",
+            "ledger": [],
+        }
+        for target in att.targets
+    ]
+    fit = None if att.fit is None else fit_sentence(att.fit)
+    warning = att.fit.warning if att.fit else None
+    return html("components.html", pages=pages, fit=fit, warning=warning, note=att.note)
+
+
+def votes_table(votes: Votes) -> list[RenderableType]:
+    """What each component votes for, a line each."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    title = Line(f"what each part votes for after {place(votes.token, votes.pos)}", style="table.title")
+    table = Table(title=title, title_justify="left", box=box())
+    table.add_column("component")
+    table.add_column("tokens it raises most (logit)")
+    for name, tokens in votes.votes:
+        listed = Line("  ").join(Line.assemble(shown(token), (f" {logit:.1f}", "dim")) for token, logit in tokens)
+        table.add_row(Line(name), listed)
+    return [table]

@@ -1,0 +1,266 @@
+"""From which subspaces a target gets what it has (paper §4.1.2 and §4.3), and what a part of the stream votes for.
+
+The residual stream at one point is split into its projections on one or several subspaces and what is off them all.
+The parts are carried to the target like any others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.prompt import Prompt, token_text
+from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.sources import Source, Subspace
+from ..saes import Fit
+from .document import Heading, allocation_dict, fit_dict
+from .heatmap import subspace_page, subspace_table, votes_table
+from .render import Html, Text, remarks, table_text
+from .subject import Subject
+from .targets import Pos, Target, choose_positions
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class SubspaceTarget:
+    """The answer at one position, in units of the target's pre-activation.
+
+    values: one per subspace. rest: what the stream off all of them carries. bias: the bias vectors from there on.
+    """
+
+    pos: int
+    token: str
+    pre_activation: float
+    activation: float | None
+    constant: float
+    values: Float[Tensor, "subspace"]
+    rest: float
+    bias: float
+
+    @cached_property
+    def completeness_error(self) -> float:
+        """|Σ values + rest + bias + constant − pre_activation| over the largest of these."""
+        parts = [*self.values.tolist(), self.rest, self.bias]
+        size = max(abs(self.pre_activation), abs(self.constant), *map(abs, parts))
+        return abs(sum(parts) + self.constant - self.pre_activation) / size if size else 0.0
+
+
+@dataclass(frozen=True)
+class SubspaceAttribution:
+    """Subspaces of the stream at one point, and what each contributes to a target."""
+
+    heading: Heading
+    target_name: str
+    described: dict[str, Any]
+    allocation: Allocation
+    layer: int
+    hook: str
+    names: tuple[str, ...]
+    ranks: tuple[int, ...]
+    targets: list[SubspaceTarget]
+    fit: Fit | None
+    note: str | None = None
+
+    @property
+    def target(self) -> SubspaceTarget:
+        """The strongest target."""
+        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
+
+    @property
+    def contributions(self) -> Float[Tensor, "subspace"]:
+        return self.target.values
+
+    @property
+    def pre_activation(self) -> float:
+        return self.target.pre_activation
+
+    @property
+    def completeness_error(self) -> float:
+        return self.target.completeness_error
+
+    @property
+    def rule(self) -> str:
+        return self.allocation.rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that ``depass-sae subspace --json`` prints."""
+        return {
+            **self.heading.to_dict(),
+            **allocation_dict(self.allocation),
+            **self.described,
+            "at": {"layer": self.layer, "hook": self.hook},
+            "fit": fit_dict(self.fit),
+            "note": self.note,
+            "targets": [
+                {
+                    "pos": target.pos,
+                    "token": target.token,
+                    "activation": target.activation,
+                    "pre_activation": target.pre_activation,
+                    "constant": target.constant,
+                    "subspaces": [
+                        {"name": name, "rank": rank, "value": value}
+                        for name, rank, value in zip(self.names, self.ranks, target.values.tolist(), strict=True)
+                    ],
+                    "other": [{"name": "bias", "value": target.bias}, {"name": "rest", "value": target.rest}],
+                    "completeness_error": target.completeness_error,
+                }
+                for target in self.targets
+            ],
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per target position and subspace."""
+        import pandas
+
+        rows = [
+            (target.pos, name, rank, value)
+            for target in self.targets
+            for name, rank, value in zip(self.names, self.ranks, target.values.tolist(), strict=True)
+        ]
+        return pandas.DataFrame(rows, columns=["target_pos", "subspace", "rank", "contribution"])
+
+    def table(self) -> Text:
+        """The contributions as text."""
+        return table_text(*subspace_table(self), *remarks(self.fit, self.note))
+
+    def plot(self) -> Html:
+        """The same as HTML."""
+        return Html(subspace_page(self))
+
+    def _repr_html_(self) -> str:
+        return self.plot()
+
+    def __repr__(self) -> str:
+        return str(self.table())
+
+
+def attribute_subspace(
+    subject: Subject,
+    prompt: Prompt,
+    target: Target,
+    subspace: Subspace,
+    *,
+    names: tuple[str, ...] | None = None,
+    pos: Pos | None = None,
+    allocation: Allocation,
+    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> SubspaceAttribution:
+    """What the stream's parts in some subspaces contribute to a target.
+
+    Raises UserError where the subspaces lie behind the target, or have another width than the stream.
+    """
+    if not 0 <= subspace.layer < subject.adapter.n_layers:
+        raise UserError(f"there is no layer {subspace.layer}; there are layers 0 to {subject.adapter.n_layers - 1}")
+    point = target.point
+    seen = subject.trace(
+        prompt, None if point is None else max(point[0], subspace.layer), () if point is None else (point,)
+    )
+    readoff = target.read(subject, seen)
+    chosen = choose_positions(prompt, target, readoff, pos)
+    at = torch.tensor(chosen.positions, device=seen.resid_post.device)
+    start = subspace.start(seen)
+    rows = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks, progress=progress)[readoff.point]
+    values = rows.project(readoff.direction.w[at]).double().cpu()
+    targets = [
+        SubspaceTarget(
+            pos=position,
+            token=prompt.tokens[position],
+            pre_activation=readoff.pre[position].item(),
+            activation=None if readoff.activation is None else readoff.activation[position].item(),
+            constant=readoff.direction.c[position].item(),
+            values=row[:-2],
+            rest=row[-1].item(),
+            bias=row[-2].item(),
+        )
+        for position, row in zip(chosen.positions, values, strict=True)
+    ]
+    hook = getattr(target, "hook", None)
+    return SubspaceAttribution(
+        Heading.of(subject, prompt, hook),
+        target.name,
+        target.describe(subject),
+        allocation,
+        subspace.layer,
+        subspace.hook,
+        start.labels[:-2] if names is None else names,
+        tuple(len(basis) for basis in subspace.bases(seen.resid_post)),
+        targets,
+        readoff.fit,
+        chosen.note,
+    )
+
+
+@dataclass(frozen=True)
+class Votes:
+    """For every component of a decomposition, the tokens that it raises most in the prediction at one position.
+
+    votes: (component, [(token, logit)]); logits are the component's share of the model's, centred over the vocabulary.
+    """
+
+    pos: int
+    token: str
+    votes: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "pos": self.pos,
+            "token": self.token,
+            "components": [
+                {"name": name, "tokens": [{"token": token, "logit": logit} for token, logit in tokens]}
+                for name, tokens in self.votes
+            ],
+        }
+
+    def table(self) -> Text:
+        """A line per component."""
+        return table_text(*votes_table(self))
+
+    def __repr__(self) -> str:
+        return str(self.table())
+
+
+def decode_parts(
+    subject: Subject,
+    prompt: Prompt,
+    source: Source,
+    *,
+    pos: int | None = None,
+    top: int = 8,
+    allocation: Allocation,
+    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> Votes:
+    """Carry a source's components to the end and read off, through the frozen final norm, what each votes for (§4.3).
+
+    pos: the position whose prediction is split (default: the last).
+    """
+    n = len(prompt)
+    if pos is not None and not 0 <= pos < n:
+        raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
+    seen = subject.trace(prompt, None)
+    at = torch.tensor([n - 1 if pos is None else pos], device=seen.resid_post.device)
+    start = source.start(seen)
+    point = (seen.n_layers - 1, "resid_post")
+    rows = propagate(seen, start, {point: at}, allocation, chunks=chunks, progress=progress)[point]
+    norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
+    unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)
+    normed = norm.centre(rows.dense()[0]) * norm.scale(seen.resid_post[at]) * norm.gain
+    votes = []
+    for component in range(len(start.labels)):
+        if rows.present[0, component]:
+            logits = normed[component] @ unembed
+            best = (logits - logits.mean()).topk(top)
+            tokens = [token_text(subject.loaded.tokenizer, i) for i in best.indices.tolist()]
+            votes.append((start.labels[component], tuple(zip(tokens, best.values.tolist(), strict=True))))
+    position = int(at)
+    return Votes(position, prompt.tokens[position], tuple(votes))
