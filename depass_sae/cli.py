@@ -24,7 +24,9 @@ from .errors import SAEFitWarning, UserError
 
 if TYPE_CHECKING:
     from .api import LM
+    from .attribution.components import ComponentAttribution
     from .models.prompt import PromptLike
+    from .passes.sources import Subspace
 
 app = typer.Typer(
     name="depass-sae",
@@ -85,6 +87,21 @@ RuleName = Annotated[
 ComponentRule = Annotated[
     str | None, typer.Option("--rule", help="half, linear, or another rule of tokens.", show_default="half")
 ]
+ByToken = Annotated[
+    bool,
+    typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),
+]
+Directions = Annotated[
+    list[str] | None,
+    typer.Option("--direction", help="A feature whose decoder direction is a subspace; may be repeated."),
+]
+Matrix = Annotated[
+    Path | None, typer.Option("--matrix", help="A safetensors file: each tensor's rows [n, d_model] span a subspace.")
+]
+At = Annotated[
+    str | None, typer.Option("--at", help="Where the subspaces lie, e.g. 17.resid_post. Default: the directions' SAE.")
+]
+Rank = Annotated[int | None, typer.Option("--rank", help="Keep so many dimensions of each subspace.", min=1)]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
 FirstToken = Annotated[
     str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
@@ -167,9 +184,9 @@ def tokens(
         raise UserError("--ablate takes the number of replacements per source, 1 or more")
     settings = question | {"by": by, "ablate": ablate, "seed": seed}
     with _working() as status:
-        # Only the SAE that is asked for is loaded; a logit needs none.
-        layers = [] if feature is None else _layer_of(feature)
-        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        lm = _load(
+            status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
+        )
         settings["progress"] = status.progress
         found: Any
         if against is None:
@@ -188,13 +205,46 @@ def tokens(
         from .attribution.render import contrast_table
 
         _print(*contrast_table(found, top))
-    for note in dict.fromkeys((attribution.note, found.against.note if against is not None else None)):
-        if note:
-            sys.stderr.write(f"{note}\n")
+    _say(attribution.note, found.against.note if against is not None else None)
 
 
-def _component_command(kind: str) -> None:
-    """Heads, modules and neurons answer the same question at three granularities, so they are one command each."""
+@app.command()
+def heads(
+    feature: Feature = None,
+    prompt: Prompt = None,
+    ids: Ids = None,
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    pos: Pos = None,
+    rule: ComponentRule = None,
+    by_token: ByToken = False,
+    logit: Logit = None,
+    logit_diff: LogitDiff = None,
+    temperature: Temperature = 0.1,
+    first_token: FirstToken = "skip",
+    path: GatePath = "magnitude",
+    top: Top = 12,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Through which attention heads: layer x head, each layer's row summing to the pre-activation."""
+    asked = _prompt(prompt, ids)
+    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+    with _working() as status:
+        lm = _load(
+            status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
+        )
+        found = lm.attribute_heads(asked, feature, by_token=by_token, progress=status.progress, **question)
+    _show_components(found, top, as_json)
+
+
+def _component_command(name: str, help_: str) -> None:
+    """Modules and neurons answer one question at two granularities."""
 
     def command(
         feature: Feature = None,
@@ -221,29 +271,126 @@ def _component_command(kind: str) -> None:
         asked = _prompt(prompt, ids)
         question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
         with _working() as status:
-            layers = [] if feature is None else _layer_of(feature)
-            lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
-            attribute = {
-                "heads": lm.attribute_heads,
-                "modules": lm.attribute_modules,
-                "neurons": lm.attribute_neurons,
-            }[kind]
+            lm = _load(
+                status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
+            )
+            attribute = {"modules": lm.attribute_modules, "neurons": lm.attribute_neurons}[name]
             found = attribute(asked, feature, progress=status.progress, **question)
-        if as_json:
-            _print_json(found.to_dict())
-        else:
-            from .attribution.heatmap import components_table
+        _show_components(found, top, as_json)
 
-            _print(*components_table(found, top))
-        if found.note:
-            sys.stderr.write(f"{found.note}\n")
-
-    command.__doc__ = f"Through which {kind} of every layer: each layer's row sums to the pre-activation."
-    app.command(kind)(command)
+    app.command(name, help=help_)(command)
 
 
-for _kind in ("heads", "modules", "neurons"):
-    _component_command(_kind)
+_component_command("modules", "Through which attention layers and MLPs: each row sums to the pre-activation.")
+_component_command("neurons", "Through which MLP neurons: the largest, each layer's row summing to the pre-activation.")
+
+
+@app.command()
+def subspace(
+    feature: Feature = None,
+    prompt: Prompt = None,
+    directions: Directions = None,
+    matrix: Matrix = None,
+    at: At = None,
+    rank: Rank = None,
+    ids: Ids = None,
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    pos: Pos = None,
+    rule: ComponentRule = None,
+    logit: Logit = None,
+    logit_diff: LogitDiff = None,
+    temperature: Temperature = 0.1,
+    first_token: FirstToken = "skip",
+    path: GatePath = "magnitude",
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """From which subspaces of the stream: decoder directions of features, or the rows of any matrix."""
+    asked = _prompt(prompt, ids)
+    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+    if bool(directions) == bool(matrix):
+        raise UserError("name the subspaces: --direction LAYER/INDEX for each feature, or --matrix FILE.safetensors")
+    with _working() as status:
+        layers: list[int] | None = None if directions or feature is not None else []
+        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        space, names = _subspace(lm, directions, matrix, at, rank)
+        found = lm.attribute_subspace(asked, feature, subspace=space, names=names, progress=status.progress, **question)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        from .attribution.heatmap import subspace_table
+
+        _print(*subspace_table(found))
+    _say(found.note)
+
+
+@app.command()
+def attention(
+    layer: Annotated[int, typer.Option("--layer", "-l", help="The head's layer.")],
+    head: Annotated[int, typer.Option("--head", "-H", help="The head.")],
+    query: Annotated[int, typer.Option("--query", "-q", help="The position that looks.")],
+    key: Annotated[int, typer.Option("--key", "-k", help="The position that is looked at.")],
+    prompt: Prompt = None,
+    ids: Ids = None,
+    by: Annotated[str, typer.Option("--by", help="tokens, or features of an SAE on what the layer reads.")] = "tokens",
+    against: Annotated[
+        str | None, typer.Option("--against", help="mean: the head's average key; N: the key at position N.")
+    ] = None,
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    rule: RuleName = None,
+    temperature: Temperature = 0.1,
+    first_token: FirstToken = "skip",
+    top: Top = 12,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Why a head looked there: its score for a query and a key, split over what stands at both."""
+    asked = _prompt(prompt, ids)
+    held: Any = None if against is None else _number(against)
+    with _working() as status:
+        layers: list[int] | None = [] if by == "tokens" else None
+        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        found = lm.attribute_attention(
+            asked,
+            layer,
+            head,
+            query,
+            key,
+            by=by,  # type: ignore[arg-type]
+            against=held,
+            rule=rule,
+            temperature=temperature,
+            first_token=first_token,  # type: ignore[arg-type]
+            progress=status.progress,
+        )
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        from .attribution.heatmap import pairs_table
+
+        _print(*pairs_table(found, top))
+
+
+def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        from .attribution.heatmap import components_table
+
+        _print(*components_table(found, top))
+    _say(found.note)
 
 
 # ------------------------------------------------------------------------------------------------------ reading options
@@ -302,10 +449,44 @@ def _number(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def _layer_of(feature: str) -> list[int] | None:
-    """The layer that a feature names, so that a release need not be loaded at every layer."""
-    match = re.match(r"\d+", feature)
-    return [int(match[0])] if match else None
+def _layers(feature: str | None) -> list[int] | None:
+    """Only the SAE that is asked for is loaded; a logit needs none. None: whichever there are."""
+    match = re.match(r"\d+", feature or "")
+    return [] if feature is None else [int(match[0])] if match else None
+
+
+def _subspace(
+    lm: LM, directions: list[str] | None, matrix: Path | None, at: str | None, rank: int | None
+) -> tuple[Subspace, list[str]]:
+    """The subspaces that are meant, and what to call them. Decoder directions lie where their SAE reads."""
+    from .attribution.targets import parse_feature
+    from .passes.sources import Subspace
+    from .saes import feature_index, parse_hook
+
+    if directions:
+        found = [parse_feature(lm._subject, text)[0] for text in directions]
+        hook = found[0].hook
+        if any(feature.hook != hook for feature in found):
+            raise UserError("directions of one question belong to one SAE")
+        sae = lm._subject.saes[hook]
+        rows = [sae.W_dec[feature_index(sae, feature.index)].detach()[None] for feature in found]
+        place = parse_hook(at) if at else hook
+        return Subspace(rows, place.layer, place.name, rank), directions
+    if at is None:
+        raise UserError("--at says where the matrix's subspace lies, for example --at 17.resid_post")
+    tensors = _tensors(matrix or Path())
+    place = parse_hook(at)
+    return Subspace(list(tensors.values()), place.layer, place.name, rank), list(tensors)
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(sorted(load_file(path).items()))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _load(
@@ -390,6 +571,12 @@ def _working() -> Iterator[_Status]:
         yield status
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, SAEFitWarning)):
         sys.stderr.write(f"warning: {message}\n")
+
+
+def _say(*notes: str | None) -> None:
+    for note in dict.fromkeys(notes):
+        if note:
+            sys.stderr.write(f"{note}\n")
 
 
 def _print(*parts: Any) -> None:
