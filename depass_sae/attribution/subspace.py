@@ -169,6 +169,8 @@ def attribute_subspace(
     chosen = choose_positions(prompt, target, readoff, pos)
     at = torch.tensor(chosen.positions, device=seen.resid_post.device)
     start = subspace.start(seen)
+    if names is not None and len(names) != len(start.labels) - 2:
+        raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
     rows = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[at]).double().cpu()
     targets = [
@@ -245,6 +247,8 @@ def decode_parts(
     pos: the position whose prediction is split (default: the last).
     """
     n = len(prompt)
+    if top < 1:
+        raise UserError(f"top is the number of tokens to name, 1 or more, not {top}")
     if pos is not None and not 0 <= pos < n:
         raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
     seen = subject.trace(prompt, None)
@@ -259,7 +263,7 @@ def decode_parts(
     for component in range(len(start.labels)):
         if rows.present[0, component]:
             logits = normed[component] @ unembed
-            best = (logits - logits.mean()).topk(top)
+            best = (logits - logits.mean()).topk(min(top, len(logits)))
             tokens = [token_text(subject.loaded.tokenizer, i) for i in best.indices.tolist()]
             votes.append((start.labels[component], tuple(zip(tokens, best.values.tolist(), strict=True))))
     position = int(at)

@@ -56,7 +56,7 @@ class Spans:
     layer: int = 0
 
     def start(self, trace: Trace) -> Start:
-        x = trace.resid_pre[self.layer]
+        x = _stream(trace, (self.layer, "resid_pre"))
         n, m = len(x), len(self.groups)
         owner = torch.full((n,), m + 1)  # rest
         for component, group in enumerate(self.groups):
@@ -93,9 +93,7 @@ class Vectors:
     first_only: Bool[Tensor, "comp"] | None = None
 
     def start(self, trace: Trace) -> Start:
-        if self.at[1] not in ("resid_pre", "resid_mid", "resid_post"):
-            raise UserError(f"a decomposition starts on the residual stream, not at {self.at[1]}")
-        x = trace.at(self.at)
+        x = _stream(trace, self.at)
         if self.parts.dim() != 3 or self.parts.shape[::2] != x.shape or self.parts.shape[1] != len(self.labels):
             expected = f"[{x.shape[0]}, {len(self.labels)}, {x.shape[1]}]"
             raise UserError(
@@ -124,12 +122,13 @@ class Heads:
     layer: int
 
     def start(self, trace: Trace) -> Start:
+        rest = _stream(trace, (self.layer, "resid_pre"))
         attention = trace.adapter.layer(self.layer).attention
         o = attention.o.to(trace.resid_post.dtype)
         z = recorded_heads(trace, self.layer).unflatten(-1, (attention.n_heads, attention.d_head))
         parts = torch.einsum("nhe,hed->nhd", z, o.weight.unflatten(0, (attention.n_heads, attention.d_head)))
         labels = [f"head {head}" for head in range(attention.n_heads)]
-        return _start((self.layer, "resid_mid"), labels, parts, o.bias, trace.resid_pre[self.layer])
+        return _start((self.layer, "resid_mid"), labels, parts, o.bias, rest)
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,11 @@ class Modules:
     module: Literal["attn", "mlp"]
 
     def start(self, trace: Trace) -> Start:
+        if self.module not in ("attn", "mlp"):
+            raise UserError(f'a module is "attn" or "mlp", not {self.module!r}')
         before, after = ("resid_pre", "resid_mid") if self.module == "attn" else ("resid_mid", "resid_post")
-        rest = trace.at((self.layer, before))
-        part = trace.at((self.layer, after)) - rest
+        rest = _stream(trace, (self.layer, before))
+        part = _stream(trace, (self.layer, after)) - rest
         return _start((self.layer, after), [f"{self.module} {self.layer}"], part[:, None], None, rest)
 
 
@@ -157,11 +158,14 @@ class Neurons:
     groups: Sequence[Sequence[int]] | None = None
 
     def start(self, trace: Trace) -> Start:
-        down = trace.adapter.layer(self.layer).mlp.down.to(trace.resid_post.dtype)
+        before = _stream(trace, (self.layer, "resid_mid"))
+        down = trace.adapter.layer(self.layer).mlp.down.to(before.dtype)
         hidden = recorded_neurons(trace, self.layer)
         groups = [[neuron] for neuron in range(hidden.shape[1])] if self.groups is None else self.groups
+        if not groups or not all(0 <= neuron < hidden.shape[1] for group in groups for neuron in group):
+            raise UserError(f"groups are of the layer's neurons, 0 to {hidden.shape[1] - 1}; at least one is needed")
         parts = torch.stack([hidden[:, list(group)] @ down.weight[list(group)] for group in groups], dim=1)
-        rest = trace.resid_mid[self.layer] + (hidden @ down.weight - parts.sum(dim=1))
+        rest = before + (hidden @ down.weight - parts.sum(dim=1))
         labels = [f"neuron {group[0]}" if len(group) == 1 else f"neurons {list(group)}" for group in groups]
         return _start((self.layer, "resid_post"), labels, parts, down.bias, rest)
 
@@ -181,7 +185,7 @@ class Subspace:
     rank: int | None = None
 
     def start(self, trace: Trace) -> Start:
-        x = trace.at((self.layer, self.hook))
+        x = _stream(trace, (self.layer, self.hook))
         parts = torch.stack([x @ basis.T @ basis for basis in self.bases(x)], dim=1)
         labels = [f"subspace {i}" for i in range(parts.shape[1])]
         return _start((self.layer, self.hook), labels, parts, None, x - parts.sum(dim=1))
@@ -189,11 +193,15 @@ class Subspace:
     def bases(self, x: Float[Tensor, "pos d_model"]) -> list[Float[Tensor, "rank d_model"]]:
         """Orthonormal rows of each subspace, in the dtype and on the device of ``x``."""
         matrices = [self.matrices] if isinstance(self.matrices, Tensor) else list(self.matrices)
+        if not matrices or (self.rank is not None and self.rank < 1):
+            raise UserError("a subspace needs a matrix of rows that span it, and a rank of 1 or more")
         bases: list[Tensor] = []
         for matrix in matrices:
             if matrix.dim() != 2 or matrix.shape[1] != x.shape[1]:
                 raise UserError(f"a subspace is given by rows of {x.shape[1]} entries, not by {list(matrix.shape)}")
-            rows = matrix.to(x.device, torch.float64)
+            rows = matrix.detach().to(x.device, torch.float64)
+            if not rows.isfinite().all():
+                raise UserError("a subspace's rows have NaN or infinite entries")
             size = torch.linalg.matrix_norm(rows, 2)
             for basis in bases:
                 rows = rows - rows @ basis.T @ basis
@@ -215,6 +223,16 @@ def recorded_neurons(trace: Trace, layer: int) -> Float[Tensor, "pos d_mlp"]:
     """What each neuron of a layer adds along its output row, from the recorded stream."""
     resid = trace.resid_mid[layer]
     return neuron_outputs(trace.adapter.layer(layer), resid, resid, EFFECT)[0]
+
+
+def _stream(trace: Trace, at: Point) -> Float[Tensor, "pos d_model"]:
+    """The residual stream where a source starts. Raises UserError where there is none."""
+    layer, hook = at
+    if hook not in ("resid_pre", "resid_mid", "resid_post"):
+        raise UserError(f"a decomposition starts on the residual stream, not at {hook}")
+    if not 0 <= layer < trace.n_layers:
+        raise UserError(f"there is no layer {layer}; there are layers 0 to {trace.n_layers - 1}")
+    return trace.at(at)
 
 
 def _start(

@@ -113,7 +113,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) -> Any:
+def run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) -> Any:
     """The model's own forward, and nothing beside it, whatever its config says that it returns."""
     return adapter.model(
         token_ids.to(adapter.model.device),
@@ -125,7 +125,7 @@ def _run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) 
 
 
 @contextmanager
-def _hooks() -> Iterator[list[Any]]:
+def hooks() -> Iterator[list[Any]]:
     handles: list[Any] = []
     try:
         yield handles
@@ -198,7 +198,7 @@ def trace(
 
         return note
 
-    with recording(adapter, dtype), _hooks() as handles:
+    with recording(adapter, dtype), hooks() as handles:
         for layer in range(last + 1):
             for hook in ("resid_pre", "resid_mid"):
                 watch(adapter, (layer, hook), handles, keep((layer, hook)))
@@ -209,7 +209,7 @@ def trace(
         watch(adapter, (last, "resid_post"), handles, keep((last, "resid_post")))
         logits = None
         with suppress(_Stop):
-            logits = _run(adapter, token_ids[None]).logits[0].to(compute)
+            logits = run(adapter, token_ids[None]).logits[0].to(compute)
     return Trace(
         adapter=adapter,
         token_ids=token_ids,
@@ -236,11 +236,11 @@ def read_batch(
         noted.append(x[:, -1].to(compute))
         raise _Stop
 
-    with recording(adapter, dtype, patterns=False), _hooks() as handles:
+    with recording(adapter, dtype, patterns=False), hooks() as handles:
         if point is not None:
             watch(adapter, point, handles, note)
         try:
-            output = _run(adapter, token_ids, logits_to_keep=1)
+            output = run(adapter, token_ids, logits_to_keep=1)
         except _Stop:
             return noted[0]
     return output.logits[:, -1].to(compute)
