@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo test rules lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -19,6 +19,9 @@ demo: $(READY)  ## which tokens activate a feature, on SmolLM2: the paper's thre
 
 test: $(READY)  ## the whole suite, on CPU and without network
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4
+
+rules: $(READY)  ## measure every rule against interventions: docs/rules.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

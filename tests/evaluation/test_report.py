@@ -1,0 +1,37 @@
+"""Means, intervals and the page of the measured rules."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from depass_sae.evaluation.report import page, summarise
+from depass_sae.evaluation.rules import Record
+
+
+def records() -> list[Record]:
+    values = {"half": [0.5, 0.7, 0.6], "random": [0.0, 0.1, math.nan]}
+    return [
+        Record(prompt, "tokens", "logit", "alone", method, value)
+        for method, numbers in values.items()
+        for prompt, value in enumerate(numbers)
+    ]
+
+
+def test_a_mean_stands_with_the_95_percent_interval_of_its_prompts() -> None:
+    mean, interval, n = summarise(records())["tokens", "logit"]["half"]["alone"]
+    assert (mean, n) == (pytest.approx(0.6), 3)
+    assert interval == pytest.approx(1.96 * 0.1 / math.sqrt(3))
+
+
+def test_a_prompt_without_ranks_is_left_out_of_its_mean_alone() -> None:
+    mean, _, n = summarise(records())["tokens", "logit"]["random"]["alone"]
+    assert (mean, n) == (pytest.approx(0.05), 2)
+
+
+def test_the_page_has_a_table_per_question_with_the_best_method_in_bold() -> None:
+    text = page(records())
+    assert "## tokens → logit" in text
+    assert "| half | **0.60 ± 0.11** | 3 |" in text
+    assert "3 prompts" in text

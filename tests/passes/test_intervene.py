@@ -1,0 +1,59 @@
+"""Interventions: the unfrozen model with something taken out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from depass_sae.errors import UserError
+from depass_sae.passes.intervene import intervene
+from depass_sae.passes.sources import recorded_heads
+from depass_sae.passes.trace import trace
+
+from .models import SHAPES, tiny
+
+IDS = torch.tensor([1, 5, 9, 3, 7])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_edits_the_model_computes_what_it_always_does(shape: str) -> None:
+    model = tiny(shape)
+    seen = trace(model, IDS)
+    found = intervene(model, IDS[None], {}, [(1, "resid_post"), None])
+    torch.testing.assert_close(found[1, "resid_post"][0], seen.at((1, "resid_post"))[-1])
+    torch.testing.assert_close(found[None][0], seen.logits[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_head_that_writes_nothing_is_missing_from_the_stream(shape: str) -> None:
+    model = tiny(shape)
+    seen = trace(model, IDS, until=1)
+    attention = model.layer(1).attention
+    z = recorded_heads(seen, 1).unflatten(-1, (attention.n_heads, attention.d_head))
+    o = attention.o.weight.unflatten(0, (attention.n_heads, attention.d_head))
+
+    def without(x: torch.Tensor) -> torch.Tensor:
+        return (
+            x.clone()
+            .unflatten(-1, (attention.n_heads, attention.d_head))
+            .index_fill(2, torch.tensor([2]), 0)
+            .flatten(2)
+        )
+
+    mid = intervene(model, IDS[None], {(1, "hook_z"): without}, [(1, "resid_mid")])[1, "resid_mid"][0]
+    torch.testing.assert_close(mid, seen.resid_mid[1][-1] - z[-1, 2] @ o[2], rtol=1e-4, atol=1e-4)
+
+
+def test_each_prompt_of_a_batch_is_edited_on_its_own() -> None:
+    model = tiny("llama")
+    keep = torch.tensor([1.0, 0.0])[:, None, None]
+    found = intervene(model, IDS.expand(2, -1), {(0, "resid_post"): lambda x: x * keep}, [(0, "resid_post"), None])
+    assert found[0, "resid_post"][1].abs().max() == 0
+    torch.testing.assert_close(found[None][0], trace(model, IDS).logits[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_intervention_elsewhere_is_refused_and_the_model_is_as_before() -> None:
+    model = tiny("llama")
+    with pytest.raises(UserError, match="at resid_post and hook_z"):
+        intervene(model, IDS[None], {(0, "resid_post"): lambda x: x * 0, (1, "mlp_out"): lambda x: x}, [None])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.model.modules())
