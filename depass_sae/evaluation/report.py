@@ -15,11 +15,11 @@ HEAD = """# What the rules are worth
 Made by `make rules` on SmolLM2-135M and the SAEs shipped for it, {count} prompts (first sentences of texts that no SAE
 was trained on). Each number is a mean over prompts with its 95 % interval.
 
-- *alone*: Spearman's rank correlation of a method's scores with what the target really loses when one source is taken
-  out, in the unfrozen model: a token replaced by random tokens (the mean of 4), a head's output set to zero, a feature's
-  decoder part taken out of the stream.
-- *top k out*, *top 20 % deleted*: the share of the target that is gone when the method's highest k sources are taken out
-  together (tokens are deleted from the text). Above 1 the target has changed its sign.
+- *alone*: Spearman's rank correlation of a method's scores with what the target really loses when one source is
+  taken out, in the unfrozen model: a token replaced by random tokens (the mean of 4), a head's output set to zero, a
+  feature's decoder part taken out of the stream.
+- *top k out*, *top 20 % deleted*: the share of the target that is gone when the method's highest k sources are taken
+  out together (tokens are deleted from the text). Above 1 the target has changed its sign.
 
 Targets stand at the last position: the strongest feature of an SAE, and the logit of the predicted token over the mean
 logit. `softmax` is the paper's rule (T = 0.1). Where parts compete their number is a cost: the softmax rows for heads
