@@ -255,6 +255,12 @@ def test_model_and_saes_are_left_as_they_were(trace_dtype: str | None) -> None:
     lm.attribute_tokens(ids, logit=4)
     lm.decompose(ids, layer=2)
     lm.contrast(ids, [5, 9], "1/3")
+    lm.attribute_heads(ids, "1/3", by_token=True)
+    lm.attribute_modules(ids, "1/3", rule="softmax")
+    lm.attribute_neurons(ids, "1/3")
+    lm.attribute_subspace(ids, "1/3", subspace=ds.Subspace(torch.eye(D_MODEL)[:2], 0))
+    lm.attribute_attention(ids, 2, 1, 3, 2, by="features", against="mean")
+    lm.decode(ids, ds.Neurons(1, [[0, 1]]))
     for question in ({"feature": "1/999"}, {"feature": "1/3", "rule": "nonsense"}, {"feature": "1/3", "pos": 99}):
         refusal(lambda: lm.attribute_tokens(ids, **question))  # noqa: B023
     assert_same(given, before)
@@ -272,7 +278,31 @@ def test_gradients_are_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
     lm = handle(random_sae())
     assert not lm.attribute_tokens(TEXT, "1/3").contributions.requires_grad
     assert not lm.decompose(TEXT, layer=1).parts.requires_grad
+    for found in (lm.attribute_heads(TEXT, "1/3"), lm.attribute_attention(TEXT, 1, 1, 3, 2)):
+        assert not (found.contributions if hasattr(found, "contributions") else found.values).requires_grad
     assert capsys.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize(
+    ("source", "labels"),
+    [
+        (ds.Heads(1), [f"head {h}" for h in range(4)]),
+        (ds.Modules(1, "mlp"), ["mlp 1"]),
+        (ds.Neurons(0, [[1, 2], [3]]), ["neurons [1, 2]", "neuron 3"]),
+        (ds.Subspace([torch.eye(D_MODEL)[:2], torch.eye(D_MODEL)[2:3]], 1), ["subspace 0", "subspace 1"]),
+        (ds.Spans([[1, 2]], ["word"]), ["word"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_source_can_be_carried_and_sums_to_the_stream(source: Any, labels: list[str]) -> None:
+    lm = handle()
+    for rule in ("softmax", "half"):
+        found = lm.decompose(IDS, source, layer=2, read="mlp_out", rule=rule)
+        assert list(found.labels) == [*labels, "bias", "rest"]
+        assert found.completeness_error < 1e-4
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import depass_sae as ds
 from depass_sae.cli import _Status, main
 
 from .attribution.tiny import HOSTILE, TEXT, VOCAB, fitting_sae, model, random_sae, tokenizer
-from .passes.models import CONTEXT
+from .passes.models import CONTEXT, D_MLP, D_MODEL, HEADS, LAYERS
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 
@@ -439,6 +440,217 @@ def test_components_print_a_table_or_their_own_document(run: Callable[..., Done]
     assert_refused(run(*question, "--by", "word"), "No such option")
 
 
+# ----------------------------------------------------------------------------- heads, modules, neurons: every layer's row
+
+
+def test_heads_by_token_are_their_own_document_and_a_second_table(run: Callable[..., Done], files: Files) -> None:
+    question = ["heads", "-f", "1/3", "-p", TEXT, "--by-token", *files.options()]
+    table, document = run(*question), run(*question, "--json")
+    found = ds.load(files.model, saes=files.fitting).attribute_heads(TEXT, "1/3", by_token=True)
+    assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
+    assert "which tokens each head carries" in table.out
+    assert json.loads(document.out) == found.to_dict()
+    for head in json.loads(document.out)["targets"][0]["heads"]:
+        values = [entry["value"] for entry in (*head["by_token"], *head["other"])]
+        assert sum(values) == pytest.approx(head["value"], abs=1e-5 * max(map(abs, values)))
+
+
+@pytest.mark.parametrize(
+    ("options", "question"),
+    [
+        (["--feature", "1/3@5"], {"feature": "1/3", "pos": 5}),
+        (["--feature", "1.resid_post/3", "--pos", "all"], {"feature": "1/3", "pos": "all"}),
+        (["-f", "1/3", "--rule", "softmax", "--temperature", "0.5"], {"feature": "1/3", "rule": "softmax", "temperature": 0.5}),
+        (["-f", "1/3", "--rule", "max", "--first-token", "compete"], {"feature": "1/3", "rule": "max", "first_token": "compete"}),
+        (["--logit", " Paris"], {"logit": " Paris"}),
+        (["--logit-diff", " Paris", " Rome", "--pos", "3"], {"logit_diff": (" Paris", " Rome"), "pos": 3}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["heads", "modules", "neurons"])
+def test_every_row_of_a_document_sums_to_the_pre_activation(
+    run: Callable[..., Done], files: Files, command: str, options: list[str], question: dict[str, Any]
+) -> None:
+    done = run(command, "--prompt", TEXT, *files.options(), *options, "--json")
+    document = json.loads(done.out)
+    assert (done.status, done.err) == (0, "")
+    lm = ds.load(files.model, saes=files.fitting)
+    assert document == getattr(lm, f"attribute_{command}")(TEXT, **question).to_dict()
+    for target in document["targets"]:
+        assert [row["layer"] for row in target["rest"]] == sorted(row["layer"] for row in target["rest"])
+        assert {row["layer"] for row in target["rest"]} == set(range(2 if "feature" in question else LAYERS))
+        for row in target["rest"]:
+            same = [p for p in target[command] if p["layer"] == row["layer"] and p.get("module") == row.get("module")]
+            assert len(same) == {"heads": HEADS, "modules": 1, "neurons": D_MLP}[command]
+            values = [
+                *(p["value"] for p in same),
+                row["value"],
+                *(o["value"] for o in row["other"]),
+                target["constant"],
+            ]
+            size = max(map(abs, (*values, target["pre_activation"])))
+            assert abs(sum(values) - target["pre_activation"]) <= 1e-4 * size
+        assert target["completeness_error"] <= 1e-4
+
+
+# ------------------------------------------------------------------------------------------------ subspace, attention
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("matrix") / "spaces.safetensors"
+    rows = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(0))
+    save_file({"b": rows[:3].contiguous(), "a": rows[3:].contiguous()}, path)
+    return path
+
+
+def test_directions_of_features_are_subspaces(run: Callable[..., Done], files: Files) -> None:
+    question = ["subspace", "-f", "1/3", "-p", TEXT, *files.options(), "--direction", "1/3", "--direction", "1/7"]
+    table, document = run(*question), run(*question, "--json")
+    lm = ds.load(files.model, saes=files.fitting)
+    space = ds.Subspace([lm.saes[1].W_dec[i][None] for i in (3, 7)], 1, "resid_post")
+    found = lm.attribute_subspace(TEXT, "1/3", subspace=space, names=["1/3", "1/7"])
+    assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
+    assert json.loads(document.out) == found.to_dict()
+    assert "1/3 (rank 1)" in table.out
+    assert "off all of them" in table.out
+    assert "pre-activation" in table.out
+
+
+def test_the_tensors_of_a_file_are_subspaces(run: Callable[..., Done], files: Files, matrix: Path) -> None:
+    options = ["--matrix", str(matrix), "--at", "0.resid_mid", "--rank", "2"]
+    done = run("subspace", "-f", "1/3", "-p", TEXT, *files.options(), *options, "--rule", "softmax", "--json")
+    tensors = load_file(matrix)
+    lm = ds.load(files.model, saes=files.fitting)
+    space = ds.Subspace([tensors["a"], tensors["b"]], 0, "resid_mid", rank=2)
+    found = lm.attribute_subspace(TEXT, "1/3", subspace=space, names=["a", "b"], rule="softmax")
+    document = json.loads(done.out)
+    assert (done.status, done.err) == (0, "")
+    assert document == found.to_dict()
+    (target,) = document["targets"]
+    values = [entry["value"] for entry in (*target["subspaces"], *target["other"])]
+    assert sum(values) + target["constant"] == pytest.approx(target["pre_activation"], abs=1e-4 * max(map(abs, values)))
+
+
+def test_a_logit_of_a_model_without_saes_has_subspaces_too(
+    run: Callable[..., Done], files: Files, matrix: Path
+) -> None:
+    options = ["--matrix", str(matrix), "--at", "2.resid_pre", "--model", str(files.bare), "--json"]
+    done = run("subspace", "--logit", "9", "--ids", "5 6 7", *options)
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(done.out)["logit"]["id"] == 9
+
+
+@pytest.mark.parametrize("against", [None, "mean", "2"])
+@pytest.mark.parametrize("by", ["tokens", "features"])
+def test_attention_prints_a_table_or_its_own_document(
+    run: Callable[..., Done], files: Files, by: str, against: str | None
+) -> None:
+    pair = ["--layer", "2", "--head", "1", "--query", "6", "--key", "4", "--prompt", TEXT, "--by", by]
+    question = ["attention", *pair, *files.options(), *([] if against is None else ["--against", against])]
+    table, document = run(*question, "--top", "40"), run(*question, "--json")
+    lm = ds.load(files.model, saes=files.fitting)
+    held: Any = int(against) if against == "2" else against
+    found = lm.attribute_attention(TEXT, 2, 1, 6, 4, by=by, against=held)  # type: ignore[arg-type]
+    assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
+    assert json.loads(document.out) == found.to_dict()
+    assert sum(map(sum, json.loads(document.out)["values"])) == pytest.approx(found.score, rel=1e-3, abs=1e-3)
+    assert "layer 2 head 1: " in table.out
+    assert "looking at" in table.out
+
+
+def test_attention_by_tokens_needs_no_sae(run: Callable[..., Done], files: Files) -> None:
+    pair = ["-l", "0", "-H", "1", "-q", "2", "-k", "0"]
+    done = run("attention", *pair, "--ids", "5 6 7", "--model", str(files.bare), "--rule", "half", "--json")
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(done.out)["rule"] == "half"
+
+
+PAIR = ["-l", "2", "-H", "1", "-q", "6", "-k", "4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["heads", "-f", "1/3", *PROMPT, "--by-token", "--rule", "softmax"], "heads are split by token with the rules"),
+        (["heads", "-f", "1/160", *PROMPT], "there is no feature 160"),
+        (["heads", *PROMPT], "name one target"),
+        (["heads", "-f", "1/3"], "give the text to look at with --prompt"),
+        (["heads", "-f", "1/3", *PROMPT, "--rule", "nonsense"], "unknown rule 'nonsense'"),
+        (["heads", "-f", "1/3", *PROMPT, "--temperature", "0"], "temperature must be greater than 0"),
+        (["modules", "-f", "1/3", *PROMPT, "--by-token"], "No such option"),
+        (["modules", "-f", "1/3", *PROMPT, "--pos", "99"], "outside the prompt"),
+        (["neurons", "-f", "1/3", *PROMPT, "--top", "0"], "--top"),
+        (["neurons", "-f", "2/3", *PROMPT], "there is no SAE at layer 2"),
+        (["subspace", "-f", "1/3", *PROMPT], "name the subspaces: --direction LAYER/INDEX"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--matrix", "x"], "name the subspaces"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/160"], "there is no feature 160"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "nonsense"], "is no feature"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--direction", "1/3"], "no direction of its own"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--at", "2.resid_post"], "lies before"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--at", "9.resid_post"], "there is no layer 9"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--at", "1.mlp_out"], "not at mlp_out"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--at", "1"], "is not a hook"),
+        (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--rank", "0"], "--rank"),
+        (["subspace", "-f", "1/3", *PROMPT, "--matrix", "missing.safetensors", "--at", "1.resid_pre"], "cannot be read"),
+        (["subspace", "--direction", "1/3", *PROMPT], "name one target"),
+        (["attention", *PAIR[2:], *PROMPT], "--layer"),
+        (["attention", *PAIR], "give the text to look at with --prompt"),
+        (["attention", *PAIR, *PROMPT, "--head", "9"], "there is no head 9; layer 2 has heads 0 to 3"),
+        (["attention", *PAIR, *PROMPT, "--layer", "3"], "there is no layer 3"),
+        (["attention", *PAIR, *PROMPT, "--key", "7"], "key 7 cannot be seen from query 6"),
+        (["attention", *PAIR, *PROMPT, "--query", "99"], "query 99 is outside the prompt"),
+        (["attention", *PAIR, *PROMPT, "--query", "last"], "--query"),
+        (["attention", *PAIR, *PROMPT, "--against", "median"], "against is mean or a position"),
+        (["attention", *PAIR, *PROMPT, "--against", "9"], "against 9 cannot be seen from query 6"),
+        (["attention", *PAIR, *PROMPT, "--by", "heads"], "split by tokens or by features, not by 'heads'"),
+        (["attention", *PAIR, *PROMPT, "--by", "features", "--layer", "1"], "where there is an SAE at 1.resid_pre"),
+        (["attention", *PAIR, *PROMPT, "--rule", "nonsense"], "unknown rule 'nonsense'"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_mistake_in_any_other_question_is_one_line_and_status_2(
+    run: Callable[..., Done], files: Files, arguments: list[str], why: str, form: list[str]
+) -> None:
+    assert_refused(run(*arguments, *files.options(), *form), why)
+
+
+def save(path: Path, tensors: dict[str, Any]) -> Path:
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({}, "a subspace needs a matrix of rows that span it"),
+        ({"a": torch.ones(D_MODEL)}, f"rows of {D_MODEL} entries, not by [{D_MODEL}]"),
+        ({"a": torch.ones(2, 5)}, f"rows of {D_MODEL} entries, not by [2, 5]"),
+        ({"a": torch.zeros(2, D_MODEL)}, "no direction of its own"),
+        ({"a": torch.full((2, D_MODEL), torch.nan)}, "NaN or infinite entries"),
+    ],
+)
+def test_a_file_that_holds_no_subspace_is_told_of(
+    run: Callable[..., Done], files: Files, tmp_path: Path, tensors: dict[str, Any], why: str
+) -> None:
+    path = save(tmp_path / "spaces.safetensors", tensors)
+    question = ["subspace", "-f", "1/3", *PROMPT, *files.options(), "--matrix", str(path)]
+    assert_refused(run(*question, "--at", "1.resid_pre"), why)
+    assert_refused(run(*question), "--at says where the matrix's subspace lies")
+
+
+@pytest.mark.parametrize("damage", [truncated, not_json, missing])
+def test_a_damaged_matrix_is_told_of(
+    run: Callable[..., Done], files: Files, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = save(tmp_path / "spaces.safetensors", {"a": torch.ones(99, D_MODEL)})
+    damage(path)
+    options = ["--matrix", str(path), "--at", "1.resid_pre"]
+    assert_refused(run("subspace", "-f", "1/3", *PROMPT, *files.options(), *options), "cannot be read as safetensors")
+    assert_refused(
+        run("subspace", "-f", "1/3", *PROMPT, *files.options(), "--matrix", str(tmp_path), "--at", "1.resid_pre")
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------ progress
 
 
@@ -476,6 +688,9 @@ def test_a_process_prints_one_document_and_nothing_else(files: Files) -> None:
     assert json.loads(done.out)["feature"] == {"layer": 1, "index": 3, "hook": "resid_post"}
 
 
+COMMANDS = ("tokens", "features", "heads", "modules", "neurons", "subspace", "attention")
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, contextlib; sys.argv = ['depass-sae', *sys.argv[1:]]\n"
@@ -483,7 +698,7 @@ def test_help_imports_nothing_heavy() -> None:
         "with contextlib.suppress(SystemExit): main()\n"
         "assert not {'torch', 'transformers', 'sae_lens'} & set(sys.modules)"
     )
-    for arguments in (["--help"], ["tokens", "--help"], ["features", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in COMMANDS)):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "Usage: depass-sae" in done.stdout

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,13 +26,12 @@ from ..passes.sources import Heads, Modules, Neurons, Source, Spans, recorded_he
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Trace
-from ..saes import Fit
-from .document import Heading, allocation_dict, fit_dict
+from .answer import Answer, TargetAt, read
 from .heatmap import components_page, components_table
 from .ledger import TokenStreams
 from .render import Html, Text, remarks, table_text
 from .subject import Subject
-from .targets import Pos, Readoff, Target, choose_positions
+from .targets import Pos, Readoff, Target
 
 if TYPE_CHECKING:
     import pandas
@@ -96,26 +96,16 @@ class LayerRow:
         return self.values.sum().item() + self.rest + self.bias
 
 
-@dataclass(frozen=True)
-class ComponentTarget:
+@dataclass(frozen=True, kw_only=True)
+class ComponentTarget(TargetAt):
     """The answer at one position, in units of the target's pre-activation: a row per sublayer, layers ascending."""
 
-    pos: int
-    token: str
-    pre_activation: float
-    activation: float | None
-    constant: float
     rows: tuple[LayerRow, ...]
 
-    @property
+    @cached_property
     def completeness_error(self) -> float:
-        """The largest of the rows': |Σ of a row + constant − pre_activation| over the largest number in it."""
-        errors = []
-        for row in self.rows:
-            largest = row.values.abs().max().item() if row.values.numel() else 0.0
-            size = max(abs(self.pre_activation), abs(self.constant), abs(row.rest), abs(row.bias), largest)
-            errors.append(abs(row.total + self.constant - self.pre_activation) / size if size else 0.0)
-        return max(errors, default=0.0)
+        """The largest of the rows'."""
+        return max((self.shortfall([*row.values.tolist(), row.rest, row.bias]) for row in self.rows), default=0.0)
 
     @property
     def matrix(self) -> Float[Tensor, "row part"]:
@@ -123,47 +113,15 @@ class ComponentTarget:
         return torch.stack([row.values for row in self.rows])
 
 
-@dataclass(frozen=True)
-class ComponentAttribution:
-    """Heads, modules or neurons of every layer up to the target, at one position or several."""
+@dataclass(frozen=True, kw_only=True)
+class ComponentAttribution(Answer[ComponentTarget]):
+    """Heads, modules or neurons of every layer up to the target; ``contributions`` are those of the strongest one."""
 
-    heading: Heading
     kind: Kind
-    target_name: str
-    described: dict[str, Any]
-    allocation: Allocation
-    targets: list[ComponentTarget]
-    fit: Fit | None
-    note: str | None = None
-
-    @property
-    def target(self) -> ComponentTarget:
-        """The strongest target."""
-        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
 
     @property
     def contributions(self) -> Float[Tensor, "row part"]:
         return self.target.matrix
-
-    @property
-    def pre_activation(self) -> float:
-        return self.target.pre_activation
-
-    @property
-    def activation(self) -> float | None:
-        return self.target.activation
-
-    @property
-    def constant(self) -> float:
-        return self.target.constant
-
-    @property
-    def completeness_error(self) -> float:
-        return self.target.completeness_error
-
-    @property
-    def rule(self) -> str:
-        return self.allocation.rule
 
     def part_name(self, row: LayerRow, index: int) -> str:
         """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``."""
@@ -177,14 +135,7 @@ class ComponentAttribution:
         For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` of each
         layer are listed, and the others' sum stands in ``other``.
         """
-        return {
-            **self.heading.to_dict(),
-            **allocation_dict(self.allocation),
-            **self.described,
-            "fit": fit_dict(self.fit),
-            "note": self.note,
-            "targets": [self._target_dict(target, top) for target in self.targets],
-        }
+        return {**self._head(), "targets": [self._target_dict(target, top) for target in self.targets]}
 
     def _target_dict(self, target: ComponentTarget, top: int) -> dict[str, Any]:
         parts, rest = [], []
@@ -265,41 +216,20 @@ def attribute_components(
 
     by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``).
     """
-    point = target.point
-    seen = subject.trace(prompt, None if point is None else point[0], () if point is None else (point,))
-    readoff = target.read(subject, seen)
-    chosen = choose_positions(prompt, target, readoff, pos)
+    reading = read(subject, prompt, target, pos, allocation)
+    question = (reading.seen, reading.readoff, reading.positions, kind, allocation, chunks, progress)
     if allocation.rule in CONTRIBUTION:
-        sources = tokens(prompt.tokens) if by_token else None
-        rows = _swept(seen, readoff, chosen.positions, kind, allocation, chunks, progress, sources)
+        rows = _swept(*question, tokens(prompt.tokens) if by_token else None)
     elif by_token:
-        raise UserError(
-            f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {allocation.rule}"
-        )
+        names = " and ".join(CONTRIBUTION)
+        raise UserError(f"heads are split by token with the rules {names}, not with {allocation.rule}")
     else:
-        rows = _carried(seen, readoff, chosen.positions, kind, allocation, chunks, progress)
+        rows = _carried(*question)
     targets = [
-        ComponentTarget(
-            pos=position,
-            token=prompt.tokens[position],
-            pre_activation=readoff.pre[position].item(),
-            activation=None if readoff.activation is None else readoff.activation[position].item(),
-            constant=readoff.direction.c[position].item(),
-            rows=tuple(mine),
-        )
-        for position, mine in zip(chosen.positions, rows, strict=True)
+        ComponentTarget(**reading.at(prompt, position), rows=tuple(mine))
+        for position, mine in zip(reading.positions, rows, strict=True)
     ]
-    hook = getattr(target, "hook", None)
-    return ComponentAttribution(
-        Heading.of(subject, prompt, hook),
-        kind,
-        target.name,
-        target.describe(subject),
-        allocation,
-        targets,
-        readoff.fit,
-        chosen.note,
-    )
+    return ComponentAttribution(**reading.common, targets=targets, kind=kind)
 
 
 def _steps(kind: Kind, last: int) -> list[tuple[int, str]]:

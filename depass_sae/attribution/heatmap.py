@@ -239,7 +239,7 @@ def pairs_page(att: AttentionAttribution, widest: int = WIDEST) -> str:
     """The table as a heat map: the components of largest total size, up to ``widest`` each way."""
     down = att.values.abs().sum(dim=1).argsort(descending=True)[:widest].sort().values.tolist()
     across = att.values.abs().sum(dim=0).argsort(descending=True)[:widest].sort().values.tolist()
-    largest = att.values.abs().max().item() or 1.0
+    largest = max(att.values.abs().flatten().tolist(), default=0.0) or 1.0
     rows = [
         {
             "name": att.rows[i],

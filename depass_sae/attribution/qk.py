@@ -67,7 +67,7 @@ class AttentionAttribution:
     @property
     def completeness_error(self) -> float:
         """|Σ values − score| over the largest of them."""
-        size = max(abs(self.score), self.values.abs().max().item())
+        size = max([abs(self.score), *self.values.abs().flatten().tolist()])
         return abs(self.values.sum().item() - self.score) / size if size else 0.0
 
     def largest(self, top: int | None = None) -> list[tuple[str, str, float]]:

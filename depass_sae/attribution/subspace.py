@@ -18,87 +18,50 @@ from ..errors import UserError
 from ..models.prompt import Prompt, token_text
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Source, Subspace
-from ..saes import Fit
-from .document import Heading, allocation_dict, fit_dict
+from .answer import Answer, TargetAt, read
 from .heatmap import subspace_page, subspace_table, votes_table
 from .render import Html, Text, remarks, table_text
 from .subject import Subject
-from .targets import Pos, Target, choose_positions
+from .targets import Pos, Target
 
 if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
-class SubspaceTarget:
+@dataclass(frozen=True, kw_only=True)
+class SubspaceTarget(TargetAt):
     """The answer at one position, in units of the target's pre-activation.
 
     values: one per subspace. rest: what the stream off all of them carries. bias: the bias vectors from there on.
     """
 
-    pos: int
-    token: str
-    pre_activation: float
-    activation: float | None
-    constant: float
     values: Float[Tensor, "subspace"]
     rest: float
     bias: float
 
     @cached_property
     def completeness_error(self) -> float:
-        """|Σ values + rest + bias + constant − pre_activation| over the largest of these."""
-        parts = [*self.values.tolist(), self.rest, self.bias]
-        size = max(abs(self.pre_activation), abs(self.constant), *map(abs, parts))
-        return abs(sum(parts) + self.constant - self.pre_activation) / size if size else 0.0
+        return self.shortfall([*self.values.tolist(), self.rest, self.bias])
 
 
-@dataclass(frozen=True)
-class SubspaceAttribution:
+@dataclass(frozen=True, kw_only=True)
+class SubspaceAttribution(Answer[SubspaceTarget]):
     """Subspaces of the stream at one point, and what each contributes to a target."""
 
-    heading: Heading
-    target_name: str
-    described: dict[str, Any]
-    allocation: Allocation
     layer: int
     hook: str
     names: tuple[str, ...]
     ranks: tuple[int, ...]
-    targets: list[SubspaceTarget]
-    fit: Fit | None
-    note: str | None = None
-
-    @property
-    def target(self) -> SubspaceTarget:
-        """The strongest target."""
-        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
 
     @property
     def contributions(self) -> Float[Tensor, "subspace"]:
         return self.target.values
 
-    @property
-    def pre_activation(self) -> float:
-        return self.target.pre_activation
-
-    @property
-    def completeness_error(self) -> float:
-        return self.target.completeness_error
-
-    @property
-    def rule(self) -> str:
-        return self.allocation.rule
-
     def to_dict(self) -> dict[str, Any]:
         """The document that ``depass-sae subspace --json`` prints."""
         return {
-            **self.heading.to_dict(),
-            **allocation_dict(self.allocation),
-            **self.described,
+            **self._head(),
             "at": {"layer": self.layer, "hook": self.hook},
-            "fit": fit_dict(self.fit),
-            "note": self.note,
             "targets": [
                 {
                     "pos": target.pos,
@@ -161,44 +124,23 @@ def attribute_subspace(
     """
     if not 0 <= subspace.layer < subject.adapter.n_layers:
         raise UserError(f"there is no layer {subspace.layer}; there are layers 0 to {subject.adapter.n_layers - 1}")
-    point = target.point
-    seen = subject.trace(
-        prompt, None if point is None else max(point[0], subspace.layer), () if point is None else (point,)
-    )
-    readoff = target.read(subject, seen)
-    chosen = choose_positions(prompt, target, readoff, pos)
-    at = torch.tensor(chosen.positions, device=seen.resid_post.device)
+    reading = read(subject, prompt, target, pos, allocation, subspace.layer)
+    seen, readoff = reading.seen, reading.readoff
+    at = torch.tensor(reading.positions, device=seen.resid_post.device)
     start = subspace.start(seen)
-    if names is not None and len(names) != len(start.labels) - 2:
-        raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
     rows = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[at]).double().cpu()
     targets = [
-        SubspaceTarget(
-            pos=position,
-            token=prompt.tokens[position],
-            pre_activation=readoff.pre[position].item(),
-            activation=None if readoff.activation is None else readoff.activation[position].item(),
-            constant=readoff.direction.c[position].item(),
-            values=row[:-2],
-            rest=row[-1].item(),
-            bias=row[-2].item(),
-        )
-        for position, row in zip(chosen.positions, values, strict=True)
+        SubspaceTarget(**reading.at(prompt, position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
+        for position, row in zip(reading.positions, values, strict=True)
     ]
-    hook = getattr(target, "hook", None)
     return SubspaceAttribution(
-        Heading.of(subject, prompt, hook),
-        target.name,
-        target.describe(subject),
-        allocation,
-        subspace.layer,
-        subspace.hook,
-        start.labels[:-2] if names is None else names,
-        tuple(len(basis) for basis in subspace.bases(seen.resid_post)),
-        targets,
-        readoff.fit,
-        chosen.note,
+        **reading.common,
+        targets=targets,
+        layer=subspace.layer,
+        hook=subspace.hook,
+        names=start.labels[:-2] if names is None else names,
+        ranks=tuple(len(basis) for basis in subspace.bases(seen.resid_post)),
     )
 
 

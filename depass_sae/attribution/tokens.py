@@ -7,7 +7,6 @@ they sum to the target's pre-activation; how nearly is computed and reported wit
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,16 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import SAEFitWarning, UserError
+from ..errors import UserError
 from ..models.prompt import Prompt, words
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Spans
-from ..saes import Fit
-from .document import Heading, allocation_dict, fit_dict
+from .answer import Answer, TargetAt, read
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, measure
 from .subject import Subject
-from .targets import Pos, Readoff, Target, choose_positions
+from .targets import Pos, Target
 
 if TYPE_CHECKING:
     import pandas
@@ -53,35 +51,26 @@ def spans_of(prompt: Prompt, by: By) -> list[Span]:
     return [Span(tuple(group), "".join(prompt.tokens[position] for position in group)) for group in groups]
 
 
-@dataclass(frozen=True)
-class TokenTarget:
+@dataclass(frozen=True, kw_only=True)
+class TokenTarget(TargetAt):
     """The answer at one position. All values are in units of the target's pre-activation.
 
     contributions: one per source that begins at or before ``pos``, in order.
     other: ``bias`` and ``rest``. Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
-    activation: None where the target is not a feature. margin: how far the pre-activation lies above what it takes to
-    fire: the feature's threshold, or the smallest pre-activation that still fires there (topk).
+    margin: how far the pre-activation lies above what it takes to fire: the feature's threshold, or the smallest
+    pre-activation that still fires there (topk).
     measured: with ``ablate``, what replacing each source really does.
     """
 
-    pos: int
-    token: str
-    pre_activation: float
-    constant: float
     contributions: Float[Tensor, "source"]
     other: dict[str, float]
     sources: tuple[Span, ...]
-    activation: float | None = None
     margin: float | None = None
     measured: Measured | None = None
 
     @cached_property
     def completeness_error(self) -> float:
-        """|Σ contributions + Σ other + constant − pre_activation| / the largest of these."""
-        parts = [*self.contributions.tolist(), *self.other.values()]
-        total = sum(parts) + self.constant
-        size = max(abs(self.pre_activation), abs(self.constant), *map(abs, parts))
-        return abs(total - self.pre_activation) / size if size > 0 else 0.0
+        return self.shortfall([*self.contributions.tolist(), *self.other.values()])
 
     def to_dict(self) -> dict[str, Any]:
         contributions: list[dict[str, Any]] = [
@@ -115,26 +104,11 @@ class TokenTarget:
         return None if self.measured is None else self.measured.rank_correlation(self.contributions.tolist())
 
 
-@dataclass(frozen=True)
-class TokenAttribution:
-    """Which tokens make a target what it is, at one position or several (``targets``, in order of position).
+@dataclass(frozen=True, kw_only=True)
+class TokenAttribution(Answer[TokenTarget]):
+    """Which tokens make a target what it is. ``contributions`` and ``other`` are those of the strongest target."""
 
-    ``contributions``, ``other``, ``constant``, ``pre_activation``, ``activation`` and ``completeness_error`` are those
-    of ``target``, the strongest of them.
-    """
-
-    heading: Heading
-    target_name: str
-    described: dict[str, Any]
     by: By
-    allocation: Allocation
-    targets: list[TokenTarget]
-    fit: Fit | None
-    note: str | None = None
-
-    @property
-    def target(self) -> TokenTarget:
-        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
 
     @property
     def contributions(self) -> Float[Tensor, "source"]:
@@ -144,41 +118,9 @@ class TokenAttribution:
     def other(self) -> dict[str, float]:
         return self.target.other
 
-    @property
-    def constant(self) -> float:
-        return self.target.constant
-
-    @property
-    def pre_activation(self) -> float:
-        return self.target.pre_activation
-
-    @property
-    def activation(self) -> float | None:
-        return self.target.activation
-
-    @property
-    def completeness_error(self) -> float:
-        return self.target.completeness_error
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        return self.heading.prompt.tokens
-
-    @property
-    def rule(self) -> str:
-        return self.allocation.rule
-
     def to_dict(self) -> dict[str, Any]:
         """The document that ``depass-sae tokens --json`` prints."""
-        return {
-            **self.heading.to_dict(),
-            **allocation_dict(self.allocation),
-            "by": self.by,
-            **self.described,
-            "fit": fit_dict(self.fit),
-            "note": self.note,
-            "targets": [target.to_dict() for target in self.targets],
-        }
+        return {**self._head(), "by": self.by, "targets": [target.to_dict() for target in self.targets]}
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per target position and source."""
@@ -236,53 +178,26 @@ def attribute_tokens(
     Raises UserError for a position outside the prompt.
     """
     spans = spans_of(prompt, by)
-    point = target.point
-    seen = subject.trace(prompt, None if point is None else point[0], () if point is None else (point,))
-    readoff = target.read(subject, seen)
-    chosen = choose_positions(prompt, target, readoff, pos)
-    positions = torch.tensor(chosen.positions, device=seen.resid_post.device)
+    reading = read(subject, prompt, target, pos, allocation)
+    seen, readoff = reading.seen, reading.readoff
+    positions = torch.tensor(reading.positions, device=seen.resid_post.device)
     start = Spans([span.positions for span in spans], [span.text for span in spans]).start(seen)
-    rows = propagate(seen, start, {readoff.point: positions}, allocation, chunks=chunks, progress=progress)[
-        readoff.point
-    ]
+    reads = {readoff.point: positions}
+    rows = propagate(seen, start, reads, allocation, chunks=chunks, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[positions]).double().cpu()
-    targets = [
-        _target(prompt, spans, readoff, position, row) for position, row in zip(chosen.positions, values, strict=True)
-    ]
-    if ablate:
-        targets = [
-            replace(
-                t, measured=measure(subject, prompt, target, t.pos, t.pre_activation, t.sources, ablate, seed, progress)
-            )
-            for t in targets
-        ]
-    if readoff.fit is not None and readoff.fit.warning:
-        warnings.warn(readoff.fit.warning, SAEFitWarning, stacklevel=3)
-    hook = getattr(target, "hook", None)
-    return TokenAttribution(
-        heading=Heading.of(subject, prompt, hook),
-        target_name=target.name,
-        described=target.describe(subject),
-        by=by,
-        allocation=allocation,
-        targets=targets,
-        fit=readoff.fit,
-        note=chosen.note,
-    )
-
-
-def _target(
-    prompt: Prompt, spans: list[Span], readoff: Readoff, position: int, row: Float[Tensor, "comp"]
-) -> TokenTarget:
-    sources = tuple(span for span in spans if span.pos <= position)
-    return TokenTarget(
-        pos=position,
-        token=prompt.tokens[position],
-        pre_activation=readoff.pre[position].item(),
-        constant=readoff.direction.c[position].item(),
-        contributions=row[: len(sources)],
-        other={"bias": row[-2].item(), "rest": row[-1].item()},
-        sources=sources,
-        activation=None if readoff.activation is None else readoff.activation[position].item(),
-        margin=None if readoff.margin is None else readoff.margin[position].item(),
-    )
+    targets = []
+    for position, row in zip(reading.positions, values, strict=True):
+        sources = tuple(span for span in spans if span.pos <= position)
+        found = TokenTarget(
+            **reading.at(prompt, position),
+            contributions=row[: len(sources)],
+            other={"bias": row[-2].item(), "rest": row[-1].item()},
+            sources=sources,
+            margin=None if readoff.margin is None else readoff.margin[position].item(),
+        )
+        if ablate:
+            value = found.pre_activation
+            measured = measure(subject, prompt, target, position, value, sources, ablate, seed, progress)
+            found = replace(found, measured=measured)
+        targets.append(found)
+    return TokenAttribution(**reading.common, targets=targets, by=by)

@@ -144,3 +144,56 @@ def test_progress_is_reported_to_its_end(lm: ds.LM) -> None:
         seen: list[tuple[int, int]] = []
         ask(lm, NEURONS.name, TEXT, "1/3", rule=rule, progress=lambda _, done, of: seen.append((done, of)))  # noqa: B023
         assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
+
+
+# ---------------------------------------------------------------------------------------------------- several targets
+
+
+@pytest.mark.parametrize("rule", ["half", "softmax"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_targets_at_several_positions_are_what_each_is_alone(lm: ds.LM, kind: str, rule: str) -> None:
+    every = ask(lm, kind, [5, 90, 17, 33], direction=torch.ones(32), layer=1, pos="all", rule=rule)
+    assert len(every.targets) > 1
+    for target in every.targets:
+        alone = ask(lm, kind, [5, 90, 17, 33], direction=torch.ones(32), layer=1, pos=target.pos, rule=rule).target
+        for row, same in zip(target.rows, alone.rows, strict=True):
+            size = max(1.0, row.values.abs().max().item(), abs(row.rest))
+            assert torch.allclose(row.values, same.values, rtol=0, atol=1e-5 * size)
+            assert (row.rest, row.bias) == pytest.approx((same.rest, same.bias), abs=1e-5 * size)
+
+
+@pytest.mark.parametrize("rule", ["half", "softmax"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_a_logit_every_layers_row_sums_to_what_the_model_says(shape: str, kind: str, rule: str) -> None:
+    lm = handle(shape=shape)
+    found = ask(lm, kind, [5, 90, 17, 33], logit=9, rule=rule)
+    with torch.no_grad():
+        logit = lm.model(torch.tensor([[5, 90, 17, 33]])).logits[0, -1, 9].item()
+    assert found.pre_activation == pytest.approx(logit, abs=1e-4)
+    assert [(row.layer, row.sublayer) for row in found.target.rows] == [
+        (layer, sublayer) for layer in range(LAYERS) for sublayer in KINDS[kind].sublayers
+    ]
+    assert found.completeness_error <= 1e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heads_and_the_attention_module_say_the_same_but_for_its_bias(shape: str) -> None:
+    heads, modules = (ask(handle(shape=shape), kind, [5, 90, 17, 33], logit=9).target for kind in ("heads", "modules"))
+    attention = {row.layer: row for row in modules.rows if row.sublayer == "attn"}
+    for row in heads.rows:
+        same = attention[row.layer]
+        assert row.rest == pytest.approx(same.rest, rel=1e-4, abs=1e-4)
+        assert row.values.sum().item() + row.bias == pytest.approx(same.values.item() + same.bias, rel=1e-4, abs=1e-3)
+
+
+@given(ids=prompts, kind=kinds, chunk=st.integers(1, 5))
+@settings(max_examples=20)
+def test_chunks_change_nothing(ids: list[int], kind: str, chunk: int) -> None:
+    for rule in ("softmax", "half"):
+        whole, chunked = (
+            ask(with_sae("llama", "resid_post", "jumprelu"), kind, ids, "1/3", pos=0, rule=rule, chunks=chunks)
+            for chunks in (Chunks(), Chunks(chunk, chunk))
+        )
+        size = whole.contributions.abs().max().item()
+        assert torch.allclose(whole.contributions, chunked.contributions, rtol=0, atol=5e-5 * size)

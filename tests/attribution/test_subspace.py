@@ -66,9 +66,7 @@ def test_of_a_logit_the_parts_sum_to_what_the_model_says() -> None:
 
 def test_where_it_is_read_the_subspace_is_a_plain_projection(lm: ds.LM) -> None:
     w = rows(1)[0]
-    found = lm.attribute_subspace(
-        TEXT, direction=w, layer=1, subspace=ds.Subspace(w[None], 1, "resid_post"), pos=5
-    )
+    found = lm.attribute_subspace(TEXT, direction=w, layer=1, subspace=ds.Subspace(w[None], 1, "resid_post"), pos=5)
     assert found.contributions.tolist() == pytest.approx([found.pre_activation], rel=1e-4)
     assert abs(found.target.rest) < 1e-3
     assert found.target.bias == 0

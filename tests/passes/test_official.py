@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
 from depass_sae.passes.propagate import Allocation, Chunks, propagate
-from depass_sae.passes.sources import Source, Vectors, tokens
+from depass_sae.passes.sources import Heads, Modules, Source, Subspace, Vectors, tokens
 from depass_sae.passes.trace import Point, Trace, trace
 
 DATA = Path(__file__).parents[1] / "data" / "official"
@@ -111,29 +112,33 @@ def test_tokens_stopped_before_layer_2_agree(prompt: str, rule: str) -> None:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_heads_agree(prompt: str, layer: int, rule: str) -> None:
     expected = golden(prompt)[f"heads.layer{layer}.{OFFICIAL_NAME[rule]}"]
-    components = parts(prompt, heads_of(prompt, layer), Allocation(rule))
-    assert deviation(as_official(prompt, components, expected), expected) < TOLERANCE[rule]
+    for source in (heads_of(prompt, layer), Heads(layer)):
+        components = parts(prompt, source, Allocation(rule))
+        assert deviation(as_official(prompt, components, expected), expected) < TOLERANCE[rule]
 
 
 @pytest.mark.parametrize("rule", ["softmax", "linear"])
 @pytest.mark.parametrize("layer", range(LAYERS))
 @pytest.mark.parametrize("module", ["attn", "mlp"])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_modules_agree(prompt: str, module: str, layer: int, rule: str) -> None:
+def test_modules_agree(prompt: str, module: Any, layer: int, rule: str) -> None:
     expected = golden(prompt)[f"module_{module}.layer{layer}.{OFFICIAL_NAME[rule]}"]
     before, after = ("resid_pre", "resid_mid") if module == "attn" else ("resid_mid", "resid_post")
     out = seen(prompt).at((layer, after)) - seen(prompt).at((layer, before))
-    components = parts(prompt, Vectors(out[:, None], [module], (layer, after)), Allocation(rule))
-    assert deviation(as_official(prompt, components, expected), expected) < TOLERANCE[rule]
+    for source in (Vectors(out[:, None], [module], (layer, after)), Modules(layer, module)):
+        components = parts(prompt, source, Allocation(rule))
+        assert deviation(as_official(prompt, components, expected), expected) < TOLERANCE[rule]
 
 
 @pytest.mark.parametrize("rule", ["softmax", "linear"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_subspace_agrees(prompt: str, rule: str) -> None:
     expected = golden(prompt)[f"subspace.at_layer2.{OFFICIAL_NAME[rule]}"]
-    inside = seen(prompt).resid_pre[2] @ golden(prompt)["subspace.projector"]
-    components = parts(prompt, Vectors(inside[:, None], ["inside"], (2, "resid_pre")), Allocation(rule))
-    assert deviation(as_official(prompt, components, expected).flip(1), expected) < TOLERANCE[rule]
+    projector = golden(prompt)["subspace.projector"]
+    inside = seen(prompt).resid_pre[2] @ projector
+    for source in (Vectors(inside[:, None], ["inside"], (2, "resid_pre")), Subspace(projector, 2)):
+        components = parts(prompt, source, Allocation(rule))
+        assert deviation(as_official(prompt, components, expected).flip(1), expected) < TOLERANCE[rule]
 
 
 # ------------------------------------------------------------------------------- where the official code is not right

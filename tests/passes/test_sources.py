@@ -311,7 +311,7 @@ def test_neurons_that_are_not_there_are_refused(groups: list[list[int]]) -> None
 
 
 def test_a_module_of_another_name_is_refused() -> None:
-    assert refusal(Modules(0, "attention")) == "a module is \"attn\" or \"mlp\", not 'attention'"  # type: ignore[arg-type]
+    assert refusal(Modules(0, "attention")) == 'a module is "attn" or "mlp", not \'attention\''  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", GATED)

@@ -1,0 +1,140 @@
+"""What the answers to all questions have in common: a target read on one prompt, at one position or several."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..errors import SAEFitWarning
+from ..models.prompt import Prompt
+from ..passes.propagate import Allocation
+from ..passes.trace import Trace
+from ..saes import Fit
+from .document import Heading, allocation_dict, fit_dict
+from .subject import Subject
+from .targets import Pos, Readoff, Target, choose_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetAt:
+    """A target at one position. activation: None where it is not a feature. constant: what no source contributes."""
+
+    pos: int
+    token: str
+    pre_activation: float
+    activation: float | None
+    constant: float
+
+    @property
+    def completeness_error(self) -> float:
+        raise NotImplementedError
+
+    def shortfall(self, parts: Iterable[float]) -> float:
+        """|Σ parts + constant − pre_activation| over the largest number among them."""
+        parts = list(parts)
+        size = max(abs(self.pre_activation), abs(self.constant), *map(abs, parts))
+        return abs(sum(parts) + self.constant - self.pre_activation) / size if size else 0.0
+
+
+At = TypeVar("At", bound=TargetAt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Generic[At]):
+    """``targets``, in order of position, with what they were computed from.
+
+    ``pre_activation``, ``activation``, ``constant`` and ``completeness_error`` are those of ``target``, the strongest.
+    """
+
+    heading: Heading
+    target_name: str
+    described: dict[str, Any]
+    allocation: Allocation
+    targets: list[At]
+    fit: Fit | None
+    note: str | None
+
+    @property
+    def target(self) -> At:
+        return max(self.targets, key=lambda t: t.pre_activation if t.activation is None else abs(t.activation))
+
+    @property
+    def constant(self) -> float:
+        return self.target.constant
+
+    @property
+    def pre_activation(self) -> float:
+        return self.target.pre_activation
+
+    @property
+    def activation(self) -> float | None:
+        return self.target.activation
+
+    @property
+    def completeness_error(self) -> float:
+        return self.target.completeness_error
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return self.heading.prompt.tokens
+
+    @property
+    def rule(self) -> str:
+        return self.allocation.rule
+
+    def _head(self) -> dict[str, Any]:
+        """The keys that every document of an answer opens with."""
+        return {
+            **self.heading.to_dict(),
+            **allocation_dict(self.allocation),
+            **self.described,
+            "fit": fit_dict(self.fit),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A target read on a traced prompt, and the positions that the question is about."""
+
+    seen: Trace
+    readoff: Readoff
+    positions: list[int]
+    common: dict[str, Any]
+
+    def at(self, prompt: Prompt, position: int) -> dict[str, Any]:
+        """The fields of :class:`TargetAt`."""
+        activation = self.readoff.activation
+        return {
+            "pos": position,
+            "token": prompt.tokens[position],
+            "pre_activation": self.readoff.pre[position].item(),
+            "activation": None if activation is None else activation[position].item(),
+            "constant": self.readoff.direction.c[position].item(),
+        }
+
+
+def read(
+    subject: Subject, prompt: Prompt, target: Target, pos: Pos | None, allocation: Allocation, deepest: int = 0
+) -> Reading:
+    """Trace the prompt as far as the target (and layer ``deepest``) needs, and read the target on it.
+
+    Warns where the target's SAE cannot belong to what it reads. Raises UserError for a position outside the prompt.
+    """
+    point = target.point
+    seen = subject.trace(prompt, None if point is None else max(point[0], deepest), () if point is None else (point,))
+    readoff = target.read(subject, seen)
+    chosen = choose_positions(prompt, target, readoff, pos)
+    if readoff.fit is not None and readoff.fit.warning:
+        warnings.warn(readoff.fit.warning, SAEFitWarning, stacklevel=4)
+    common = {
+        "heading": Heading.of(subject, prompt, getattr(target, "hook", None)),
+        "target_name": target.name,
+        "described": target.describe(subject),
+        "allocation": allocation,
+        "fit": readoff.fit,
+        "note": chosen.note,
+    }
+    return Reading(seen, readoff, chosen.positions, common)
