@@ -440,7 +440,7 @@ def test_components_print_a_table_or_their_own_document(run: Callable[..., Done]
     assert_refused(run(*question, "--by", "word"), "No such option")
 
 
-# ----------------------------------------------------------------------------- heads, modules, neurons: every layer's row
+# ------------------------------------------------------------------------- heads, modules, neurons: every layer's row
 
 
 def test_heads_by_token_are_their_own_document_and_a_second_table(run: Callable[..., Done], files: Files) -> None:
@@ -460,8 +460,14 @@ def test_heads_by_token_are_their_own_document_and_a_second_table(run: Callable[
     [
         (["--feature", "1/3@5"], {"feature": "1/3", "pos": 5}),
         (["--feature", "1.resid_post/3", "--pos", "all"], {"feature": "1/3", "pos": "all"}),
-        (["-f", "1/3", "--rule", "softmax", "--temperature", "0.5"], {"feature": "1/3", "rule": "softmax", "temperature": 0.5}),
-        (["-f", "1/3", "--rule", "max", "--first-token", "compete"], {"feature": "1/3", "rule": "max", "first_token": "compete"}),
+        (
+            ["-f", "1/3", "--rule", "softmax", "--temperature", "0.5"],
+            {"feature": "1/3", "rule": "softmax", "temperature": 0.5},
+        ),
+        (
+            ["-f", "1/3", "--rule", "max", "--first-token", "compete"],
+            {"feature": "1/3", "rule": "max", "first_token": "compete"},
+        ),
         (["--logit", " Paris"], {"logit": " Paris"}),
         (["--logit-diff", " Paris", " Rome", "--pos", "3"], {"logit_diff": (" Paris", " Rome"), "pos": 3}),
     ],
@@ -591,7 +597,7 @@ PAIR = ["-l", "2", "-H", "1", "-q", "6", "-k", "4"]
         (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--at", "1.mlp_out"], "not at mlp_out"),
         (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--at", "1"], "is not a hook"),
         (["subspace", "-f", "1/3", *PROMPT, "--direction", "1/3", "--rank", "0"], "--rank"),
-        (["subspace", "-f", "1/3", *PROMPT, "--matrix", "missing.safetensors", "--at", "1.resid_pre"], "cannot be read"),
+        (["subspace", "-f", "1/3", *PROMPT, "--matrix", "no.safetensors", "--at", "1.resid_pre"], "cannot be read"),
         (["subspace", "--direction", "1/3", *PROMPT], "name one target"),
         (["attention", *PAIR[2:], *PROMPT], "--layer"),
         (["attention", *PAIR], "give the text to look at with --prompt"),

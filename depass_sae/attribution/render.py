@@ -201,9 +201,7 @@ def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
                 for index, activation in list(zip(at.indices, at.activations, strict=True))[:top]
             )
             more = len(at.indices) - top
-            table.add_row(
-                Line(place(at.token, at.pos)), line + Line(f"  and {more} more" if more > 0 else "", style="dim")
-            )
+            table.add_row(Line(place(at.token, at.pos)), line + Line(f"  +{more}" if more > 0 else "", style="dim"))
         parts.append(table)
     return parts
 

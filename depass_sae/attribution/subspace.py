@@ -128,6 +128,8 @@ def attribute_subspace(
     seen, readoff = reading.seen, reading.readoff
     at = torch.tensor(reading.positions, device=seen.resid_post.device)
     start = subspace.start(seen)
+    if names is not None and len(names) != len(start.labels) - 2:
+        raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
     rows = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[at]).double().cpu()
     targets = [

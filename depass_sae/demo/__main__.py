@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from depass_sae.demo.cases import CASES
-from depass_sae.demo.smollm2 import prepare
-from depass_sae.errors import UserError
+from ..errors import UserError
+from ..files import write_text
+from .cases import CASES
+from .smollm2 import prepare
 
 
 def main() -> None:
-    """For each case: what the feature means, and which tokens made it fire late in the prompt."""
-    console = Console(highlight=False)
+    """Which features fire; then, for each case, what the feature means and which tokens made it fire."""
+    parser = argparse.ArgumentParser(description="Which tokens activate three features of SmolLM2-135M.")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where the JSON and HTML go")
+    out = parser.parse_args().out
     try:
-        prepare(say=lambda what: print(what, file=sys.stderr))
-        import depass_sae as ds
-
-        lm = ds.load("smollm2")
-        for case in CASES:
-            console.rule(Text(f"{case.name}: feature {case.feature}", style="bold"))
-            console.print(Text(f"{case.meaning}\n", style="italic"))
-            console.print(lm.attribute_tokens(case.prompt, feature=f"{case.feature}@{case.position}").table(top=8))
+        show(Console(highlight=False), out)
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def show(console: Console, out: Path) -> None:
+    """The demo on a console; one JSON document and one page per case in ``out``."""
+    prepare(say=lambda what: print(what, file=sys.stderr))
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    from ..api import load
+    from ..attribution.render import Html, features_table, strip_line, tokens_table
+
+    lm = load("smollm2")
+    out.mkdir(parents=True, exist_ok=True)
+    first = CASES[0]
+    console.rule(Text("Which features fire on a prompt?", style="bold"))
+    for part in features_table(lm.features(first.prompt, layer=int(first.feature.partition("/")[0])), top=3):
+        console.print(part)
+    for case in CASES:
+        answer = lm.attribute_tokens(case.prompt, feature=f"{case.feature}@{case.position}")
+        console.rule(Text(f"Which tokens activate feature {case.feature}? ({case.name})", style="bold"))
+        console.print(Text(f"{case.meaning}\n", style="italic"))
+        for part in (strip_line(answer, answer.target), "", *tokens_table(answer, top=8)):
+            console.print(part)
+        write_text(out / f"{case.name}.json", json.dumps(answer.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        Html(answer._repr_html_()).save(out / f"{case.name}.html")
+    console.rule(Text("The same as JSON", style="bold"))
+    document = answer.to_dict()
+    target = document["targets"][0]
+    target["contributions"] = sorted(target["contributions"], key=lambda entry: -abs(entry["value"]))[:3]
+    shown = {"feature": document["feature"], "rule": document["rule"], "targets": [target]}
+    console.print(Text(json.dumps(shown, ensure_ascii=False, indent=2)))
+    console.print(Text(f"(cut short; all of it, and a page for each case, is in {out}/)"))
 
 
 if __name__ == "__main__":

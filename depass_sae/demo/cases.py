@@ -1,7 +1,10 @@
 """The paper's three case studies (appendix C.5, Tables 8 to 10) on SmolLM2 and the shipped SAEs.
 
 The prompts are the paper's. The features are ours: for each, one that means what the paper's feature means, judged by
-its strongest contexts in held-out text, and that fires on a late token because of an earlier one.
+its strongest contexts in held-out text, and that fires on a late token to which an earlier one contributes most.
+
+A contribution is not an effect. Replacing " climate" or " simple" by another word takes the activation away; replacing
+" economics" does not, since " economic" fires the feature by itself: there the two answers differ.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ CASES: tuple[Case, ...] = (
             "strategies for sustainable development. It underscores the urgency of integrating environmental "
             "considerations into city planning."
         ),
-        feature="17/0",
-        meaning="",
+        feature="17/2601",
+        meaning="Climate, the environment and what people do to them.",
         position=7,
         sources=range(6, 7),
     ),
@@ -43,10 +46,10 @@ CASES: tuple[Case, ...] = (
             "Avocado toast, a simple yet trendy breakfast option, gains a delightful twist with a sprinkle of chili "
             "flakes and a drizzle of honey for that perfect balance of spicy and sweet."
         ),
-        feature="17/0",
-        meaning="",
-        position=7,
-        sources=range(6, 7),
+        feature="11/1393",
+        meaning="Something is said to be simple.",
+        position=8,
+        sources=range(7, 8),
     ),
     Case(
         name="economics",
@@ -54,8 +57,8 @@ CASES: tuple[Case, ...] = (
             "In economics, supply and demand is a model for understanding how prices and quantities are determined in "
             "a market system. This concept is foundational in economic theory and affects various market structures."
         ),
-        feature="17/0",
-        meaning="",
+        feature="11/223",
+        meaning="The economy: money, prices, markets and trade.",
         position=28,
         sources=range(2, 3),
     ),

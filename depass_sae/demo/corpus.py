@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depass_sae.demo.smollm2 import BOS_ID
-from depass_sae.errors import UserError
+from ..errors import UserError
+from .smollm2 import BOS_ID
 
 CONTEXT_SIZE = 128
 HOLD_OUT = 6

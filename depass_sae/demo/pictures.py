@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from depass_sae.demo.cases import CASES
-from depass_sae.files import write_text
+from ..files import write_text
+from .cases import CASES
 
 
 def svg(title: str, *parts: Any) -> str:
@@ -23,9 +23,9 @@ def svg(title: str, *parts: Any) -> str:
 
 def main() -> None:
     """The climate case: which tokens, and through which heads."""
-    from depass_sae.api import load
-    from depass_sae.attribution.heatmap import components_table
-    from depass_sae.attribution.render import strip_line, tokens_table
+    from ..api import load
+    from ..attribution.heatmap import components_table
+    from ..attribution.render import strip_line, tokens_table
 
     parser = argparse.ArgumentParser(description="Draw the README's pictures.")
     parser.add_argument("--out", type=Path, default=Path("docs"))

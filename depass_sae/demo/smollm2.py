@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from depass_sae.errors import UserError
+from ..errors import UserError
 
 BOS_ID = 0
 """``<|endoftext|>``, which goes before the text. The tokenizer adds nothing itself, and the ``bos_token`` that it

@@ -30,9 +30,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from depass_sae.demo.corpus import CONTEXT_SIZE, Context, contexts, documents, fingerprint
-from depass_sae.demo.smollm2 import MODEL_NAME, prepare
-from depass_sae.errors import UserError
+from ..errors import UserError
+from .corpus import CONTEXT_SIZE, Context, contexts, documents, fingerprint
+from .smollm2 import MODEL_NAME, prepare
 
 LAYERS = (5, 11, 17, 23, 28)
 SHARD_TOKENS = 32_768

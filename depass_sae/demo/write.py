@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from depass_sae.demo.smollm2 import BOS_ID, prepare
-from depass_sae.demo.topics import INSTRUCTIONS, OPENINGS, TOPICS
+from .smollm2 import BOS_ID, prepare
+from .topics import INSTRUCTIONS, OPENINGS, TOPICS
 
 TOP_K = 100
 TEMPERATURES = (0.7, 0.85, 1.0)

@@ -50,7 +50,8 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
 @st.composite
 def component_sources(draw: st.DrawFn) -> Source:
     layer, seed = draw(layers), draw(st.integers(0, 99))
-    groups = draw(st.lists(st.lists(st.integers(0, D_MLP - 1), min_size=1, max_size=4, unique=True), min_size=1, max_size=3))  # fmt: skip  # noqa: E501
+    neurons = st.lists(st.integers(0, D_MLP - 1), min_size=1, max_size=4, unique=True)
+    groups = draw(st.lists(neurons, min_size=1, max_size=3))
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
     matrices = [rows(size, seed + i) for i, size in enumerate(sizes)]
     return draw(
@@ -115,7 +116,8 @@ def test_a_head_is_its_part_of_hook_z_through_its_rows_of_the_output_map(shape: 
             alone[:, own] = seen.at((layer, "hook_z"))[:, own]
             assert close(heads[:, head], alone @ attention.o.weight)
         assert torch.equal(rest, seen.resid_pre[layer])
-        assert torch.equal(bias, torch.zeros_like(rest) if attention.o.bias is None else attention.o.bias.expand_as(rest))  # fmt: skip  # noqa: E501
+        own = torch.zeros(D_MODEL) if attention.o.bias is None else attention.o.bias
+        assert torch.equal(bias, own.expand_as(rest))
         assert close(recorded_heads(seen, layer), seen.at((layer, "hook_z")))
 
 

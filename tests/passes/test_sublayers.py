@@ -1,4 +1,4 @@
-"""The two sublayers as functions: live, they are transformers' own; frozen, each is affine around its recorded value."""
+"""The two sublayers as functions: live, they are transformers' own; frozen, each is affine at its recorded value."""
 
 import sys
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def noise(like: Tensor, seed: int = 0) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
-# ------------------------------------------------------------------------------------------------ at the recorded stream
+# --------------------------------------------------------------------------------------------- at the recorded stream
 
 
 @every_mix
@@ -97,7 +97,7 @@ def test_at_the_recorded_stream_every_choice_gives_what_the_model_computed(shape
         assert close(mlp_in, seen.at((index, "mlp_in")), 1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------- attention
+# ---------------------------------------------------------------------------------------------------------- attention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -135,7 +135,7 @@ def test_a_query_sees_itself_and_the_positions_of_its_window(n: int, window: int
     assert reach(positions, positions, window).tolist() == expected
 
 
-# --------------------------------------------------------------------------------------------------- live and affine maps
+# ----------------------------------------------------------------------------------------------- live and affine maps
 
 
 def modules(adapter: Adapter, layer: Layer, seen: Trace, index: int) -> tuple[Map, Map]:
@@ -170,9 +170,10 @@ def test_live_at_any_stream_it_is_transformers_own_module_and_so_is_its_derivati
         x = before(seen, index, which) + noise(seen.resid_post, 1)
         v = noise(x, 2)
         with recording(adapter), torch.enable_grad():  # eager attention, which has a derivative in forward mode
-            mine, theirs = (torch.func.jvp(f, (x,), (v,)) for f in (lambda x: out(found(x)), expected))
-        assert close(mine[0], theirs[0].detach(), 1e-5)
-        assert close(mine[1], theirs[1].detach(), 1e-5)
+            of_neurons, slope = torch.func.jvp(found, (x,), (v,))
+            theirs = torch.func.jvp(expected, (x,), (v,))
+        assert close(out(of_neurons), theirs[0].detach(), 1e-5)
+        assert close(slope @ out.weight, theirs[1].detach(), 1e-5)
 
 
 @pytest.mark.parametrize("rule", CONTRIBUTION)

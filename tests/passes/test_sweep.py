@@ -262,7 +262,7 @@ def test_with_everything_live_a_logits_gradient_is_that_of_the_untouched_model(s
     assert off(gradient_at(found, (0, "resid_pre"))[0], expected) <= autograd_precision(shape)
 
 
-# ------------------------------------------------------------------------------------- some of it frozen, some of it live
+# --------------------------------------------------------------------------------- some of it frozen, some of it live
 
 
 def frozen(x: Tensor, choice: str) -> Tensor:
