@@ -161,7 +161,7 @@ def test_tables_show_the_strongest_and_count_the_others(lm: ds.LM) -> None:
     shown = " ".join(f"1/{i} {a:.2f} " for i, a in list(zip(at.indices, at.activations, strict=True))[:2])
     line = next(line for line in report.table(top=2).splitlines() if "supply (4)" in line)
     assert shown.strip() in line
-    assert f"and {len(at.indices) - 2} more" in line
+    assert f"+{len(at.indices) - 2}" in line
     html = report.plot(top=2)
     assert f"<b>1/{at.indices[1]}</b>" in html
     assert f"<b>1/{at.indices[2]}</b> {at.activations[2]:.2f}" not in html
