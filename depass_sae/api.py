@@ -32,12 +32,10 @@ if TYPE_CHECKING:
     from sae_lens import SAE
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENS_RULE = "softmax"
-"""The paper's rule, until another is measured to be better for tokens."""
-
-
-COMPONENTS_RULE = "half"
-"""For heads, modules and neurons, whose softmax answer depends on how finely a layer is split."""
+MEASURED_RULE = "half"
+"""For tokens, heads, modules, neurons and subspaces: ahead of the others where they were measured (docs/rules.md)."""
+PAPER_RULE = "softmax"
+"""Where nothing was measured."""
 
 
 class Question(TypedDict, total=False):
@@ -46,8 +44,8 @@ class Question(TypedDict, total=False):
     Instead of a feature: ``logit`` a token; ``logit_diff`` two; ``direction`` [d], read at ``hook`` of ``layer``.
 
     pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature fires,
-    or a position. rule: softmax, linear-norm, relu, max, linear or half; temperature: of softmax; first_token: "skip"
-    or "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
+    or a position. rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu or max.
+    first_token: "skip" or "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
     chunks: how much is worked on at once. progress: called with (what, steps done, steps in all).
     """
 
@@ -110,7 +108,7 @@ class LM:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
 
         feature: "LAYER/INDEX" or "LAYER/INDEX@POS"; other targets and the settings are those of :class:`Question`.
-        by: "token", or "word" with sub-tokens joined from the start.
+        by: "token", "word" (sub-tokens joined from the start) or "sentence".
         ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
@@ -123,7 +121,7 @@ class LM:
             target,
             pos=pos,
             by=by,
-            allocation=_allocation(question, TOKENS_RULE),
+            allocation=_allocation(question),
             ablate=ablate,
             seed=seed,
             **_running(question),
@@ -171,7 +169,7 @@ class LM:
             subspace,
             names=None if names is None else tuple(names),
             pos=pos,
-            allocation=_allocation(question, COMPONENTS_RULE),
+            allocation=_allocation(question),
             **_running(question),
         )
 
@@ -197,7 +195,7 @@ class LM:
             source,
             pos=pos,
             top=top,
-            allocation=Allocation(rule or COMPONENTS_RULE, temperature, first_token),
+            allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
             progress=progress,
         )
 
@@ -230,7 +228,7 @@ class LM:
             key,
             by=by,
             against=against,
-            allocation=Allocation(rule or TOKENS_RULE, temperature, first_token),
+            allocation=Allocation(PAPER_RULE if rule is None else rule, temperature, first_token),
             progress=progress,
         )
 
@@ -257,7 +255,7 @@ class LM:
         layer: int,
         read: str = "resid_post",
         start: int = 0,
-        rule: str = TOKENS_RULE,
+        rule: str = PAPER_RULE,
         temperature: float = TEMPERATURE,
         first_token: FirstToken = "skip",
         chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
@@ -265,8 +263,8 @@ class LM:
     ) -> Decomposition:
         """The raw parts: any source, carried to a read point.
 
-        source: "tokens" or "words", from the residual stream before layer ``start`` (0: the embeddings); or a source
-        object such as ``ds.Vectors(parts, labels, at)``. read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in,
+        source: "tokens", "words" or "sentences", from the residual stream before layer ``start`` (0: the embeddings); or
+        a source object such as ``ds.Vectors(parts, labels, at)``. rule: the paper's, unless another is named. read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in,
         mlp_out, resid_post, of ``layer``.
         """
         return decompose(
@@ -311,16 +309,16 @@ class LM:
             target,
             kind,
             pos=pos,
-            allocation=_allocation(question, COMPONENTS_RULE),
+            allocation=_allocation(question),
             by_token=by_token,
             **_running(question),
         )
 
 
-def _allocation(question: Question, rule: str) -> Allocation:
+def _allocation(question: Question) -> Allocation:
     temperature, first_token = question.get("temperature", TEMPERATURE), question.get("first_token", "skip")
     chosen = question.get("rule")
-    return Allocation(rule if chosen is None else chosen, temperature, first_token)
+    return Allocation(MEASURED_RULE if chosen is None else chosen, temperature, first_token)
 
 
 def _running(question: Question) -> dict[str, Any]:

@@ -78,15 +78,9 @@ Pos = Annotated[
         show_default=False,
     ),
 ]
-RuleName = Annotated[
-    str | None,
-    typer.Option(
-        "--rule", help="softmax (the paper's), half, linear, linear-norm, relu or max.", show_default="softmax"
-    ),
-]
-ComponentRule = Annotated[
-    str | None, typer.Option("--rule", help="half, linear, or another rule of tokens.", show_default="half")
-]
+RULES = "half, softmax (the paper's), linear, linear-norm, relu or max."
+RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="half")]
+PaperRule = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="softmax")]
 ByToken = Annotated[
     bool,
     typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),
@@ -107,7 +101,7 @@ FirstToken = Annotated[
     str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
 ]
 GatePath = Annotated[str, typer.Option("--path", help="Of a gated SAE: magnitude or gate.")]
-By = Annotated[str, typer.Option("--by", help="token or word.")]
+By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
 Ablate = Annotated[
     int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
 ]
@@ -217,7 +211,7 @@ def heads(
     sae: Sae = None,
     sae_id: SaeId = None,
     pos: Pos = None,
-    rule: ComponentRule = None,
+    rule: RuleName = None,
     by_token: ByToken = False,
     logit: Logit = None,
     logit_diff: LogitDiff = None,
@@ -254,7 +248,7 @@ def _component_command(name: str, help_: str) -> None:
         sae: Sae = None,
         sae_id: SaeId = None,
         pos: Pos = None,
-        rule: ComponentRule = None,
+        rule: RuleName = None,
         logit: Logit = None,
         logit_diff: LogitDiff = None,
         temperature: Temperature = 0.1,
@@ -298,7 +292,7 @@ def subspace(
     sae: Sae = None,
     sae_id: SaeId = None,
     pos: Pos = None,
-    rule: ComponentRule = None,
+    rule: RuleName = None,
     logit: Logit = None,
     logit_diff: LogitDiff = None,
     temperature: Temperature = 0.1,
@@ -345,7 +339,7 @@ def attention(
     model: Model = "smollm2",
     sae: Sae = None,
     sae_id: SaeId = None,
-    rule: RuleName = None,
+    rule: PaperRule = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     top: Top = 12,

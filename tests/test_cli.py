@@ -278,7 +278,7 @@ PROMPT = ["--prompt", TEXT]
         (["--feature", "1/3", *PROMPT, "--temperature", "inf"], "temperature must be"),
         (["--feature", "1/3", *PROMPT, "--temperature", "hot"], "--temperature"),
         (["--feature", "1/3", *PROMPT, "--first-token", "nonsense"], "first_token must be"),
-        (["--feature", "1/3", *PROMPT, "--by", "letter"], "choose token or word"),
+        (["--feature", "1/3", *PROMPT, "--by", "letter"], "choose token, word or sentence"),
         (["--feature", "1/3", *PROMPT, "--path", "gate"], "has no path 'gate'"),
         (["--feature", "1/3", *PROMPT, "--path", "nonsense"], "has no path 'nonsense'"),
         (["--feature", "1/3", *PROMPT, "--logit", " Paris"], "name one target"),

@@ -14,7 +14,7 @@ from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Source, Spans, Vectors
 from ..passes.trace import Point
 from .subject import Subject
-from .tokens import spans_of
+from .tokens import By, spans_of
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ def decompose(
 ) -> Decomposition:
     """Carry a source's components to a read point. Raises UserError for a point before the source's start."""
     if isinstance(source, str):
-        if source not in ("tokens", "words"):
-            raise UserError(f"unknown source {source!r}; choose tokens or words, or give a source object")
-        spans = spans_of(prompt, "word" if source == "words" else "token")
+        by: dict[str, By] = {"tokens": "token", "words": "word", "sentences": "sentence"}
+        if source not in by:
+            raise UserError(f"unknown source {source!r}; choose {', '.join(by)}, or give a source object")
+        spans = spans_of(prompt, by[source])
         source = Spans([span.positions for span in spans], [span.text for span in spans], start)
     first = source.at[0] if isinstance(source, Vectors) else getattr(source, "layer", 0)
     n_layers = subject.adapter.n_layers

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.prompt import Prompt, words
+from ..models.prompt import Prompt, sentences, words
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Spans
 from .answer import Answer, TargetAt, read
@@ -28,7 +28,7 @@ from .targets import Pos, Target
 if TYPE_CHECKING:
     import pandas
 
-By = Literal["token", "word"]
+By = Literal["token", "word", "sentence"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,15 @@ class Span:
 
 
 def spans_of(prompt: Prompt, by: By) -> list[Span]:
-    """The prompt's tokens, or its words with their sub-tokens joined."""
-    if by not in ("token", "word"):
-        raise UserError(f"sources are tokens or words, not {by!r}; choose token or word")
-    groups = words(prompt) if by == "word" else [[position] for position in range(len(prompt))]
+    """The prompt's tokens, its words with their sub-tokens joined, or its sentences."""
+    if by == "token":
+        groups = [[position] for position in range(len(prompt))]
+    elif by == "word":
+        groups = words(prompt)
+    elif by == "sentence":
+        groups = sentences(prompt)
+    else:
+        raise UserError(f"sources are tokens, words or sentences, not {by!r}; choose token, word or sentence")
     return [Span(tuple(group), "".join(prompt.tokens[position] for position in group)) for group in groups]
 
 

@@ -1,10 +1,9 @@
 """The paper's three case studies (appendix C.5, Tables 8 to 10) on SmolLM2 and the shipped SAEs.
 
 The prompts are the paper's. The features are ours: for each, one that means what the paper's feature means, judged by
-its strongest contexts in held-out text, and that fires on a late token to which an earlier one contributes most.
-
-A contribution is not an effect. Replacing " climate" or " simple" by another word takes the activation away; replacing
-" economics" does not, since " economic" fires the feature by itself: there the two answers differ.
+its strongest contexts in held-out text, and that fires on a token because of an earlier one. Replacing that earlier
+token by another word really takes activation away: all of it for " climate" and " simple", a quarter for " supply",
+since " demand" fires the economic feature by itself as well.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ class Case:
     """``layer/index`` among the shipped SAEs."""
     meaning: str
     position: int
-    """The late token at which the feature fires and is asked about."""
+    """The token at which the feature fires and is asked about."""
     sources: range
-    """Positions of the earlier tokens that are expected to carry it."""
+    """Positions of the earlier tokens of which one contributes more than any other earlier one."""
 
 
 CASES: tuple[Case, ...] = (
@@ -59,7 +58,7 @@ CASES: tuple[Case, ...] = (
         ),
         feature="11/223",
         meaning="The economy: money, prices, markets and trade.",
-        position=28,
-        sources=range(2, 3),
+        position=6,
+        sources=range(4, 5),
     ),
 )

@@ -22,8 +22,8 @@ was trained on). Each number is a mean over prompts with its 95 % interval.
   out together (tokens are deleted from the text). Above 1 the target has changed its sign.
 
 Targets stand at the last position: the strongest feature of an SAE, and the logit of the predicted token over the mean
-logit. `softmax` is the paper's rule (T = 0.1). Where parts compete their number is a cost: the softmax rows for heads
-and features are means over fewer prompts. `effect` is gradient × part through the unfrozen network and sums to nothing.
+logit. `softmax` is the paper's rule (T = 0.1). Where parts compete, carrying all of them is slow: the softmax rows for
+heads and features are means over fewer prompts. `effect` is gradient × part through the unfrozen network and sums to nothing.
 """
 
 
@@ -39,17 +39,66 @@ def summarise(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, dict
             values[record.source, record.target, record.method, record.protocol].append(record.value)
     found: dict[tuple[str, str], dict[str, dict[str, Cell]]] = {}
     for (source, target, method, protocol), numbers in values.items():
-        n = len(numbers)
-        mean = sum(numbers) / n
-        deviation = math.sqrt(sum((x - mean) ** 2 for x in numbers) / (n - 1)) if n > 1 else math.nan
-        cell = (mean, 1.96 * deviation / math.sqrt(n), n)
-        found.setdefault((source, target), {}).setdefault(method, {})[protocol] = cell
+        found.setdefault((source, target), {}).setdefault(method, {})[protocol] = _cell(numbers)
     return found
+
+
+COMPARED = (
+    ("tokens", "feature", "half", "softmax"),
+    ("tokens", "logit", "half", "softmax"),
+    ("tokens", "feature", "half", "linear"),
+    ("tokens", "logit", "half", "linear"),
+    ("heads", "feature", "half", "softmax"),
+    ("heads", "logit", "half", "softmax"),
+    ("heads", "feature", "half", "linear"),
+    ("heads", "logit", "half", "linear"),
+    ("features", "feature", "half", "softmax"),
+    ("features", "feature", "half", "linear"),
+    ("features", "logit", "half", "linear"),
+)
+"""Which rule should be a source's default: (source, kind of target, rule, the rule it would have to beat)."""
+
+
+def paired(records: Sequence[Record], source: str, target: str, rule: str, other: str) -> dict[str, Cell]:
+    """protocol -> by how much ``rule`` is ahead of ``other`` on the same prompts, targets of a kind averaged first."""
+    values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for record in records:
+        if record.source == source and record.target.startswith(target) and not math.isnan(record.value):
+            values[record.protocol, record.method, record.prompt].append(record.value)
+    means = {key: sum(numbers) / len(numbers) for key, numbers in values.items()}
+    ahead: dict[str, list[float]] = defaultdict(list)
+    for (protocol, method, prompt), mean in means.items():
+        if method == rule and (protocol, other, prompt) in means:
+            ahead[protocol].append(mean - means[protocol, other, prompt])
+    return {protocol: _cell(numbers) for protocol, numbers in ahead.items()}
+
+
+def _cell(numbers: Sequence[float]) -> Cell:
+    n = len(numbers)
+    mean = sum(numbers) / n
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in numbers) / (n - 1)) if n > 1 else math.nan
+    return mean, 1.96 * deviation / math.sqrt(n), n
 
 
 def page(records: Sequence[Record]) -> str:
     """Markdown, a table per source and target; the highest mean of each column is bold."""
     parts = [HEAD.format(count=len({record.prompt for record in records}))]
+    parts.append("\n## Rule against rule\n\nBy how much the first is ahead of the second on the same prompts; ")
+    parts.append("bold where that is more than its interval.\n")
+    parts.append("The defaults follow: `half` for tokens, heads, modules, neurons and subspaces.\n\n")
+    parts.append("| source → target | rules | ahead by (protocol) | prompts |\n|---|---|---|---|\n")
+    for source, target, rule, other in COMPARED:
+        cells = paired(records, source, target, rule, other)
+        if not cells:
+            continue
+        numbers = [
+            f"**{mean:+.2f} ± {interval:.2f}** ({protocol})"
+            if abs(mean) > interval
+            else f"{mean:+.2f} ± {interval:.2f} ({protocol})"
+            for protocol, (mean, interval, _) in cells.items()
+        ]
+        count = max(n for _, _, n in cells.values())
+        parts.append(f"| {source} → {target} | {rule} − {other} | {', '.join(numbers)} | {count} |\n")
     for (source, target), methods in sorted(summarise(records).items()):
         protocols = list(dict.fromkeys(protocol for cells in methods.values() for protocol in cells))
         best = {p: max(cells[p][0] for cells in methods.values() if p in cells) for p in protocols}

@@ -150,6 +150,21 @@ def words(prompt: Prompt) -> list[list[int]]:
     return groups
 
 
+def sentences(prompt: Prompt) -> list[list[int]]:
+    """The positions of each sentence; special tokens alone. A sentence ends with . ! or ? before a space, or a line."""
+    groups: list[list[int]] = []
+    open_ = False
+    for position, token in enumerate(prompt.tokens):
+        following = prompt.tokens[position + 1] if position + 1 < len(prompt) else " "
+        if open_ and not prompt.special[position]:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+        ends = token.rstrip("\"'”’)]").endswith((".", "!", "?")) and following[:1].isspace()
+        open_ = not (prompt.special[position] or ends or token.endswith("\n"))
+    return groups
+
+
 def _is_apostrophe_within_word(tokens: Sequence[str]) -> bool:
     return tokens[0] in ("'", "’") and len(tokens) > 1 and _is_word_character(tokens[1][:1])
 

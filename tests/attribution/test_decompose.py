@@ -56,7 +56,7 @@ def test_a_decomposition_that_starts_at_a_layer_splits_the_stream_there(lm: ds.L
 
 def test_a_feature_is_attributed_through_the_same_parts(lm: ds.LM) -> None:
     att = lm.attribute_tokens(IDS, direction=torch.linspace(-1, 1, 32), layer=1, hook="resid_mid", pos=4)
-    dec = lm.decompose(IDS, layer=1, read="resid_mid")
+    dec = lm.decompose(IDS, layer=1, read="resid_mid", rule="half")
     read = dec.parts[4] @ torch.linspace(-1, 1, 32)
     assert torch.allclose(read[:5], att.contributions.float(), atol=1e-4)
     assert read[-2].item() == pytest.approx(att.other["bias"], abs=1e-4)
@@ -105,7 +105,7 @@ def test_its_repr_says_what_it_is(lm: ds.LM) -> None:
         ({"layer": 2, "start": 3}, "there is no layer 3"),
         ({"layer": 1, "start": 2, "read": "resid_mid"}, "lies before the decomposition's start"),
         ({"layer": 1, "read": "resid_up"}, "unknown hook point 'resid_up'"),
-        ({"layer": 1, "source": "letters"}, "unknown source 'letters'; choose tokens or words"),
+        ({"layer": 1, "source": "letters"}, "unknown source 'letters'; choose tokens, words, sentences"),
         ({"layer": 1, "rule": "nonsense"}, "unknown rule"),
         ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 8), ["a"], (0, "resid_pre"))}, r"\[6, 1, 8\], expected"),
         ({"layer": 1, "source": ds.Vectors(torch.ones(5, 1, 32), ["a"], (0, "resid_pre"))}, r"shape \[5, 1, 32\]"),

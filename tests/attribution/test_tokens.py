@@ -382,7 +382,8 @@ def test_completeness_is_computed_from_what_is_reported(lm: ds.LM) -> None:
 
 
 def test_the_first_token_can_compete(lm: ds.LM) -> None:
-    skip, compete = (lm.attribute_tokens(TEXT, "1/3", pos=6, first_token=f) for f in ("skip", "compete"))
+    settings = {"pos": 6, "rule": "softmax"}
+    skip, compete = (lm.attribute_tokens(TEXT, "1/3", first_token=f, **settings) for f in ("skip", "compete"))
     assert not torch.allclose(skip.contributions, compete.contributions, atol=1e-3)
     assert compete.to_dict()["first_token"] == "compete"
 
@@ -394,7 +395,7 @@ def test_the_first_token_can_compete(lm: ds.LM) -> None:
         ({"temperature": 0}, "temperature must be greater than 0"),
         ({"temperature": -1.0, "rule": "half"}, "temperature must be greater than 0"),
         ({"first_token": "nonsense"}, "first_token must be"),
-        ({"by": "nonsense"}, "tokens or words"),
+        ({"by": "nonsense"}, "choose token, word or sentence"),
         ({"ablate": -1}, "at least 1"),
     ],
 )
@@ -414,7 +415,7 @@ def test_a_prompt_on_which_the_model_computes_nan_is_refused() -> None:
 
 
 def test_a_temperature_next_to_nothing_is_the_max_rule(lm: ds.LM) -> None:
-    cold = lm.attribute_tokens(TEXT, "1/3", temperature=1e-300)
+    cold = lm.attribute_tokens(TEXT, "1/3", rule="softmax", temperature=1e-300)
     assert torch.allclose(cold.contributions, lm.attribute_tokens(TEXT, "1/3", rule="max").contributions, atol=1e-4)
 
 

@@ -59,6 +59,7 @@ def lm():
 def test_a_cases_feature_fires_late_and_an_earlier_token_contributes_most(case, lm):
     (target,) = lm.attribute_tokens(case.prompt, feature=f"{case.feature}@{case.position}").targets
     assert target.activation > 0
-    largest = max(range(len(target.sources)), key=lambda i: target.contributions[i])
+    earlier = [i for i, source in enumerate(target.sources) if 0 < source.pos < case.position]
+    largest = max(earlier, key=lambda i: target.contributions[i])
     assert target.sources[largest].pos in case.sources
     assert max(case.sources) < case.position

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import Loaded, adapter_for
-from depass_sae.models.prompt import Prompt, encode, token_id, token_text, words
+from depass_sae.models.prompt import Prompt, encode, sentences, token_id, token_text, words
 
 from ..attribution.tiny import BOS, EOS, HOSTILE, TEXT, VOCAB, model, tokenizer
 from ..passes.models import CONTEXT
@@ -232,3 +232,19 @@ def test_words_are_all_positions_in_order(tokens: list[str], special: set[int]) 
     assert [position for group in groups for position in group] == list(range(len(tokens)))
     for group in groups:
         assert len(group) == 1 or not any(prompt.special[position] for position in group)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ((" It", " rains", ".", " We", " stay", "."), [" It| rains|.", " We| stay|."]),
+        ((" pi", " is", " 3", ".", "14", ".", " Yes"), [" pi| is| 3|.|14|.", " Yes"]),
+        ((' "', "No", "!", '"', " he", " said"), [' "|No|!|"| he| said']),
+        ((" one", "\n", "two"), [" one|\n", "two"]),
+    ],
+)
+def test_a_sentence_ends_with_its_stop_before_a_space_or_with_the_line(
+    tokens: tuple[str, ...], expected: list[str]
+) -> None:
+    prompt = Prompt("", tuple(range(len(tokens))), tokens, (False,) * len(tokens))
+    assert ["|".join(tokens[i] for i in group) for group in sentences(prompt)] == expected
