@@ -263,9 +263,9 @@ class LM:
     ) -> Decomposition:
         """The raw parts: any source, carried to a read point.
 
-        source: "tokens", "words" or "sentences", from the residual stream before layer ``start`` (0: the embeddings); or
-        a source object such as ``ds.Vectors(parts, labels, at)``. rule: the paper's, unless another is named. read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in,
-        mlp_out, resid_post, of ``layer``.
+        source: "tokens", "words" or "sentences", from the residual stream before layer ``start`` (0: the embeddings);
+        or a source object such as ``ds.Vectors(parts, labels, at)``. rule: the paper's, unless another is named.
+        read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in, mlp_out, resid_post, of ``layer``.
         """
         return decompose(
             self._subject,

@@ -23,7 +23,8 @@ was trained on). Each number is a mean over prompts with its 95 % interval.
 
 Targets stand at the last position: the strongest feature of an SAE, and the logit of the predicted token over the mean
 logit. `softmax` is the paper's rule (T = 0.1). Where parts compete, carrying all of them is slow: the softmax rows for
-heads and features are means over fewer prompts. `effect` is gradient × part through the unfrozen network and sums to nothing.
+heads and features are means over fewer prompts. `effect` is gradient × part through the unfrozen network and sums to
+nothing.
 """
 
 

@@ -500,9 +500,9 @@ def test_an_unknown_hook_is_refused_with_the_names_there_are() -> None:
     ("settings", "complaint"),
     [
         ({"rule": "softmin"}, "unknown rule 'softmin'; the rules are softmax, linear-norm, relu, max, linear, half"),
-        ({"temperature": 0}, "temperature must be greater than 0, not 0"),
-        ({"rule": "linear", "temperature": -1.0}, "temperature must be greater than 0, not -1.0"),
-        ({"temperature": float("nan")}, "temperature must be greater than 0, not nan"),
+        ({"temperature": 0}, "temperature must be greater than 0 and finite, not 0"),
+        ({"rule": "linear", "temperature": -1.0}, "temperature must be greater than 0 and finite, not -1.0"),
+        ({"temperature": float("nan")}, "temperature must be greater than 0 and finite, not nan"),
         ({"first_token": "drop"}, 'first_token must be "skip" or "compete", not \'drop\''),
     ],
 )
