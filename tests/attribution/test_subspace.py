@@ -193,3 +193,23 @@ def test_more_votes_than_there_are_tokens_are_all_of_them() -> None:
 def test_votes_that_make_no_sense_are_refused(source: Any, settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         handle(random_sae()).decode([5, 6], source, **settings)
+
+
+@pytest.mark.smollm2
+def test_on_smollm2_the_money_part_of_the_stream_votes_for_money() -> None:
+    try:
+        lm = ds.load("smollm2", saes={})
+    except UserError as missing:
+        pytest.skip(str(missing))
+    unembedding = lm.model.get_output_embeddings().weight.detach()
+
+    def directions(*words: str) -> torch.Tensor:
+        ids = [lm.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+        return unembedding[ids] - unembedding.mean(dim=0)
+
+    food = directions(" bread", " cheese", " soup", " salad", " dinner", " restaurant", " chef", " kitchen")
+    money = directions(" money", " bank", " market", " economy", " tax", " trade", " price", " debt")
+    found = lm.decode("The restaurant owed the bank a lot of", ds.Subspace([food, money], layer=24))
+    votes = {name: [token for token, _ in tokens] for name, tokens in found.votes}
+    assert votes["subspace 1"][0] == " money"
+    assert not {" money", "money", " Money"} & set(votes["subspace 0"])
