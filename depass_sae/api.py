@@ -16,7 +16,7 @@ from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, find_features
 from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_attention
 from .attribution.subject import Subject
-from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts
+from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Pos, Target, make_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
 from .errors import UserError
@@ -172,6 +172,12 @@ class LM:
             allocation=_allocation(question),
             **_running(question),
         )
+
+    def decoder_directions(
+        self, features: Sequence[str], *, at: str | None = None, rank: int | None = None
+    ) -> Subspace:
+        """The decoder direction of each feature ("LAYER/INDEX") as a subspace, where their SAE reads or at another hook."""
+        return decoder_directions(self._subject, features, at, rank)
 
     def decode(
         self,

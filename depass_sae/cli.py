@@ -453,19 +453,11 @@ def _subspace(
     lm: LM, directions: list[str] | None, matrix: Path | None, at: str | None, rank: int | None
 ) -> tuple[Subspace, list[str]]:
     """The subspaces that are meant, and what to call them. Decoder directions lie where their SAE reads."""
-    from .attribution.targets import parse_feature
     from .passes.sources import Subspace
-    from .saes import feature_index, parse_hook
+    from .saes import parse_hook
 
     if directions:
-        found = [parse_feature(lm._subject, text)[0] for text in directions]
-        hook = found[0].hook
-        if any(feature.hook != hook for feature in found):
-            raise UserError("directions of one question belong to one SAE")
-        sae = lm._subject.saes[hook]
-        rows = [sae.W_dec[feature_index(sae, feature.index)].detach()[None] for feature in found]
-        place = parse_hook(at) if at else hook
-        return Subspace(rows, place.layer, place.name, rank), directions
+        return lm.decoder_directions(directions, at=at, rank=rank), directions
     if at is None:
         raise UserError("--at says where the matrix's subspace lies, for example --at 17.resid_post")
     tensors = _tensors(matrix or Path())

@@ -6,6 +6,7 @@ The parts are carried to the target like any others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ from ..errors import UserError
 from ..models.prompt import Prompt, token_text
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
 from ..passes.sources import Source, Subspace
+from ..saes import feature_index, parse_hook
 from .answer import Answer, TargetAt, read
 from .heatmap import subspace_page, subspace_table, votes_table
 from .render import Html, Text, remarks, table_text
 from .subject import Subject
-from .targets import Pos, Target
+from .targets import Pos, Target, parse_feature
 
 if TYPE_CHECKING:
     import pandas
@@ -144,6 +146,22 @@ def attribute_subspace(
         names=start.labels[:-2] if names is None else names,
         ranks=tuple(len(basis) for basis in subspace.bases(seen.resid_post)),
     )
+
+
+def decoder_directions(
+    subject: Subject, features: Sequence[str], at: str | None = None, rank: int | None = None
+) -> Subspace:
+    """The decoder direction of each feature as a subspace, where their SAE reads or at another point ("20.resid_pre").
+
+    Raises UserError where the features belong to several SAEs.
+    """
+    found = [parse_feature(subject, text)[0] for text in features]
+    if not found or any(feature.hook != found[0].hook for feature in found):
+        raise UserError("directions of one question belong to one SAE")
+    sae = subject.saes[found[0].hook]
+    rows = [sae.W_dec[feature_index(sae, feature.index)].detach()[None] for feature in found]
+    place = found[0].hook if at is None else parse_hook(at)
+    return Subspace(rows, place.layer, place.name, rank)
 
 
 @dataclass(frozen=True)
