@@ -176,7 +176,7 @@ class LM:
     def decoder_directions(
         self, features: Sequence[str], *, at: str | None = None, rank: int | None = None
     ) -> Subspace:
-        """The decoder direction of each feature ("LAYER/INDEX") as a subspace, where their SAE reads or at another hook."""
+        """The decoder direction of each feature ("LAYER/INDEX") as a subspace, where their SAE reads or elsewhere."""
         return decoder_directions(self._subject, features, at, rank)
 
     def decode(
