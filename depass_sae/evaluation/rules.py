@@ -47,7 +47,7 @@ ALONE = 40
 TOGETHER = (5, 10, 20, 40)
 DELETED = (0.2, 0.4)
 """Shares of a prompt's tokens that are deleted together."""
-COSTLY_PROMPTS = 60
+COSTLY_PROMPTS = 49
 """Rules that carry every head and feature forward are measured on so many prompts."""
 SWEPT: dict[str, Choices] = {**CONTRIBUTION, "effect": EFFECT}
 
