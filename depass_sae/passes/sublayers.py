@@ -1,7 +1,7 @@
 """The two sublayers as functions of the stream before them, each non-linearity frozen or live.
 
-These are the maps that the sweep differentiates. With everything live they are the model's own; with everything frozen
-each is affine in the stream, and its value at zero is what its bias vectors add.
+These are the maps that the sweep differentiates, in the stream and in the size of their bias vectors. With everything
+live they are the model's own; with everything frozen each is affine, in the stream and the bias vectors together.
 
     attention   hook_z = A v(x̂)                            A the recorded pattern, or computed from x̂
     neurons     linear:  (act(g)/g · u) ∘ gate(x̂)          g, u the recorded totals
@@ -12,14 +12,14 @@ each is affine in the stream, and its value at zero is what its bias vectors add
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.adapter import MLP, Attention, Layer, Norm
+from ..models.adapter import MLP, Attention, Layer, Linear, Norm
 from .rules import slope
 
 MLPChoice = Literal["linear", "half", "live"]
@@ -71,11 +71,11 @@ def _neurons(
     up = None if mlp.up is None else mlp.up.to(x_hat.dtype)
     if choice == "live":
         return mlp.act(gate(x_hat)) if up is None else mlp.act(gate(x_hat)) * up(x_hat)
-    g = gate(recorded)
+    g = gate(recorded).detach()
     by_gate = slope(mlp.act, g) * gate(x_hat)
     if up is None:
         return by_gate
-    by_gate = by_gate * up(recorded)
+    by_gate = by_gate * up(recorded).detach()
     return by_gate if choice == "linear" else 0.5 * (by_gate + mlp.act(g) * up(x_hat))
 
 
@@ -114,6 +114,25 @@ def reach(queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], window: int |
     """Which keys each query can see."""
     distance = queries[:, None] - keys[None]
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def biases(part: Any) -> list[Tensor]:
+    """Every bias vector of a layer, or of a part of one."""
+    if not is_dataclass(part):
+        return []
+    found = [getattr(part, field.name) for field in fields(part)]
+    own = [part.bias] if isinstance(part, Linear | Norm) and part.bias is not None else []
+    return own + [bias for value in found for bias in biases(value)]
+
+
+def with_biases_times(part: Any, size: Float[Tensor, ""]) -> Any:
+    """A layer, or a part of one, with every bias vector scaled: what it adds is the derivative in ``size``."""
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    changed = {field.name: with_biases_times(getattr(part, field.name), size) for field in fields(part)}
+    if isinstance(part, Linear | Norm) and part.bias is not None:
+        changed["bias"] = part.bias * size.to(part.bias)
+    return replace(part, **changed)
 
 
 def _norm(norm: Norm, x: Tensor, recorded: Tensor, choices: Choices) -> Tensor:

@@ -3,11 +3,12 @@
 Under these two rules the frozen pass is an affine map of the residual stream, so a target ⟨w, x⟩ at one point is
 ⟨G, x′⟩ + bias at every earlier one. G is found by going backwards once, sublayer by sublayer:
 
-    G_before = G_after + Jᵀ (G_after + what reads this sublayer's output),    bias += ⟨G_output, f(0)⟩
+    G_before = G_after + Jᵀ (G_after + what reads this sublayer's output),    bias += ⟨G_output, df/dβ⟩
 
-with f the frozen sublayer (sublayers.py) and J its Jacobian. A source's contribution is then an inner product with what
-it put into the stream: ⟨G, part⟩. With attention, norms and MLP left live the same sweep gives the gradient of the
-unfrozen network, and ⟨G, part⟩ is the first-order *effect* of taking the part away; it sums to nothing.
+with f the frozen sublayer (sublayers.py), J its Jacobian, and β = 1 the size of its bias vectors. A source's
+contribution is then an inner product with what it put into the stream: ⟨G, part⟩. With attention, norms and MLP left
+live the same sweep gives the gradient of the unfrozen network, and ⟨G, part⟩ is the first-order *effect* of taking the
+part away; it sums to nothing.
 
 Only inner products leave the sweep: it visits each sublayer and hands over the gradients there.
 """
@@ -23,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.adapter import Layer, Linear
-from .sublayers import Choices, head_outputs, neuron_outputs
+from .sublayers import Choices, head_outputs, neuron_outputs, with_biases_times
 from .trace import HOOKS, Point, Trace
 
 
@@ -34,8 +35,8 @@ class Level:
     after, before: with respect to the residual stream after and before the sublayer, targets read there included.
     output: with respect to what the sublayer adds (attn_out, mlp_out): ``after``, and what reads the output itself.
     inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp].
-    bias: what bias vectors add to each target from here on, this sublayer's own output bias not included;
-    bias_before: the same with all of this sublayer's.
+    bias: what bias vectors add to each target from here on (with everything live: their first-order effect), this
+    sublayer's own output bias not included; bias_before: the same with all of this sublayer's.
     """
 
     layer: int
@@ -50,9 +51,10 @@ class Level:
     @classmethod
     def back(
         cls,
-        layer: int,
+        index: int,
         sublayer: Literal["attn", "mlp"],
-        forward: Callable[[Float[Tensor, "pos d_model"]], list[Float[Tensor, "pos d"]]],
+        layer: Layer,
+        forward: Callable[[Float[Tensor, "pos d_model"], Layer], list[Float[Tensor, "pos d"]]],
         recorded: Float[Tensor, "pos d_model"],
         out: Linear,
         after: Float[Tensor, "target pos d_model"],
@@ -62,7 +64,7 @@ class Level:
         inner_seeds: list[Tensor | None],
         stream_seeds: list[Tensor | None],
     ) -> Level:
-        """One step back through x + out(forward(x)[0]), at the recorded x.
+        """One step back through x + out(forward(x, layer)[0]), at the recorded x.
 
         forward's first result goes through ``out``; any of its results may be read, by ``inner_seeds``.
         """
@@ -71,13 +73,16 @@ class Level:
         inner = _plus(output @ out.weight.T, inner_seeds[0])
         with torch.enable_grad():
             x = recorded.detach().requires_grad_()
-            pairs = [(y, g) for y, g in zip(forward(x), [inner, *inner_seeds[1:]], strict=True) if g is not None]
-            (back,) = torch.autograd.grad([y for y, _ in pairs], x, [g for _, g in pairs], is_grads_batched=True)
-        own = _dot(output, out.bias)
-        for y, gradient in zip(forward(torch.zeros_like(recorded)), [inner, *inner_seeds[1:]], strict=True):
-            own = own if gradient is None else own + _dot(gradient, y)
+            size = torch.ones((), dtype=x.dtype, device=x.device, requires_grad=True)
+            results = zip(forward(x, with_biases_times(layer, size)), [inner, *inner_seeds[1:]], strict=True)
+            pairs = [(y, g) for y, g in results if g is not None]
+            back, own = torch.autograd.grad(
+                [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
+            )
+        if out.bias is not None:
+            own = own + (output * out.bias).sum((1, 2))
         before = _plus(after + back, *stream_seeds)
-        return cls(layer, sublayer, after, output, inner, before, bias, bias + own)
+        return cls(index, sublayer, after, output, inner, before, bias, bias + own)
 
 
 Seeds = Mapping[Point, Float[Tensor, "target pos d"]]
@@ -96,16 +101,17 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
     for index in range(last, down_to - 1, -1):
         layer = trace.adapter.layer(index)
 
-        def attention(x: Tensor, index: int = index, layer: Layer = layer) -> list[Tensor]:
+        def attention(x: Tensor, layer: Layer, index: int = index) -> list[Tensor]:
             return [head_outputs(layer, x, trace.resid_pre[index], trace.pattern[index], choices)]
 
-        def mlp(x: Tensor, index: int = index, layer: Layer = layer) -> list[Tensor]:
+        def mlp(x: Tensor, layer: Layer, index: int = index) -> list[Tensor]:
             return list(neuron_outputs(layer, x, trace.resid_mid[index], choices))
 
         read = {hook: seeds.get((index, hook)) for hook in HOOKS}
         level = Level.back(
             index,
             "mlp",
+            layer,
             mlp,
             trace.resid_mid[index],
             layer.mlp.down,
@@ -119,6 +125,7 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
         level = Level.back(
             index,
             "attn",
+            layer,
             attention,
             trace.resid_pre[index],
             layer.attention.o,
@@ -136,10 +143,3 @@ def _plus(gradient: Tensor, *seeds: Tensor | None) -> Tensor:
     for seed in seeds:
         gradient = gradient if seed is None else gradient + seed
     return gradient
-
-
-def _dot(gradient: Float[Tensor, "target pos d"], values: Tensor | None) -> Float[Tensor, "target"]:
-    """Σ over positions and dimensions; ``values`` one per position, one for all, or none."""
-    if values is None:
-        return gradient.new_zeros(len(gradient))
-    return (gradient * values).sum((1, 2))

@@ -262,6 +262,23 @@ def test_with_everything_live_a_logits_gradient_is_that_of_the_untouched_model(s
     assert off(gradient_at(found, (0, "resid_pre"))[0], expected) <= autograd_precision(shape)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_with_everything_live_bias_is_what_all_bias_vectors_do_to_first_order(shape: str) -> None:
+    adapter = tiny(shape, torch.float64)
+    seen = recorded(adapter, IDS)
+    w = directions(seen, (LAYERS - 1, "resid_pre"), 1)
+    biases = [p for name, p in adapter.model.named_parameters() if name.endswith("bias")]
+    stream = adapter.model(input_ids=torch.tensor([IDS]), output_hidden_states=True, use_cache=False).hidden_states
+    parts = torch.zeros(1)
+    if biases:
+        gradients = torch.autograd.grad(stream[LAYERS - 1][0, 6] @ w[0], biases, allow_unused=True)
+        parts = torch.cat([(g * b).flatten() for g, b in zip(gradients, biases, strict=True) if g is not None])
+    found = levels(seen, {(LAYERS - 1, "resid_pre"): seeds_at(seen, w, [6])}, EFFECT)
+    effect = gradient_at(found, (0, "resid_pre"))[1].item()
+    assert abs(effect - parts.sum().item()) <= autograd_precision(shape) * parts.abs().sum().item()
+    assert bool(effect) == bool(biases)
+
+
 # --------------------------------------------------------------------------------- some of it frozen, some of it live
 
 
