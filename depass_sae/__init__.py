@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .attribution.decompose import Decomposition
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
+    from .graph.export import read_graph, write_graph
+    from .graph.prune import prune
     from .passes.propagate import Chunks
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
 
@@ -41,6 +43,9 @@ _HOME = {
     "Spans": ".passes.sources",
     "Subspace": ".passes.sources",
     "Vectors": ".passes.sources",
+    "prune": ".graph.prune",
+    "read_graph": ".graph.export",
+    "write_graph": ".graph.export",
 }
 
 __all__ = [
@@ -60,6 +65,9 @@ __all__ = [
     "UserError",
     "Vectors",
     "load",
+    "prune",
+    "read_graph",
+    "write_graph",
 ]
 
 

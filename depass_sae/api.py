@@ -17,9 +17,10 @@ from .attribution.features import FeatureReport, find_features
 from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_attention
 from .attribution.subject import Subject
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
-from .attribution.targets import Pos, Target, make_target
+from .attribution.targets import Pos, Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
 from .errors import UserError
+from .graph.build import Errors, Settings, build_graph
 from .models.load import Loaded, adapter_for, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
 from .passes.propagate import Allocation, Chunks, FirstToken, Progress
@@ -29,6 +30,7 @@ from .passes.sources import Source, Subspace
 from .saes import load_saes
 
 if TYPE_CHECKING:
+    import networkx as nx
     from sae_lens import SAE
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -281,6 +283,41 @@ class LM:
             start=start,
             allocation=Allocation(rule, temperature, first_token),
             chunks=chunks,
+            progress=progress,
+        )
+
+    def graph(
+        self,
+        prompt: PromptLike,
+        target: str | Sequence[str] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        max_nodes: int = Settings.max_nodes,
+        node_threshold: float | None = Settings.node_threshold,
+        edge_threshold: float | None = Settings.edge_threshold,
+        errors: Errors = Settings.errors,
+        heads: bool = Settings.heads,
+        rule: str | None = None,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        progress: Progress | None = None,
+    ) -> nx.DiGraph:
+        """The feature-flow graph: from the tokens through the features of every SAE to the target.
+
+        target: ``"17/1208@6"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``, or several; default: the top
+        predicted tokens. layers: of the SAEs that it stands on (all on the residual stream). max_nodes: it is grown
+        from the target by influence until it has so many. node_threshold, edge_threshold: then keep the fewest that
+        have this share of the influence. errors: "roots", or "through" to follow SAE errors upstream. heads: also
+        through which heads. At every feature and logit Σ incoming weights + constant = pre-activation.
+        """
+        given = [] if target is None else [target] if isinstance(target, str) else list(target)
+        return build_graph(
+            self._subject,
+            self._encode(prompt),
+            [parse_target(self._subject, text) for text in given],
+            layers=layers,
+            allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
+            settings=Settings(max_nodes, node_threshold, edge_threshold, errors, heads),
             progress=progress,
         )
 

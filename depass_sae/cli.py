@@ -377,6 +377,100 @@ def attention(
         _print(*pairs_table(found, top))
 
 
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'; may be repeated. Default: the top predictions.",
+        show_default=False,
+    ),
+]
+Outs = Annotated[
+    list[Path] | None,
+    typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="json, graphml, html or neuronpedia, whatever the file is called.")
+]
+Layers = Annotated[
+    list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
+]
+MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
+Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
+EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
+ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
+WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
+
+
+@app.command()
+def graph(
+    prompt: Prompt = None,
+    target: Targets = None,
+    out: Outs = None,
+    format: Format = None,
+    feature: Feature = None,
+    logit: Logit = None,
+    logit_diff: LogitDiff = None,
+    ids: Ids = None,
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    layer: Layers = None,
+    max_nodes: MaxNodes = 200,
+    node_threshold: Threshold = None,
+    edge_threshold: EdgeThreshold = 0.98,
+    errors: ErrorsOption = "roots",
+    heads: WithHeads = False,
+    rule: RuleName = None,
+    temperature: Temperature = 0.1,
+    first_token: FirstToken = "skip",
+    top: Top = 12,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """The feature-flow graph: from the tokens through the features of every SAE to the target."""
+    asked = _prompt(prompt, ids)
+    targets = [*(target or []), *([feature] if feature else [])]
+    targets += [f'logit:"{logit}"'] if logit is not None else []
+    targets += [f'logit-diff:"{logit_diff[0]}","{logit_diff[1]}"'] if logit_diff is not None else []
+    from .graph.export import check_destination
+
+    for path in out or []:
+        check_destination(path, format)  # before the work, not after it
+    with _working() as status:
+        lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        g = lm.graph(
+            asked,
+            targets or None,
+            layers=layer,
+            max_nodes=max_nodes,
+            node_threshold=node_threshold,
+            edge_threshold=edge_threshold,
+            errors=errors,  # type: ignore[arg-type]
+            heads=heads,
+            rule=rule,
+            temperature=temperature,
+            first_token=first_token,  # type: ignore[arg-type]
+            progress=status.progress,
+        )
+        from .graph.export import graph_text, write_graph
+
+        for path in out or []:
+            status(f"writing {path}")
+            write_graph(g, path, format)
+    if as_json or (format is not None and not out):
+        sys.stdout.write(graph_text(g, format or "json") + "\n")
+        return
+    from .graph.summary import graph_table
+
+    _print(*graph_table(g, top))
+
+
 def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:
     if as_json:
         _print_json(found.to_dict())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,7 +20,17 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.prompt import Prompt, token_id, token_text
 from ..passes.trace import HOOKS, Point, Trace
-from ..saes import Direction, Fit, Hook, activations, encoder_direction, fit, pre_activations, threshold_gap
+from ..saes import (
+    Direction,
+    Fit,
+    Hook,
+    activations,
+    encoder_direction,
+    fit,
+    live_pre_activation,
+    pre_activations,
+    threshold_gap,
+)
 from .subject import Subject
 
 Pos = int | Literal["max", "all"]
@@ -57,6 +68,9 @@ class Target(Protocol):
 
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         """The target's value, nothing frozen, from what the model computes at ``point``."""
+
+    def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The target's gradient, its own norm live, at rows of the activation that it is read from."""
 
     def describe(self, subject: Subject) -> dict[str, Any]:
         """Its keys in a document: feature, logit or direction."""
@@ -98,6 +112,9 @@ class FeatureTarget:
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return pre_activations(subject.saes[self.hook], x, self.path)[:, self.index]
 
+    def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return gradient(lambda x: live_pre_activation(subject.saes[self.hook], x, self.index, self.path), x)
+
     def describe(self, subject: Subject) -> dict[str, Any]:
         feature = {"layer": self.hook.layer, "index": self.index, "hook": self.hook.name}
         return {"feature": feature | ({"path": self.path} if self.path != "magnitude" else {})}
@@ -121,16 +138,7 @@ class LogitTarget:
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         dtype = trace.resid_post.dtype
-        norm, unembed = subject.adapter.final_norm.to(dtype), subject.adapter.unembed
-        u = unembed.weight[:, self.token].to(dtype)
-        c = (
-            torch.zeros((), dtype=dtype, device=u.device)
-            if unembed.bias is None
-            else unembed.bias[self.token].to(dtype)
-        )
-        if self.against is not None:
-            u = u - unembed.weight[:, self.against].to(dtype)
-            c = c - (0 if unembed.bias is None else unembed.bias[self.against].to(dtype))
+        norm, (u, c) = subject.adapter.final_norm.to(dtype), self._row(subject, dtype)
         if norm.bias is not None:
             c = c + norm.bias @ u
         w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
@@ -139,6 +147,17 @@ class LogitTarget:
 
     def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         return x[:, self.token] - (0 if self.against is None else x[:, self.against])
+
+    def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        norm, (u, _) = subject.adapter.final_norm.to(x.dtype), self._row(subject, x.dtype)
+        return gradient(lambda x: norm(x) @ u, x)
+
+    def _row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
+        """What reads the target off the normed stream: a direction and a constant."""
+        unembed, tokens = subject.adapter.unembed, [self.token, *([] if self.against is None else [self.against])]
+        signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=unembed.weight.device)
+        u = unembed.weight[:, tokens].to(dtype) @ signs
+        return u, signs.new_zeros(()) if unembed.bias is None else unembed.bias[tokens].to(dtype) @ signs
 
     def describe(self, subject: Subject) -> dict[str, Any]:
         def named(token: int) -> dict[str, Any]:
@@ -181,8 +200,19 @@ class DirectionTarget:
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return x @ self.w.to(x)
 
+    def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.w.to(x).expand(len(x), -1)
+
     def describe(self, subject: Subject) -> dict[str, Any]:
         return {"feature": None, "direction": {"layer": self.point[0], "hook": self.point[1]}}
+
+
+def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Of a function that takes rows to numbers, at every row."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (found,) = torch.autograd.grad(f(x).sum(), x)
+    return found
 
 
 _FEATURE = re.compile(r"(\d+)(?:\.([a-z_]+))?/(\d+)(?:@(\d+))?")
@@ -234,6 +264,31 @@ def make_target(
         target = DirectionTarget(torch.as_tensor(direction), (layer, hook))
     target.check(subject)
     return target, pos
+
+
+_WRITTEN = re.compile(r"(logit|logit-diff):(.*?)(?:@(\d+))?", re.DOTALL)
+
+
+def parse_target(subject: Subject, text: str) -> tuple[Target, int | None]:
+    """``17/1208@6``, ``logit:" Paris"``, ``logit-diff:" Mary"," John"``, each with ``@pos`` or without."""
+    match = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        return make_target(subject, feature=text)
+    kind, rest, pos = match.groups()
+    at = None if pos is None else int(pos)
+    if kind == "logit":
+        return make_target(subject, logit=_named(rest))[0], at
+    quoted = re.fullmatch(r'\s*("[^"]*"|[^,"]*),("[^"]*"|[^,"]*)\s*', rest)
+    if quoted is None:
+        raise UserError(f'write a difference of logits as logit-diff:" Mary"," John", not {text!r}')
+    return make_target(subject, logit_diff=(_named(quoted[1]), _named(quoted[2])))[0], at
+
+
+def _named(text: str) -> str | int:
+    """A token as it is written in a target: in quotes, bare, or by its id."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return int(text) if text.isdigit() else text
 
 
 def _token(subject: Subject, token: str | int) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UserError
@@ -36,7 +36,7 @@ class Direction:
     c: Float[Tensor, "pos"]
 
 
-Index: TypeAlias = int | slice
+Index: TypeAlias = int | slice | Tensor
 Rows: TypeAlias = Callable[["SAE", Index], tuple[Tensor, Tensor]]
 Gap: TypeAlias = Callable[["SAE", Tensor, int], Tensor]
 
@@ -129,12 +129,22 @@ def encoder_direction(sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int, pa
     return _direction(sae, x, feature_index(sae, feature), path)
 
 
+def encoder_directions(
+    sae: "SAE", x: Float[Tensor, "n d_in"], features: Int[Tensor, "n"], path: str = "magnitude"
+) -> Direction:
+    """The same for many features at once, each at its own row of `x`; differentiable in `x`."""
+    return _direction(sae, _checked(sae, x), features, path)
+
+
 def live_pre_activation(
-    sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int, path: str = "magnitude"
+    sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int | Int[Tensor, "pos"], path: str = "magnitude"
 ) -> Float[Tensor, "pos"]:
-    """The same number with the input scale left free: differentiable in `x`, for first-order effects."""
+    """The same number with the input scale left free: differentiable in `x`, for first-order effects.
+
+    feature: one for all rows of `x`, or one for each.
+    """
     x = _checked(sae, x)
-    direction = _direction(sae, x, feature_index(sae, feature), path)
+    direction = _direction(sae, x, feature if isinstance(feature, Tensor) else feature_index(sae, feature), path)
     return (direction.w * x).sum(-1) + direction.c
 
 
@@ -199,12 +209,14 @@ def decoder_norm(sae: "SAE", j: Index) -> Tensor:
     return torch.ones_like(sae.W_dec[j, 0])
 
 
-def _direction(sae: "SAE", x: Tensor, feature: int, path: str) -> Direction:
+def _direction(sae: "SAE", x: Tensor, feature: int | Tensor, path: str) -> Direction:
+    """For one feature at every row of x, or for as many as x has rows, each at its own."""
     row, bias = (detached(values, x.dtype) for values in _rows(sae, path)(sae, feature))
+    row = row.movedim(0, -1)  # [d_in], or [n, d_in]
     if sae.cfg.apply_b_dec_to_input:
-        bias = bias - detached(sae.b_dec, x.dtype) @ row
+        bias = bias - row @ detached(sae.b_dec, x.dtype)
     if reads_centred(sae) or sae.cfg.normalize_activations == "layer_norm":
-        row = row - row.mean()
+        row = row - row.mean(-1, keepdim=True)
     into = run_time_scale(sae, read(sae, x)).into
     return Direction(into * row, bias.expand(len(x)))
 

@@ -5,7 +5,9 @@ where activations are in units of it. Together with the constant decode(0) and t
 plain f_i · W_dec[i] misses that for every SAE that normalises its input or rescales its activations.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,10 +59,26 @@ class FeatureParts:
     pos: Int[Tensor, "n_active"]  # ascending
     index: Int[Tensor, "n_active"]
     activation: Float[Tensor, "n_active"]
-    parts: Float[Tensor, "n_active d_out"]
+    written: Float[Tensor, "n_active"]  # a part is so many times its decoder row
+    W_dec: Float[Tensor, "d_sae d_out"] = field(repr=False)
     constant: Float[Tensor, "pos d_out"]  # decode(0)
     error: Float[Tensor, "pos d_out"] | None  # x − decode(f), decode being sae-lens's own
     skip: Float[Tensor, "pos d_out"] | None  # W_skip x
+
+    def part(self, some: slice | Int[Tensor, "chosen"]) -> Float[Tensor, "chosen d_out"]:
+        """What some of the active features wrote."""
+        return self.written[some, None] * detached(self.W_dec[self.index[some]], self.written.dtype)
+
+    def without_position_0(self) -> FeatureParts:
+        """Only the features of later positions."""
+        later = self.pos > 0
+        pos, index, activation, written = (v[later] for v in (self.pos, self.index, self.activation, self.written))
+        return replace(self, pos=pos, index=index, activation=activation, written=written)
+
+    @property
+    def parts(self) -> Float[Tensor, "n_active d_out"]:
+        """What each active feature wrote; all at once they may be large."""
+        return self.part(slice(None))
 
 
 @torch.no_grad()
@@ -90,14 +108,13 @@ def feature_parts(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> FeatureParts:
     pos, index = acts.nonzero(as_tuple=True)
     activation = detached(acts[pos, index], x.dtype)
     written = activation / detached(decoder_norm(sae, slice(None))[index], x.dtype)
-    parts = written[:, None] * detached(sae.W_dec[index], x.dtype)
     constant = detached(sae.b_dec, x.dtype).expand(len(x), -1)
     if reconstructs(sae):
         scale = run_time_scale(sae, read(sae, x))
-        parts = scale.out[pos] * parts
+        written = scale.out[pos, 0] * written
         constant = scale.out * constant + scale.shift
     skip = x @ detached(sae.W_skip, x.dtype).T if hasattr(sae, "W_skip") else None
-    return FeatureParts(pos, index, activation, parts, constant, error, skip)
+    return FeatureParts(pos, index, activation, written, sae.W_dec, constant, error, skip)
 
 
 def reconstructs(sae: "SAE") -> bool:

@@ -1,0 +1,335 @@
+"""The feature-flow graph of a prompt: from tokens through the features of every SAE to the targets.
+
+SAEs on the residual stream at layers l₁ < … < l_k cut the network into segments. At each of them features, errors and
+constant are the whole stream, so that no path by-passes them, and what a node has comes from the tier right below:
+
+    Σ incoming weights + constant = pre-activation          at every feature and logit, before and after pruning
+
+The graph is grown backwards from its targets (grow.py), never built whole. Every edge has a ``weight``, its
+contribution under the rule, and an ``effect``, its first-order effect in the unfrozen network, which sums to nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict
+from ..attribution.subject import Subject
+from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
+from ..errors import SAEFitWarning, UserError
+from ..models.prompt import Prompt, token_text
+from ..passes.memory import check_memory
+from ..passes.propagate import Allocation, Progress
+from ..passes.trace import Trace
+from ..saes import Hook, describe, fit
+from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
+from .influence import influence, scores
+from .prune import fold, prune
+from .reads import target_read
+from .tiers import Tier, depth, embedding_tier, graph_hooks, sae_tier
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Errors = Literal["roots", "through"]
+HEADS_PER_NODE = 5
+"""How many of the heads that a node's inflow came through are shown."""
+TOP_LOGITS, LOGIT_PROBABILITY = 10, 0.95
+"""Without a target: the likeliest tokens, at most so many, until their probabilities sum to this."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large a graph becomes, and what it shows.
+
+    max_nodes: of all kinds. node_threshold, edge_threshold: see :func:`.prune`. errors: "roots", or "through" to follow
+    SAE errors further upstream, along the target's gradient. heads: a second view of the inflow, by attention head.
+    """
+
+    max_nodes: int = 200
+    node_threshold: float | None = None
+    edge_threshold: float | None = 0.98
+    errors: Errors = "roots"
+    heads: bool = False
+
+    def check(self, allocation: Allocation) -> None:
+        if allocation.rule not in RULES:
+            raise UserError(f"a graph takes the rules {', '.join(RULES)}, not {allocation.rule}")
+        if self.errors not in ("roots", "through"):
+            raise UserError(f'errors are "roots" or followed "through", not {self.errors!r}')
+        if allocation.rule not in SWEPT and (self.errors == "through" or self.heads):
+            raise UserError(f"heads and errors followed through need a rule of {' and '.join(SWEPT)}")
+        if self.max_nodes < 2:
+            raise UserError(f"max_nodes {self.max_nodes} is too few for a graph")
+
+
+def build_graph(
+    subject: Subject,
+    prompt: Prompt,
+    targets: Sequence[tuple[Target, Pos | None]],
+    *,
+    layers: Sequence[int] | None = None,
+    allocation: Allocation,
+    settings: Settings = Settings(),
+    progress: Progress | None = None,
+) -> nx.DiGraph:
+    """The graph of one prompt.
+
+    targets: features or logits with their positions (None: where they are strongest); none at all stands for the top
+    predicted tokens. layers: of the SAEs that it stands on; None takes all on the residual stream.
+    """
+    settings.check(allocation)
+    hooks = _hooks(subject, targets, layers)
+    check_memory(_trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
+    until = None if not targets or any(t.point is None for t, _ in targets) else max(hook.layer for hook in hooks)
+    seen = subject.trace(prompt, until)
+    tiers = [embedding_tier(seen), *(sae_tier(subject, seen, prompt, hook) for hook in hooks)]
+    wanted, named = _wanted(subject, seen, prompt, hooks, targets or _top_logits(subject, seen))
+    tiers = tiers[: max(target.level for target in wanted) + 1]
+    _check_size(tiers, allocation, settings)
+    shared = sum(bool(tier.constant.any()) + 2 for tier in tiers)  # constant, bias and remainder
+    room = settings.max_nodes - shared
+    if room < len(wanted):
+        raise UserError(f"max_nodes {settings.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
+    through = settings.errors == "through"
+    growth = grow(seen, tiers, wanted, allocation, room, errors_through=through, progress=progress)
+    g = _assemble(growth, prompt, wanted, named, settings.heads)
+    g.graph = _attributes(subject, prompt, hooks, seen, allocation, settings) | {
+        "target": [
+            {"node": node, "name": attributes["name"], "weight": target.worth}
+            for target, (node, attributes) in zip(wanted, named, strict=True)
+        ],
+        "groups": [],
+    }
+    for name, value in influence(g).nodes.items():
+        g.nodes[name]["influence"] = value
+    g.graph["scores"] = {"whole": scores(g)}
+    if settings.node_threshold is None and settings.edge_threshold is None:
+        g.graph["scores"]["pruned"] = g.graph["scores"]["whole"]
+        return g
+    return prune(g, node_threshold=settings.node_threshold, edge_threshold=settings.edge_threshold)
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+def _hooks(subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layers: Sequence[int] | None) -> list[Hook]:
+    """The SAEs of the graph; nothing above the highest feature is needed where all targets are features."""
+    features = [target for target, _ in targets if isinstance(target, FeatureTarget)]
+    own = None if layers is None else sorted({*layers, *(target.hook.layer for target in features)})
+    hooks = graph_hooks(subject, own)
+    for target in features:
+        if target.hook not in hooks:
+            raise UserError(f"{target.hook} is no SAE on the residual stream, so its features are no targets of graphs")
+        if target.path != "magnitude":
+            raise UserError(f"a graph's target is a feature's magnitude, not its {target.path}")
+    for other, _ in targets:
+        if not isinstance(other, FeatureTarget | LogitTarget):
+            raise UserError(f"a graph's targets are features and logits, not a {other.name}")
+    if targets and len(features) == len(targets):
+        highest = max(depth(target.hook) for target in features)
+        hooks = [hook for hook in hooks if depth(hook) <= highest]
+    return hooks
+
+
+def _top_logits(subject: Subject, seen: Trace) -> list[tuple[Target, Pos | None]]:
+    assert seen.logits is not None
+    probabilities, tokens = seen.logits[-1].softmax(-1).sort(descending=True)
+    count = min(TOP_LOGITS, int((probabilities.cumsum(0) < LOGIT_PROBABILITY).sum()) + 1)
+    return [
+        (LogitTarget(token, name=f"logit {token_text(subject.loaded.tokenizer, token)!r}"), None)
+        for token in tokens[:count].tolist()
+    ]
+
+
+def _wanted(
+    subject: Subject,
+    seen: Trace,
+    prompt: Prompt,
+    hooks: Sequence[Hook],
+    targets: Sequence[tuple[Target, Pos | None]],
+) -> tuple[list[Wanted], list[tuple[str, dict[str, Any]]]]:
+    """The targets with their readings, and the nodes that they become. Logits count by probability, if all are."""
+    found: list[tuple[Wanted, str, dict[str, Any]]] = []
+    for target, pos in targets:
+        readoff = target.read(subject, seen)
+        for position in choose_positions(prompt, target, readoff, pos).positions:
+            read = target_read(subject, seen, target, position)
+            place = {"pos": position, "token": prompt.tokens[position]}
+            value = {"pre_activation": read.pre.item(), "constant": read.constant.item(), "target": True}
+            if isinstance(target, FeatureTarget):
+                assert readoff.activation is not None
+                level = hooks.index(target.hook) + 1
+                node = {"kind": "feature", "layer": target.hook.layer, **place, "index": target.index}
+                node |= {"activation": readoff.activation[position].item(), **value}
+                name = f"feature:{target.hook.layer}/{target.index}@{position}"
+                found.append((Wanted(level, read, 1.0, target.index), name, node | {"name": target.name}))
+            else:
+                assert isinstance(target, LogitTarget)
+                found.append((Wanted(len(hooks) + 1, read, 1.0), *_logit_node(subject, seen, target, position, value)))
+    unique = {name: (wanted, node) for wanted, name, node in found}
+    chances = [node.get("probability") for _, node in unique.values()]
+    worths = [1.0 if None in chances else float(chance) for chance in chances]  # type: ignore[arg-type]
+    wanted = [
+        Wanted(w.level, w.reads, worth / sum(worths), w.feature)
+        for (w, _), worth in zip(unique.values(), worths, strict=True)
+    ]
+    return wanted, [(name, node) for name, (_, node) in unique.items()]
+
+
+def _logit_node(
+    subject: Subject, seen: Trace, target: LogitTarget, pos: int, value: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    assert seen.logits is not None
+    text = token_text(subject.loaded.tokenizer, target.token)
+    node = {"kind": "logit", "layer": subject.adapter.n_layers, "pos": pos, "token": text, "index": target.token}
+    node |= {"activation": value["pre_activation"], **value, "name": target.name}
+    if target.against is None:
+        return f"logit:{target.token}@{pos}", node | {"probability": seen.logits[pos].softmax(-1)[target.token].item()}
+    against = {"against": target.against, "against_token": token_text(subject.loaded.tokenizer, target.against)}
+    return f"logit:{target.token}-{target.against}@{pos}", node | against
+
+
+# ------------------------------------------------------------------------------------------------------ from arrays
+
+
+def _assemble(
+    growth: Growth, prompt: Prompt, wanted: Sequence[Wanted], named: Sequence[tuple[str, dict[str, Any]]], heads: bool
+) -> nx.DiGraph:
+    import networkx as nx
+
+    g = nx.DiGraph()
+    names: list[dict[int, str]] = []
+    for level, tier in enumerate(growth.tiers):
+        names.append({})
+        for source in sorted(growth.members[level]):
+            name, node = _source_node(tier, source, prompt)
+            names[level][source] = name
+            g.add_node(name, **node)
+    for name, node in named:
+        g.add_node(name, **{key: value for key, value in node.items() if key != "name"}, influence=0.0, label="")
+    for number, found in enumerate(growth.expanded):
+        is_target = number < len(wanted)
+        target = named[number][0] if is_target else names[found.level][found.source]  # type: ignore[index]
+        g.nodes[target].update(pre_activation=found.pre, constant=found.read.constant.item())
+        _connect(g, growth.tiers[found.level - 1], names[found.level - 1], found, target)
+        if heads:
+            _connect_heads(g, found, target)
+    return fold(g, g, g.edges)
+
+
+def _source_node(tier: Tier, source: int, prompt: Prompt) -> tuple[str, dict[str, Any]]:
+    pos = tier.positions[source]
+    node = {"layer": tier.layer, "pos": pos, "token": prompt.tokens[pos], "influence": 0.0, "label": ""}
+    if source < tier.n_features:
+        assert tier.features is not None
+        index = int(tier.features.index[source])
+        node |= {"kind": "feature", "index": index, "activation": tier.features.activation[source].item()}
+        return f"feature:{tier.layer}/{index}@{pos}", node
+    if not tier.is_token[pos]:
+        return f"error:{tier.layer}@{pos}", {"kind": "error", **node}
+    return f"token:{pos}" if tier.layer < 0 else f"token:{tier.layer}@{pos}", {"kind": "token", **node}
+
+
+def _connect(g: nx.DiGraph, tier: Tier, names: dict[int, str], node: Expanded, target: str) -> None:
+    """A node's inflow: an edge from every member of the tier below, one from what is no member."""
+    named = {**names, tier.n_sources - 2: f"constant:{tier.layer}", tier.n_sources - 1: f"bias:{tier.layer}"}
+    is_member = np.isin(node.sources, list(named))
+    for source, weight, effect in zip(
+        node.sources[is_member].tolist(),
+        node.weights[is_member].tolist(),
+        node.effects[is_member].tolist(),
+        strict=True,
+    ):
+        name = named[source]
+        if weight or effect:
+            if name not in g:
+                kind = name.partition(":")[0]
+                g.add_node(name, kind=kind, layer=tier.layer, influence=0.0, label="")
+            g.add_edge(name, target, kind="flow", weight=weight, effect=effect)
+    others = node.weights[~is_member]
+    magnitude = node.other_magnitude + float(np.abs(others).sum())
+    if magnitude:
+        name = f"remainder:{tier.layer}"
+        g.add_node(name, kind="remainder", layer=tier.layer, influence=0.0, label="")
+        g.add_edge(
+            name,
+            target,
+            kind="remainder",
+            weight=node.other_weight + float(others.sum()),
+            effect=node.other_effect + float(node.effects[~is_member].sum()),
+            magnitude=magnitude,
+        )
+
+
+def _connect_heads(g: nx.DiGraph, node: Expanded, target: str) -> None:
+    for layer, head, weight, effect in sorted(node.heads, key=lambda h: -abs(h[2]))[:HEADS_PER_NODE]:
+        name = f"head:{layer}.{head}"
+        g.add_node(name, kind="head", layer=layer, index=head, influence=0.0, label="")
+        g.add_edge(name, target, kind="head", weight=weight, effect=effect)
+
+
+def _attributes(
+    subject: Subject,
+    prompt: Prompt,
+    hooks: Sequence[Hook],
+    seen: Trace,
+    allocation: Allocation,
+    settings: Settings,
+) -> dict[str, Any]:
+    heading = Heading.of(subject, prompt)
+    saes = []
+    for hook in hooks:
+        how = fit(subject.saes[hook], seen.at((hook.layer, hook.name)))
+        if how.warning:
+            warnings.warn(how.warning, SAEFitWarning, stacklevel=4)
+        about = describe(subject.saes[hook])
+        saes.append(
+            {"layer": hook.layer, "hook": hook.name, "explained_variance": how.explained_variance, "l0": how.l0}
+            | {key: about[key] for key in ("release", "id", "neuronpedia_id", "d_sae")}
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": heading.model,
+        "saes": saes,
+        "n_layers": subject.adapter.n_layers,
+        "prompt": prompt.text,
+        "tokens": list(prompt.tokens),
+        "token_ids": list(prompt.token_ids),
+        "dtype": heading.dtype,
+        **allocation_dict(allocation),
+        "settings": {
+            "max_nodes": settings.max_nodes,
+            "node_threshold": settings.node_threshold,
+            "edge_threshold": settings.edge_threshold,
+            "errors": settings.errors,
+            "heads": settings.heads,
+        },
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+def _trace_bytes(subject: Subject, n: int) -> int:
+    """What a trace holds, once as it is and once as tiers and their work space."""
+    layer = subject.adapter.layer(0)
+    per_layer = n * (2 * subject.adapter.d_model + layer.attention.n_heads * n)
+    return 2 * 4 * subject.adapter.n_layers * per_layer
+
+
+def _check_size(tiers: Sequence[Tier], allocation: Allocation, settings: Settings) -> None:
+    """Raises UserError before the work starts, where its result would not fit into memory."""
+    device, d_model = tiers[0].roots.device, tiers[0].roots.shape[1]
+    widest = max(tier.n_sources for tier in tiers)
+    need = 24 * settings.max_nodes * min(widest, KEPT_SOURCES)
+    if allocation.rule not in SWEPT:
+        for tier in tiers:
+            rows = sum(len(tier.roots) - pos for pos in tier.positions)
+            need = max(need, 6 * 4 * rows * d_model)
+    check_memory(need, f"a graph with {widest} active features under the rule {allocation.rule}", device)

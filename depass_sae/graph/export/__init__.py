@@ -1,0 +1,123 @@
+"""Feature-flow graphs as files. A format is one module with one function, and one row in `FORMATS`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UserError
+from ...files import write_text
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where a format's functions are, by module (from this package) and name; imported when they are needed.
+
+    ``suffix`` chooses the format by a file's name. ``text`` makes a graph a text; a picture has ``save`` instead, which
+    takes graph, path and format. ``parse`` makes a text a graph.
+    """
+
+    suffix: str | None
+    text: tuple[str, str] | None = None
+    save: tuple[str, str] | None = None
+    parse: tuple[str, str] | None = None
+
+
+FORMATS = {
+    "json": Format(".json", text=(".node_link", "to_json"), parse=(".node_link", "from_json")),
+    "graphml": Format(".graphml", text=(".graphml", "to_graphml"), parse=(".graphml", "from_graphml")),
+    "html": Format(".html", text=(".html", "to_html")),
+    "neuronpedia": Format(None, text=(".neuronpedia", "neuronpedia_text")),
+    "png": Format(".png", save=("..plot", "save_plot")),
+    "svg": Format(".svg", save=("..plot", "save_plot")),
+    "pdf": Format(".pdf", save=("..plot", "save_plot")),
+}
+
+
+def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None = None) -> None:
+    """Write a feature-flow graph in one step: whoever looks sees the old file or the new one.
+
+    ``format``: json, graphml, html, neuronpedia, png, svg or pdf; by default what the path ends with says it.
+    Raises UserError for a format that is not known and for a place that cannot be written to.
+    """
+    path = Path(path)
+    name = check_destination(path, format)
+    chosen = FORMATS[name]
+    if chosen.text is not None:
+        write_text(path, _function(chosen.text)(g))
+    elif chosen.save is not None:
+        _function(chosen.save)(g, path, name)
+
+
+def check_destination(path: str | os.PathLike[str], format: str | None = None) -> str:
+    """The format that a file would be written in. Raises UserError where it could not be, before any work is done."""
+    path = Path(path)
+    name = _by_suffix(path) if format is None else _known(format)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+    return name
+
+
+def graph_text(g: nx.DiGraph, format: str) -> str:
+    """A graph in one of the formats that are texts."""
+    chosen = FORMATS[_known(format)]
+    if chosen.text is None:
+        raise UserError(f"{format} is a picture: name a file with --out")
+    text: str = _function(chosen.text)(g)
+    return text
+
+
+def _known(format: str) -> str:
+    if format.lower() not in FORMATS:
+        raise UserError(f"the format {format!r} is not known; there are {', '.join(FORMATS)}")
+    return format.lower()
+
+
+def read_graph(path: str | os.PathLike[str]) -> nx.DiGraph:
+    """The feature-flow graph in a .json or .graphml file that `write_graph` wrote.
+
+    Raises UserError with one line, which names the file and the place in it, for whatever is wrong with it.
+    """
+    path = Path(path)
+    parsers = {chosen.suffix: chosen.parse for chosen in FORMATS.values() if chosen.parse is not None}
+    parser = parsers.get(path.suffix.lower())
+    if parser is None:
+        raise UserError(
+            f"cannot read {path}: graphs are read from {' and '.join(str(suffix) for suffix in parsers)} files"
+        )
+    try:
+        return _function(parser)(_read_text(path))
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _by_suffix(path: Path) -> str:
+    suffixes = {chosen.suffix: name for name, chosen in FORMATS.items() if chosen.suffix is not None}
+    if path.suffix.lower() not in suffixes:
+        raise UserError(
+            f"{path} does not say which format to write: let it end with {', '.join(suffixes)}, "
+            f"or name the format ({', '.join(FORMATS)})"
+        )
+    return suffixes[path.suffix.lower()]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"it is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(str(error.strerror)) from None
+
+
+def _function(home: tuple[str, str]) -> Callable[..., Any]:
+    module, name = home
+    function: Callable[..., Any] = getattr(import_module(module, __name__), name)
+    return function

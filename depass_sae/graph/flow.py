@@ -1,0 +1,152 @@
+"""Edges: what every source of a tier contributes to readings at the next tier, and its first-order effect on them.
+
+Rules under which the frozen pass is affine (``half``, ``linear``) go backwards, many readings in one sweep; effects
+always do, with everything live. The other rules carry the tier's sources forward to the next once, all of them
+together, and every reading there is an inner product with what arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..passes.propagate import Allocation, propagate
+from ..passes.rows import Rows
+from ..passes.sources import recorded_heads
+from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
+from ..passes.sweep import Level, sweep
+from ..passes.trace import Point, Trace
+from .reads import Reads
+from .tiers import Tier
+
+SWEPT_BYTES = 2**29
+"""How much a batch of readings may take on its way back; its size changes no result."""
+
+
+@dataclass(frozen=True)
+class Inflow:
+    """What arrives at readings from a tier: contributions, and first-order effects.
+
+    head_weights, head_effects: the same contributions by the attention head that they came through last, for the
+    heads (layer, head) between the tier and the readings; a second view, not more inflow.
+    """
+
+    weights: Float[Tensor, "read source"] = field(repr=False)
+    effects: Float[Tensor, "read source"] = field(repr=False)
+    heads: list[tuple[int, int]]
+    head_weights: Float[Tensor, "read head"] = field(repr=False)
+    head_effects: Float[Tensor, "read head"] = field(repr=False)
+
+
+def inflow(seen: Trace, tier: Tier, reads: Reads, allocation: Allocation, carried: Rows | None = None) -> Inflow:
+    """Every source's contribution to every reading, and its effect.
+
+    carried: what :func:`carry` returned for this tier and point; needed where the rule is not swept.
+    """
+    effects, heads, head_effects = _swept(seen, tier, replace(reads, w=reads.slope), EFFECT)
+    if carried is None:
+        weights, _, head_weights = _swept(seen, tier, reads, CONTRIBUTION[allocation.rule])
+    else:
+        weights, head_weights = _read(carried, tier, reads), torch.full_like(head_effects, torch.nan)
+    return Inflow(weights, effects, heads, head_weights, head_effects)
+
+
+def carry(seen: Trace, tier: Tier, to: Point, allocation: Allocation) -> Rows:
+    """A tier's sources at the next point of the graph, by the forward engine."""
+    everywhere = torch.arange(len(seen.token_ids), device=seen.resid_post.device)
+    return propagate(seen, tier.start(), {to: everywhere}, allocation)[to]
+
+
+def pulled_back(
+    seen: Trace, tier: Tier, reads: Reads, factors: Float[Tensor, "read"], rule: str
+) -> Float[Tensor, "pos d_model"]:
+    """The gradient at a tier of Σ factor · reading."""
+    gradient = (factors[:, None, None] * _seeds(reads, len(seen.token_ids))).sum(0, keepdim=True)
+    for level in _descend(seen, tier.point, reads.point, gradient, CONTRIBUTION[rule]):
+        gradient = level.before
+    return gradient[0]
+
+
+# -------------------------------------------------------------------------------------------------------- backward
+
+
+def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
+    """[read, source], and the same by head."""
+    values = seen.resid_post.new_zeros(len(reads), tier.n_sources)
+    heads: list[tuple[int, int]] = []
+    by_head: list[Tensor] = []
+    order: list[Tensor] = []
+    for which in _batches(seen, reads):
+        some = reads.some(which)
+        n = int(some.pos.max()) + 1
+        short, found = seen.first(n), {}
+        gradient = _seeds(some, n)
+        bias = gradient.new_zeros(len(some))
+        for level in _descend(short, tier.point, some.point, gradient, choices):
+            if level.sublayer == "attn":
+                found[level.layer] = _heads(short, level)
+            gradient, bias = level.before, level.bias_before
+        values[which] = tier.inflow(gradient, bias)
+        heads = [(layer, head) for layer, row in sorted(found.items()) for head in range(row.shape[1])]
+        by_head.append(torch.cat([values.new_zeros(len(which), 0), *(row for _, row in sorted(found.items()))], dim=1))
+        order.append(which)
+    return values, heads, torch.cat(by_head)[torch.cat(order).argsort()]
+
+
+def _heads(seen: Trace, level: Level) -> Float[Tensor, "read head"]:
+    attention = seen.adapter.layer(level.layer).attention
+    products = level.inner * recorded_heads(seen, level.layer)
+    return products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((1, 3))
+
+
+def _seeds(reads: Reads, n: int) -> Float[Tensor, "read pos d_model"]:
+    seeds = reads.w.new_zeros(len(reads), n, reads.w.shape[1])
+    seeds[torch.arange(len(reads)), reads.pos] = reads.w
+    return seeds
+
+
+def _descend(seen: Trace, low: Point, high: Point, seeds: Tensor, choices: Choices) -> Iterator[Level]:
+    """The levels between two points of the stream, from the upper one down; none where they are the same."""
+    if _as_post(low) == _as_post(high):
+        return
+    low_layer, low_hook = _as_post(low)
+    last = (low_layer, "mlp") if low_hook == "resid_mid" else (low_layer + 1, "attn")
+    for level in sweep(seen, {_as_post(high): seeds}, choices, down_to=last[0]):
+        yield level
+        if (level.layer, level.sublayer) == last:
+            return
+
+
+def _as_post(point: Point) -> Point:
+    """The same point as what the layer before hands on."""
+    layer, hook = point
+    return (layer - 1, "resid_post") if hook == "resid_pre" else point
+
+
+def _batches(seen: Trace, reads: Reads) -> Iterator[Int[Tensor, "some"]]:
+    """Readings that go back together: neighbours in position, so that few positions are swept in vain."""
+    order = reads.pos.argsort(stable=True)
+    layer = seen.adapter.layer(0)
+    n = int(reads.pos.max()) + 1
+    wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * seen.adapter.d_model + 4 * layer.attention.n_heads * n
+    size = max(1, SWEPT_BYTES // (4 * n * wide))
+    yield from order.split(size)
+
+
+# --------------------------------------------------------------------------------------------------------- forward
+
+
+def _read(carried: Rows, tier: Tier, reads: Reads) -> Float[Tensor, "read source"]:
+    """Inner products with what arrived. ``rest`` stands after the sources, and is empty under the rules of a graph."""
+    values = carried.values.new_zeros(len(reads), tier.n_sources + 1)
+    for pos in reads.pos.unique().tolist():
+        which = (reads.pos == pos).nonzero()[:, 0]
+        rows = carried.values[carried.offsets[pos] : carried.offsets[pos + 1]]
+        here = values.new_zeros(len(which), tier.n_sources + 1)
+        here[:, carried.present[pos]] = reads.w[which] @ rows.T
+        values[which] = here
+    return values[:, :-1]

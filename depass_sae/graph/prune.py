@@ -1,0 +1,131 @@
+"""Making a graph smaller without losing anything of the sums: what is pruned arrives by a remainder edge.
+
+Nodes go by their influence on the target, then edges by theirs, each down to the fewest that together keep a given
+share; what no path leads on from goes, too. Targets, constants and biases stay. All choices are deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .influence import influence, scores, size
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+ALWAYS = ("constant", "bias", "remainder", "head")
+"""Kinds that stand for many and are not pruned."""
+
+
+def prune(
+    g: nx.DiGraph,
+    *,
+    node_threshold: float | None = None,
+    edge_threshold: float | None = None,
+    max_nodes: int | None = None,
+) -> nx.DiGraph:
+    """A smaller copy in which Σ incoming weights + constant = pre-activation still holds at every node.
+
+    node_threshold, edge_threshold: keep the fewest nodes (edges) that together have this share of all nodes' (edges')
+    influence. max_nodes: keep at most so many, the most influential.
+    ``scores["whole"]`` stays, ``scores["pruned"]`` is the copy's.
+    """
+    for name, threshold in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+        if threshold is not None and not 0 < threshold <= 1:
+            raise UserError(f"{name} is a share, above 0 and at most 1, not {threshold}")
+    nodes = set(g)
+    if node_threshold is not None or max_nodes is not None:
+        nodes = _kept_nodes(g, node_threshold, max_nodes)
+    small = fold(g, nodes, [edge[:2] for edge in g.edges if edge[0] in nodes and edge[1] in nodes])
+    if edge_threshold is not None:
+        through = influence(small).edges
+        listed = {edge: share for edge, share in through.items() if small.edges[edge]["kind"] == "flow"}
+        small = _without_dead_ends(fold(small, small, _largest(listed, edge_threshold)))
+    small.graph["scores"] = {**small.graph.get("scores", {"whole": scores(g)}), "pruned": scores(small)}
+    return small
+
+
+def fold(g: nx.DiGraph, nodes: Collection[str], edges: Iterable[tuple[str, str]]) -> nx.DiGraph:
+    """A copy with only these nodes and flow edges, the other inflow of every kept node in its remainder edge."""
+    nodes, kept = set(nodes), set(edges)
+    small = g.__class__(**g.graph)
+    small.add_nodes_from((name, dict(g.nodes[name])) for name in g if name in nodes)
+    for source, target, edge in g.edges(data=True):
+        if target not in nodes:
+            continue
+        gone = edge["kind"] == "flow" and not (source in nodes and (source, target) in kept)
+        if gone or edge["kind"] == "remainder":
+            _add_remainder(small, g.nodes[source]["layer"], target, edge)
+        elif source in nodes:
+            small.add_edge(source, target, **edge)
+    for name in [name for name, node in small.nodes(data=True) if node["kind"] == "remainder"]:
+        if not small.out_degree(name):
+            small.remove_node(name)
+    small.graph["groups"] = groups_within(g.graph.get("groups", []), small)
+    return small
+
+
+def groups_within(groups: Iterable[dict[str, Any]], nodes: Collection[str]) -> list[dict[str, Any]]:
+    """Supernodes with the members that are left; one alone is no group."""
+    left = [{**group, "nodes": [name for name in group["nodes"] if name in nodes]} for group in groups]
+    return [group for group in left if len(group["nodes"]) > 1]
+
+
+def _add_remainder(g: nx.DiGraph, layer: int, target: str, edge: dict[str, Any]) -> None:
+    name = f"remainder:{layer}"
+    if name not in g:
+        g.add_node(name, kind="remainder", layer=layer, influence=0.0, label="")
+    if not g.has_edge(name, target):
+        g.add_edge(name, target, kind="remainder", weight=0.0, effect=0.0, magnitude=0.0)
+    total = g.edges[name, target]
+    total["weight"] += edge["weight"]
+    total["effect"] += edge["effect"]
+    total["magnitude"] += size(edge)
+
+
+def _kept_nodes(g: nx.DiGraph, threshold: float | None, max_nodes: int | None) -> set[str]:
+    found = influence(g).nodes
+    fixed = {name for name, node in g.nodes(data=True) if node.get("target") or node["kind"] in ALWAYS}
+    order = sorted((name for name in g if name not in fixed), key=lambda name: (-found[name], name))
+    if threshold is not None:
+        order = _largest({name: found[name] for name in order}, threshold)
+    if max_nodes is not None:
+        remainders = {f"remainder:{node['layer']}" for name, node in g.nodes(data=True) if name not in fixed}
+        room = max_nodes - len(fixed | remainders)
+        if room < 0:
+            raise UserError(f"max_nodes {max_nodes} is too few: the targets and what stands for many nodes are "
+                            f"{len(fixed | remainders)}")  # fmt: skip
+        order = order[:room]
+    return fixed | set(order)
+
+
+def _largest(values: dict[Any, float], threshold: float) -> list[Any]:
+    """The fewest that together have a share of the sum."""
+    order = sorted(values, key=lambda name: (-values[name], name))
+    whole, so_far, kept = math.fsum(values.values()), 0.0, []
+    for name in order:
+        if so_far >= threshold * whole and threshold < 1:
+            break
+        kept.append(name)
+        so_far += values[name]
+    return kept
+
+
+def _without_dead_ends(g: nx.DiGraph) -> nx.DiGraph:
+    """Without the nodes that lead nowhere any more; of a feature that nothing is left of below, the remainder is."""
+    while True:
+        dead = {
+            name
+            for name, node in g.nodes(data=True)
+            if not g.out_degree(name) and not node.get("target") and node["kind"] != "head"
+        }
+        if not dead:
+            return g
+        alive = [name for name in g if name not in dead]
+        g = fold(g, alive, [(a, b) for a, b, edge in g.edges(data=True) if edge["kind"] == "flow" and b not in dead])
+
+
+__all__ = ["fold", "groups_within", "prune"]
