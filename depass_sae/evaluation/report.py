@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ..files import write_text
-from .rules import Record
+from .ioi import sentences
+from .rules import ALONE, INDIRECT_OBJECT, Record
 
 HEAD = """# What the rules are worth
 
@@ -17,16 +19,20 @@ was trained on). Each number is a mean over prompts with its 95 % interval.
 
 - *alone*: Spearman's rank correlation of a method's scores with what the target really loses when one source is
   taken out, in the unfrozen model: a token replaced by random tokens (the mean of 4), a head's output set to zero, a
-  feature's decoder part taken out of the stream.
+  feature's decoder part taken out of the stream (of heads and features, {alone} drawn at random).
 - *top k out*, *top 20 % deleted*: the share of the target that is gone when the method's highest k sources are taken
   out together (tokens are deleted from the text). Above 1 the target has changed its sign.
 
 Targets stand at the last position: the strongest feature of an SAE, and the logit of the predicted token over the mean
-logit. `softmax` is the paper's rule (T = 0.1). Where parts compete, carrying all of them is slow: the softmax rows for
-heads and features are means over fewer prompts. `effect` is gradient × part through the unfrozen network and sums to
+logit. `softmax` is the paper's rule (T = 0.1). `effect` is gradient × part through the unfrozen network and sums to
 nothing.
 """
 
+SENTENCES = """{kept} of {made} sentences such as "{text}" → "{indirect_object}", in both orders
+of the names: those for which the model prefers the name that is right. The target is its logit minus that of the other
+("{subject}"), and each of the model's heads is taken out alone.
+
+"""
 
 Cell = tuple[float, float, int]
 """A mean over prompts, half of its 95 % interval, and over how many prompts."""
@@ -55,7 +61,10 @@ COMPARED = (
     ("heads", "logit", "half", "linear"),
     ("features", "feature", "half", "softmax"),
     ("features", "feature", "half", "linear"),
+    ("features", "logit", "half", "softmax"),
     ("features", "logit", "half", "linear"),
+    (INDIRECT_OBJECT, "logit difference", "half", "softmax"),
+    (INDIRECT_OBJECT, "logit difference", "half", "linear"),
 )
 """Which rule should be a source's default: (source, kind of target, rule, the rule it would have to beat)."""
 
@@ -83,7 +92,8 @@ def _cell(numbers: Sequence[float]) -> Cell:
 
 def page(records: Sequence[Record]) -> str:
     """Markdown, a table per source and target; the highest mean of each column is bold."""
-    parts = [HEAD.format(count=len({record.prompt for record in records}))]
+    prompts = {record.prompt for record in records if record.source != INDIRECT_OBJECT}
+    parts = [HEAD.format(count=len(prompts), alone=ALONE)]
     parts.append("\n## Rule against rule\n\nBy how much the first is ahead of the second on the same prompts; ")
     parts.append("bold where that is more than its interval.\n")
     parts.append("The defaults follow: `half` for tokens, heads, modules, neurons and subspaces.\n\n")
@@ -104,6 +114,8 @@ def page(records: Sequence[Record]) -> str:
         protocols = list(dict.fromkeys(protocol for cells in methods.values() for protocol in cells))
         best = {p: max(cells[p][0] for cells in methods.values() if p in cells) for p in protocols}
         parts.append(f"\n## {source} → {target}\n\n")
+        if source == INDIRECT_OBJECT:
+            parts.append(_sentences(records))
         parts.append("| | " + " | ".join(protocols) + " | prompts |\n|---|" + "---|" * (len(protocols) + 1) + "\n")
         for method, cells in methods.items():
             row = []
@@ -117,6 +129,12 @@ def page(records: Sequence[Record]) -> str:
             count = max(n for _, _, n in cells.values())
             parts.append(f"| {method} | " + " | ".join(row) + f" | {count} |\n")
     return "".join(parts)
+
+
+def _sentences(records: Sequence[Record]) -> str:
+    made = sentences()
+    kept = {record.prompt for record in records if record.source == INDIRECT_OBJECT}
+    return SENTENCES.format(kept=len(kept), made=len(made), **asdict(made[0]))
 
 
 def write(records: Sequence[Record], path: Path) -> None:

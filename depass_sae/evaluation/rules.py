@@ -1,11 +1,12 @@
 """Which rule is worth what: every rule against real interventions on SmolLM2 (``make rules``).
 
 On each of a few dozen prompts, targets are read at the last position: the top feature of some SAEs, and the logit of
-the predicted token (over the mean logit). Three kinds of source, each measured in the unfrozen model:
+the predicted token (over the mean logit). Sources, each measured in the unfrozen model:
 
 - *tokens*: each is replaced by random ones, several times over; and the most important ones are deleted together.
 - *heads*: a head's output is set to zero, one head alone; and the most important heads together.
 - *features* of an earlier SAE: a feature's decoder part is taken out of the stream, one alone; and many together.
+- *heads (indirect object)*: all of them, for the difference of two names' logits, on sentences made for it (ioi.py).
 
 *alone* is Spearman's correlation of a method's scores with the measured losses; *together* is the share of the target
 that is gone when the method's top k are taken out. Baselines stand beside the rules: nearness to the target, gradient
@@ -19,7 +20,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
-from ..models.prompt import Prompt, encode, special_ids
+from ..models.prompt import Prompt, encode, special_ids, token_id
 from ..passes.intervene import intervene
 from ..passes.propagate import Allocation, propagate
 from ..passes.sources import Heads, Start, Vectors, recorded_heads, tokens
@@ -37,6 +38,7 @@ from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from ..passes.sweep import sweep
 from ..passes.trace import Trace, read_batch
 from ..saes import Hook, feature_parts, live_pre_activation
+from .ioi import sentences
 
 TOKEN_TARGETS = (11, 17, 23)
 FEATURE_FROM, FEATURE_TO = 17, 23
@@ -47,8 +49,7 @@ ALONE = 40
 TOGETHER = (5, 10, 20, 40)
 DELETED = (0.2, 0.4)
 """Shares of a prompt's tokens that are deleted together."""
-COSTLY_PROMPTS = 49
-"""Rules that carry every head and feature forward are measured on so many prompts."""
+INDIRECT_OBJECT = "heads (indirect object)"
 SWEPT: dict[str, Choices] = {**CONTRIBUTION, "effect": EFFECT}
 
 
@@ -78,17 +79,8 @@ def prompts(count: int, subject: Subject, longest: int = 24) -> list[Prompt]:
     return random.Random(0).sample(found, count)
 
 
-def measure_prompt(subject: Subject, prompt: Prompt, number: int) -> list[Record]:
-    """Every question on one prompt."""
-    study = _Study.of(subject, prompt, number)
-    return [
-        *(Record(number, *found) for found in _tokens(study)),
-        *(Record(number, *found) for found in _heads(study)),
-        *(Record(number, *found) for found in _features(study)),
-    ]
-
-
-Found = tuple[str, str, str, str, float]
+Found = tuple[str, str, str, float]
+"""target, protocol, method, value: what a question says of one text."""
 
 
 @dataclass(frozen=True)
@@ -97,25 +89,17 @@ class _Study:
 
     subject: Subject
     prompt: Prompt
-    number: int
     seen: Trace
     targets: dict[str, tuple[Target, float]]
     generator: torch.Generator
 
     @classmethod
-    def of(cls, subject: Subject, prompt: Prompt, number: int) -> _Study:
+    def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> _Study:
+        """choose: the targets, by what the model does with the prompt."""
         seen = subject.trace(prompt, None)
-        last = len(prompt) - 1
-        targets: dict[str, tuple[Target, float]] = {}
-        for layer in sorted({*TOKEN_TARGETS, FEATURE_TO, HEADS_TO}):
-            hook = Hook(layer, "resid_post")
-            with torch.no_grad():
-                strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[last].argmax())
-            target = FeatureTarget(hook, strongest)
-            targets[f"feature {layer}"] = (target, target.read(subject, seen).pre[last].item())
-        logit = _CentredLogit(int(seen.logits[last].argmax()))  # type: ignore[index]
-        targets["logit"] = (logit, logit.read(subject, seen).pre[last].item())
-        return cls(subject, prompt, number, seen, targets, torch.Generator().manual_seed(number))
+        chosen = choose(seen).items()
+        targets = {name: (target, target.read(subject, seen).pre[-1].item()) for name, target in chosen}
+        return cls(subject, prompt, seen, targets, torch.Generator().manual_seed(number))
 
     def gradients(self, name: str, choices: Choices, down_to: int = 0) -> Iterator[Any]:
         """The sweep back from one target; for ``effect`` its own norm is live, too."""
@@ -145,12 +129,12 @@ class _Study:
         rows = propagate(self.seen, start, {readoff.point: at}, Allocation(rule))[readoff.point]
         return rows.project(readoff.direction.w[at])[0, :-2]
 
-    def losses(self, names: Sequence[str], edits: Mapping[Any, Any], batch: int) -> dict[str, Float[Tensor, "batch"]]:
-        """What each target loses in a batch of edited copies of the prompt."""
-        points = {name: self.targets[name][0].point for name in names}
+    def losses(self, name: str, edits: Mapping[Any, Any], batch: int) -> Float[Tensor, "batch"]:
+        """What a target loses in each of a batch of edited copies of the prompt."""
+        target, value = self.targets[name]
         ids = self.prompt.ids().expand(batch, -1)
-        read = intervene(self.subject.adapter, ids, edits, set(points.values()))
-        return {name: self.targets[name][1] - self._value(name, read[points[name]]) for name in names}
+        read = intervene(self.subject.adapter, ids, edits, {target.point})
+        return value - self._value(name, read[target.point])
 
     def _value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return self.targets[name][0].live(self.subject, x)
@@ -175,17 +159,43 @@ class _CentredLogit(LogitTarget):
         return x[:, self.token] - x.mean(dim=1)
 
 
+def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
+    """Studies of the strongest features of these layers' SAEs, and of the predicted token's logit."""
+
+    def study(subject: Subject, number: int, count: int) -> _Study:
+        def choose(seen: Trace) -> dict[str, Target]:
+            targets: dict[str, Target] = {}
+            for layer in layers:
+                hook = Hook(layer, "resid_post")
+                with torch.no_grad():
+                    strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[-1].argmax())
+                targets[f"feature {layer}"] = FeatureTarget(hook, strongest)
+            return targets | {"logit": _CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
+
+        return _Study.of(subject, prompts(count, subject)[number], number, choose)
+
+    return study
+
+
+def _on_sentence(subject: Subject, number: int, _count: int) -> _Study | None:
+    """The study of a sentence with an indirect object; None where the model prefers the wrong name."""
+    sentence = sentences()[number]
+    target = LogitTarget(token_id(subject.loaded, sentence.indirect_object), token_id(subject.loaded, sentence.subject))
+    prompt = encode(subject.loaded, subject.adapter, sentence.text)
+    study = _Study.of(subject, prompt, number, lambda _: {"logit difference": target})
+    return study if study.targets["logit difference"][1] > 0 else None
+
+
 # -------------------------------------------------------------------------------------------------------------- tokens
 
 
 def _tokens(study: _Study) -> Iterator[Found]:
     n = len(study.prompt)
     sources = list(range(1, n - 1))  # strictly before the target, the start token left out
-    names = [*(f"feature {layer}" for layer in TOKEN_TARGETS), "logit"]
-    measured = _replacement_losses(study, sources, names)
+    measured = _replacement_losses(study, sources)
     start = tokens(study.prompt.tokens).start(study.seen)
     embedded = study.seen.resid_pre[0]
-    for name in names:
+    for name in study.targets:
         scores: dict[str, Tensor] = {
             rule: study.carried(name, start, rule) for rule in ("softmax", "linear-norm", "relu", "linear", "half")
         }
@@ -195,23 +205,23 @@ def _tokens(study: _Study) -> Iterator[Found]:
         scores["random"] = torch.rand(n, generator=study.generator)
         for method, score in scores.items():
             score = score[sources]
-            yield "tokens", name, "alone", method, _spearman(score, measured[name])
+            yield name, "alone", method, _spearman(score, measured[name])
             for share in DELETED:
                 count = max(1, round(share * len(sources)))
                 gone = {sources[i] for i in score.argsort(descending=True)[:count].tolist()}
-                yield "tokens", name, f"top {share:.0%} deleted", method, _deleted(study, name, gone)
+                yield name, f"top {share:.0%} deleted", method, _deleted(study, name, gone)
 
 
-def _replacement_losses(study: _Study, sources: list[int], names: list[str]) -> dict[str, Float[Tensor, "source"]]:
+def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
     allowed = torch.tensor(sorted(set(range(study.subject.adapter.vocab_size)) - special_ids(study.subject.loaded)))
     batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
     for row, position in enumerate(sources):
         batch[row, :, position] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=study.generator)]
-    points = {name: study.targets[name][0].point for name in names}
+    points = {name: target.point for name, (target, _) in study.targets.items()}
     read = intervene(study.subject.adapter, batch.flatten(0, 1), {}, set(points.values()))
     return {
         name: study.targets[name][1] - study._value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
-        for name in names
+        for name in study.targets
     }
 
 
@@ -226,22 +236,22 @@ def _deleted(study: _Study, name: str, gone: set[int]) -> float:
 # --------------------------------------------------------------------------------------------------------------- heads
 
 
-def _heads(study: _Study) -> Iterator[Found]:
-    subject = study.subject
-    n_heads = subject.adapter.layer(0).attention.n_heads
-    for name, layers in ((f"feature {HEADS_TO}", HEADS_TO + 1), ("logit", subject.adapter.n_layers)):
-        scores = {method: _swept_heads(study, name, choices) for method, choices in SWEPT.items()}
-        if study.number < COSTLY_PROMPTS:
-            carried = [study.carried(name, Heads(layer).start(study.seen), "softmax") for layer in range(layers)]
-            scores["softmax"] = torch.cat(carried)
+def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
+    """alone: how many are taken out one at a time (None: all)."""
+    adapter = study.subject.adapter
+    n_heads = adapter.layer(0).attention.n_heads
+    for name, (target, value) in study.targets.items():
+        layers = adapter.n_layers if target.point is None else target.point[0] + 1
         total = layers * n_heads
+        scores = {method: _swept_heads(study, name, choices) for method, choices in SWEPT.items()}
+        carried = [study.carried(name, Heads(layer).start(study.seen), "softmax") for layer in range(layers)]
+        scores["softmax"] = torch.cat(carried)
         scores["nearness"] = torch.arange(total).float()
         scores["random"] = torch.rand(total, generator=study.generator)
-        chosen = torch.randperm(total, generator=study.generator)[:ALONE].tolist()
-        sets = [[i] for i in chosen]
-        sets += [score.argsort(descending=True)[:k].tolist() for score in scores.values() for k in TOGETHER]
-        lost = study.losses([name], _without_heads(study, sets, n_heads), len(sets))[name]
-        yield from _scored("heads", name, scores, chosen, lost, study.targets[name][1])
+        chosen = torch.randperm(total, generator=study.generator)[:alone].tolist()
+        sets = _sets(chosen, scores)
+        lost = study.losses(name, _without_heads(study, sets, n_heads), len(sets))
+        yield from _scored(name, scores, chosen, lost, value)
 
 
 def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
@@ -280,25 +290,23 @@ def _features(study: _Study) -> Iterator[Found]:
     found = feature_parts(study.subject.saes[Hook(*point)], study.seen.at(point))
     usable = (found.pos > 0).nonzero()[:, 0]  # features mean nothing on the start token
     pos, parts, activation = found.pos[usable], found.parts[usable], found.activation[usable]
-    for name in (f"feature {FEATURE_TO}", "logit"):
+    for name, (_, value) in study.targets.items():
         scores = {}
         for method, choices in SWEPT.items():
             for level in study.gradients(name, choices, down_to=FEATURE_FROM):
                 if (level.layer, level.sublayer) == (FEATURE_FROM + 1, "attn"):
                     scores[method] = (level.before[0, pos] * parts).sum(-1)
                     break
-        if study.number < COSTLY_PROMPTS and name != "logit":
-            scores["softmax"] = study.carried(name, _feature_source(study, pos, parts).start(study.seen), "softmax")
+        scores["softmax"] = study.carried(name, _feature_source(study, pos, parts).start(study.seen), "softmax")
         scores["activation"] = activation
         scores["random"] = torch.rand(len(pos), generator=study.generator)
         chosen = torch.randperm(len(pos), generator=study.generator)[:ALONE].tolist()
-        sets = [[i] for i in chosen]
-        sets += [score.argsort(descending=True)[:k].tolist() for score in scores.values() for k in TOGETHER]
+        sets = _sets(chosen, scores)
         removed = torch.zeros(len(sets), len(study.prompt), parts.shape[1])
         for row, members in enumerate(sets):
             removed[row].index_add_(0, pos[members], parts[members])
-        lost = study.losses([name], {point: _less(removed)}, len(sets))[name]
-        yield from _scored("features", name, scores, chosen, lost, study.targets[name][1])
+        lost = study.losses(name, {point: _less(removed)}, len(sets))
+        yield from _scored(name, scores, chosen, lost, value)
 
 
 def _feature_source(study: _Study, pos: Tensor, parts: Tensor) -> Vectors:
@@ -316,15 +324,19 @@ def _less(removed: Float[Tensor, "batch pos d"]) -> Callable[[Tensor], Tensor]:
 # ------------------------------------------------------------------------------------------------------------- scoring
 
 
-def _scored(
-    source: str, name: str, scores: Mapping[str, Tensor], chosen: list[int], lost: Tensor, value: float
-) -> Iterator[Found]:
-    """First the losses of ``chosen`` alone, then of each method's top k, in the order in which they were measured."""
+def _sets(chosen: list[int], scores: Mapping[str, Tensor]) -> list[list[int]]:
+    """What is taken out: each of ``chosen`` alone, then each method's top k."""
+    together = [score.argsort(descending=True)[:k].tolist() for score in scores.values() for k in TOGETHER]
+    return [[i] for i in chosen] + together
+
+
+def _scored(name: str, scores: Mapping[str, Tensor], chosen: list[int], lost: Tensor, value: float) -> Iterator[Found]:
+    """lost: by each of ``_sets``, in their order."""
     alone, together = lost[: len(chosen)], iter(lost[len(chosen) :].tolist())
     for method, score in scores.items():
-        yield source, name, "alone", method, _spearman(score[chosen], alone)
+        yield name, "alone", method, _spearman(score[chosen], alone)
         for k in TOGETHER:
-            yield source, name, f"top {k} out", method, next(together) / abs(value)
+            yield name, f"top {k} out", method, next(together) / abs(value)
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
@@ -336,6 +348,38 @@ def _spearman(a: Tensor, b: Tensor) -> float:
 # ------------------------------------------------------------------------------------------------------------- running
 
 
+@dataclass(frozen=True)
+class Question:
+    """How the text of a number is studied (of how many; None: not at all), and what is measured there.
+
+    most: so many texts there are for it.
+    """
+
+    study: Callable[[Subject, int, int], _Study | None]
+    measure: Callable[[_Study], Iterator[Found]]
+    most: int | None = None
+
+    def texts(self, count: int) -> range:
+        """The numbers of its texts, where ``count`` are asked for."""
+        return range(count if self.most is None else min(count, self.most))
+
+
+QUESTIONS = {
+    "tokens": Question(_on_prompt(TOKEN_TARGETS), _tokens),
+    "heads": Question(_on_prompt([HEADS_TO]), _heads),
+    "features": Question(_on_prompt([FEATURE_TO]), _features),
+    INDIRECT_OBJECT: Question(_on_sentence, partial(_heads, alone=None), len(sentences())),
+}
+"""By source. Each is measured by itself, so that none changes what another draws."""
+
+
+def measure(subject: Subject, source: str, number: int, count: int) -> list[Record]:
+    """A question on the text of a number, of ``count``; nothing where it does not arise."""
+    question = QUESTIONS[source]
+    study = question.study(subject, number, count)
+    return [] if study is None else [Record(number, source, *found) for found in question.measure(study)]
+
+
 def run(out: Path, count: int, workers: int) -> list[Record]:
     """Measure ``count`` prompts, several at once; what ``out`` (JSON lines) holds already is not measured again."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -345,13 +389,15 @@ def run(out: Path, count: int, workers: int) -> list[Record]:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     records = [Record(**json.loads(line)) for line in out.read_text().splitlines()] if out.exists() else []
-    missing = sorted(set(range(count)) - {record.prompt for record in records})
+    known = {(record.source, record.prompt) for record in records}
+    wanted = [(source, number) for source, question in QUESTIONS.items() for number in question.texts(count)]
+    missing = [job for job in wanted if job not in known]
     with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        bar = progress.add_task("prompts", total=count, completed=count - len(missing))
-        for done in as_completed([pool.submit(_work, number, count) for number in missing]):
+        bar = progress.add_task("measuring", total=len(wanted), completed=len(wanted) - len(missing))
+        for done in as_completed([pool.submit(_work, *job, count) for job in missing]):
             found = done.result()
             with out.open("a") as file:
-                file.writelines(json.dumps(record.__dict__) + "\n" for record in found)
+                file.write("".join(json.dumps(record.__dict__) + "\n" for record in found))
             records += found
             progress.advance(bar)
     return records
@@ -366,5 +412,5 @@ def _subject() -> Subject:
     return load("smollm2")._subject
 
 
-def _work(number: int, count: int) -> list[Record]:
-    return measure_prompt(_subject(), prompts(count, _subject())[number], number)
+def _work(source: str, number: int, count: int) -> list[Record]:
+    return measure(_subject(), source, number, count)

@@ -15,9 +15,10 @@ from depass_sae.passes.propagate import Allocation, Chunks
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.trace import HOOKS
 
-from ..passes.models import D_MLP, HEADS, LAYERS, SHAPES
+from ..passes import reference
+from ..passes.models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES
 from .test_tokens import strict_json, with_sae
-from .tiny import TEXT, VOCAB, activation, handle, pre_activations
+from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, tokenizer
 
 prompts = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=6)
 kinds = st.sampled_from(sorted(KINDS))
@@ -185,6 +186,55 @@ def test_heads_and_the_attention_module_say_the_same_but_for_its_bias(shape: str
         same = attention[row.layer]
         assert row.rest == pytest.approx(same.rest, rel=1e-4, abs=1e-4)
         assert row.values.sum().item() + row.bias == pytest.approx(same.values.item() + same.bias, rel=1e-4, abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ against interventions
+
+
+def whole_stream(stream: torch.Tensor) -> reference.Components:
+    """A stream as one component, beside an empty ``bias`` and ``rest``."""
+    values = torch.stack([stream, torch.zeros_like(stream), torch.zeros_like(stream)], dim=1)
+    return reference.Components(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+
+@torch.no_grad()
+def frozen_stream(shape: str, ids: list[int], layer: int, neuron: int | None) -> torch.Tensor:
+    """What the frozen network of the rule ``linear`` leaves in the stream after its last layer, run forward in float64.
+
+    Patterns, norm scales and act(g)/g·u are those of the untouched model. neuron: of ``layer``; it writes nothing.
+    """
+    network = model(shape, torch.float64)
+    resid_pre, resid_mid, patterns = reference.frozen(network, torch.tensor(ids))
+    stream = resid_pre[0]
+    for index in range(LAYERS):
+        w = reference.weights(network, index)
+        stream = stream + reference.attention(whole_stream(stream), resid_pre[index], patterns[index], w)[1].values.sum(
+            1
+        )
+        recorded, now = (
+            reference.normed(whole_stream(x), resid_mid[index], w.norms[1]).values.sum(1)
+            for x in (resid_mid[index], stream)
+        )
+        gate, gate_now = (x @ w.gate + (0 if w.b_gate is None else w.b_gate) for x in (recorded, now))
+        up = 1 if w.up is None else recorded @ w.up + (0 if w.b_up is None else w.b_up)
+        hidden = w.act(gate) / gate * up * gate_now
+        if neuron is not None and index == layer:
+            hidden[:, neuron] = 0
+        stream = stream + hidden @ w.down + (0 if w.b_down is None else w.b_down)
+    return stream
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen3", "gpt2"])
+def test_with_the_linear_rule_a_neuron_contributes_what_the_frozen_network_loses_without_it(shape: str) -> None:
+    ids, layer = [5, 90, 17, 33], 0
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lm = ds.load(model(shape, torch.float64), tokenizer())
+    found = lm.attribute_neurons(ids, direction=direction, layer=LAYERS - 1, pos=3, rule="linear").target
+    untouched = frozen_stream(shape, ids, layer, None)[3] @ direction
+    assert untouched.item() == pytest.approx(found.pre_activation, rel=1e-5)
+    lost = [untouched - frozen_stream(shape, ids, layer, neuron)[3] @ direction for neuron in range(D_MLP)]
+    (values,) = (row.values for row in found.rows if row.layer == layer)
+    assert torch.allclose(values, torch.stack(lost), rtol=1e-5, atol=0)
 
 
 @given(ids=prompts, kind=kinds, chunk=st.integers(1, 5))

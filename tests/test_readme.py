@@ -1,0 +1,180 @@
+"""The documented examples run: every Python block and every ``depass-sae`` line of the README and of docs/*.md.
+
+They run on SmolLM2 as they stand, but for the stand-ins below. Lines that only list what there is (``heads | modules``,
+``[--by word]`` in a comment) are checked against the commands and options that exist.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+import depass_sae as ds
+from depass_sae.cli import app, main
+from depass_sae.demo.cases import CASES
+from depass_sae.demo.smollm2 import shipped_saes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROMPT, OTHER_PROMPT = CASES[0].prompt, CASES[1].prompt
+
+IN_TEXT = {
+    '"..."': f'"{PROMPT}"',
+    "prompt, ...)": 'prompt, feature="17/2601")',  # "the same question"
+    "ablate=8": "ablate=1",  # eight times as fast
+    "--ablate 8": "--ablate 1",
+    "meta-llama/Llama-3.1-8B": "smollm2",
+    "llama_scope_lxr_8x": str(next(iter(shipped_saes().values())).parent),
+    "layers=[25, 31]": "layers=[17, 23]",
+    "31/5226": "23/5",
+}
+"""What an example says, and what is said instead of it here."""
+
+
+def names(lm: ds.LM) -> dict[str, Any]:
+    """What an example may use without making it."""
+    return {
+        "ds": ds,
+        "lm": lm,
+        "prompt": PROMPT,
+        "other_prompt": OTHER_PROMPT,
+        "matrix": torch.eye(2, lm.model.config.hidden_size),
+        "model": lm.model,
+        "tokenizer": lm.tokenizer,
+        "sae": lm.saes[17],
+    }
+
+
+@dataclass(frozen=True)
+class Example:
+    """A piece of a page, in its words."""
+
+    page: Path
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+    def filled_in(self) -> str:
+        text = self.text
+        for said, instead in IN_TEXT.items():
+            text = text.replace(said, instead)
+        return text
+
+
+def blocks() -> Iterator[tuple[str, Example]]:
+    """Fenced blocks with their language."""
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start(3)) + 1
+            yield match[2], Example(page, line, textwrap.dedent(match[3]))
+
+
+def spans() -> Iterator[Example]:
+    """What stands between backticks in running text, line breaks as spaces."""
+    for page in PAGES:
+        text = re.sub(r"^( *)```.*?^\1```$", lambda m: "\n" * m[0].count("\n"), page.read_text(), flags=re.M | re.S)
+        for match in re.finditer(r"`([^`]+)`", text):
+            yield Example(page, text.count("\n", 0, match.start()) + 1, " ".join(match[1].split()))
+
+
+def shell_lines() -> Iterator[Example]:
+    for language, block in blocks():
+        for offset, line in enumerate(block.text.splitlines()):
+            if language != "python" and line.startswith("depass-sae "):
+                yield Example(block.page, block.line + offset, line)
+    yield from (span for span in spans() if span.text.startswith("depass-sae "))
+
+
+def is_list(line: Example) -> bool:
+    """Whether a line names several commands at once, and so is none itself."""
+    return " | " in line.text.partition("#")[0]
+
+
+PYTHON = [
+    *(block for language, block in blocks() if language == "python"),
+    *(span for span in spans() if re.match(r"(ds|lm)\.\w+\(", span.text)),
+]
+SHELL = list(shell_lines())
+
+
+@pytest.fixture(scope="session")
+def lm() -> ds.LM:
+    try:
+        return ds.load("smollm2")
+    except ds.UserError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in which an example may leave files."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_readme_has_examples_of_both_kinds() -> None:
+    assert len(PYTHON) >= 4
+    assert len(SHELL) >= 5
+
+
+@pytest.mark.smollm2
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+@pytest.mark.parametrize("example", PYTHON, ids=str)
+def test_a_python_example_runs(example: Example, lm: ds.LM) -> None:
+    code = "\n" * (example.line - 1) + example.filled_in()  # so that a traceback shows the page's line
+    exec(compile(code, str(example.page), "exec"), names(lm))
+
+
+@pytest.mark.smollm2
+@pytest.mark.usefixtures("elsewhere", "lm")
+@pytest.mark.parametrize("example", [line for line in SHELL if not is_list(line)], ids=str)
+def test_a_shell_example_ends_well(
+    example: Example, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = re.sub(r"\[(--[^\]]*)\]", r"\1", example.filled_in().partition("  #")[0])  # with its options
+    monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capfd.readouterr()
+    assert ended.value.code == 0, err
+    assert out
+
+
+def commands() -> dict[str, set[str]]:
+    """Every command's options."""
+    group = typer.main.get_command(app)
+    found = group.commands.items()  # type: ignore[attr-defined]
+    return {name: {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)} for name, command in found}
+
+
+@pytest.mark.parametrize("example", SHELL, ids=str)
+def test_the_commands_and_options_that_a_line_names_exist(example: Example) -> None:
+    line, _, comment = example.text.partition("#")
+    named = re.findall(r"[a-z][a-z-]*", re.split(r" --| \.\.\.|\[", line.removeprefix("depass-sae "))[0])
+    assert named or "--help" in line
+    assert set(named) <= set(commands())
+    known = {"--help"}.union(*(commands()[name] for name in named or commands()))
+    assert set(options(line + comment)) <= known
+
+
+def test_the_options_that_the_text_names_exist() -> None:
+    known = {"--help"}.union(*commands().values())
+    unknown = [span for span in spans() if span.text.startswith("--") and not set(options(span.text)) <= known]
+    assert not unknown
+
+
+def options(text: str) -> list[str]:
+    return re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
