@@ -21,6 +21,7 @@ from .attribution.targets import Pos, Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
 from .errors import UserError
 from .graph.build import Errors, Settings, build_graph
+from .graph.verify import verify_graph
 from .models.load import Loaded, adapter_for, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
 from .passes.propagate import Allocation, Chunks, FirstToken, Progress
@@ -320,6 +321,16 @@ class LM:
             settings=Settings(max_nodes, node_threshold, edge_threshold, errors, heads),
             progress=progress,
         )
+
+    def verify(
+        self, graph: nx.DiGraph, *, max_nodes: int = 100, seed: int = 0, progress: Progress | None = None
+    ) -> nx.DiGraph:
+        """Take the graph's nodes out of the unfrozen model and measure; a copy with ``.graph["verification"]``.
+
+        max_nodes: how many are taken out one at a time, the most influential. Predictions go along all paths, by
+        weights and by effects; see :mod:`depass_sae.graph.verify`.
+        """
+        return verify_graph(self._subject, graph, max_nodes=max_nodes, seed=seed, progress=progress)
 
     def _encode(self, prompt: PromptLike) -> Prompt:
         return encode(self._subject.loaded, self._subject.adapter, prompt)

@@ -471,6 +471,40 @@ def graph(
     _print(*graph_table(g, top))
 
 
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's .json or .graphml; the result joins it.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the graph's own.")] = None,
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    max_nodes: Annotated[int, typer.Option("--max-nodes", help="How many nodes are taken out one at a time.")] = 100,
+    seed: Seed = 0,
+    top: Top = 12,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """A graph against the model: take its nodes out for real, and see what the target loses."""
+    from .graph.export import read_graph, write_graph
+
+    g = read_graph(path)
+    model = g.graph["model"] if model is None else model
+    layers = [about["layer"] for about in g.graph["saes"]]
+    with _working() as status:
+        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        verified = lm.verify(g, max_nodes=max_nodes, seed=seed, progress=status.progress)
+        write_graph(verified, path)
+    if as_json:
+        _print_json(verified.graph["verification"])
+    else:
+        from .graph.summary import verification_table
+
+        _print(*verification_table(verified, top))
+
+
 def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:
     if as_json:
         _print_json(found.to_dict())

@@ -111,17 +111,17 @@ def _seeds(reads: Reads, n: int) -> Float[Tensor, "read pos d_model"]:
 
 def _descend(seen: Trace, low: Point, high: Point, seeds: Tensor, choices: Choices) -> Iterator[Level]:
     """The levels between two points of the stream, from the upper one down; none where they are the same."""
-    if _as_post(low) == _as_post(high):
+    if as_post(low) == as_post(high):
         return
-    low_layer, low_hook = _as_post(low)
+    low_layer, low_hook = as_post(low)
     last = (low_layer, "mlp") if low_hook == "resid_mid" else (low_layer + 1, "attn")
-    for level in sweep(seen, {_as_post(high): seeds}, choices, down_to=last[0]):
+    for level in sweep(seen, {as_post(high): seeds}, choices, down_to=last[0]):
         yield level
         if (level.layer, level.sublayer) == last:
             return
 
 
-def _as_post(point: Point) -> Point:
+def as_post(point: Point) -> Point:
     """The same point as what the layer before hands on."""
     layer, hook = point
     return (layer - 1, "resid_post") if hook == "resid_pre" else point

@@ -66,6 +66,33 @@ def score_lines(g: nx.DiGraph) -> list[str]:
     return lines
 
 
+def verification_table(g: nx.DiGraph, top: int) -> list[RenderableType]:
+    """What taking nodes out really did, beside what the graph says."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
+    found = g.graph["verification"]
+    title = Line("the target's loss when a node is taken out", style="table.title")
+    table = Table(title=title, title_justify="left", box=box())
+    table.add_column("node")
+    for column in ("observed", "by weights", "by effects"):
+        table.add_column(column, justify="right")
+    for entry in found["nodes"][:top]:
+        numbers = (f"{entry[key]:.3f}" for key in ("observed", "weight", "effect"))
+        table.add_row(Line(name_of(g, entry["node"])), *numbers)
+    lines = []
+    for key, words in (("rank_correlation", "rank correlation"), ("sign_agreement", "same sign")):
+        values = (f"{value} {n:.2f}" for value, n in found[key].items() if n is not None)
+        lines.append(f"{words} over {len(found['nodes'])} nodes: {', '.join(values)}")
+    together = found["together"]
+    lines.append(
+        f"target {found['target']:.2f}; with only the graph's {together['features']} of {together['active']} active "
+        f"features {together['only_graph']:.2f} (as many random ones: {together['only_random']:.2f}); without them "
+        f"{together['without_graph']:.2f} (random: {together['without_random']:.2f})"
+    )
+    return [table, *(Line(line) for line in lines)]
+
+
 def _counts(g: nx.DiGraph) -> str:
     kinds = [node["kind"] for _, node in g.nodes(data=True)]
     many = {"feature": "features", "error": "errors", "token": "tokens", "logit": "logits", "head": "heads"}

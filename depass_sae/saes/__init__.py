@@ -18,6 +18,7 @@ from .encode import (
     feature_parts,
     fit,
     reconstructs,
+    written_by,
 )
 from .hook import HOOK_NAMES, Hook, hook_of, parse_hook
 from .load import load_saes
@@ -45,4 +46,5 @@ __all__ = [
     "pre_activations",
     "reconstructs",
     "threshold_gap",
+    "written_by",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .direction import activations, decoder_norm
@@ -115,6 +115,17 @@ def feature_parts(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> FeatureParts:
         constant = scale.out * constant + scale.shift
     skip = x @ detached(sae.W_skip, x.dtype).T if hasattr(sae, "W_skip") else None
     return FeatureParts(pos, index, activation, written, sae.W_dec, constant, error, skip)
+
+
+@torch.no_grad()
+def written_by(
+    sae: "SAE", x: Float[Tensor, "pos d_in"], which: Bool[Tensor, "pos d_sae"]
+) -> Float[Tensor, "pos d_out"]:
+    """What these features write where the SAE reads `x`: the sum of their parts, zero where none of them fires."""
+    acts = activations(sae, x) * which
+    x = x.to(at_least_float32(x.dtype))
+    written = detached(acts / decoder_norm(sae, slice(None)), x.dtype) @ detached(sae.W_dec, x.dtype)
+    return run_time_scale(sae, read(sae, x)).out * written if reconstructs(sae) else written
 
 
 def reconstructs(sae: "SAE") -> bool:

@@ -1,0 +1,248 @@
+"""A graph against the model: take its nodes out for real, nothing frozen, and see what the target loses.
+
+*Predicted* for a node: what flows from it to the target along all paths, Σ over paths of the product of the shares
+w(x→v) / pre_v along the way and w into the target; once with weights, once with effects. *Observed*: the target's loss
+when the feature's decoder part, the SAE's error or the head's output is subtracted from the stream, or a token is
+replaced by random ones (the mean of a few).
+
+Together: what is left of the target when every SAE keeps only the graph's features, and when it loses just these; and
+the same for as many active features drawn at random. There the SAEs run live: each edit encodes the stream that
+reaches it, so that nothing is taken out twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..attribution.subject import Subject
+from ..attribution.targets import FeatureTarget, LogitTarget, Target
+from ..errors import UserError
+from ..models.prompt import Prompt, special_ids
+from ..passes.intervene import Edit, intervene
+from ..passes.propagate import Progress
+from ..passes.trace import Point, Trace
+from ..saes import Hook, written_by
+from .flow import as_post
+from .influence import downwards
+from .tiers import Tier, sae_tier
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+TESTED = ("feature", "error", "token", "head")
+REPLACEMENTS = 4
+DRAWS = 5
+
+
+def predicted(g: nx.DiGraph, value: str = "weight") -> dict[str, float]:
+    """What each node does to the target along all paths; ``value``: by weights or by effects."""
+    worth = {target["node"]: target["weight"] for target in g.graph["target"]}
+    reached = dict.fromkeys(g, 0.0)
+    for node in downwards(g):
+        # One unit of the node's pre-activation is worth so much of the target.
+        pre = g.nodes[node].get("pre_activation")
+        unit = worth.get(node, 0.0) + (reached[node] / pre if pre else 0.0)
+        for source, _, edge in g.in_edges(node, data=True):
+            reached[source] += unit * edge[value]
+    return reached
+
+
+def verify_graph(
+    subject: Subject, g: nx.DiGraph, *, max_nodes: int = 100, seed: int = 0, progress: Progress | None = None
+) -> nx.DiGraph:
+    """A copy of the graph with ``verification`` among its attributes.
+
+    max_nodes: how many nodes are taken out one at a time, the most influential. Raises UserError where the graph is of
+    another model, other SAEs or another tokenizer.
+    """
+    study = _Study.of(subject, g)
+    by_influence = sorted(g, key=lambda name: (-g.nodes[name]["influence"], name))
+    targets = {target["node"] for target in g.graph["target"]}
+    tested = [name for name in by_influence if g.nodes[name]["kind"] in TESTED and name not in targets][:max_nodes]
+    weights, effects = predicted(g), predicted(g, "effect")
+    generator = torch.Generator().manual_seed(seed)
+    nodes = []
+    for number, name in enumerate(tested, start=1):
+        observed = study.value - study.without(name, generator)
+        nodes.append({"node": name, "weight": weights[name], "effect": effects[name], "observed": observed})
+        if progress is not None:
+            progress("taking nodes out", number, len(tested))
+    verified = g.copy()
+    verified.graph["verification"] = {
+        "target": study.value,
+        "seed": seed,
+        "replacements": REPLACEMENTS,
+        "nodes": nodes,
+        **_agreement(nodes),
+        "together": study.together(generator),
+    }
+    return verified
+
+
+def _agreement(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Spearman's rank correlation and the share of equal signs; None where there is nothing to rank."""
+    from scipy.stats import spearmanr
+
+    found: dict[str, Any] = {"rank_correlation": {}, "sign_agreement": {}}
+    observed = [node["observed"] for node in nodes]
+    for value in ("weight", "effect"):
+        said = [node[value] for node in nodes]
+        varies = len(set(said)) > 1 and len(set(observed)) > 1
+        found["rank_correlation"][value] = float(spearmanr(said, observed).statistic) if varies else None
+        same = [a * b > 0 for a, b in zip(said, observed, strict=True)]
+        found["sign_agreement"][value] = sum(same) / len(same) if same else None
+    return found
+
+
+@dataclass(frozen=True)
+class _Study:
+    """The graph's prompt in the model that it was made of. value: the targets, each by what it counts for."""
+
+    subject: Subject
+    g: nx.DiGraph
+    prompt: Prompt
+    seen: Trace
+    tiers: dict[int, Tier]
+    targets: list[tuple[Target, int, float]]
+    value: float
+
+    @classmethod
+    def of(cls, subject: Subject, g: nx.DiGraph) -> _Study:
+        ids, specials = tuple(g.graph["token_ids"]), special_ids(subject.loaded)
+        if g.graph["model"] != subject.loaded.name:
+            raise UserError(f"the graph is of {g.graph['model']}, and {subject.loaded.name} is loaded")
+        if max(ids) >= subject.adapter.vocab_size:
+            raise UserError("the graph's prompt has tokens that this model does not know")
+        prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
+        hooks = {sae["layer"]: Hook(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
+        missing = [str(hook) for hook in hooks.values() if hook not in subject.saes]
+        if missing:
+            raise UserError(f"the graph stands on SAEs at {', '.join(missing)}, which are not loaded")
+        seen = subject.trace(prompt, None)
+        tiers = {layer: sae_tier(subject, seen, prompt, hook) for layer, hook in hooks.items()}
+        targets = []
+        for target in g.graph["target"]:
+            node = g.nodes[target["node"]]
+            at: Target
+            if node["kind"] == "feature":
+                at = FeatureTarget(hooks[node["layer"]], node["index"])
+            else:
+                at = LogitTarget(node["index"], node.get("against"))
+            pre = at.read(subject, seen).pre[node["pos"]].item()
+            if abs(pre - node["pre_activation"]) > 0.02 * max(abs(pre), 1.0):
+                raise UserError(
+                    f"{target['name']} is {node['pre_activation']:.3f} in the graph and {pre:.3f} in this model: "
+                    "the graph was made with other weights, SAEs or dtype"
+                )
+            targets.append((at, node["pos"], target["weight"]))
+        value = sum(w * at.read(subject, seen).pre[pos].item() for at, pos, w in targets)
+        return cls(subject, g, prompt, seen, tiers, targets, value)
+
+    def without(self, name: str, generator: torch.Generator) -> float:
+        """The targets' value when one node is taken out."""
+        node = self.g.nodes[name]
+        if node["kind"] == "token" and node["layer"] < 0:
+            return self._replaced(node["pos"], generator)
+        if node["kind"] == "head":
+            attention = self.subject.adapter.layer(node["layer"]).attention
+            own = slice(node["index"] * attention.d_head, (node["index"] + 1) * attention.d_head)
+            return self._value({(node["layer"], "hook_z"): lambda z: _zeroed(z, own)})
+        tier, pos = self.tiers[node["layer"]], node["pos"]
+        part = tier.roots[pos] if node["kind"] != "feature" else self._part(tier, node)
+        return self._value({as_post(tier.point): lambda x: _less(x, pos, part)})
+
+    def together(self, generator: torch.Generator) -> dict[str, Any]:
+        """The targets with the graph's features alone, without them, and the same for random active features."""
+        masks, counts = {}, 0
+        for layer, tier in self.tiers.items():
+            assert tier.features is not None
+            wanted = {
+                (node["pos"], node["index"])
+                for _, node in self.g.nodes(data=True)
+                if node["kind"] == "feature" and node["layer"] == layer
+            }
+            pairs = zip(tier.features.pos.tolist(), tier.features.index.tolist(), strict=True)
+            masks[layer] = torch.tensor([pair in wanted for pair in pairs], dtype=torch.bool)
+            counts += int(masks[layer].sum())
+        random = [{layer: _shuffled(mask, generator) for layer, mask in masks.items()} for _ in range(DRAWS)]
+        only, without = ([self._value(self._edits(mask, drop=drop)) for mask in random] for drop in (False, True))
+        return {
+            "features": counts,
+            "active": sum(len(mask) for mask in masks.values()),
+            "draws": DRAWS,
+            "only_graph": self._value(self._edits(masks, drop=False)),
+            "without_graph": self._value(self._edits(masks, drop=True)),
+            "only_random": sum(only) / DRAWS,
+            "without_random": sum(without) / DRAWS,
+        }
+
+    def _part(self, tier: Tier, node: Mapping[str, Any]) -> Float[Tensor, "d_model"]:
+        assert tier.features is not None
+        found = ((tier.features.pos == node["pos"]) & (tier.features.index == node["index"])).nonzero()[:, 0]
+        return tier.features.part(found).sum(0)  # nothing where it does not fire
+
+    def _edits(self, masks: Mapping[int, Bool[Tensor, "active"]], *, drop: bool) -> dict[Point, Edit]:
+        """At every SAE: drop these active features (at their positions), or all others."""
+        edits = {}
+        for layer, tier in self.tiers.items():
+            assert tier.features is not None and tier.sae is not None
+            chosen = torch.zeros(len(self.prompt), tier.sae.cfg.d_sae, dtype=torch.bool)
+            some = masks[layer]
+            chosen[tier.features.pos.cpu()[some], tier.features.index.cpu()[some]] = True
+            gone = chosen if drop else ~chosen
+            if self.prompt.special[0]:
+                gone[0] = False  # features mean nothing there
+            edits[as_post(tier.point)] = _without_features(tier, gone)
+        return edits
+
+    def _replaced(self, pos: int, generator: torch.Generator) -> float:
+        specials = special_ids(self.subject.loaded)
+        allowed = torch.tensor(sorted(set(range(self.subject.adapter.vocab_size)) - specials))
+        ids = self.prompt.ids().repeat(REPLACEMENTS, 1)
+        ids[:, pos] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=generator)]
+        return self._value({}, ids)
+
+    def _value(self, edits: Mapping[Point, Edit], ids: Tensor | None = None) -> float:
+        """The targets' value in the edited model, the mean over copies of the prompt."""
+        ids = self.prompt.ids()[None] if ids is None else ids
+        value = 0.0
+        for pos in {pos for _, pos, _ in self.targets}:
+            here = [(target, weight) for target, p, weight in self.targets if p == pos]
+            read = intervene(
+                self.subject.adapter, ids[:, : pos + 1], edits, {t.point for t, _ in here}, self.subject.trace_dtype
+            )
+            value += sum(w * target.live(self.subject, read[target.point]).mean().item() for target, w in here)
+        return value
+
+
+def _without_features(tier: Tier, gone: Bool[Tensor, "pos d_sae"]) -> Edit:
+    """Subtract what these features write, as the SAE reads the stream that arrives."""
+
+    def edit(x: Float[Tensor, "batch pos d_model"]) -> Tensor:
+        which = gone[: x.shape[1]].to(x.device).repeat(len(x), 1)
+        return x - written_by(tier.sae, x.flatten(0, 1).float(), which).view_as(x).to(x)
+
+    return edit
+
+
+def _less(x: Float[Tensor, "batch pos d"], pos: int, part: Float[Tensor, "d"]) -> Tensor:
+    x = x.clone()
+    if pos < x.shape[1]:
+        x[:, pos] -= part.to(x)
+    return x
+
+
+def _zeroed(z: Float[Tensor, "batch pos d"], own: slice) -> Tensor:
+    z = z.clone()
+    z[..., own] = 0
+    return z
+
+
+def _shuffled(mask: Bool[Tensor, "active"], generator: torch.Generator) -> Bool[Tensor, "active"]:
+    return mask[torch.randperm(len(mask), generator=generator)]
