@@ -438,10 +438,12 @@ def graph(
     targets = [*(target or []), *([feature] if feature else [])]
     targets += [f'logit:"{logit}"'] if logit is not None else []
     targets += [f'logit-diff:"{logit_diff[0]}","{logit_diff[1]}"'] if logit_diff is not None else []
-    from .graph.export import check_destination
+    from .graph.export import check_destination, check_text_format, graph_text, write_graph
 
-    for path in out or []:
-        check_destination(path, format)  # before the work, not after it
+    for path in out or []:  # before the work, not after it
+        check_destination(path, format)
+    if format is not None and not out:
+        check_text_format(format)
     with _working() as status:
         lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
         g = lm.graph(
@@ -458,8 +460,6 @@ def graph(
             first_token=first_token,  # type: ignore[arg-type]
             progress=status.progress,
         )
-        from .graph.export import graph_text, write_graph
-
         for path in out or []:
             status(f"writing {path}")
             write_graph(g, path, format)

@@ -735,3 +735,71 @@ def test_a_reader_that_has_seen_enough_is_told_of_nothing() -> None:
         running.stdout.close()
         assert running.stderr.read() == b""
     assert running.returncode in (0, 1)
+
+
+# -------------------------------------------------------------------------------------------------------------- graphs
+
+
+def graph_options(files: Files) -> list[str]:
+    return ["--model", str(files.model), "--sae", str(files.saes), "--prompt", TEXT, "--max-nodes", "40"]
+
+
+def test_a_graph_is_written_in_every_format_that_is_named(run, files, tmp_path) -> None:
+    outs = [tmp_path / name for name in ("g.json", "g.graphml", "g.html")]
+    named = [part for out in outs for part in ("--out", str(out))]
+    done = run("graph", *graph_options(files), "--target", "logit:5", *named)
+    assert done.status == 0
+    assert "nodes" in done.out
+    assert "whole graph: completeness" in " ".join(done.out.split())
+    assert outs[2].read_text().startswith("<!doctype html>")
+    one, two = (ds.read_graph(out) for out in outs[:2])
+    assert set(one.edges) == set(two.edges)
+
+
+def test_json_and_neuronpedias_format_go_to_stdout_alone(run, files) -> None:
+    done = run("graph", *graph_options(files), "--logit-diff", " Mary", " John", "--json")
+    document = json.loads(done.out)
+    assert next(iter(document)) == "schema_version"
+    assert document["graph"]["target"][0]["node"].startswith("logit:")
+    done = run("graph", *graph_options(files), "--feature", "1.resid_post/3", "--format", "neuronpedia")
+    assert json.loads(done.out)["metadata"]["schema_version"] == 1
+
+
+def test_verify_writes_its_result_into_the_file(run, files, tmp_path) -> None:
+    path = tmp_path / "g.json"
+    run("graph", *graph_options(files), "--target", "logit:5", "--out", str(path))
+    done = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5")
+    assert done.status == 0
+    assert "rank correlation over 5 nodes" in " ".join(done.out.split())
+    verified = ds.read_graph(path).graph["verification"]
+    assert len(verified["nodes"]) == 5
+    again = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--json")
+    assert json.loads(again.out) == verified
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "g.docx"], "does not say which format"),
+        (["--out", "no/such/folder/g.json"], "there is no such folder"),
+        (["--format", "gexf"], "the format 'gexf' is not known"),
+        (["--target", "logit-diff:x"], "write a difference of logits as"),
+        (["--target", "seventeen"], "is no feature"),
+        (["--max-nodes", "3"], "max_nodes 3 is too few"),
+        (["--rule", "relu"], "a graph takes the rules"),
+        (["--layer", "2"], "there is no SAE on the residual stream at layer 2"),
+    ],
+)
+def test_a_mistake_about_graphs_is_one_line_and_status_2(run, files, arguments, message) -> None:
+    done = run("graph", *graph_options(files), *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_graph_that_cannot_be_read_is_one_line_and_status_2(run, tmp_path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    for path in (tmp_path / "broken.json", tmp_path / "missing.json", tmp_path / "g.html"):
+        done = run("verify", str(path))
+        assert (done.status, done.out) == (2, "")
+        assert done.err.count("\n") == 1

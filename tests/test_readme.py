@@ -37,6 +37,7 @@ IN_TEXT = {
     "llama_scope_lxr_8x": str(next(iter(shipped_saes().values())).parent),
     "layers=[25, 31]": "layers=[17, 23]",
     "31/5226": "23/5",
+    "verify g.json": "verify g.json --max-nodes 3",
 }
 """What an example says, and what is said instead of it here."""
 
@@ -118,10 +119,16 @@ def lm() -> ds.LM:
         pytest.skip(str(missing))
 
 
+@pytest.fixture(scope="session")
+def graph(lm: ds.LM) -> Any:
+    return lm.graph(PROMPT, "17/2601@7", max_nodes=30)
+
+
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which an example may leave files."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Any) -> None:
+    """A folder in which an example may leave files; a graph lies there."""
     monkeypatch.chdir(tmp_path)
+    ds.write_graph(graph, "g.json")
 
 
 def test_the_readme_has_examples_of_both_kinds() -> None:
@@ -163,7 +170,8 @@ def commands() -> dict[str, set[str]]:
 @pytest.mark.parametrize("example", SHELL, ids=str)
 def test_the_commands_and_options_that_a_line_names_exist(example: Example) -> None:
     line, _, comment = example.text.partition("#")
-    named = re.findall(r"[a-z][a-z-]*", re.split(r" --| \.\.\.|\[", line.removeprefix("depass-sae "))[0])
+    words = re.split(r" --| \.\.\.|\[", line.removeprefix("depass-sae "))[0]
+    named = re.findall(r"[a-z][a-z-]*", words if is_list(example) else words.partition(" ")[0])
     assert named or "--help" in line
     assert set(named) <= set(commands())
     known = {"--help"}.union(*(commands()[name] for name in named or commands()))

@@ -109,7 +109,7 @@ class _Study:
     prompt: Prompt
     seen: Trace
     tiers: dict[int, Tier]
-    targets: list[tuple[Target, int, float]]
+    targets: Sequence[tuple[Target, int, float]]
     value: float
 
     @classmethod
@@ -191,7 +191,8 @@ class _Study:
         """At every SAE: drop these active features (at their positions), or all others."""
         edits = {}
         for layer, tier in self.tiers.items():
-            assert tier.features is not None and tier.sae is not None
+            assert tier.features is not None
+            assert tier.sae is not None
             chosen = torch.zeros(len(self.prompt), tier.sae.cfg.d_sae, dtype=torch.bool)
             some = masks[layer]
             chosen[tier.features.pos.cpu()[some], tier.features.index.cpu()[some]] = True

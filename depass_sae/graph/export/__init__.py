@@ -65,12 +65,17 @@ def check_destination(path: str | os.PathLike[str], format: str | None = None) -
     return name
 
 
+def check_text_format(format: str) -> tuple[str, str]:
+    """The home of a format that is a text. Raises UserError for a picture, which needs a file."""
+    home = FORMATS[_known(format)].text
+    if home is None:
+        raise UserError(f"{format} is a picture: name a file with --out")
+    return home
+
+
 def graph_text(g: nx.DiGraph, format: str) -> str:
     """A graph in one of the formats that are texts."""
-    chosen = FORMATS[_known(format)]
-    if chosen.text is None:
-        raise UserError(f"{format} is a picture: name a file with --out")
-    text: str = _function(chosen.text)(g)
+    text: str = _function(check_text_format(format))(g)
     return text
 
 
