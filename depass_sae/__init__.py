@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .attribution.decompose import Decomposition
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
+    from .graph.diff import diff_graphs
     from .graph.export import read_graph, write_graph
+    from .graph.group import group_automatically, with_groups
+    from .graph.labels import read_labels, with_labels
     from .graph.prune import prune
     from .passes.propagate import Chunks
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
@@ -43,7 +46,12 @@ _HOME = {
     "Spans": ".passes.sources",
     "Subspace": ".passes.sources",
     "Vectors": ".passes.sources",
+    "diff_graphs": ".graph.diff",
+    "group_automatically": ".graph.group",
     "prune": ".graph.prune",
+    "read_labels": ".graph.labels",
+    "with_groups": ".graph.group",
+    "with_labels": ".graph.labels",
     "read_graph": ".graph.export",
     "write_graph": ".graph.export",
 }
@@ -64,9 +72,14 @@ __all__ = [
     "TokenAttribution",
     "UserError",
     "Vectors",
+    "diff_graphs",
+    "group_automatically",
     "load",
     "prune",
     "read_graph",
+    "read_labels",
+    "with_groups",
+    "with_labels",
     "write_graph",
 ]
 

@@ -505,6 +505,25 @@ def verify(
         _print(*verification_table(verified, top))
 
 
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A graph's .json or .graphml.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another: other rule, or other prompt.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html: the page with three colours.")] = None,
+    top: Top = 12,
+) -> None:
+    """Two graphs side by side: what is in one alone, and what changed."""
+    from .graph.diff import diff_graphs, diff_table
+    from .graph.export import check_destination, read_graph, write_graph
+
+    if out is not None:
+        check_destination(out)
+    found = diff_graphs(read_graph(first), read_graph(second))
+    if out is not None:
+        write_graph(found, out)
+    _print(*diff_table(found, top))
+
+
 def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:
     if as_json:
         _print_json(found.to_dict())

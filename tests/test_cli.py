@@ -803,3 +803,14 @@ def test_a_graph_that_cannot_be_read_is_one_line_and_status_2(run, tmp_path) -> 
         done = run("verify", str(path))
         assert (done.status, done.out) == (2, "")
         assert done.err.count("\n") == 1
+
+
+def test_two_rules_side_by_side(run, files, tmp_path) -> None:
+    for rule in ("half", "linear"):
+        named = ["--rule", rule, "--out", str(tmp_path / f"{rule}.json")]
+        assert run("graph", *graph_options(files), "--target", "logit:5", *named).status == 0
+    paths = [str(tmp_path / f"{rule}.json") for rule in ("half", "linear")]
+    done = run("diff", *paths, "--out", str(tmp_path / "diff.html"))
+    assert done.status == 0
+    assert "half" in done.out
+    assert (tmp_path / "diff.html").read_text().startswith("<!doctype html>")

@@ -38,6 +38,7 @@ IN_TEXT = {
     "layers=[25, 31]": "layers=[17, 23]",
     "31/5226": "23/5",
     "verify g.json": "verify g.json --max-nodes 3",
+    "diff a.json b.json": "diff g.json g.json",
 }
 """What an example says, and what is said instead of it here."""
 

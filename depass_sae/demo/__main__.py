@@ -17,7 +17,7 @@ from .smollm2 import prepare
 
 
 def main() -> None:
-    """Which features fire; for each case, which tokens made its feature fire; and the first one's feature-flow graph."""
+    """Which features fire; for each case, which tokens made its feature fire; and the first one's graph."""
     parser = argparse.ArgumentParser(description="Which tokens activate three features of SmolLM2-135M.")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where the JSON and HTML go")
     out = parser.parse_args().out

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ..api import LM
 
-MAX_NODES = 120
-VERIFIED = 60
+MAX_NODES = 70
+VERIFIED = 50
 SUFFIXES = (".json", ".graphml", ".html", ".png")
 
 

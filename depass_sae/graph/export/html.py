@@ -2,10 +2,11 @@
 
 The graph is embedded as node-link JSON in which ``<``, ``>``, ``&`` and everything outside ASCII is escaped; the script
 puts text on the page as text nodes alone. What is in the HTML itself (header, tables for readers without JavaScript) is
-escaped by the template. A content security policy allows the page's own style and script by their hashes and nothing else.
+escaped by the template. A content security policy allows the page's own style and script by their hashes and nothing
+else.
 
-A page holds at most MAX_NODES nodes and MAX_EDGES edges. What is more is folded into the remainder of its level, so that
-Σ incoming weights + constant = pre-activation holds for all that is shown.
+A page holds at most MAX_NODES nodes and MAX_EDGES edges. What is more is folded into the remainder of its level, so
+that Σ incoming weights + constant = pre-activation holds for all that is shown.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from heapq import nlargest
@@ -36,6 +37,7 @@ MAX_EDGES = 10000
 TABLE_EDGES = 200
 """So many of the strongest edges are listed in the tables that need no JavaScript."""
 
+SCRIPTS = ("model.js", "dom.js", "panel.js", "viewer.js")
 SHARES = ("token", "error", "constant", "bias", "remainder")
 
 
@@ -47,7 +49,7 @@ def to_html(g: nx.DiGraph) -> str:
     page = limited(g, MAX_NODES, MAX_EDGES)
     data = _json(document_of(page))
     names = {node: name(node, page.nodes[node]) for node in page}
-    style, script = _asset("viewer.css"), _asset("model.js") + _asset("viewer.js")
+    style, script = _asset("viewer.css"), "".join(_asset(file) for file in SCRIPTS)
     return (
         _environment()
         .get_template("page.html")
@@ -71,17 +73,17 @@ def to_html(g: nx.DiGraph) -> str:
 
 
 def name(node_id: str, node: Mapping[str, Any]) -> str:
-    """What a node is called on the page: ``17/2601 @6``, ``Paris (4)``, ``logit Rome``."""
+    """What a node is called on the page: ``17/2601@6``, ``Paris (4)``, ``logit Rome``."""
     kind, layer, pos = node["kind"], node["layer"], node.get("pos")
     if kind == "feature":
-        return f"{layer}/{node['index']} @{pos}"
+        return f"{layer}/{node['index']}@{pos}"
     if kind == "token":
         return f"{shown(node['token'])} ({pos})" + (f", layer {layer}" if layer >= 0 else "")
     if kind == "logit":
         against = f" - {shown(node['against_token'])}" if "against_token" in node else ""
         return f"logit {shown(node['token'])}{against}"
     if kind == "error":
-        return f"error {layer} @{pos}"
+        return f"error {layer}@{pos}"
     if kind in ("constant", "bias", "remainder"):
         return f"{kind} of the embeddings" if layer < 0 else f"{kind} {layer}"
     return shown(node_id.replace(":", " ", 1))
@@ -122,7 +124,7 @@ def _kept_nodes(g: nx.DiGraph, max_nodes: int) -> set[str]:
 
 def _edge_influence(g: nx.DiGraph) -> dict[tuple[str, str], float]:
     """What comes through each edge: its share of its target's inflow, times the target's influence."""
-    inflow: Counter[str] = Counter()
+    inflow: dict[str, float] = defaultdict(float)
     for _, target, edge in g.edges(data=True):
         inflow[target] += size(edge)
     return {
@@ -157,10 +159,12 @@ def _strip(g: nx.DiGraph) -> list[dict[str, Any]]:
     """The prompt's tokens with the influence of their embeddings, in five steps of shade."""
     influence = {n: node["influence"] for n, node in g.nodes(data=True) if node["kind"] == "token"}
     largest = max(influence.values(), default=0.0) or 1.0
+    aimed = {target["node"]["pos"] for target in _targets(g) if "pos" in target["node"]}
     return [
         {
             "pos": pos,
             "text": token,
+            "aimed": pos in aimed,
             "node": f"token:{pos}" if f"token:{pos}" in influence else "",
             "shade": round(4 * influence.get(f"token:{pos}", 0.0) / largest),
         }

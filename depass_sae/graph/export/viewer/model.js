@@ -90,7 +90,7 @@ const model = (() => {
   }
 
   function together(edge, link) {
-    for (const key of ["weight", "effect", "weight_a", "weight_b", "magnitude"]) {
+    for (const key of ["weight", "effect", "weight_a", "weight_b", "effect_a", "effect_b", "magnitude"]) {
       if (link[key] != null) edge[key] = (edge[key] ?? 0) + link[key];
     }
     if (edge.kind === "remainder") edge.kind = link.kind;
@@ -100,11 +100,11 @@ const model = (() => {
 
   // ---------------------------------------------------------------------------------------------------------- filters
 
-  /** The number that draws and sorts an edge. Of two compared graphs, the larger of their weights. */
+  /** The number that draws and sorts an edge. Of two compared graphs, the larger of theirs. */
   function valueOf(edge, by) {
-    if (by === "effect") return edge.effect ?? 0;
-    const [a, b] = [edge.weight_a ?? 0, edge.weight_b ?? 0];
-    return edge.weight ?? (Math.abs(a) > Math.abs(b) ? a : b);
+    const [a, b] = [edge[`${by}_a`], edge[`${by}_b`]];
+    if (a == null || b == null) return a ?? b ?? edge[by] ?? 0;
+    return Math.abs(b) > Math.abs(a) ? b : a;
   }
 
   /** Writes on each edge the share of its target's inflow that stronger inputs make up; on nodes, of all influence. */
@@ -112,8 +112,14 @@ const model = (() => {
     const size = (edge) => Math.abs(valueOf(edge, by));
     for (const list of [...graph.inputs.values(), ...graph.outputs.values()]) list.sort((a, b) => size(b) - size(a));
     for (const list of graph.inputs.values()) {
-      shareBefore(list.filter((edge) => edge.kind !== "head"), size);
-      shareBefore(list.filter((edge) => edge.kind === "head"), size);
+      shareBefore(
+        list.filter((edge) => edge.kind !== "head"),
+        size,
+      );
+      shareBefore(
+        list.filter((edge) => edge.kind === "head"),
+        size,
+      );
     }
     const nodes = [...graph.nodes.values()].sort((a, b) => b.influence - a.influence);
     shareBefore(nodes, (node) => node.influence);
@@ -135,9 +141,7 @@ const model = (() => {
       (node) => (heads || node.kind !== "head") && (passes(node, nodeShare) || always(node)),
     );
     const ids = new Set(nodes.map((node) => node.id));
-    const edges = graph.edges.filter(
-      (edge) => passes(edge, edgeShare) && ids.has(edge.source) && ids.has(edge.target),
-    );
+    const edges = graph.edges.filter((edge) => passes(edge, edgeShare) && ids.has(edge.source) && ids.has(edge.target));
     return { nodes, ids, edges };
   }
 
@@ -149,7 +153,15 @@ const model = (() => {
   const SHAPES = [
     ...[1, 0.45, 0.15].map((ratio) => ({ x: 66, y: 41, ratio, captions: true, gap: 72, r: [5, 6.5], most: 1.3 })),
     ...[1.2, 0.5, 0.2].map((ratio) => ({ x: 36, y: 32, ratio, captions: false, gap: 84, r: [4.5, 7], most: 1.15 })),
-    ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({ x: 21, y: 21, ratio, captions: false, gap: 96, r: [3.5, 5.5], most: 1.15 })),
+    ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({
+      x: 21,
+      y: 21,
+      ratio,
+      captions: false,
+      gap: 96,
+      r: [3.5, 5.5],
+      most: 1.15,
+    })),
   ];
 
   /**
@@ -194,14 +206,19 @@ const model = (() => {
   function arrange(nodes, tokens, shape) {
     const layers = [...new Set(nodes.filter((n) => n.kind !== "head").map((n) => n.layer))].sort((a, b) => b - a);
     const cells = cellsOf(nodes, layers, shape);
-    const columns = [-1, ...tokens.keys()].map((pos) => {
-      const label = pos < 0 ? "" : cut(visible(tokens[pos]).trim() || "␣", 12);
-      const content = largest(cells.filter((c) => c.column === pos), (c) => c.across * c.step.x);
-      const named = pos < 0 ? 0 : Math.max(28, label.length * 7.4 + 10);
-      return { pos, label, width: Math.max(content && content + 10, named) };
+    const last = largest(cells, (c) => c.column);
+    const columns = [-1, ...tokens.slice(0, last + 1).keys()].map((pos) => {
+      const there = cells.filter((c) => c.column === pos);
+      const content = largest(there, (c) => c.across * c.step.x);
+      if (pos < 0) return { pos, label: "", content, width: content && content + 10 };
+      const label = cut(visible(tokens[pos]).trim() || "␣", there.length ? 12 : 4);
+      return { pos, label, content, width: Math.max(content && content + 10, 16, label.length * 7.4 + 10) };
     });
     const rows = layers.map((layer) => {
-      const content = largest(cells.filter((c) => c.layer === layer), (c) => c.down * c.step.y);
+      const content = largest(
+        cells.filter((c) => c.layer === layer),
+        (c) => c.down * c.step.y,
+      );
       return { layer, height: content + 14 };
     });
     const width = GUTTER + sum(columns, (c) => c.width) + 8;
@@ -211,7 +228,7 @@ const model = (() => {
 
   /** Room that is left over goes to the columns and to the gaps between layers. */
   function spread(plan, room) {
-    const positions = plan.columns.filter((column) => column.pos >= 0);
+    const positions = plan.columns.filter((column) => column.pos >= 0 && column.content);
     const wider = Math.min(140, Math.max(0, room.width - plan.width) / Math.max(1, positions.length));
     for (const column of positions) column.width += wider;
     const gaps = Math.max(1, plan.rows.length - 1);
@@ -231,7 +248,11 @@ const model = (() => {
   }
 
   function placed({ cells, columns, rows, shape }, nodes) {
-    const top = largest(nodes.filter((node) => !node.target), (node) => node.influence) || 1;
+    const top =
+      largest(
+        nodes.filter((node) => !node.target),
+        (node) => node.influence,
+      ) || 1;
     const at = new Map();
     for (const cell of cells) {
       const column = columns.find((c) => c.pos === cell.column);
@@ -264,16 +285,57 @@ const model = (() => {
       return `M-42 ${-r}H42a6 6 0 0 1 6 6V${r - 6}a6 6 0 0 1-6 6H-42a6 6 0 0 1-6-6V${6 - r}a6 6 0 0 1 6-6Z`;
     }
     const polygons = {
-      token: [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
-      error: [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]],
-      constant: [[0, -1.15], [1.1, 0.85], [-1.1, 0.85]],
-      bias: [[0, 1.15], [1.1, -0.85], [-1.1, -0.85]],
-      head: [[-1.2, 0], [-0.6, -1], [0.6, -1], [1.2, 0], [0.6, 1], [-0.6, 1]],
+      token: [
+        [-0.9, -0.9],
+        [0.9, -0.9],
+        [0.9, 0.9],
+        [-0.9, 0.9],
+      ],
+      error: [
+        [0, -1.2],
+        [1.2, 0],
+        [0, 1.2],
+        [-1.2, 0],
+      ],
+      constant: [
+        [0, -1.15],
+        [1.1, 0.85],
+        [-1.1, 0.85],
+      ],
+      bias: [
+        [0, 1.15],
+        [1.1, -0.85],
+        [-1.1, -0.85],
+      ],
+      head: [
+        [-1.2, 0],
+        [-0.6, -1],
+        [0.6, -1],
+        [1.2, 0],
+        [0.6, 1],
+        [-0.6, 1],
+      ],
     };
     const points = polygons[kind];
     if (points) return `M${points.map(([x, y]) => `${(x * r).toFixed(2)} ${(y * r).toFixed(2)}`).join("L")}Z`;
     return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
   }
 
-  return { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, captioned, outline, FOOT };
+  return {
+    visible,
+    plain,
+    signed,
+    cut,
+    many,
+    sum,
+    cleaned,
+    contract,
+    valueOf,
+    rank,
+    within,
+    layout,
+    captioned,
+    outline,
+    FOOT,
+  };
 })();

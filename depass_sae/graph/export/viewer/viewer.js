@@ -3,14 +3,12 @@
 // rebuild (groups) -> refresh (filters, layout, drawing) -> mark (what is highlighted), and drawPanel beside it.
 // Edges are drawn on a canvas; nodes, and the edges of what is highlighted, as SVG.
 (() => {
-  const { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, captioned, outline, FOOT } = model;
-  const SVG = "http://www.w3.org/2000/svg";
+  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, captioned, outline } = model;
+  const { byId, el, svg, stored } = dom;
   const AT_FIRST = 800; // so many edges are drawn before anyone touches the slider
-  const ROWS = 40; // of a table, before it is asked for more
   const MAX_PIXELS = 24e6; // of the canvas
   const IN_DIFF = { only_a: "only in A", only_b: "only in B", both: "in both" };
 
-  const byId = (id) => document.getElementById(id);
   const doc = JSON.parse(byId("graph").textContent);
   const extra = JSON.parse(byId("extra").textContent);
   const diff = doc.graph.diff;
@@ -35,43 +33,20 @@
   let graph; // with the groups made one node each
   let view; // what of it is drawn, and where
 
-  const value = (edge) => valueOf(edge, state.by);
+  const value = (edge) => model.valueOf(edge, state.by);
   const size = (edge) => Math.abs(value(edge));
   const scale = () => state.zoom ?? view.zoom;
   const nodeElement = (id) => byId("nodes").querySelector(`[data-id="${CSS.escape(id)}"]`);
 
-  // --------------------------------------------------------------------------------------------------------- elements
-
-  /** An element; strings among the children become text nodes, never HTML. */
-  function el(tag, attributes = {}, ...children) {
-    return fill(document.createElement(tag), attributes, children);
-  }
-
-  function svg(tag, attributes = {}, ...children) {
-    return fill(document.createElementNS(SVG, tag), attributes, children);
-  }
-
-  function fill(element, attributes, children) {
-    for (const [key, given] of Object.entries(attributes)) {
-      if (key.startsWith("on")) element.addEventListener(key.slice(2), given);
-      else if (given != null) element.setAttribute(key, given);
-    }
-    element.append(...children.filter((child) => child != null));
-    return element;
-  }
-
-  const button = (text, onclick, attributes = {}) => el("button", { type: "button", onclick, ...attributes }, text);
-
-  /** Local storage, which may be missing or full: then edits last as long as the page. */
-  function stored(key, given) {
-    try {
-      if (given === undefined) return JSON.parse(localStorage.getItem(key));
-      localStorage.setItem(key, JSON.stringify(given));
-    } catch {
-      // nothing to be done
-    }
-    return null;
-  }
+  const { drawPanel, showTooltip } = makePanel({
+    ...{ doc, all, diff, sides, state, size, value, layerName, select, pin, ungroup, IN_DIFF },
+    get graph() {
+      return graph;
+    },
+    get view() {
+      return view;
+    },
+  });
 
   // ---------------------------------------------------------------------------------------------------------- drawing
 
@@ -88,8 +63,10 @@
     const edges = kept.edges.sort((a, b) => size(a) - size(b));
     const plan = layout(kept.nodes, tokens, { width: stage.clientWidth, height: stage.clientHeight });
     view = { ...kept, ...plan, drawn: new Set(edges), strongest: edges.length ? size(edges.at(-1)) : 0 };
-    byId("edge-count").textContent = `${edges.length.toLocaleString("en")} of ${graph.edges.length.toLocaleString("en")}`;
-    byId("node-count").textContent = `${kept.nodes.length.toLocaleString("en")} of ${graph.nodes.size.toLocaleString("en")}`;
+    byId("edge-count").textContent =
+      `${edges.length.toLocaleString("en")} of ${graph.edges.length.toLocaleString("en")}`;
+    byId("node-count").textContent =
+      `${kept.nodes.length.toLocaleString("en")} of ${graph.nodes.size.toLocaleString("en")}`;
     drawNodes();
     resize();
     mark();
@@ -173,13 +150,27 @@
     if (!view.ids.has(state.current)) state.current = order[0]?.id ?? null;
     const layers = view.rows.flatMap((row) => {
       const y = row.y + row.height / 2;
-      return [svg("rect", { x: 4, y: y - 10, width: 76, height: 20, rx: 4 }), svg("text", { class: "layer", x: 12, y: y + 4 }, layerName(row.layer))];
+      return [
+        svg("rect", { x: 4, y: y - 10, width: 76, height: 20, rx: 4 }),
+        svg("text", { class: "layer", x: 12, y: y + 4 }, layerName(row.layer)),
+      ];
     });
     const positions = view.columns.slice(1).map((c) => {
       const x = c.x + c.width / 2;
-      return svg("text", { class: "position", x, y: view.height - 20 }, c.label, svg("tspan", { class: "at", x, dy: 13 }, String(c.pos)));
+      return svg(
+        "text",
+        { class: "position", x, y: view.height - 20 },
+        c.label,
+        svg("tspan", { class: "at", x, dy: 13 }, String(c.pos)),
+      );
     });
-    const foot = svg("rect", { class: "foot", x: 0, y: view.height - FOOT + 4, width: view.width, height: FOOT });
+    const foot = svg("rect", {
+      class: "foot",
+      x: 0,
+      y: view.height - model.FOOT + 4,
+      width: view.width,
+      height: model.FOOT,
+    });
     byId("drawing").replaceChildren(
       svg("g", { id: "lit" }),
       svg("g", { id: "nodes" }, ...order.map(drawNode)),
@@ -193,12 +184,15 @@
     const { x, y, r } = view.at.get(node.id);
     const boxed = node.kind === "logit" || node.kind === "group";
     const inside = [];
-    if (node.kind === "logit") inside.push(svg("text", { class: "inside" }, cut(node.name.replace(/^logit /, ""), 12)));
-    else if (node.kind === "group") {
-      inside.push(svg("text", { class: "inside", y: -4.5 }, cut(node.name, 13)));
-      inside.push(svg("text", { class: "count", y: 7 }, many(node.members.length, "node")));
-    } else if (node.diff && node.diff !== "both") inside.push(svg("text", { class: "letter" }, node.diff === "only_a" ? "A" : "B"));
-    if (captioned(node, view.shape)) inside.push(svg("text", { y: r + 12 }, caption(node)));
+    const write = (text, attributes) => inside.push(svg("text", attributes, text), " ");
+    if (node.kind === "logit") write(cut(node.name.replace(/^logit /, ""), 12), { class: "inside" });
+    if (node.kind === "group") {
+      write(cut(node.name, 13), { class: "inside", y: -4.5 });
+      write(many(node.members.length, "node"), { class: "count", y: 7 });
+    }
+    if (!boxed && r >= 5.5 && node.diff && node.diff !== "both")
+      write(node.diff === "only_a" ? "A" : "B", { class: "letter" });
+    if (captioned(node, view.shape)) write(caption(node), { y: r + 12 });
     return svg(
       "g",
       {
@@ -207,7 +201,13 @@
         role: "button",
         tabindex: node.id === state.current ? 0 : -1,
         "data-id": node.id,
-        "aria-label": spoken(node),
+        "aria-label": spoken(
+          node,
+          inside
+            .map((part) => part.textContent ?? part)
+            .join("")
+            .trim(),
+        ),
       },
       svg("path", { class: "ring", d: outline(node.kind, r + 3.5) }),
       boxed || r > 11 ? null : svg("circle", { class: "hit", r: 10.5 }),
@@ -234,12 +234,18 @@
     });
   }
 
-  function spoken(node) {
-    const parts = [node.kind === "group" ? `group ${node.name} of ${many(node.members.length, "node")}` : `${node.kind} ${node.name}`];
+  /** A node's name for those who hear it; it holds what is written at the node, so that it can be asked for by that. */
+  function spoken(node, written) {
+    const parts = [
+      node.kind === "group"
+        ? `group ${node.name} of ${many(node.members.length, "node")}`
+        : `${node.kind} ${node.name}`,
+    ];
     if (node.label) parts.push(visible(node.label));
     if (node.token != null && node.kind !== "token") parts.push(`token ${visible(node.token)}`);
     if (node.diff) parts.push(IN_DIFF[node.diff]);
-    return `${parts.join(", ")}, influence ${plain(node.influence)}`;
+    const text = `${parts.join(", ")}, influence ${plain(node.influence)}`;
+    return !written || text.split(/[ ,]+/).includes(written) ? text : `${written}, ${text}`;
   }
 
   /** The names of layers and positions stay in sight when the drawing is scrolled. */
@@ -264,7 +270,8 @@
   // ------------------------------------------------------------------------------------------------------- highlights
 
   const touching = (id) => [...(graph.inputs.get(id) ?? []), ...(graph.outputs.get(id) ?? [])];
-  const shownAs = (id) => (graph.nodes.has(id) ? id : [...graph.nodes.values()].find((node) => node.members?.includes(id))?.id);
+  const shownAs = (id) =>
+    graph.nodes.has(id) ? id : [...graph.nodes.values()].find((node) => node.members?.includes(id))?.id;
 
   /** Shows what is hovered, selected, pinned, picked or found; the edges of the first three whatever the threshold. */
   function mark() {
@@ -298,10 +305,17 @@
       "data-source": edge.source,
       "data-target": edge.target,
       "stroke-width": (widthOf(edge) + 0.5).toFixed(2),
-      "stroke-dasharray": dashes(edge).map((length) => length.toFixed(1)).join(" ") || null,
+      "stroke-dasharray":
+        dashes(edge)
+          .map((length) => length.toFixed(1))
+          .join(" ") || null,
       d: `M${x1} ${y1}C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`,
     };
-    return svg("path", attributes, svg("title", {}, `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}`));
+    return svg(
+      "path",
+      attributes,
+      svg("title", {}, `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}`),
+    );
   }
 
   function matches(node, query) {
@@ -309,155 +323,7 @@
     return texts.some((text) => visible(text).toLowerCase().includes(query));
   }
 
-  // ------------------------------------------------------------------------------------------------ tooltip and panel
-
-  function facts(node) {
-    const rows = node.token == null ? [] : [["token", visible(node.token)]];
-    for (const key of ["activation", "pre_activation", "constant", "probability", "influence"]) {
-      const show = key === "probability" || key === "influence" ? plain : signed;
-      for (const side of new Set(["", ...sides])) {
-        const name = key.replace("_", "-") + side.replace("_", " ").toUpperCase();
-        if (node[key + side] != null) rows.push([name, show(node[key + side])]);
-      }
-    }
-    return el("dl", {}, ...rows.flatMap(([key, text]) => [el("dt", {}, key), el("dd", {}, el("bdi", {}, text))]));
-  }
-
-  function showTooltip(node, event) {
-    const tip = byId("tooltip");
-    const label = node.label ? el("div", {}, el("bdi", {}, visible(node.label))) : null;
-    tip.replaceChildren(...[el("b", {}, el("bdi", {}, node.name)), label, facts(node)].filter(Boolean));
-    tip.hidden = false;
-    const box = tip.getBoundingClientRect();
-    const right = event.clientX + 16;
-    tip.style.left = `${Math.max(4, right + box.width > innerWidth ? event.clientX - box.width - 12 : right)}px`;
-    tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - box.height - 4))}px`;
-  }
-
-  function drawPanel() {
-    const node = graph.nodes.get(state.selected) ?? all.get(state.selected);
-    const parts = [node ? nodeSection(node) : introduction(), chosenSection("Pinned", "pins", [...state.pins], pin, "unpin")];
-    const groups = [...graph.nodes.values()].filter((n) => n.members).map((n) => n.id);
-    parts.push(chosenSection("Groups", "groups", groups, ungroup, "ungroup"), node ? null : keysSection());
-    byId("panel").replaceChildren(...parts.filter(Boolean));
-    byId("panel").scrollTop = 0;
-  }
-
-  function introduction() {
-    const weight = "A weight is what the source contributed: the weights and the constant add up to the pre-activation.";
-    const effect = "An effect is, to first order, what the target would lose without the source; effects add up to nothing in particular.";
-    return el("section", {}, el("h2", {}, "Select a node"), el("p", { class: "quiet" }, `Its inputs and outputs are listed here. ${weight} ${effect}`));
-  }
-
-  function nodeSection(node) {
-    const inputs = graph.inputs.get(node.id) ?? [];
-    const outputs = graph.outputs.get(node.id) ?? [];
-    const flows = (list) => list.filter((edge) => node.kind === "head" || edge.kind !== "head");
-    const byHead = (list) => list.filter((edge) => node.kind !== "head" && edge.kind === "head");
-    const section = el("section", {}, el("div", { class: "kind" }, where(node)), el("h2", {}, el("bdi", {}, node.name)));
-    if (node.label) section.append(el("p", { class: "label" }, el("bdi", {}, visible(node.label))));
-    if (node.diff) section.append(el("p", { class: "quiet" }, IN_DIFF[node.diff]));
-    section.append(facts(node), ...sums(node, flows(inputs)), buttons(node));
-    if (node.members) section.append(el("h3", {}, "members"), chips(node.members));
-    section.append(table("inputs", flows(inputs), "source"));
-    if (byHead(inputs).length) section.append(table("inputs once more, by head", byHead(inputs), "source"));
-    section.append(table("outputs", flows(outputs), "target"));
-    if (byHead(outputs).length) section.append(table("outputs once more, by head", byHead(outputs), "target"));
-    return section;
-  }
-
-  function where(node) {
-    const group = node.members ? null : state.groups.find((g) => g.nodes.includes(node.id));
-    const parts = [node.kind, layerName(node.layer)];
-    if (node.pos != null) parts.push(`position ${node.pos}`);
-    if (group) parts.push(`in group ${visible(group.name)}`);
-    return parts.join(", ");
-  }
-
-  /** Σ inputs + constant = pre-activation, with the numbers; once for each of two compared graphs. */
-  function sums(node, inputs) {
-    return sides.flatMap((side) => {
-      const whole = node["pre_activation" + side] ?? (!side || node.diff === "only" + side ? node.pre_activation : null);
-      const weights = inputs.map((edge) => edge["weight" + side]).filter((weight) => weight != null);
-      if (whole == null || !weights.length) return [];
-      const terms = [["Σ inputs", sum(weights, (weight) => weight)], ["+ constant", node["constant" + side] ?? node.constant ?? 0]];
-      if (node.inner) terms.push(["+ within the group", node.inner]);
-      const off = Math.abs(sum(terms, ([, number]) => number) - whole) > 1e-3 * Math.max(1, sum(weights, Math.abs));
-      const written = [...terms, [`${off ? "≠" : "="} pre-activation`, whole]];
-      const spans = written.flatMap(([text, number]) => [" ", el("span", {}, `${text} `, el("b", {}, signed(number)))]);
-      return [el("p", { class: "sum" }, side ? `${side.slice(1).toUpperCase()}:` : null, ...spans)];
-    });
-  }
-
-  function buttons(node) {
-    const line = el("p", { class: "actions" });
-    if (graph.nodes.has(node.id)) line.append(button(state.pins.has(node.id) ? "unpin" : "pin", () => pin(node.id)));
-    if (node.members) line.append(button("ungroup", () => ungroup(node.id)));
-    const sae = (doc.graph.saes ?? []).find((s) => s.layer === node.layer && s.neuronpedia_id);
-    if (node.kind === "feature" && sae) {
-      const path = [...sae.neuronpedia_id.split("/"), node.index].map((part) => encodeURIComponent(visible(part))).join("/");
-      line.append(el("a", { href: `https://www.neuronpedia.org/${path}`, target: "_blank", rel: "noopener noreferrer" }, "Neuronpedia ↗"));
-    }
-    return line;
-  }
-
-  function table(title, edges, end) {
-    const heading = el("h3", {}, title, el("span", {}, edges.length ? String(edges.length) : "none"));
-    if (!edges.length) return heading;
-    const sorted = [...edges].sort((a, b) => size(b) - size(a));
-    const columns = [...sides.map((side) => `weight${side}`), "effect"];
-    const sortedBy = (key) => (key.startsWith("weight") ? "weight" : key) === state.by;
-    const head = columns.map((key) => {
-      const text = key.replace("_a", " A").replace("_b", " B");
-      return el("th", { scope: "col", class: "n", "aria-sort": sortedBy(key) ? "descending" : null }, sortedBy(key) ? `${text} ↓` : text);
-    });
-    const body = el("tbody");
-    const show = (from, to) => body.append(...sorted.slice(from, to).map((edge) => row(edge, end, columns, size(sorted[0]) || 1)));
-    show(0, ROWS);
-    const more = sorted.length > ROWS ? button(`${sorted.length - ROWS} more`, () => { show(ROWS); more.remove(); }, { class: "more" }) : null;
-    const rows = el("table", { class: diff ? "flows narrow" : "flows", "data-list": title }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, end), ...head)), body);
-    return el("div", {}, heading, rows, more);
-  }
-
-  function row(edge, end, columns, most) {
-    const cells = columns.map((key) => el("td", { class: "n" }, signed(edge[key])));
-    const bar = el("span", { class: `bar ${value(edge) < 0 ? "negative" : "positive"}` });
-    bar.style.width = `${(100 * size(edge)) / most}%`;
-    if (!diff) cells[columns.indexOf(state.by)].append(bar);
-    const side = { only_a: "A", only_b: "B" }[edge.diff];
-    const letter = side ? el("span", { class: `side ${edge.diff}`, title: IN_DIFF[edge.diff] }, side) : null;
-    const title = view.drawn.has(edge) ? null : "below the thresholds: drawn only while its node is selected";
-    const attributes = { class: title ? "off" : "", "data-go": edge[end], title, onclick: () => select(edge[end], true) };
-    return el("tr", attributes, el("td", {}, letter, goButton(edge[end])), ...cells);
-  }
-
-  function goButton(id) {
-    const node = graph.nodes.get(id) ?? all.get(id);
-    const go = (event) => {
-      event.stopPropagation();
-      select(id, true);
-    };
-    const text = node.label ? `${node.name}  ${visible(node.label)}` : node.name;
-    return button(el("bdi", {}, text), go, { class: "link", title: text });
-  }
-
-  function chips(ids, undo, verb) {
-    const name = (id) => graph.nodes.get(id)?.name;
-    const cross = (id) => (undo ? button("×", () => undo(id), { "aria-label": `${verb} ${name(id)}` }) : null);
-    return el("ul", { class: "chips" }, ...ids.map((id) => el("li", {}, goButton(id), cross(id))));
-  }
-
-  function chosenSection(title, id, ids, undo, verb) {
-    return ids.length ? el("section", { id }, el("h2", {}, title), chips(ids, undo, verb)) : null;
-  }
-
-  function keysSection() {
-    const keys = [
-      ["Tab", "to the drawing"], ["↑ ↓", "strongest output, strongest input"], ["← →", "along the layer"], ["Enter", "open"], ["p", "pin"],
-      ["shift-click", "pick several (shift-Enter, too)"], ["g", "group what is picked or pinned"], ["/", "search; Enter goes to the next"], ["Esc", "clear"],
-    ];
-    return el("section", {}, el("h2", {}, "Keys"), el("dl", { class: "keys" }, ...keys.flatMap(([key, text]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, text)])));
-  }
+  // ----------------------------------------------------------------------------------------------------------- legend
 
   function drawLegend() {
     const there = new Set(doc.nodes.map((node) => node.kind));
@@ -466,18 +332,33 @@
       const d = kind === "logit" ? "M-9-5H9V5H-9Z" : outline(kind, 5);
       return icon(svg("g", { class: `node ${kind} ${diff ? "both" : ""}` }, svg("path", { class: "body", d })));
     };
-    const line = (name, dash) => icon(svg("path", { class: `edge ${name}`, "stroke-width": 2.2, "stroke-dasharray": dash, d: "M-11 0H11" }));
-    const kinds = ["token", "feature", "error", "constant", "bias", "remainder", "head", "logit"].filter((kind) => there.has(kind));
+    const line = (name, dash) =>
+      icon(svg("path", { class: `edge ${name}`, "stroke-width": 2.2, "stroke-dasharray": dash, d: "M-11 0H11" }));
+    const kinds = ["token", "feature", "error", "constant", "bias", "remainder", "head", "logit"].filter((kind) =>
+      there.has(kind),
+    );
     const lines = diff
-      ? [[line("only-a"), `only in A: ${visible(diff.a)}`], [line("only-b"), `only in B: ${visible(diff.b)}`], [line("both"), "in both"], [line("both", "5 3"), "negative"]]
-      : [[line("positive"), "positive"], [line("negative", "5 3"), "negative"]];
+      ? [
+          [line("only-a"), `only in A: ${cut(visible(diff.a), 60)}`],
+          [line("only-b"), `only in B: ${cut(visible(diff.b), 60)}`],
+          [line("both"), "in both"],
+          [line("both", "5 3"), "negative"],
+        ]
+      : [
+          [line("positive"), "positive"],
+          [line("negative", "5 3"), "negative"],
+        ];
     if (there.has("head")) lines.push([line(diff ? "both" : "positive", "1.5 3"), "the same flow by head"]);
-    byId("legend").replaceChildren(...[...kinds.map((kind) => [shape(kind), kind]), ...lines].map(([image, text]) => el("li", {}, image, text)));
+    byId("legend").replaceChildren(
+      ...[...kinds.map((kind) => [shape(kind), kind]), ...lines].map(([image, text]) => el("li", {}, image, text)),
+    );
   }
 
   // ---------------------------------------------------------------------------------------------------------- actions
 
-  const say = (text) => { byId("status").textContent = text; };
+  const say = (text) => {
+    byId("status").textContent = text;
+  };
   const save = () => stored(`depass-sae:graph:${extra.key}`, { groups: state.groups, pins: [...state.pins] });
 
   function select(id, travel = false) {
@@ -526,7 +407,11 @@
 
   function ungroup(id) {
     const [first] = graph.nodes.get(id).members;
-    regroup(state.groups.filter((group) => group.nodes[0] !== first), [id], null);
+    regroup(
+      state.groups.filter((group) => group.nodes[0] !== first),
+      [id],
+      null,
+    );
     say("ungrouped");
   }
 
@@ -575,7 +460,10 @@
 
   function download() {
     const text = JSON.stringify({ ...doc, graph: { ...doc.graph, groups: state.groups } });
-    const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: "graph.json" });
+    const link = el("a", {
+      href: URL.createObjectURL(new Blob([text], { type: "application/json" })),
+      download: "graph.json",
+    });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
@@ -646,7 +534,10 @@
 
   function onControls() {
     const on = (id, type, action) => byId(id).addEventListener(type, action);
-    const redraw = eachFrame(() => { refresh(); drawPanel(); });
+    const redraw = eachFrame(() => {
+      refresh();
+      drawPanel();
+    });
     for (const radio of document.querySelectorAll("[name=by]")) {
       radio.addEventListener("change", () => {
         state.by = radio.value;
@@ -654,10 +545,22 @@
         redraw();
       });
     }
-    on("edge-share", "input", (event) => { state.edgeShare = event.target.value / 100; redraw(); });
-    on("node-share", "input", (event) => { state.nodeShare = event.target.value / 100; redraw(); });
-    on("heads", "change", (event) => { state.heads = event.target.checked; redraw(); });
-    on("search", "input", (event) => { state.query = event.target.value; mark(); });
+    on("edge-share", "input", (event) => {
+      state.edgeShare = event.target.value / 100;
+      redraw();
+    });
+    on("node-share", "input", (event) => {
+      state.nodeShare = event.target.value / 100;
+      redraw();
+    });
+    on("heads", "change", (event) => {
+      state.heads = event.target.checked;
+      redraw();
+    });
+    on("search", "input", (event) => {
+      state.query = event.target.value;
+      mark();
+    });
     on("search", "keydown", (event) => event.key === "Enter" && nextFound());
     on("group", "click", askForName);
     on("naming", "close", (event) => {
@@ -667,18 +570,24 @@
     });
     on("smaller", "click", () => zoomTo(scale() / 1.25));
     on("larger", "click", () => zoomTo(scale() * 1.25));
-    on("fit", "click", () => zoomTo(Math.min(1, byId("stage").clientWidth / view.width, byId("stage").clientHeight / view.height)));
+    on("fit", "click", () =>
+      zoomTo(Math.min(1, byId("stage").clientWidth / view.width, byId("stage").clientHeight / view.height)),
+    );
     on("theme", "click", () => {
       setTheme(isDark() ? "light" : "dark");
       stored("depass-sae:theme", document.documentElement.dataset.theme);
     });
     on("download", "click", download);
     on("stage", "scroll", eachFrame(follow));
-    byId("stage").addEventListener("wheel", (event) => {
-      if (!event.ctrlKey) return;
-      event.preventDefault();
-      zoomTo(scale() * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
-    }, { passive: false });
+    byId("stage").addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.ctrlKey) return;
+        event.preventDefault();
+        zoomTo(scale() * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
+      },
+      { passive: false },
+    );
     for (const chip of document.querySelectorAll(".strip [data-node]")) {
       chip.addEventListener("click", () => all.has(chip.dataset.node) && select(chip.dataset.node, true));
     }
@@ -702,6 +611,7 @@
     if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
     document.querySelector(".page").classList.add("drawn");
     byId("app").hidden = false;
+    byId("no-script").hidden = true;
     byId("tables").open = false;
     byId("heads").parentElement.hidden = !doc.nodes.some((node) => node.kind === "head");
     state.groups = cleaned(before?.groups ?? doc.graph.groups, all);

@@ -1,0 +1,99 @@
+"""Graphs as pictures: whole files of the right kind, the same every time, whatever the tokens hold."""
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import networkx as nx
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from depass_sae.errors import UserError
+from depass_sae.graph.plot import figure, layout, save_plot
+
+from .export.every_kind import every_kind
+from .sample import sample_graph
+
+
+def small(**settings: int) -> nx.DiGraph:
+    return sample_graph(**{"n_pos": 4, "per_level": 3, **settings})
+
+
+def words(g: nx.DiGraph) -> list[str]:
+    return [text.get_text() for text in figure(g).axes[0].texts]
+
+
+@pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture_is_a_file_of_the_format_asked_for_and_leaves_nothing_else(
+    tmp_path: Path, format: str, start: bytes
+) -> None:
+    save_plot(small(), tmp_path / "g.picture", format)
+    assert [file.name for file in tmp_path.iterdir()] == ["g.picture"]
+    assert (tmp_path / "g.picture").read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("format", ["svg", "pdf"])
+def test_the_same_graph_gives_the_same_bytes(tmp_path: Path, format: str) -> None:
+    for name in "ab":
+        save_plot(small(), tmp_path / name, format)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_svg_of_hostile_tokens_is_wellformed(tmp_path: Path) -> None:
+    g = small(n_pos=12)
+    g.graph["tokens"][2:5] = ["--><b>&", "$\\frac{", "\ufffe\x01"]
+    save_plot(g, tmp_path / "g.svg", "svg")
+    ElementTree.parse(tmp_path / "g.svg")
+
+
+def test_a_dollar_sign_is_written_as_it_is() -> None:
+    g = small()
+    g.graph["tokens"][1] = "$x$"
+    assert "$x$" in words(g)
+
+
+def test_a_graph_with_every_kind_of_node_is_drawn(tmp_path: Path) -> None:
+    save_plot(every_kind(), tmp_path / "g.png", "png")
+
+
+def test_no_two_nodes_stand_in_the_same_place() -> None:
+    places = layout(sample_graph(n_pos=3, per_level=40)).places
+    assert len(set(places.values())) == len(places)
+
+
+def test_every_node_but_a_head_has_a_place_in_its_own_column_and_row() -> None:
+    g = every_kind()
+    at = layout(g)
+    assert set(at.places) == {name for name, node in g.nodes(data=True) if node["kind"] != "head"}
+    for name, (x, y) in at.places.items():
+        node = g.nodes[name]
+        assert at.rows[node["layer"]][0] < y < at.rows[node["layer"]][1]
+        if "pos" in node:
+            assert at.columns[node["pos"]][0] < x < at.columns[node["pos"]][1]
+        else:
+            assert x < 0
+
+
+def test_features_are_named_by_their_labels_where_they_have_one() -> None:
+    g = small()
+    feature = next(name for name, node in g.nodes(data=True) if node["kind"] == "feature")
+    g.nodes[feature].update(label="capitals", influence=5.0)
+    assert "capitals" in words(g)
+
+
+def test_a_long_prompt_shows_only_the_positions_at_which_something_stands() -> None:
+    g = small()
+    g.graph["tokens"] += [" word"] * 400
+    assert sorted(layout(g).columns) == [0, 1, 2, 3]
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"pip install 'depass-sae\[notebook\]'"):
+        figure(small())
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write"):
+        save_plot(small(), tmp_path / "missing" / "g.png", "png")
