@@ -83,7 +83,7 @@ def test_a_graph_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> N
 
 
 def test_a_folder_that_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^cannot write .*missing/graph\.json: No such file or directory$"):
+    with pytest.raises(UserError, match=r"^cannot write .*missing/graph\.json: there is no such folder$"):
         write_graph(sample_graph(), tmp_path / "missing" / "graph.json")
 
 
