@@ -292,6 +292,9 @@ class LM:
         prompt: PromptLike,
         target: str | Sequence[str] | None = None,
         *,
+        logit: str | int | None = None,
+        logit_diff: tuple[str | int, str | int] | None = None,
+        pos: Pos | None = None,
         layers: Sequence[int] | None = None,
         max_nodes: int = Settings.max_nodes,
         node_threshold: float | None = Settings.node_threshold,
@@ -306,16 +309,23 @@ class LM:
         """The feature-flow graph: from the tokens through the features of every SAE to the target.
 
         target: ``"17/1208@6"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``, or several; default: the top
-        predicted tokens. layers: of the SAEs that it stands on (all on the residual stream). max_nodes: it is grown
-        from the target by influence until it has so many. node_threshold, edge_threshold: then keep the fewest that
-        have this share of the influence. errors: "roots", or "through" to follow SAE errors upstream. heads: also
-        through which heads. At every feature and logit Σ incoming weights + constant = pre-activation.
+        predicted tokens. logit, logit_diff: one more, by a token's text or id. pos: of those that name no position
+        (default: where a feature is strongest; a logit's is the last). layers: of the SAEs that it stands on (all on
+        the residual stream). max_nodes: it is grown from the target by influence until it has so many. node_threshold,
+        edge_threshold: then keep the fewest that have this share of the influence. errors: "roots", or "through" to
+        follow SAE errors upstream. heads: also through which heads. At every feature and logit Σ incoming weights +
+        constant = pre-activation.
         """
         given = [] if target is None else [target] if isinstance(target, str) else list(target)
+        targets = [parse_target(self._subject, text) for text in given]
+        if logit is not None:
+            targets.append(make_target(self._subject, logit=logit))
+        if logit_diff is not None:
+            targets.append(make_target(self._subject, logit_diff=logit_diff))
         return build_graph(
             self._subject,
             self._encode(prompt),
-            [parse_target(self._subject, text) for text in given],
+            [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
             allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
             settings=Settings(max_nodes, node_threshold, edge_threshold, errors, heads),

@@ -109,6 +109,32 @@ Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")
 Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
 Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
 Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'; may be repeated. Default: the top predictions.",
+        show_default=False,
+    ),
+]
+Outs = Annotated[
+    list[Path] | None,
+    typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="json, graphml, html or neuronpedia, whatever the file is called.")
+]
+Layers = Annotated[
+    list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
+]
+MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
+Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
+EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
+ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
+WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
+Labels = Annotated[Path | None, typer.Option("--labels", help="What features mean: a .csv or .json file.")]
+Grouped = Annotated[bool, typer.Option("--group", help="Group features that say the same thing into supernodes.")]
 
 # ------------------------------------------------------------------------------------------------------------ commands
 
@@ -377,32 +403,6 @@ def attention(
         _print(*pairs_table(found, top))
 
 
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        "-t",
-        help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'; may be repeated. Default: the top predictions.",
-        show_default=False,
-    ),
-]
-Outs = Annotated[
-    list[Path] | None,
-    typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
-]
-Format = Annotated[
-    str | None, typer.Option("--format", help="json, graphml, html or neuronpedia, whatever the file is called.")
-]
-Layers = Annotated[
-    list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
-]
-MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
-Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
-EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
-ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
-WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
-
-
 @app.command()
 def graph(
     prompt: Prompt = None,
@@ -412,6 +412,7 @@ def graph(
     feature: Feature = None,
     logit: Logit = None,
     logit_diff: LogitDiff = None,
+    pos: Pos = None,
     ids: Ids = None,
     model: Model = "smollm2",
     sae: Sae = None,
@@ -422,6 +423,8 @@ def graph(
     edge_threshold: EdgeThreshold = 0.98,
     errors: ErrorsOption = "roots",
     heads: WithHeads = False,
+    labels: Labels = None,
+    group: Grouped = False,
     rule: RuleName = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
@@ -436,19 +439,23 @@ def graph(
     """The feature-flow graph: from the tokens through the features of every SAE to the target."""
     asked = _prompt(prompt, ids)
     targets = [*(target or []), *([feature] if feature else [])]
-    targets += [f'logit:"{logit}"'] if logit is not None else []
-    targets += [f'logit-diff:"{logit_diff[0]}","{logit_diff[1]}"'] if logit_diff is not None else []
     from .graph.export import check_destination, check_text_format, graph_text, write_graph
+    from .graph.group import group_automatically, with_groups
+    from .graph.labels import read_labels, with_labels
 
     for path in out or []:  # before the work, not after it
         check_destination(path, format)
     if format is not None and not out:
         check_text_format(format)
+    meanings = None if labels is None else read_labels(labels)
     with _working() as status:
         lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
         g = lm.graph(
             asked,
             targets or None,
+            logit=None if logit is None else _token(logit, ids),
+            logit_diff=None if logit_diff is None else (_token(logit_diff[0], ids), _token(logit_diff[1], ids)),
+            pos=_position(pos),
             layers=layer,
             max_nodes=max_nodes,
             node_threshold=node_threshold,
@@ -460,6 +467,8 @@ def graph(
             first_token=first_token,  # type: ignore[arg-type]
             progress=status.progress,
         )
+        g = g if meanings is None else with_labels(g, meanings)
+        g = with_groups(g, group_automatically(g)) if group else g
         for path in out or []:
             status(f"writing {path}")
             write_graph(g, path, format)
@@ -562,19 +571,20 @@ def _question(
     """The options that every attribution shares, as keywords of ``lm.attribute_...``."""
     if sum(target is not None for target in (feature, logit, logit_diff)) != 1:
         raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
-
-    def token(text: str) -> int | str:
-        return text if ids is None else _number(text)  # a prompt of ids takes its logits as ids, too
-
     return {
-        "logit": None if logit is None else token(logit),
-        "logit_diff": None if logit_diff is None else (token(logit_diff[0]), token(logit_diff[1])),
+        "logit": None if logit is None else _token(logit, ids),
+        "logit_diff": None if logit_diff is None else (_token(logit_diff[0], ids), _token(logit_diff[1], ids)),
         "pos": _position(pos),
         "rule": rule,
         "temperature": temperature,
         "first_token": first_token,
         "path": path,
     }
+
+
+def _token(text: str, ids: str | None) -> int | str:
+    """A prompt of ids takes its logits as ids, too."""
+    return text if ids is None else _number(text)
 
 
 def _position(text: str | None) -> Any:

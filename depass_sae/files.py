@@ -9,6 +9,16 @@ from pathlib import Path
 from .errors import UserError
 
 
+def read_text(path: Path) -> str:
+    """A file of UTF-8 text, a byte order mark left out. Raises UserError with one line that does not name the file."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"it is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(str(error.strerror)) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: whoever looks sees the old one or the new one, never half of it.
 

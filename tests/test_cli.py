@@ -765,6 +765,30 @@ def test_json_and_neuronpedias_format_go_to_stdout_alone(run, files) -> None:
     assert json.loads(done.out)["metadata"]["schema_version"] == 1
 
 
+def test_labels_and_groups_are_in_the_graphs_that_are_written(run, files, tmp_path) -> None:
+    (tmp_path / "labels.csv").write_text("feature,label\n1/3,of all things\n", encoding="utf-8")
+    path = tmp_path / "g.json"
+    named = ["--labels", str(tmp_path / "labels.csv"), "--group", "--out", str(path)]
+    assert run("graph", *graph_options(files), "--feature", "1.resid_post/3", *named).status == 0
+    g = ds.read_graph(path)
+    (name,) = [target["node"] for target in g.graph["target"]]
+    assert g.nodes[name]["label"] == "of all things"
+    assert g.graph["groups"] == ds.group_automatically(g)
+
+
+def test_tokens_with_quotes_and_positions_are_targets(run, files) -> None:
+    done = run("graph", *graph_options(files), "--logit-diff", '"', ",", "--pos", "2", "--json")
+    assert done.status == 0, done.err
+    (target,) = json.loads(done.out)["graph"]["target"]
+    assert target["node"].endswith("@2")
+
+
+def test_a_prompt_of_ids_takes_a_graphs_logits_as_ids(run, files) -> None:
+    options = ["--model", str(files.model), "--sae", str(files.saes), "--ids", "1 5 9", "--max-nodes", "40"]
+    done = run("graph", *options, "--logit", "5", "--json")
+    assert [target["node"] for target in json.loads(done.out)["graph"]["target"]] == ["logit:5@2"]
+
+
 def test_verify_writes_its_result_into_the_file(run, files, tmp_path) -> None:
     path = tmp_path / "g.json"
     run("graph", *graph_options(files), "--target", "logit:5", "--out", str(path))

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.propagate import Allocation, Chunks, Progress, propagate
-from ..passes.sources import Heads, Modules, Neurons, Source, Spans, recorded_heads, recorded_neurons, tokens
+from ..passes.sources import Heads, Modules, Neurons, Source, Spans, head_products, recorded_neurons, tokens
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Trace
@@ -54,12 +54,6 @@ class Kind:
     read: Callable[[Trace, Level], Float[Tensor, "target part"]]
 
 
-def _read_heads(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
-    attention = trace.adapter.layer(level.layer).attention
-    products = level.inner * recorded_heads(trace, level.layer)
-    return products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((1, 3))
-
-
 def _read_modules(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
     before, after = ("resid_pre", "resid_mid") if level.sublayer == "attn" else ("resid_mid", "resid_post")
     added = trace.at((level.layer, after)) - trace.at((level.layer, before))
@@ -70,7 +64,7 @@ def _read_neurons(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
     return (level.inner * recorded_neurons(trace, level.layer)).sum(1)
 
 
-HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), _read_heads)
+HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), head_products)
 MODULES = Kind("modules", "module", ("attn", "mlp"), lambda layer, s: Modules(layer, s), _read_modules)  # type: ignore[arg-type]
 NEURONS = Kind("neurons", "neuron", ("mlp",), lambda layer, _: Neurons(layer), _read_neurons)
 KINDS = {kind.name: kind for kind in (HEADS, MODULES, NEURONS)}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UserError
-from ..models.prompt import Prompt, special_ids
+from ..models.prompt import Prompt, ordinary_ids
 from ..passes.propagate import Progress
 from ..passes.trace import read_batch
 from .subject import Subject
@@ -66,7 +66,7 @@ def measure(
     if not -(2**63) <= seed < 2**64:
         raise UserError(f"a seed is a whole number of 64 bits, not {seed}")
     generator = torch.Generator().manual_seed(seed)
-    allowed = torch.tensor(sorted(set(range(subject.adapter.vocab_size)) - special_ids(subject.loaded)))
+    allowed = ordinary_ids(subject.loaded, subject.adapter)
     ids = prompt.ids()[: pos + 1]
     replaced = [i for i, source in enumerate(sources) if not any(prompt.special[p] for p in source.positions)]
     batch = ids.repeat(len(replaced), replacements, 1)  # [source, replacement, pos]

@@ -138,7 +138,7 @@ class LogitTarget:
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         dtype = trace.resid_post.dtype
-        norm, (u, c) = subject.adapter.final_norm.to(dtype), self._row(subject, dtype)
+        norm, (u, c) = subject.adapter.final_norm.to(dtype), self.row(subject, dtype)
         if norm.bias is not None:
             c = c + norm.bias @ u
         w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
@@ -149,10 +149,10 @@ class LogitTarget:
         return x[:, self.token] - (0 if self.against is None else x[:, self.against])
 
     def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        norm, (u, _) = subject.adapter.final_norm.to(x.dtype), self._row(subject, x.dtype)
+        norm, (u, _) = subject.adapter.final_norm.to(x.dtype), self.row(subject, x.dtype)
         return gradient(lambda x: norm(x) @ u, x)
 
-    def _row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
+    def row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
         """What reads the target off the normed stream: a direction and a constant."""
         unembed, tokens = subject.adapter.unembed, [self.token, *([] if self.against is None else [self.against])]
         signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=unembed.weight.device)

@@ -30,14 +30,14 @@ from torch import Tensor
 
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
-from ..models.prompt import Prompt, encode, special_ids, token_id
+from ..models.prompt import Prompt, encode, ordinary_ids, token_id
 from ..passes.intervene import intervene
 from ..passes.propagate import Allocation, propagate
-from ..passes.sources import Heads, Start, Vectors, recorded_heads, tokens
+from ..passes.sources import Heads, Start, Vectors, head_products, tokens
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from ..passes.sweep import sweep
 from ..passes.trace import Trace, read_batch
-from ..saes import Hook, feature_parts, live_pre_activation
+from ..saes import Hook, feature_parts
 from .ioi import sentences
 
 TOKEN_TARGETS = (11, 17, 23)
@@ -108,19 +108,10 @@ class _Study:
         last = len(self.prompt) - 1
         w = readoff.direction.w[last]
         if choices is EFFECT:
-            x = self.seen.at(readoff.point)[last:].detach().requires_grad_()
-            with torch.enable_grad():
-                (w,) = torch.autograd.grad(self._live(target, x), x)
-            w = w[0]
+            w = target.slope(self.subject, self.seen.at(readoff.point)[last:])[0]
         seeds = torch.zeros(1, len(self.prompt), len(w)).to(w)
         seeds[0, last] = w
         return sweep(self.seen, {readoff.point: seeds}, choices, down_to=down_to)
-
-    def _live(self, target: Target, x: Float[Tensor, "one d"]) -> Tensor:
-        if isinstance(target, FeatureTarget):
-            return live_pre_activation(self.subject.saes[target.hook], x, target.index).sum()
-        norm = self.subject.adapter.final_norm.to(x.dtype)
-        return target.live(self.subject, norm(x) @ self.subject.adapter.unembed.weight.to(x.dtype)).sum()
 
     def carried(self, name: str, start: Start, rule: str) -> Float[Tensor, "comp"]:
         """Every component's contribution by the forward engine, ``bias`` and ``rest`` left out."""
@@ -144,16 +135,11 @@ class _Study:
 class _CentredLogit(LogitTarget):
     """A logit over the mean of all logits, which no softmax sees."""
 
-    def read(self, subject: Subject, trace: Trace) -> Any:
-        from dataclasses import replace
-
-        plain = LogitTarget.read(self, subject, trace)
-        dtype = trace.resid_post.dtype
-        norm, unembed = subject.adapter.final_norm.to(dtype), subject.adapter.unembed.weight.to(dtype)
-        u = unembed[:, self.token] - unembed.mean(dim=1)
-        w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
-        direction = replace(plain.direction, w=w)
-        return replace(plain, direction=direction, pre=self.live(subject, trace.logits))  # type: ignore[arg-type]
+    def row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
+        u, c = super().row(subject, dtype)
+        unembed = subject.adapter.unembed
+        mean = c.new_zeros(()) if unembed.bias is None else unembed.bias.to(dtype).mean()
+        return u - unembed.weight.to(dtype).mean(dim=1), c - mean
 
     def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         return x[:, self.token] - x.mean(dim=1)
@@ -213,7 +199,7 @@ def _tokens(study: _Study) -> Iterator[Found]:
 
 
 def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
-    allowed = torch.tensor(sorted(set(range(study.subject.adapter.vocab_size)) - special_ids(study.subject.loaded)))
+    allowed = ordinary_ids(study.subject.loaded, study.subject.adapter)
     batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
     for row, position in enumerate(sources):
         batch[row, :, position] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=study.generator)]
@@ -255,12 +241,8 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
 
 
 def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
-    found = []
-    for level in study.gradients(name, choices):
-        if level.sublayer == "attn":
-            attention = study.subject.adapter.layer(level.layer).attention
-            products = level.inner[0] * recorded_heads(study.seen, level.layer)
-            found.append(products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((0, 2)))
+    levels = (level for level in study.gradients(name, choices) if level.sublayer == "attn")
+    found = [head_products(study.seen, level)[0] for level in levels]
     return torch.cat(found[::-1])
 
 

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WHERE = ("both", "only_a", "only_b")
+NUMBERS = ("influence", "activation", "pre_activation", "constant")
+"""What a node of both graphs has from each; b's with ``_b`` behind."""
 
 
 def diff_graphs(a: nx.DiGraph, b: nx.DiGraph) -> nx.DiGraph:
     """The nodes and edges of both, each with ``diff``: both, only_a or only_b.
 
-    Nodes: ``influence`` is the larger, ``influence_a`` and ``influence_b`` what each graph has. Edges: ``weight`` and
+    Nodes: ``influence`` is the larger, ``influence_a`` and ``influence_b`` what each graph has; b's activation,
+    pre_activation and constant have ``_b`` behind. Edges: ``weight`` and
     ``effect`` are a's, or b's where only b has the edge; with ``_a`` and ``_b`` what each has. Everything else is a's
     where a has it. Graph attributes are a's, ``tokens`` and ``token_ids`` with b's unaligned ones at the end, and
     ``diff``: ``{"a": name, "b": name}``. Raises UserError for graphs of two models or of two SAEs of one layer.
@@ -42,7 +45,8 @@ def diff_graphs(a: nx.DiGraph, b: nx.DiGraph) -> nx.DiGraph:
     for name, node in nodes.items():
         if name in a:
             influence = max(d.nodes[name]["influence"], node["influence"])
-            d.nodes[name].update(diff="both", influence=influence, influence_b=node["influence"])
+            of_b = {f"{key}_b": node[key] for key in NUMBERS if key in node}
+            d.nodes[name].update(diff="both", influence=influence, **of_b)
         else:
             d.add_node(name, **node, diff="only_b", influence_b=node["influence"])
     for source, target, edge in b.edges(data=True):
@@ -177,6 +181,3 @@ def _check_comparable(a: nx.DiGraph, b: nx.DiGraph) -> None:
 
 def _identity(sae: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(sae.get(key) for key in ("hook", "release", "id", "d_sae"))
-
-
-__all__ = ["align", "diff_graphs", "diff_table"]

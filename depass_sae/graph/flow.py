@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..passes.propagate import Allocation, propagate
 from ..passes.rows import Rows
-from ..passes.sources import recorded_heads
+from ..passes.sources import head_products
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Point, Trace
@@ -55,6 +55,14 @@ def inflow(seen: Trace, tier: Tier, reads: Reads, allocation: Allocation, carrie
     return Inflow(weights, effects, heads, head_weights, head_effects)
 
 
+def contributions(seen: Trace, tier: Tier, reads: Reads, rule: str) -> Float[Tensor, "read source"]:
+    """Every source's contribution alone, under a rule that is swept (``half``, ``linear``).
+
+    The readings may lie at any read point behind the tier.
+    """
+    return _swept(seen, tier, reads, CONTRIBUTION[rule])[0]
+
+
 def carry(seen: Trace, tier: Tier, to: Point, allocation: Allocation) -> Rows:
     """A tier's sources at the next point of the graph, by the forward engine."""
     everywhere = torch.arange(len(seen.token_ids), device=seen.resid_post.device)
@@ -88,19 +96,13 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
         bias = gradient.new_zeros(len(some))
         for level in _descend(short, tier.point, some.point, gradient, choices):
             if level.sublayer == "attn":
-                found[level.layer] = _heads(short, level)
+                found[level.layer] = head_products(short, level)
             gradient, bias = level.before, level.bias_before
         values[which] = tier.inflow(gradient, bias)
         heads = [(layer, head) for layer, row in sorted(found.items()) for head in range(row.shape[1])]
         by_head.append(torch.cat([values.new_zeros(len(which), 0), *(row for _, row in sorted(found.items()))], dim=1))
         order.append(which)
     return values, heads, torch.cat(by_head)[torch.cat(order).argsort()]
-
-
-def _heads(seen: Trace, level: Level) -> Float[Tensor, "read head"]:
-    attention = seen.adapter.layer(level.layer).attention
-    products = level.inner * recorded_heads(seen, level.layer)
-    return products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((1, 3))
 
 
 def _seeds(reads: Reads, n: int) -> Float[Tensor, "read pos d_model"]:

@@ -130,6 +130,3 @@ def _checked(group: Mapping[str, Any]) -> dict[str, Any]:
     if not group["nodes"] or not all(isinstance(name, str) for name in group["nodes"]):
         raise UserError(f"groups: {group['name']!r} should have node ids, and at least one")
     return {**group, "nodes": list(group["nodes"])}
-
-
-__all__ = ["group_automatically", "group_name", "with_groups"]

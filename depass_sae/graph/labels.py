@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import read_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -53,14 +54,10 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
         raise UserError(f"cannot read {path}: labels are read from {' and '.join(parsers)} files")
     found: dict[str, str] = {}
     try:
-        for key, label in parse(path.read_bytes().decode("utf-8-sig")):
+        for key, label in parse(read_text(path)):
             text = " ".join(label.split())
             if text:
                 found.setdefault(key, text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path}: it is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from None
     return found
@@ -119,6 +116,3 @@ def _number(value: Any) -> str:
 
 def _key(layer: str, index: str) -> str:
     return f"{int(layer)}/{int(index)}"
-
-
-__all__ = ["read_labels", "with_labels"]

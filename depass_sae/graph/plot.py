@@ -284,6 +284,3 @@ def _write(axes: Any, x: float, y: float, text: str, size: float, **style: Any) 
     """Text as it is: a dollar sign is no mathematics."""
     axes.text(x, y, text, fontsize=size, **{"ha": "center", "va": "center_baseline", **style}, parse_math=False,
               usetex=False, clip_on=False)  # fmt: skip
-
-
-__all__ = ["figure", "save_plot"]

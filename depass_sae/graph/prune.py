@@ -48,6 +48,10 @@ def prune(
     return small
 
 
+SUMMED = {"weight", "effect", "weight_a", "weight_b", "effect_a", "effect_b"}
+"""What adds up in a remainder edge; a difference of two graphs has its numbers twice."""
+
+
 def fold(g: nx.DiGraph, nodes: Collection[str], edges: Iterable[tuple[str, str]]) -> nx.DiGraph:
     """A copy with only these nodes and flow edges, the other inflow of every kept node in its remainder edge."""
     nodes, kept = set(nodes), set(edges)
@@ -81,8 +85,8 @@ def _add_remainder(g: nx.DiGraph, layer: int, target: str, edge: dict[str, Any])
     if not g.has_edge(name, target):
         g.add_edge(name, target, kind="remainder", weight=0.0, effect=0.0, magnitude=0.0)
     total = g.edges[name, target]
-    total["weight"] += edge["weight"]
-    total["effect"] += edge["effect"]
+    for key in SUMMED & edge.keys():
+        total[key] = total.get(key, 0.0) + edge[key]
     total["magnitude"] += size(edge)
 
 
@@ -126,6 +130,3 @@ def _without_dead_ends(g: nx.DiGraph) -> nx.DiGraph:
             return g
         alive = [name for name in g if name not in dead]
         g = fold(g, alive, [(a, b) for a, b, edge in g.edges(data=True) if edge["kind"] == "flow" and b not in dead])
-
-
-__all__ = ["fold", "groups_within", "prune"]

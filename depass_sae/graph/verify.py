@@ -23,7 +23,7 @@ from torch import Tensor
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
-from ..models.prompt import Prompt, special_ids
+from ..models.prompt import Prompt, ordinary_ids, special_ids
 from ..passes.intervene import Edit, intervene
 from ..passes.propagate import Progress
 from ..passes.trace import Point, Trace
@@ -126,7 +126,7 @@ class _Study:
             raise UserError(f"the graph stands on SAEs at {', '.join(missing)}, which are not loaded")
         seen = subject.trace(prompt, None)
         tiers = {layer: sae_tier(subject, seen, prompt, hook) for layer, hook in hooks.items()}
-        targets = []
+        targets, value = [], 0.0
         for target in g.graph["target"]:
             node = g.nodes[target["node"]]
             at: Target
@@ -141,7 +141,7 @@ class _Study:
                     "the graph was made with other weights, SAEs or dtype"
                 )
             targets.append((at, node["pos"], target["weight"]))
-        value = sum(w * at.read(subject, seen).pre[pos].item() for at, pos, w in targets)
+            value += target["weight"] * pre
         return cls(subject, g, prompt, seen, tiers, targets, value)
 
     def without(self, name: str, generator: torch.Generator) -> float:
@@ -203,8 +203,7 @@ class _Study:
         return edits
 
     def _replaced(self, pos: int, generator: torch.Generator) -> float:
-        specials = special_ids(self.subject.loaded)
-        allowed = torch.tensor(sorted(set(range(self.subject.adapter.vocab_size)) - specials))
+        allowed = ordinary_ids(self.subject.loaded, self.subject.adapter)
         ids = self.prompt.ids().repeat(REPLACEMENTS, 1)
         ids[:, pos] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=generator)]
         return self._value({}, ids)

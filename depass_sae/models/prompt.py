@@ -99,6 +99,11 @@ def special_ids(loaded: Loaded) -> frozenset[int]:
     return frozenset(known if loaded.bos_id is None else known | {loaded.bos_id})
 
 
+def ordinary_ids(loaded: Loaded, adapter: Adapter) -> Int[Tensor, "token"]:
+    """The vocabulary without special tokens, ascending: what a token may be replaced by."""
+    return torch.tensor(sorted(set(range(adapter.vocab_size)) - special_ids(loaded)))
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase | None, token_id: int) -> str:
     """The text that one token stands for, its leading space included."""
     if tokenizer is None:

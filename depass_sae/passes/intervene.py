@@ -28,7 +28,7 @@ def intervene(
 ) -> dict[Point | None, Float[Tensor, "batch d"]]:
     """Run edited copies of prompts of equal length and read their last position at some points (None: the logits).
 
-    edits: at resid_post (what a layer hands on) or hook_z (heads, before W_O).
+    edits: at resid_mid, resid_post (what a layer hands on) or hook_z (heads, before W_O).
     """
     found: dict[Point | None, Tensor] = {}
     compute = adapter.compute_dtype(dtype)
@@ -46,8 +46,10 @@ def intervene(
                 handles.append(parts.module.register_forward_hook(_output_edit(edit)))
             elif hook == "hook_z":
                 handles.append(parts.attention.o_module.register_forward_pre_hook(_input_edit(edit)))
+            elif hook == "resid_mid":
+                handles.append(parts.attention.module.register_forward_hook(_added_edit(adapter, layer, edit, handles)))
             else:
-                raise UserError(f"interventions are made at resid_post and hook_z, not at {hook}")
+                raise UserError(f"interventions are made at resid_mid, resid_post and hook_z, not at {hook}")
         for point in reads:  # after the edits, so that a point that is edited is read as edited
             if point is not None:
                 watch(adapter, point, handles, keep(point))
@@ -62,6 +64,22 @@ def _output_edit(edit: Edit) -> Any:
         if isinstance(output, tuple):
             return (edit(output[0]).to(output[0].dtype), *output[1:])
         return edit(output).to(output.dtype)
+
+    return hook
+
+
+def _added_edit(adapter: Adapter, layer: int, edit: Edit, handles: list[Any]) -> Any:
+    """No module puts out the stream between the sublayers: attention adds what the edit changes there."""
+    before: list[Tensor] = []
+
+    def note(x: Tensor) -> None:
+        before[:] = [x]
+
+    watch(adapter, (layer, "resid_pre"), handles, note)
+
+    def hook(_module: Any, _args: Any, output: tuple) -> Any:
+        stream = before[0] + output[0]
+        return (output[0] + (edit(stream).to(stream.dtype) - stream), *output[1:])
 
     return hook
 

@@ -1,5 +1,6 @@
 """Two graphs laid onto each other: what is in both, what changed, and how prompts are aligned."""
 
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from depass_sae.attribution.render import table_text
 from depass_sae.errors import UserError
 from depass_sae.graph.diff import align, diff_graphs, diff_table
+from depass_sae.graph.export import write_graph
+from depass_sae.graph.prune import fold
 
 from .sample import sample_graph
 
@@ -69,6 +72,29 @@ def test_a_nodes_influence_is_the_larger_of_both() -> None:
     b.nodes["token:0"]["influence"] = 0.9
     node = diff_graphs(a, b).nodes["token:0"]
     assert (node["influence"], node["influence_a"], node["influence_b"]) == (0.9, 0.5, 0.9)
+
+
+def test_what_b_says_of_a_node_of_both_is_kept() -> None:
+    a, b = flow(["a"]), flow(["a"])
+    a.nodes["feature:5/7@0"].update(activation=1.0, pre_activation=1.5, constant=0.0)
+    b.nodes["feature:5/7@0"].update(activation=2.0, pre_activation=2.5, constant=0.5)
+    node = diff_graphs(a, b).nodes["feature:5/7@0"]
+    assert (node["activation"], node["pre_activation"], node["constant"]) == (1.0, 1.5, 0.0)
+    assert (node["activation_b"], node["pre_activation_b"], node["constant_b"]) == (2.0, 2.5, 0.5)
+
+
+def test_folding_a_difference_adds_up_both_sides() -> None:
+    d = diff_graphs(flow(["a", "b"], 1.0), flow(["a", "b"], 3.0))
+    small = fold(d, [name for name in d if name != "token:0"], list(d.edges))
+    edge = small.edges["remainder:-1", "feature:5/7@0"]
+    assert (edge["weight"], edge["weight_a"], edge["weight_b"]) == (1.0, 1.0, 3.0)
+
+
+def test_a_difference_is_no_graph_to_be_read_back(tmp_path: Path) -> None:
+    d = diff_graphs(flow(["a"]), flow(["a"]))
+    with pytest.raises(UserError, match="written as html, not as json"):
+        write_graph(d, tmp_path / "d.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_prompts_of_the_same_length_are_compared_position_by_position() -> None:

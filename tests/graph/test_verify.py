@@ -132,3 +132,11 @@ def test_a_graph_of_another_model_or_other_saes_is_refused() -> None:
     changed.nodes[g.graph["target"][0]["node"]]["pre_activation"] += 5
     with pytest.raises(UserError, match="other weights, SAEs or dtype"):
         handle_.verify(changed)
+
+
+def test_a_graph_on_the_stream_between_the_sublayers_is_verified() -> None:
+    hooks = ("0.resid_mid", "2.resid_post")
+    handle_ = handle([random_sae("jumprelu", hook, seed=seed) for seed, hook in enumerate(hooks)])
+    g = handle_.verify(handle_.graph(TEXT, "logit:5", max_nodes=50), max_nodes=10)
+    feature = next(e for e in g.graph["verification"]["nodes"] if e["node"].startswith("feature:0/"))
+    assert feature["observed"] != 0.0

@@ -44,6 +44,21 @@ def test_a_head_that_writes_nothing_is_missing_from_the_stream(shape: str) -> No
     torch.testing.assert_close(mid, seen.resid_mid[1][-1] - z[-1, 2] @ o[2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_stream_between_the_sublayers_is_edited_after_what_came_before(shape: str) -> None:
+    model = tiny(shape)
+    seen = trace(model, IDS)
+    edits = {(0, "resid_post"): lambda x: 2 * x, (1, "resid_mid"): lambda x: x - 3}
+    found = intervene(model, IDS[None], edits, [(1, "resid_pre"), (1, "resid_mid"), (1, "resid_post")])
+    alone = intervene(model, IDS[None], {(0, "resid_post"): lambda x: 2 * x}, [(1, "resid_mid")])
+    torch.testing.assert_close(found[1, "resid_pre"][0], 2 * seen.resid_pre[1][-1])
+    torch.testing.assert_close(found[1, "resid_mid"], alone[1, "resid_mid"] - 3, rtol=1e-4, atol=1e-4)
+    parts = model.layer(1)
+    with torch.no_grad():
+        after = found[1, "resid_mid"] + parts.mlp.module(parts.mlp_norm.module(found[1, "resid_mid"]))
+    torch.testing.assert_close(found[1, "resid_post"], after, rtol=1e-4, atol=1e-4)
+
+
 def test_each_prompt_of_a_batch_is_edited_on_its_own() -> None:
     model = tiny("llama")
     keep = torch.tensor([1.0, 0.0])[:, None, None]
@@ -54,6 +69,6 @@ def test_each_prompt_of_a_batch_is_edited_on_its_own() -> None:
 
 def test_an_intervention_elsewhere_is_refused_and_the_model_is_as_before() -> None:
     model = tiny("llama")
-    with pytest.raises(UserError, match="at resid_post and hook_z"):
+    with pytest.raises(UserError, match="at resid_mid, resid_post and hook_z"):
         intervene(model, IDS[None], {(0, "resid_post"): lambda x: x * 0, (1, "mlp_out"): lambda x: x}, [None])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.model.modules())

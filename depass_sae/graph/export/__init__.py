@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
-from ...files import write_text
+from ...files import read_text, write_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -50,6 +50,8 @@ def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None 
     path = Path(path)
     name = check_destination(path, format)
     chosen = FORMATS[name]
+    if "diff" in g.graph and name != "html":
+        raise UserError(f"a difference of two graphs is written as html, not as {name}; keep the two graphs themselves")
     if chosen.text is not None:
         write_text(path, _function(chosen.text)(g))
     elif chosen.save is not None:
@@ -98,7 +100,7 @@ def read_graph(path: str | os.PathLike[str]) -> nx.DiGraph:
             f"cannot read {path}: graphs are read from {' and '.join(str(suffix) for suffix in parsers)} files"
         )
     try:
-        return _function(parser)(_read_text(path))
+        return _function(parser)(read_text(path))
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from None
 
@@ -111,15 +113,6 @@ def _by_suffix(path: Path) -> str:
             f"or name the format ({', '.join(FORMATS)})"
         )
     return suffixes[path.suffix.lower()]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"it is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(str(error.strerror)) from None
 
 
 def _function(home: tuple[str, str]) -> Callable[..., Any]:
