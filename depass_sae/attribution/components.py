@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt
-from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.memory import Budget
+from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Heads, Modules, Neurons, Source, Spans, head_products, recorded_neurons, tokens
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
@@ -203,7 +204,7 @@ def attribute_components(
     pos: Pos | None = None,
     allocation: Allocation,
     by_token: bool = False,
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> ComponentAttribution:
     """Contributions of the heads, modules or neurons of every layer to a target.
@@ -211,7 +212,7 @@ def attribute_components(
     by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``).
     """
     reading = read(subject, prompt, target, pos, allocation)
-    question = (reading.seen, reading.readoff, reading.positions, kind, allocation, chunks, progress)
+    question = (reading.seen, reading.readoff, reading.positions, kind, allocation, budget, progress)
     if allocation.rule in CONTRIBUTION:
         rows = _swept(*question, tokens(prompt.tokens) if by_token else None)
     elif by_token:
@@ -238,7 +239,7 @@ def _swept(
     positions: Sequence[int],
     kind: Kind,
     allocation: Allocation,
-    chunks: Chunks,
+    budget: Budget,
     progress: Progress | None,
     sources: Spans | None = None,
 ) -> list[list[LayerRow]]:
@@ -255,7 +256,7 @@ def _swept(
     streams = None
     if sources is not None:
         spans = Spans(sources.groups[: len(seen.token_ids)], sources.labels[: len(seen.token_ids)])
-        streams = TokenStreams.of(seen, spans, layer, allocation, chunks, progress)
+        streams = TokenStreams.of(seen, spans, layer, allocation, budget, progress)
     for done, level in enumerate(sweep(seen, {readoff.point: seeds}, CONTRIBUTION[allocation.rule]), start=1):
         if (level.layer, level.sublayer) in wanted:
             parts = seen.adapter.layer(level.layer)
@@ -278,7 +279,7 @@ def _carried(
     positions: Sequence[int],
     kind: Kind,
     allocation: Allocation,
-    chunks: Chunks,
+    budget: Budget,
     progress: Progress | None,
 ) -> list[list[LayerRow]]:
     """Each layer's parts carried forward on their own, for rules under which parts compete."""
@@ -289,7 +290,7 @@ def _carried(
     rows: list[list[LayerRow]] = [[] for _ in positions]
     for done, (index, sublayer) in enumerate(wanted, start=1):
         start = kind.source(index, sublayer).start(seen)
-        found = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks)[readoff.point]
+        found = propagate(seen, start, {readoff.point: at}, allocation, budget=budget)[readoff.point]
         values = found.project(readoff.direction.w[at]).double().cpu()
         for i, mine in enumerate(rows):
             mine.append(LayerRow(index, sublayer, values[i, :-2], values[i, -1].item(), values[i, -2].item()))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt
-from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.memory import Budget
+from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Source, Spans, Vectors
 from ..passes.trace import Point
 from .subject import Subject
@@ -53,7 +54,7 @@ def decompose(
     point: Point,
     start: int = 0,
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> Decomposition:
     """Carry a source's components to a read point. Raises UserError for a point before the source's start."""
@@ -71,5 +72,5 @@ def decompose(
     seen = subject.trace(prompt, max(point[0], first), (point,))
     components = source.start(seen)
     positions = torch.arange(len(prompt), device=seen.resid_post.device)
-    found = propagate(seen, components, {point: positions}, allocation, chunks=chunks, progress=progress)[point]
+    found = propagate(seen, components, {point: positions}, allocation, budget=budget, progress=progress)[point]
     return Decomposition(point, found.dense(), components.labels, seen.at(point), found.present, allocation)

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.memory import Budget
+from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.rows import Rows
 from ..passes.sources import Spans
 from ..passes.sweep import Level
@@ -29,11 +30,11 @@ class TokenStreams:
 
     @classmethod
     def of(
-        cls, trace: Trace, spans: Spans, last: int, allocation: Allocation, chunks: Chunks, progress: Progress | None
+        cls, trace: Trace, spans: Spans, last: int, allocation: Allocation, budget: Budget, progress: Progress | None
     ) -> TokenStreams:
         positions = torch.arange(len(trace.token_ids), device=trace.resid_post.device)
         reads = {(layer, "resid_pre"): positions for layer in range(last + 1)}
-        found = propagate(trace, spans.start(trace), reads, allocation, chunks=chunks, progress=progress)
+        found = propagate(trace, spans.start(trace), reads, allocation, budget=budget, progress=progress)
         return cls({layer: rows for (layer, _), rows in found.items()})
 
     def split(self, trace: Trace, level: Level) -> Float[Tensor, "target head comp"]:

@@ -25,7 +25,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Attention, Linear, Norm
 from ..models.prompt import Prompt
-from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.memory import Budget
+from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import tokens
 from ..passes.sublayers import queries_and_keys, rotate
 from ..passes.trace import Trace
@@ -131,7 +132,7 @@ def attribute_attention(
     by: QKBy = "tokens",
     against: Against = None,
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> AttentionAttribution:
     """Split a head's score for one query and key over tokens, or over the features of an SAE on the stream it reads.
@@ -152,7 +153,7 @@ def attribute_attention(
     elif against is not None:
         weights[against] -= 1
     if by == "tokens":
-        parts, labels = _token_parts(seen, prompt, allocation, layer, chunks, progress)
+        parts, labels = _token_parts(seen, prompt, allocation, layer, budget, progress)
     elif by == "features":
         parts, labels = _feature_parts(subject, seen, prompt, layer)
     else:
@@ -200,7 +201,7 @@ def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, 
 
 
 def _token_parts(
-    seen: Trace, prompt: Prompt, allocation: Allocation, layer: int, chunks: Chunks, progress: Progress | None
+    seen: Trace, prompt: Prompt, allocation: Allocation, layer: int, budget: Budget, progress: Progress | None
 ) -> tuple[Float[Tensor, "pos comp d_model"], list[str]]:
     """The prompt's tokens as components of the stream before the layer."""
     n = len(seen.token_ids)
@@ -208,7 +209,7 @@ def _token_parts(
     start = tokens(labels).start(seen)
     point = (layer, "resid_pre")
     positions = torch.arange(n, device=seen.resid_post.device)
-    rows = propagate(seen, start, {point: positions}, allocation, chunks=chunks, progress=progress)[point]
+    rows = propagate(seen, start, {point: positions}, allocation, budget=budget, progress=progress)[point]
     return rows.dense(), [*labels, "bias", "rest"]
 
 

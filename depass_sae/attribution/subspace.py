@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt, token_text
-from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.memory import Budget
+from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index, parse_hook
 from .answer import Answer, TargetAt, read
@@ -117,7 +118,7 @@ def attribute_subspace(
     names: tuple[str, ...] | None = None,
     pos: Pos | None = None,
     allocation: Allocation,
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> SubspaceAttribution:
     """What the stream's parts in some subspaces contribute to a target.
@@ -132,7 +133,7 @@ def attribute_subspace(
     start = subspace.start(seen)
     if names is not None and len(names) != len(start.labels) - 2:
         raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
-    rows = propagate(seen, start, {readoff.point: at}, allocation, chunks=chunks, progress=progress)[readoff.point]
+    rows = propagate(seen, start, {readoff.point: at}, allocation, budget=budget, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[at]).double().cpu()
     targets = [
         SubspaceTarget(**reading.at(prompt, position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
@@ -201,7 +202,7 @@ def decode_parts(
     pos: int | None = None,
     top: int = 8,
     allocation: Allocation,
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> Votes:
     """Carry a source's components to the end and read off, through the frozen final norm, what each votes for (§4.3).
@@ -217,7 +218,7 @@ def decode_parts(
     at = torch.tensor([n - 1 if pos is None else pos], device=seen.resid_post.device)
     start = source.start(seen)
     point = (seen.n_layers - 1, "resid_post")
-    rows = propagate(seen, start, {point: at}, allocation, chunks=chunks, progress=progress)[point]
+    rows = propagate(seen, start, {point: at}, allocation, budget=budget, progress=progress)[point]
     norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
     unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)
     normed = norm.centre(rows.dense()[0]) * norm.scale(seen.resid_post[at]) * norm.gain

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt, sentences, words
-from ..passes.propagate import Allocation, Chunks, Progress, propagate
+from ..passes.memory import Budget
+from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Spans
 from .answer import Answer, TargetAt, read
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
@@ -173,7 +174,7 @@ def attribute_tokens(
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     ablate: int = 0,
     seed: int = 0,
-    chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> TokenAttribution:
     """Contributions of the prompt's tokens, or words, to a target.
@@ -188,7 +189,7 @@ def attribute_tokens(
     positions = torch.tensor(reading.positions, device=seen.resid_post.device)
     start = Spans([span.positions for span in spans], [span.text for span in spans]).start(seen)
     reads = {readoff.point: positions}
-    rows = propagate(seen, start, reads, allocation, chunks=chunks, progress=progress)[readoff.point]
+    rows = propagate(seen, start, reads, allocation, budget=budget, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[positions]).double().cpu()
     targets = []
     for position, row in zip(reading.positions, values, strict=True):

@@ -1,10 +1,96 @@
-"""How much memory there is, asked before work that needs much of it."""
+"""How much memory there is, how much a pass may take, and where its stream goes when that is not enough."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
 from ..errors import UserError
+
+BLOCK = 8 * 2**20
+"""Bytes that a block of work takes: enough to keep matrix products busy, little enough to stay near the processor."""
+SMALL = 2**28
+"""A stream of fewer bytes is not worth asking how much is free."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many bytes a pass may take, beside the model and what is recorded of it. It changes no result.
+
+    memory: None is half of what is free when the pass starts. The pass works in blocks that take a small share of it;
+    a stream that does not fit is kept in a temporary file, which takes longer.
+    """
+
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < 1:
+            raise UserError(f"memory is a number of bytes, or a text like '4GiB', not {self.memory}")
+
+    @classmethod
+    def of(cls, memory: int | str | None) -> Budget:
+        """From bytes, or from ``"4GiB"``, ``"500MB"``. Raises UserError for what is neither."""
+        if isinstance(memory, str):
+            match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE)
+            if match is None:
+                raise UserError(f"memory is a number of bytes, or a text like '4GiB', not {memory!r}")
+            number, prefix, binary = match.groups()
+            memory = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+        return cls(memory)
+
+    @property
+    def block(self) -> int:
+        """Bytes that a block of work may take."""
+        return BLOCK if self.memory is None else max(1, min(BLOCK, self.memory // 8))
+
+    def zeros(self, rows: int, width: int, like: Tensor) -> Tensor:
+        """[rows, width], in memory or in a temporary file. Raises UserError where neither has room."""
+        need = rows * width * like.element_size()
+        if self.memory is None and need < SMALL:
+            return like.new_zeros(rows, width)
+        limit = available(like.device) // 2 if self.memory is None else self.memory
+        if need <= limit:
+            return like.new_zeros(rows, width)
+        if like.device.type != "cpu":
+            check_memory(need, "this pass", like.device)
+            return like.new_zeros(rows, width)
+        return _on_disk(rows, width, like.dtype, need)
+
+    def spans(self, sizes: list[int], width: int) -> Iterator[tuple[int, int]]:
+        """Ranges of neighbours that fit into a block together, or one that is too large alone.
+
+        sizes: the rows of each; width: what a row takes, in bytes.
+        """
+        low, rows = 0, 0
+        for i, size in enumerate(sizes):
+            if i > low and (rows + size) * width > self.block:
+                yield low, i
+                low, rows = i, 0
+            rows += size
+        if sizes:
+            yield low, len(sizes)
+
+
+def _on_disk(rows: int, width: int, dtype: torch.dtype, need: int) -> Tensor:
+    """A tensor in a file that is gone when the tensor is."""
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"this pass needs about {gib(need)}, more than there is in memory, and {folder} has {gib(free)} free; "
+            "try a shorter prompt, or the rule half"
+        )
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="depass-sae-") as file:
+        return torch.from_file(file.name, shared=True, size=max(rows * width, 1), dtype=dtype)[: rows * width].view(
+            rows, width
+        )
 
 
 def available(device: torch.device) -> int:
@@ -21,6 +107,10 @@ def check_memory(need: int, what: str, device: torch.device) -> None:
     free = available(device)
     if need > free:
         raise UserError(
-            f"{what} needs about {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; "
+            f"{what} needs about {gib(need)}, and {gib(free)} are free; "
             "try a shorter prompt, fewer layers, or the rule half"
         )
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -7,7 +7,8 @@ What the model computed once stays as it was: attention patterns, norm scales, n
     MLP        X̃[n,m] += Σ_f hidden[n,m,f] v_f,  Σ_m hidden = a_f[n]    the rule's choice (rules.py); b_down to ``bias``
 
 and Σ_m X̃[n,m] is what the model computed, at every position and layer. The pass goes through the layers one sublayer
-at a time. It carries packed rows, only the positions that a read still needs, and stops at the last read.
+at a time (carry.py). It keeps one copy of the stream as packed rows, only those that a read still needs, and changes it
+in place; what is left to do is little more than the matrix products of the rows.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.adapter import Attention, Layer, Linear, Norm
-from .rows import Rows
-from .rules import TEMPERATURE, Neurons, Rule, rule_named
+from ..models.adapter import Layer
+from .carry import add_attention, add_mlp
+from .memory import Budget
+from .rows import BIAS, REST, Rows
+from .rules import TEMPERATURE, Rule, rule_named
 from .sources import Start
 from .sublayers import reach
 from .trace import HOOKS, Point, Trace
@@ -52,21 +55,8 @@ class Allocation:
             raise UserError(f'first_token must be "skip" or "compete", not {self.first_token!r}')
 
 
-@dataclass(frozen=True)
-class Chunks:
-    """How much is worked on at once. Sizes change the memory that a pass needs, and never its result.
-
-    positions: per block of an MLP. components: per block of an attention layer.
-    """
-
-    positions: int = 16
-    components: int = 16
-
-
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
-
-BIAS, REST = -2, -1  # where these two stand among the components
 
 
 def propagate(
@@ -75,7 +65,7 @@ def propagate(
     reads: Mapping[Point, Int[Tensor, "kept"]],
     allocation: Allocation = Allocation(),
     *,
-    chunks: Chunks = Chunks(),
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> dict[Point, Rows]:
     """Carry a start's components forward and return them at every point that is read.
@@ -83,26 +73,36 @@ def propagate(
     reads: for each (layer, hook) the positions wanted there, ascending; hook is one of ``trace.HOOKS``. Nothing is
     computed that no read depends on: not the positions after the last one, nor the layers.
 
-    Raises UserError where a read lies before the start, or beyond the layers of the trace.
+    Raises UserError where a read lies before the start, or beyond the layers of the trace, and for want of memory.
     """
     rule = rule_named(allocation.rule)
     plan = _plan(reads, start.at, trace)
-    rows = start.rows.keep(plan[0].needed)
+    rows = start.rows.keep(plan[0].needed).copy()
     found: dict[Point, Rows] = {}
     for done, step in enumerate(plan, start=1):
         for point in step.state_reads:
             found[point] = rows.keep(reads[point])
         if not step.produced.numel():
             break
+        if step.state_reads:
+            rows = rows.copy()  # what follows changes them in place
         layer = trace.adapter.layer(step.layer)
+        wanted = [hook for _, hook in step.output_reads]
         if step.is_mlp:
-            outputs = _mlp_step(layer, rows, trace.resid_mid[step.layer], rule, allocation, start.first_only, chunks)
+            resid = trace.resid_mid[step.layer]
+            present, compete = _competitors(layer, rows.keep(step.produced), start.first_only, rule, allocation)
+            rows = rows.laid_out(step.produced, present, budget.zeros)
+            outputs = add_mlp(layer, resid, rows, compete, rule, allocation.temperature, wanted, budget)
+            if rule.may_spill:
+                rows = _without_empty_rest(rows, compete)
+                outputs = {hook: output.only(rows.present) for hook, output in outputs.items()}
         else:
-            pattern = trace.pattern[step.layer]
-            outputs = _attention_step(layer, rows, trace.resid_pre[step.layer], pattern, step.produced, chunks)
+            resid, pattern = trace.resid_pre[step.layer], trace.pattern[step.layer]
+            after = rows.laid_out(step.produced, _reached(layer, rows, step.produced), budget.zeros)
+            outputs = add_attention(layer, resid, pattern, rows, after, wanted, budget)
+            rows = after
         for point in step.output_reads:
             found[point] = outputs[point[1]].keep(reads[point])
-        rows = _add(rows.keep(step.produced), outputs["mlp_out" if step.is_mlp else "attn_out"])
         if progress is not None:
             progress("carrying components through the layers", done, len(plan) - 1)
     return found
@@ -174,133 +174,41 @@ def _plan(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[_Step]
     return steps[::-1]
 
 
-# ------------------------------------------------------------------------------------------------------- the sublayers
+# -------------------------------------------------------------------------------------------------------- who is where
 
 
-def _attention_step(
-    layer: Layer,
-    rows: Rows,
-    resid: Float[Tensor, "pos d_model"],
-    pattern: Float[Tensor, "head query key"],
-    queries: Int[Tensor, "query"],
-    chunks: Chunks,
-) -> dict[str, Rows]:
-    norm, attention = layer.attn_norm.to(resid.dtype), layer.attention
-    v, o = attention.v.to(resid.dtype), attention.o.to(resid.dtype)
-    rows = _with_bias(rows, norm.bias, v.bias, o.bias)
-    values = _mapped(_normed(norm, rows, resid), v)
-    z = _mix(attention, values, pattern, queries, chunks.components)
-    return {"hook_z": z, "attn_out": _mapped(z, o)}
-
-
-def _mix(attention: Attention, values: Rows, pattern: Tensor, queries: Int[Tensor, "query"], components: int) -> Rows:
-    """z[n,m] = Σ_k A_h[n,k] v[k,m] for every head: positions mix, components do not, so a few go at a time."""
-    keys = values.positions
-    visible = reach(queries, keys, attention.window)
-    present = (visible.float() @ values.present.float()) > 0
-    z = Rows(queries, present, values.values.new_empty(int(present.sum()), attention.n_heads * attention.d_head))
-    a = pattern[:, queries][:, :, keys].to(values.values.dtype)
-    a = a.view(attention.n_kv_heads, -1, len(queries), len(keys))  # consecutive heads share a key-value head
-    for low in range(0, values.n_components, components):
-        some = slice(low, low + components)
-        here = values.present[:, some]
-        if not here.any():
-            continue
-        k0 = int(here.any(dim=1).nonzero()[0])  # nothing to mix before the first of them appears
-        q0 = int(torch.searchsorted(queries, keys[k0]))
-        dense = values.block(slice(k0, None), some).unflatten(-1, (attention.n_kv_heads, attention.d_head))
-        dense = dense.permute(2, 0, 1, 3).flatten(2)  # [kv_head, key, comp * d_head]
-        mixed = a[:, :, q0:, k0:].flatten(1, 2) @ dense  # [kv_head, group * query, comp * d_head]
-        mixed = mixed.view(attention.n_kv_heads, -1, len(queries) - q0, here.shape[1], attention.d_head)
-        mask = present[q0:, some]
-        z.values[z.number[q0:, some][mask]] = mixed.permute(2, 3, 0, 1, 4)[mask].flatten(1)
-    return z
-
-
-def _mlp_step(
-    layer: Layer,
-    rows: Rows,
-    resid: Float[Tensor, "pos d_model"],
-    rule: Rule,
-    allocation: Allocation,
-    first_only: Bool[Tensor, "comp"],
-    chunks: Chunks,
-) -> dict[str, Rows]:
-    norm, mlp = layer.mlp_norm.to(resid.dtype), layer.mlp
-    gate, down = mlp.gate.to(resid.dtype), mlp.down.to(resid.dtype)
-    up = None if mlp.up is None else mlp.up.to(resid.dtype)
-    rows = _with_bias(rows, norm.bias, gate.bias, up.bias if up is not None and rule.needs_up else None)
-    normed = _normed(norm, rows, resid)
-    whole = norm(resid[rows.positions])
-    compete = _competitors(normed, first_only, rule, allocation)
-    masks, blocks = [], []
-    for low in range(0, len(normed.positions), chunks.positions):
-        some = slice(low, low + chunks.positions)
-        mask = normed.present[some] | compete[some]
-        slots = mask.any(dim=0)
-        slots[[BIAS, REST]] = True
-        block = normed.select(some, slots)
-        neurons = Neurons(
-            s=_mapped(block, gate).dense(),
-            t=_mapped(block, up).dense() if up is not None and rule.needs_up else None,
-            compete=compete[some][:, slots],
-            gate=gate(whole[some]),
-            up=None if up is None else up(whole[some]),
-            act=mlp.act,
-            temperature=allocation.temperature,
-        )
-        hidden = rule.hidden(neurons)
-        if rule.may_spill:
-            mask[:, REST] |= hidden[:, REST].any(dim=-1)
-        if down.bias is not None:
-            mask[:, BIAS] = True
-        masks.append(mask)
-        blocks.append(hidden[mask[:, slots]] @ down.weight)
-    out = Rows(normed.positions, torch.cat(masks), torch.cat(blocks))
-    return {"mlp_in": normed, "mlp_out": _with_vector(out, down.bias)}
+def _reached(layer: Layer, rows: Rows, queries: Int[Tensor, "query"]) -> Bool[Tensor, "query comp"]:
+    """Which components are at each query after attention: those of all that it sees, and biases."""
+    visible = reach(queries, rows.positions, layer.attention.window)
+    present = (visible.float() @ rows.present.float()) > 0
+    if any(part.bias is not None for part in (layer.attn_norm, layer.attention.v, layer.attention.o)):
+        present[:, BIAS] = True
+    return present
 
 
 def _competitors(
-    rows: Rows, first_only: Bool[Tensor, "comp"], rule: Rule, allocation: Allocation
-) -> Bool[Tensor, "pos comp"]:
-    """Who takes part in the allocation at each position: the present, ``rest`` where that leaves nobody."""
-    compete = rows.present.clone()
+    layer: Layer, rows: Rows, first_only: Bool[Tensor, "comp"], rule: Rule, allocation: Allocation
+) -> tuple[Bool[Tensor, "pos comp"], Bool[Tensor, "pos comp"]]:
+    """Who is there after an MLP, and who of them takes part in its allocation: ``rest`` where nobody else does."""
+    mlp, present = layer.mlp, rows.present.clone()
+    first = [layer.mlp_norm.bias, mlp.gate.bias, mlp.up.bias if mlp.up is not None and rule.needs_up else None]
+    if any(bias is not None for bias in first):
+        present[:, BIAS] = True
+    compete = present.clone()
     if rule.couples:
         if allocation.first_token == "skip":
             compete &= ~(first_only[None] & (rows.positions > 0)[:, None])
         compete[:, REST] |= ~compete.any(dim=1)
-    return compete
+    present |= compete
+    if mlp.down.bias is not None:
+        present[:, BIAS] = True
+    if rule.may_spill:
+        present[:, REST] = True
+    return present, compete
 
 
-# ------------------------------------------------------------------------------------------------- small steps on rows
-
-
-def _with_bias(rows: Rows, *biases: Tensor | None) -> Rows:
-    """The ``bias`` component present at every position, where any of these bias vectors exists."""
-    if all(bias is None for bias in biases):
-        return rows
+def _without_empty_rest(rows: Rows, compete: Bool[Tensor, "pos comp"]) -> Rows:
+    """``rest`` only where it took part or something fell to it."""
     present = rows.present.clone()
-    present[:, BIAS] = True
-    return rows.widen(present)
-
-
-def _with_vector(rows: Rows, vector: Float[Tensor, "d"] | None) -> Rows:
-    """A bias vector added to the ``bias`` component at every position. Writes into the rows' values."""
-    if vector is not None:
-        rows.values[rows.index[1] == rows.n_components + BIAS] += vector
-    return rows
-
-
-def _mapped(rows: Rows, linear: Linear) -> Rows:
-    return _with_vector(rows.with_values(rows.values @ linear.weight), linear.bias)
-
-
-def _normed(norm: Norm, rows: Rows, resid: Float[Tensor, "pos d_model"]) -> Rows:
-    scale = norm.scale(resid[rows.positions])[rows.index[0]]
-    return _with_vector(rows.with_values(norm.centre(rows.values) * scale * norm.gain), norm.bias)
-
-
-def _add(rows: Rows, delta: Rows) -> Rows:
-    """The residual connection. A sublayer's output is present wherever its input was."""
-    widened = rows.widen(delta.present)
-    return widened.with_values(widened.values + delta.values)
+    present[:, REST] = compete[:, REST] | rows.values[rows.number[:, REST]].any(dim=-1)
+    return rows.only(present)

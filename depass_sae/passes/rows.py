@@ -6,12 +6,16 @@ Presence is a mask carried with the rows, never guessed from zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+BIAS, REST = -2, -1
+"""Where these two stand among the components."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +52,24 @@ class Rows:
                 rows.__dict__[derived] = self.__dict__[derived]
         return rows
 
-    def widen(self, present: Bool[Tensor, "pos comp"]) -> Rows:
-        """With more components present, as zeros until something is added to them."""
-        if torch.equal(present, self.present):
-            return self
-        values = self.values.new_zeros(int(present.sum()), self.values.shape[1])
-        values[self.present[present]] = self.values
-        return Rows(self.positions, present, values)
-
     @cached_property
     def number(self) -> Int[Tensor, "pos comp"]:
         """The row of every (position, component); meaningless where the component is absent."""
         return self.present.flatten().cumsum(0).view(self.present.shape) - 1
 
-    def select(self, positions: slice, components: Bool[Tensor, "comp"]) -> Rows:
-        """A range of positions, and only some component slots: all that are present there, and perhaps more."""
-        low, high, _ = positions.indices(len(self.positions))
-        values = self.values[self.offsets[low] : self.offsets[high]]
-        return Rows(self.positions[positions], self.present[positions][:, components], values)
+    def laid_out(
+        self, positions: Int[Tensor, "kept"], present: Bool[Tensor, "kept comp"], zeros: Callable[..., Tensor]
+    ) -> Rows:
+        """These positions of them, perhaps with more components present: as zeros until something is added to them.
 
-    def block(self, positions: slice, components: slice) -> Float[Tensor, "pos comp d"]:
-        """A dense block, with zeros where nothing is present."""
-        present = self.present[positions, components]
-        dense = self.values.new_zeros(*present.shape, self.values.shape[1])
-        dense[present] = self.values[self.number[positions, components][present]]
-        return dense
+        zeros: makes the new values, of (rows, width, like).
+        """
+        if torch.equal(positions, self.positions) and torch.equal(present, self.present):
+            return self
+        kept = self.keep(positions)
+        values = zeros(int(present.sum()), self.values.shape[1], self.values)
+        values[kept.present[present].nonzero()[:, 0]] = kept.values
+        return Rows(positions, present, values)
 
     def keep(self, positions: Int[Tensor, "kept"]) -> Rows:
         """Only the rows of these positions."""
@@ -80,6 +77,15 @@ class Rows:
             return self
         chosen = torch.isin(self.positions, positions)
         return Rows(positions, self.present[chosen], self.values[chosen[self.index[0]]])
+
+    def only(self, present: Bool[Tensor, "pos comp"]) -> Rows:
+        """Without some of the rows: those that are not in ``present``."""
+        if torch.equal(present, self.present):
+            return self
+        return Rows(self.positions, present, self.values[present[self.present]])
+
+    def copy(self) -> Rows:
+        return self.with_values(self.values.clone())
 
     def dense(self) -> Float[Tensor, "pos comp d"]:
         """With zeros where nothing is present."""

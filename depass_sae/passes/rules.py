@@ -36,6 +36,8 @@ TEMPERATURE = 0.1
 class Neurons:
     """One MLP at a block of positions, as a rule sees it. The last component is ``rest``.
 
+    A rule may overwrite s and t.
+
     compete: who takes part in an allocation; at least one component per position.
     gate, up: the frozen totals, biases included (up is None, and so is t, where the MLP is not gated).
     """
@@ -71,8 +73,9 @@ class Rule:
 def softmax(n: Neurons) -> Scores:
     """ω = softmax_m(s / T) over the components that compete (paper eq. 14, T = 0.1)."""
     # The floor keeps scores finite; at any smaller temperature the largest score takes all, as it does at this one.
-    masked = n.s.div(max(n.temperature, 1e-30)).masked_fill_(~n.compete[..., None], -torch.inf)
-    return torch.softmax(masked, dim=1).mul_(n.activation[:, None])
+    s = n.s.div_(max(n.temperature, 1e-30))
+    s[(~n.compete).nonzero(as_tuple=True)] = -torch.inf  # a few rows; a mask would go over them all
+    return torch.softmax(s, dim=1).mul_(n.activation[:, None])
 
 
 def linear_norm(n: Neurons) -> Scores:
@@ -103,14 +106,15 @@ def winner(n: Neurons) -> Scores:
 def linear(n: Neurons) -> Scores:
     """(act(g)/g) · s · u: the non-linearity as the frozen slope through the origin, the up-projection whole."""
     ratio = slope(n.act, n.gate)
-    return n.s * (ratio if n.up is None else ratio * n.up)[:, None]
+    return n.s.mul_((ratio if n.up is None else ratio * n.up)[:, None])
 
 
 def half(n: Neurons) -> Scores:
     """½ (act(g)/g) s u + ½ act(g) t: each factor of the product gets half. Without a gate, the same as ``linear``."""
     if n.up is None or n.t is None:
         return linear(n)
-    return linear(n).mul_(0.5).add_(n.t * (0.5 * n.act(n.gate))[:, None])
+    by_gate = 0.5 * slope(n.act, n.gate) * n.up
+    return n.s.mul_(by_gate[:, None]).addcmul_(n.t, (0.5 * n.act(n.gate))[:, None])
 
 
 def slope(act: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import depass_sae as ds
 from depass_sae.attribution.components import KINDS, NEURONS, _carried, _swept
 from depass_sae.attribution.targets import FeatureTarget
 from depass_sae.models.prompt import encode
-from depass_sae.passes.propagate import Allocation, Chunks
+from depass_sae.passes.memory import Budget
+from depass_sae.passes.propagate import Allocation
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.trace import HOOKS
 
@@ -68,7 +69,7 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, kind: str, 
     seen = subject.trace(encode(subject.loaded, subject.adapter, ids), 1, (target.point,))
     readoff, positions = target.read(subject, seen), sorted({0, len(ids) - 1})
     swept, carried = (
-        engine(seen, readoff, positions, KINDS[kind], Allocation(rule), Chunks(), None) for engine in (_swept, _carried)
+        engine(seen, readoff, positions, KINDS[kind], Allocation(rule), Budget(), None) for engine in (_swept, _carried)
     )
     for one, other in zip(swept, carried, strict=True):
         both = {(row.layer, row.sublayer): row for row in other}
@@ -237,13 +238,13 @@ def test_with_the_linear_rule_a_neuron_contributes_what_the_frozen_network_loses
     assert torch.allclose(values, torch.stack(lost), rtol=1e-5, atol=0)
 
 
-@given(ids=prompts, kind=kinds, chunk=st.integers(1, 5))
+@given(ids=prompts, kind=kinds, memory=st.sampled_from([1, 2000, 20_000]))
 @settings(max_examples=20)
-def test_chunks_change_nothing(ids: list[int], kind: str, chunk: int) -> None:
+def test_how_much_memory_there_is_changes_nothing(ids: list[int], kind: str, memory: int) -> None:
     for rule in ("softmax", "half"):
         whole, chunked = (
-            ask(with_sae("llama", "resid_post", "jumprelu"), kind, ids, "1/3", pos=0, rule=rule, chunks=chunks)
-            for chunks in (Chunks(), Chunks(chunk, chunk))
+            ask(with_sae("llama", "resid_post", "jumprelu"), kind, ids, "1/3", pos=0, rule=rule, memory=given)
+            for given in (None, memory)
         )
         size = whole.contributions.abs().max().item()
         assert torch.allclose(whole.contributions, chunked.contributions, rtol=0, atol=5e-5 * size)

@@ -86,9 +86,9 @@ def test_spans_are_a_source_and_positions_in_none_are_rest(lm: ds.LM) -> None:
     assert torch.allclose(dec.parts[:, -1], each.parts[:, [0, 4, 5]].sum(1), atol=1e-4)
 
 
-def test_chunk_sizes_change_nothing(lm: ds.LM) -> None:
+def test_how_much_memory_there_is_changes_nothing(lm: ds.LM) -> None:
     whole = lm.decompose(TEXT, layer=2)
-    small = lm.decompose(TEXT, layer=2, chunks=ds.Chunks(positions=2, components=3))
+    small = lm.decompose(TEXT, layer=2, memory=1000)
     assert torch.allclose(whole.parts, small.parts, atol=1e-5)
 
 

@@ -427,9 +427,9 @@ def test_progress_is_reported_to_its_end(lm: ds.LM) -> None:
         assert steps == [(i + 1, len(steps)) for i in range(len(steps))]
 
 
-def test_chunk_sizes_change_nothing(lm: ds.LM) -> None:
+def test_how_much_memory_there_is_changes_nothing(lm: ds.LM) -> None:
     whole = lm.attribute_tokens(TEXT, "1/3")
-    small = lm.attribute_tokens(TEXT, "1/3", chunks=ds.Chunks(positions=2, components=3))
+    small = lm.attribute_tokens(TEXT, "1/3", memory=1000)
     assert torch.allclose(whole.contributions, small.contributions, atol=1e-5)
 
 

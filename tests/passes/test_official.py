@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.propagate import Allocation, Chunks, propagate
+from depass_sae.passes.memory import Budget
+from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.sources import Heads, Modules, Source, Subspace, Vectors, tokens
 from depass_sae.passes.trace import Point, Trace, trace
 
@@ -41,7 +42,7 @@ def seen(prompt: str) -> Trace:
     return trace(model(), golden(prompt)["input_ids"], outputs=outputs)
 
 
-def parts(prompt: str, source: Source, allocation: Allocation, at: Point = END, **options: Chunks) -> Tensor:
+def parts(prompt: str, source: Source, allocation: Allocation, at: Point = END, **options: Budget) -> Tensor:
     """[pos, comp, d_model] at a point, bias and rest last."""
     run = seen(prompt)
     reads = {at: torch.arange(len(run.token_ids))}
@@ -152,10 +153,10 @@ def test_the_official_heads_are_off_where_position_0_overwrites_a_score() -> Non
 
 @pytest.mark.parametrize("first_token", FIRST)
 @pytest.mark.parametrize("size", [1, 7, 10, 100])
-def test_chunks_of_any_size_agree_with_the_official_result_without_chunks(size: int, first_token: str) -> None:
+def test_blocks_of_any_size_agree_with_the_official_result(size: int, first_token: str) -> None:
     expected = golden("p30")[f"tokens.softmax.{FIRST[first_token]}"]
     allocation = Allocation("softmax", first_token=first_token)
-    components = parts("p30", tokens_of("p30"), allocation, chunks=Chunks(size, size))
+    components = parts("p30", tokens_of("p30"), allocation, budget=Budget(size))
     assert deviation(after_final_norm("p30", components[:, :-2]), expected) < TOLERANCE["softmax"]
 
 

@@ -1,4 +1,4 @@
-"""The decomposed pass: agreement with the direct transcription, sums, chunks, causality, presence."""
+"""The decomposed pass: agreement with the direct transcription, sums, memory, causality, presence."""
 
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.propagate import Allocation, Chunks, propagate
+from depass_sae.passes.memory import Budget
+from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.rows import Rows
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.selfcheck import rounding_bound
@@ -190,12 +191,13 @@ def completeness_error(parts: Tensor, whole: Tensor, seed: int = 0) -> float:
     return float(((parts.sum(dim=1) - whole).norm(dim=-1) / size).max())
 
 
+budgets = st.sampled_from([None, 1, 2000, 20_000, 200_000]).map(Budget)
 ids_of_prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)
 
 
 @st.composite
 def runs(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> dict[str, Any]:
-    """A model, a prompt, a source, an allocation and chunks."""
+    """A model, a prompt, a source, an allocation and how much memory it may take."""
     ids = draw(ids_of_prompts)
     layer = draw(st.integers(0, LAYERS - 1))
     kind = draw(st.sampled_from(["tokens", "spans", "vectors"]))
@@ -219,7 +221,7 @@ def runs(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> dict[str,
             draw(st.sampled_from([0.02, 0.1, 1.0])),
             draw(st.sampled_from(["skip", "compete"])),
         ),
-        "chunks": Chunks(draw(st.integers(1, 10)), draw(st.integers(1, 10))),
+        "budget": draw(budgets),
     }
 
 
@@ -227,7 +229,7 @@ def run(case: dict[str, Any], dtype: torch.dtype | None = None) -> tuple[Trace, 
     adapter = tiny(case["shape"], case["dtype"])
     seen = recorded(adapter, case["ids"], dtype)
     source = case["source"] if isinstance(case["source"], Spans) else case["source"](seen)
-    return seen, carried(adapter, seen, source.start(seen), case["allocation"], chunks=case["chunks"])
+    return seen, carried(adapter, seen, source.start(seen), case["allocation"], budget=case["budget"])
 
 
 BOUNDS = {
@@ -259,14 +261,14 @@ def test_the_rounding_bound_is_what_the_tests_ask_for() -> None:
     assert rounding_bound(torch.bfloat16, LAYERS) <= 2 * BOUNDS[torch.bfloat16]
 
 
-# ------------------------------------------------------------------------------------------------- chunks, reads, time
+# ------------------------------------------------------------------------------------------------- memory, reads, time
 
 
-@given(runs(dtypes=(torch.float32,)), st.integers(1, 10), st.integers(1, 10))
+@given(runs(dtypes=(torch.float32,)), budgets)
 @settings(max_examples=80)
-def test_chunking_changes_nothing(case: dict[str, Any], positions: int, components: int) -> None:
+def test_how_much_memory_there_is_changes_nothing(case: dict[str, Any], budget: Budget) -> None:
     _, found = run(case)
-    _, again = run(case | {"chunks": Chunks(positions, components)})
+    _, again = run(case | {"budget": budget})
     for point, rows in found.items():
         size = rows.values.abs().max() if rows.values.numel() else 1.0
         assert torch.equal(rows.present, again[point].present)
