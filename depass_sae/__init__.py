@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .graph.group import group_automatically, with_groups
     from .graph.labels import read_labels, with_labels
     from .graph.prune import prune
-    from .passes.propagate import Chunks
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
+    from .report.card import FeatureCard
 
 __version__ = "0.1.0"
 
@@ -37,9 +37,9 @@ _HOME = {
     "ComponentAttribution": ".attribution.components",
     "Contrast": ".attribution.contrast",
     "Decomposition": ".attribution.decompose",
+    "FeatureCard": ".report.card",
     "FeatureReport": ".attribution.features",
     "TokenAttribution": ".attribution.tokens",
-    "Chunks": ".passes.propagate",
     "Heads": ".passes.sources",
     "Modules": ".passes.sources",
     "Neurons": ".passes.sources",
@@ -58,10 +58,10 @@ _HOME = {
 
 __all__ = [
     "LM",
-    "Chunks",
     "ComponentAttribution",
     "Contrast",
     "Decomposition",
+    "FeatureCard",
     "FeatureReport",
     "Heads",
     "Modules",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -24,10 +25,15 @@ from .graph.build import Errors, Settings, build_graph
 from .graph.verify import verify_graph
 from .models.load import Loaded, adapter_for, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
-from .passes.propagate import Allocation, Chunks, FirstToken, Progress
+from .passes.memory import Budget
+from .passes.propagate import Allocation, FirstToken, Progress
 from .passes.rules import TEMPERATURE
 from .passes.selfcheck import check
 from .passes.sources import Source, Subspace
+from .report.card import STRONGEST, TOP, FeatureCard, add_labels, make_card
+from .report.case import CaseSettings, CaseStudy, make_case_study
+from .report.case import add_labels as add_case_labels
+from .report.study import Study
 from .saes import load_saes
 
 if TYPE_CHECKING:
@@ -49,7 +55,8 @@ class Question(TypedDict, total=False):
     pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature fires,
     or a position. rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu or max.
     first_token: "skip" or "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
-    chunks: how much is worked on at once. progress: called with (what, steps done, steps in all).
+    memory: bytes that a pass may take, or a text like "4GiB" (default: half of what is free); it changes no result.
+    progress: called with (what, steps done, steps in all).
     """
 
     logit: str | int | None
@@ -62,7 +69,7 @@ class Question(TypedDict, total=False):
     rule: str | None
     temperature: float
     first_token: FirstToken
-    chunks: Chunks
+    memory: int | str | None
     progress: Progress | None
 
 
@@ -267,7 +274,7 @@ class LM:
         rule: str = PAPER_RULE,
         temperature: float = TEMPERATURE,
         first_token: FirstToken = "skip",
-        chunks: Chunks = Chunks(),  # noqa: B008 (frozen)
+        memory: int | str | None = None,
         progress: Progress | None = None,
     ) -> Decomposition:
         """The raw parts: any source, carried to a read point.
@@ -283,9 +290,82 @@ class LM:
             point=(layer, read),
             start=start,
             allocation=Allocation(rule, temperature, first_token),
-            chunks=chunks,
+            budget=Budget.of(memory),
             progress=progress,
         )
+
+    def card(
+        self,
+        feature: str,
+        prompts: PromptLike | Sequence[PromptLike],
+        *,
+        top: int = TOP,
+        strongest: int = STRONGEST,
+        rule: str | None = None,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        labels: str | Path | Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> FeatureCard:
+        """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
+
+        feature: "LAYER/INDEX". prompts: one, or several. top: entries of each list. strongest: at how many firings it
+        is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
+        by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
+        """
+        allocation = Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token)
+        card = make_card(
+            self._subject, prompts, feature, top=top, strongest=strongest, allocation=allocation, progress=progress
+        )
+        if labels is None:
+            return card
+        card, trouble = add_labels(card, labels)
+        if trouble:
+            warnings.warn(trouble, stacklevel=2)
+        return card
+
+    def case_study(
+        self,
+        prompt: PromptLike,
+        features: str | Sequence[str],
+        *,
+        title: str | None = None,
+        ablate: int = CaseSettings.ablate,
+        seed: int = CaseSettings.seed,
+        max_nodes: int = CaseSettings.max_nodes,
+        verify: int = CaseSettings.verify,
+        top: int = CaseSettings.top,
+        rule: str | None = None,
+        temperature: float = TEMPERATURE,
+        first_token: FirstToken = "skip",
+        labels: str | Path | Mapping[str, str] | None = None,
+        asked: Study | None = None,
+        progress: Progress | None = None,
+    ) -> CaseStudy:
+        """Everything about features of one prompt, for a paper's appendix; ``.write(folder)`` keeps page and numbers.
+
+        features: ``"17/2601@7"``, or ``"17/2601"`` for where it is strongest; one or several. ablate: replace every
+        source by this many random tokens and measure. max_nodes: of each graph; verify: how many of them are taken
+        out for real. top: rows that tables name. labels: as in :meth:`card`. asked: how the command line was asked
+        for it, which the page repeats (default: worked out, where a command can make it again).
+        """
+        named = [features] if isinstance(features, str) else list(features)
+        study = make_case_study(
+            self._subject,
+            self._encode(prompt),
+            named,
+            title=title,
+            allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
+            settings=CaseSettings(ablate=ablate, seed=seed, max_nodes=max_nodes, verify=verify, top=top),
+            asked=asked,
+            progress=progress,
+        )
+        if labels is None:
+            return study
+        study, trouble = add_case_labels(study, labels)
+        if trouble:
+            warnings.warn(trouble, stacklevel=2)
+        return study
 
     def graph(
         self,
@@ -386,7 +466,7 @@ def _allocation(question: Question) -> Allocation:
 
 
 def _running(question: Question) -> dict[str, Any]:
-    return {"chunks": question.get("chunks", Chunks()), "progress": question.get("progress")}
+    return {"budget": Budget.of(question.get("memory")), "progress": question.get("progress")}
 
 
 def load(

@@ -404,6 +404,191 @@ def attention(
 
 
 @app.command()
+def feature(
+    which: Annotated[str, typer.Argument(metavar="FEATURE", help="LAYER/INDEX, e.g. 17/1208.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.", show_default=False)
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A file of texts, one a line, or .jsonl with a text each.")
+    ] = None,
+    strongest: Annotated[int, typer.Option("--strongest", help="How many firings are taken apart.", min=1)] = 8,
+    top: Top = 10,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html or FILE.json.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
+    ] = None,
+    rule: RuleName = None,
+    temperature: Temperature = 0.1,
+    first_token: FirstToken = "skip",
+    model: Model = "smollm2",
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
+    from .report.card import add_labels, check_card_place
+    from .report.prompts import read_prompts
+
+    texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
+    if not texts:
+        raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
+    if out is not None:  # before the work, not after it
+        check_card_place(out)
+    if labels not in (None, "neuronpedia"):
+        from .graph.labels import read_labels
+
+        meanings: Any = read_labels(labels)
+    else:
+        meanings = labels
+    with _working() as status:
+        lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        card = lm.card(
+            which,
+            texts,
+            top=top,
+            strongest=strongest,
+            rule=rule,
+            temperature=temperature,
+            first_token=first_token,  # type: ignore[arg-type]
+            progress=status.progress,
+        )
+        trouble = None
+        if meanings is not None:
+            status("asking Neuronpedia what the features mean")
+            card, trouble = add_labels(card, meanings, cache_dir)
+        if out is not None:
+            status(f"writing {out}")
+            card.write(out)
+    if as_json:
+        _print_json(card.to_dict())
+    else:
+        from .report.tables import card_table
+
+        _print(*card_table(card.to_dict(), top))
+    _say(card.note if as_json else None, trouble and f"warning: {trouble}")
+
+
+@app.command("case-study")
+def case_study(
+    study: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML file with prompt, features and any of these options.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
+    prompt: Prompt = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option("--feature", "-f", help="LAYER/INDEX, or LAYER/INDEX@POS; may be repeated.", show_default=False),
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="What the page is called.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
+    ] = None,
+    ablate: Annotated[
+        int | None, typer.Option("--ablate", help="Random tokens that replace every source; 0: none.", show_default="8")
+    ] = None,
+    max_nodes: Annotated[
+        int | None, typer.Option("--max-nodes", help="How large each graph is grown.", show_default="70")
+    ] = None,
+    verify: Annotated[
+        int | None, typer.Option("--verify", help="How many of its nodes are taken out for real.", show_default="50")
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", help="How many rows a table names.", show_default="8")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the random replacements.", show_default="0")] = None,
+    rule: RuleName = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of the softmax rule.", show_default="0.1")
+    ] = None,
+    first_token: Annotated[
+        str | None,
+        typer.Option("--first-token", help="skip or compete: position 0 at later positions.", show_default="skip"),
+    ] = None,
+    ids: Ids = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="smollm2, a hub id, or a local directory.", show_default="smollm2"),
+    ] = None,
+    sae: Sae = None,
+    sae_id: SaeId = None,
+    layer: Layers = None,
+    as_json: AsJson = False,
+    dtype: Dtype = None,
+    trace_dtype: TraceDtype = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
+    from .report.markdown import check_folder
+    from .report.study import read_study, study_of
+
+    if out is None:
+        raise UserError("name the folder to write with --out")
+    given = {
+        "prompt": None if prompt is None and ids is None else _prompt(prompt, ids), "features": feature or None,
+        "title": title, "labels": labels, "model": model, "sae": sae, "sae_id": sae_id or None, "layer": layer or None,
+        "dtype": dtype, "trace_dtype": trace_dtype, "rule": rule, "temperature": temperature,
+        "first_token": first_token, "ablate": ablate, "seed": seed, "max_nodes": max_nodes, "verify": verify,
+        "top": top,
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    if study is None and not {"prompt", "features"} <= given.keys():
+        raise UserError("give --prompt and --feature, or a YAML file with both")
+    asked = study_of(**(given if study is None else read_study(study).model_dump() | given))
+    check_folder(out)  # before the work, not after it
+    meanings: Any = asked.labels
+    if isinstance(meanings, str) and meanings != "neuronpedia":
+        from .graph.labels import read_labels
+
+        meanings = read_labels(meanings)
+    with _working() as status:
+        lm = _load(
+            status, asked.model, asked.sae, asked.layer, asked.sae_id, asked.dtype, asked.trace_dtype, device,
+            cache_dir, trust_remote_code,
+        )  # fmt: skip
+        found = lm.case_study(
+            asked.prompt,
+            asked.features,
+            title=asked.title,
+            ablate=asked.ablate,
+            seed=asked.seed,
+            max_nodes=asked.max_nodes,
+            verify=asked.verify,
+            top=asked.top,
+            rule=asked.rule,
+            temperature=asked.temperature,
+            first_token=asked.first_token,  # type: ignore[arg-type]
+            asked=asked,
+            progress=status.progress,
+        )
+        trouble = None
+        if meanings is not None:
+            from .report.case import add_labels
+
+            status("putting labels on the features")
+            found, trouble = add_labels(found, meanings, cache_dir)
+        status(f"writing {out}")
+        paths = found.write(out)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        from rich.text import Text
+
+        from .attribution.render import tokens_table
+
+        for finding in found.findings:
+            _print(Text(finding.sentence), "", *tokens_table(finding.tokens, asked.top))
+        _print(*(Text(f"wrote {path}") for path in paths))
+    _say(*(finding.tokens.note for finding in found.findings), trouble and f"warning: {trouble}")
+
+
+@app.command()
 def graph(
     prompt: Prompt = None,
     target: Targets = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,9 @@ from ..attribution.targets import Target, gradient
 from ..passes.trace import Point, Trace
 from ..saes import encoder_directions, live_pre_activation, pre_activations
 from .tiers import Tier
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,16 @@ class Reads:
 
 def feature_reads(tier: Tier, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
     """Features at positions, their pre-activations being sae-lens's own."""
-    sae, x = tier.sae, seen.at(tier.point)
+    assert tier.sae is not None
+    return encoder_reads(tier.sae, tier.point, seen, pos, index)
+
+
+def encoder_reads(sae: SAE, point: Point, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
+    """Features of an SAE on any read point, at positions."""
+    x = seen.at(point)
     direction = encoder_directions(sae, x[pos], index)
     return Reads(
-        point=tier.point,
+        point=point,
         pos=pos,
         w=direction.w.to(x),
         slope=gradient(lambda rows: live_pre_activation(sae, rows, index), x[pos]).to(x),

@@ -136,7 +136,7 @@ def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Hook]:
     """
     if not subject.saes:
         raise UserError("a feature-flow graph needs SAEs on the residual stream; name some with --sae (saes=)")
-    usable = sorted(hook for hook in subject.saes if _is_stream(subject, hook))
+    usable = sorted(hook for hook in subject.saes if is_stream(subject, hook))
     wanted = sorted({hook.layer for hook in usable}) if layers is None else sorted(set(layers))
     found = []
     for layer in wanted:
@@ -168,7 +168,8 @@ def depth(hook: Hook) -> int:
     return 2 * hook.layer + STREAM.index(hook.name)
 
 
-def _is_stream(subject: Subject, hook: Hook) -> bool:
+def is_stream(subject: Subject, hook: Hook) -> bool:
+    """Whether the features, error and constant of the SAE there are the whole stream: a graph can stand on it."""
     from ..saes import reconstructs
 
     inside = 0 <= hook.layer < subject.adapter.n_layers

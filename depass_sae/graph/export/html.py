@@ -49,7 +49,7 @@ def to_html(g: nx.DiGraph) -> str:
     page = limited(g, MAX_NODES, MAX_EDGES)
     data = _json(document_of(page))
     names = {node: name(node, page.nodes[node]) for node in page}
-    style, script = _asset("viewer.css"), "".join(_asset(file) for file in SCRIPTS)
+    style, script = style_and_script()
     return (
         _environment()
         .get_template("page.html")
@@ -70,6 +70,11 @@ def to_html(g: nx.DiGraph) -> str:
             edges=[(names[u], names[v], edge) for u, v, edge in _strongest(page, TABLE_EDGES)],
         )
     )
+
+
+def style_and_script() -> tuple[str, str]:
+    """What every page brings along; the policy of a page that it is put into has to allow both."""
+    return _asset("viewer.css"), "".join(_asset(file) for file in SCRIPTS)
 
 
 def name(node_id: str, node: Mapping[str, Any]) -> str:

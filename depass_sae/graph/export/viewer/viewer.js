@@ -577,6 +577,11 @@
       setTheme(isDark() ? "light" : "dark");
       stored("depass-sae:theme", document.documentElement.dataset.theme);
     });
+    // Another page of this reader's, or the one that this is shown in, has changed it.
+    window.addEventListener("storage", (event) => {
+      const theme = event.key === "depass-sae:theme" && stored(event.key);
+      if (theme === "light" || theme === "dark") setTheme(theme);
+    });
     on("download", "click", download);
     on("stage", "scroll", eachFrame(follow));
     byId("stage").addEventListener(
@@ -610,6 +615,7 @@
     const theme = stored("depass-sae:theme");
     if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
     document.querySelector(".page").classList.add("drawn");
+    if (window.parent !== window) document.documentElement.dataset.framed = ""; // the page around it names the graph
     byId("app").hidden = false;
     byId("no-script").hidden = true;
     byId("tables").open = false;

@@ -1,0 +1,254 @@
+"""A feature among others: what its decoder direction votes for, and which features are like it, before it, behind it.
+
+Behind it and before it are meant by flow. What the features at the previous SAE layer contribute to this one's
+pre-activation is one backward sweep; what this one contributes to the features at the next SAE layer is its own part of
+the stream carried forward to there, read along their encoders. Under the rules ``half`` and ``linear`` both are exact
+and independent of all other parts, and equal the edges that a feature-flow graph has between the same features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..attribution.subject import Subject
+from ..graph.flow import contributions
+from ..graph.reads import encoder_reads
+from ..graph.tiers import depth, is_stream, sae_tier
+from ..models.prompt import Prompt, token_text
+from ..passes.propagate import Allocation, propagate
+from ..passes.sources import Vectors
+from ..passes.trace import Point, Trace
+from ..saes import Hook, active_features, encoder_directions, feature_parts, reconstructs
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+AT_ONCE = 2**13
+"""So many columns of the unembedding, or rows of a decoder, are taken to float32 at a time."""
+
+
+# ------------------------------------------------------------------------------------------------- from the weights
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A token and what a unit of the decoder direction adds to its logit, the mean over the vocabulary taken off."""
+
+    token: str
+    id: int
+    logit: float
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The tokens that a decoder direction raises most, and those that it lowers most."""
+
+    top: tuple[Vote, ...]
+    bottom: tuple[Vote, ...]
+
+
+def decoder_votes(subject: Subject, hook: Hook, index: int, top: int) -> Votes | None:
+    """The decoder row through the final norm's gain and the unembedding.
+
+    logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[index] (through W_O for hook_z), g the final
+    norm's gain, and centre taking off the mean over d_model where the final norm is a LayerNorm. The norm's scale,
+    which no direction has by itself, is left out. None where the decoder does not write into the stream.
+    """
+    sae = subject.saes[hook]
+    direction = into_stream(subject, hook, sae.W_dec[index].detach()[None])
+    if direction is None:
+        return None
+    norm, unembed = subject.adapter.final_norm.to(direction.dtype), subject.adapter.unembed.weight
+    read = (norm.centre(direction) * norm.gain)[0].to(unembed.device)
+    logits = torch.cat([read @ columns.to(read.dtype) for columns in unembed.split(AT_ONCE, dim=1)])
+    logits = logits - logits.mean()
+    order = logits.argsort(descending=True, stable=True).tolist()
+
+    def vote(token: int) -> Vote:
+        return Vote(token_text(subject.loaded.tokenizer, token), token, logits[token].item())
+
+    return Votes(tuple(map(vote, order[:top])), tuple(map(vote, order[: -top - 1 : -1])))
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A feature of the same SAE, and the cosine of its decoder row with this one's."""
+
+    index: int
+    cosine: float
+
+
+def nearest(sae: SAE, index: int, top: int) -> tuple[Alike, ...]:
+    """The features whose decoder rows point most nearly the same way."""
+    rows = sae.W_dec.detach()
+    own = _unit(rows[index : index + 1])[0]
+    cosines = torch.cat([_unit(some) @ own for some in rows.split(AT_ONCE)])
+    cosines[index] = -torch.inf
+    order = cosines.argsort(descending=True, stable=True)[: min(top, len(rows) - 1)]
+    return tuple(Alike(i, cosines[i].item()) for i in order.tolist())
+
+
+def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    return torch.nn.functional.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+
+
+# --------------------------------------------------------------------------------------------------------- by flow
+
+
+def previous_hook(subject: Subject, hook: Hook) -> Hook | None:
+    """The last SAE on the residual stream before what a feature at ``hook`` reads."""
+    before = [other for other in subject.saes if is_stream(subject, other) and depth(other) < _read_depth(hook)]
+    return max(before, key=lambda other: (depth(other), other), default=None)
+
+
+def next_hook(subject: Subject, hook: Hook) -> Hook | None:
+    """The first SAE on the residual stream behind where a feature at ``hook`` writes."""
+    place = writes_at(subject, hook)
+    if place is None:
+        return None
+    own = hook.name == place[1]
+    from_ = depth(Hook(*place)) + own  # an SAE on the point that a module writes to reads what it wrote
+    behind = [other for other in subject.saes if is_stream(subject, other) and depth(other) >= from_]
+    return min(behind, key=lambda other: (depth(other), other), default=None)
+
+
+_READ = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2, "attn_out": 1, "hook_z": 1, "mlp_in": 2, "mlp_out": 2}
+
+
+def _read_depth(hook: Hook) -> int:
+    """How many sublayers have begun before a hook: what lies on the stream below that comes before it."""
+    return 2 * hook.layer + _READ[hook.name]
+
+
+def writes_at(subject: Subject, hook: Hook) -> Point | None:
+    """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input)."""
+    module = {"attn_out": "resid_mid", "hook_z": "resid_mid", "mlp_out": "resid_post"}
+    if not reconstructs(subject.saes[hook]):
+        return (hook.layer, "resid_post")
+    if hook.name == "mlp_in":
+        return None
+    return (hook.layer, module.get(hook.name, hook.name))
+
+
+def into_stream(subject: Subject, hook: Hook, rows: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_model"] | None:
+    """Decoder rows, or multiples of them, as what they add to the stream."""
+    if writes_at(subject, hook) is None:
+        return None
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    if hook.name != "hook_z" or not reconstructs(subject.saes[hook]):
+        return rows
+    return rows @ subject.adapter.layer(hook.layer).attention.o.weight.to(rows)
+
+
+@dataclass(frozen=True)
+class ByFeature:
+    """Contributions from or to the features of one SAE: an entry for each pair of a place and a feature."""
+
+    index: Int[Tensor, "entry"]
+    value: Float[Tensor, "entry"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ByFeature]) -> ByFeature:
+        return cls(torch.cat([part.index for part in parts]), torch.cat([part.value for part in parts]))
+
+    def sums(self, d_sae: int) -> Float[Tensor, "d_sae"]:
+        return self.value.new_zeros(d_sae).index_add_(0, self.index, self.value)
+
+    def counts(self, d_sae: int) -> Int[Tensor, "d_sae"]:
+        return torch.bincount(self.index, minlength=d_sae)
+
+
+@dataclass(frozen=True)
+class Inflow:
+    """What arrives at one feature at some positions from the previous SAE layer; it sums to the pre-activations.
+
+    features: an entry per position and feature of that SAE. errors: of that SAE. other: position 0's stream, the
+    decoder's constant, bias vectors, and the feature's own constant.
+    """
+
+    features: ByFeature
+    errors: Float[Tensor, "read"]
+    other: Float[Tensor, "read"]
+
+
+def inflow_from(
+    subject: Subject,
+    seen: Trace,
+    prompt: Prompt,
+    source: Hook,
+    hook: Hook,
+    index: int,
+    positions: Sequence[int],
+    rule: str,
+) -> Inflow:
+    """Contributions of the features at ``source`` to one feature, at each of some positions of it."""
+    tier = sae_tier(subject, seen, prompt, source)
+    assert tier.features is not None
+    at = torch.tensor(list(positions), device=seen.resid_post.device)
+    reads = encoder_reads(subject.saes[hook], (hook.layer, hook.name), seen, at, torch.full_like(at, index))
+    weights = contributions(seen, tier, reads, rule).double()
+    roots = weights[:, tier.n_features : -2]
+    is_token = torch.tensor(tier.is_token, device=roots.device)
+    found = weights.new_zeros(len(at), subject.saes[source].cfg.d_sae)
+    found.index_add_(1, tier.features.index, weights[:, : tier.n_features])
+    return Inflow(
+        features=ByFeature(found.nonzero()[:, 1], found[found != 0]),
+        errors=roots[:, ~is_token].sum(1),
+        other=roots[:, is_token].sum(1) + weights[:, -2:].sum(1) + reads.constant.double(),
+    )
+
+
+def outflow_to(
+    subject: Subject,
+    seen: Trace,
+    prompt: Prompt,
+    hook: Hook,
+    index: int,
+    positions: Sequence[int],
+    target: Hook,
+    rule: str,
+) -> dict[int, ByFeature]:
+    """What one feature, where it fires at ``positions``, contributes to the features that fire at ``target``.
+
+    By position, from its first firing on; position 0, where it is a special token, is left out.
+    """
+    place = writes_at(subject, hook)
+    assert place is not None
+    parts = _written(subject, seen, hook, index, positions)
+    present = torch.zeros(len(parts), 1, dtype=torch.bool)
+    present[list(positions)] = True
+    start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
+    point = (target.layer, target.name)
+    reached = torch.arange(min(positions), len(parts), device=parts.device)
+    arrived = propagate(seen, start, {point: reached}, Allocation(rule))[point].dense()[:, 0]
+    sae, x = subject.saes[target], seen.at(point)
+    active, found = active_features(sae, x), {}
+    for row, pos in zip(arrived, reached.tolist(), strict=True):
+        if pos == 0 and prompt.special[0]:
+            continue
+        indices = active[pos].indices
+        w = encoder_directions(sae, x[pos].expand(len(indices), -1), indices).w
+        values = (w.to(row) @ row).double()
+        found[pos] = ByFeature(indices[values != 0], values[values != 0])
+    return found
+
+
+def _written(
+    subject: Subject, seen: Trace, hook: Hook, index: int, positions: Sequence[int]
+) -> Float[Tensor, "pos d_model"]:
+    """What the feature adds to the stream at some positions, zero elsewhere."""
+    x = seen.at((hook.layer, hook.name))
+    found = feature_parts(subject.saes[hook], x)
+    at: Int[Tensor, "pos"] = torch.tensor(list(positions), device=x.device)
+    chosen = ((found.index == index) & torch.isin(found.pos, at)).nonzero()[:, 0]
+    rows = into_stream(subject, hook, found.part(chosen))
+    assert rows is not None
+    parts = seen.resid_post.new_zeros(len(x), rows.shape[1])
+    parts[found.pos[chosen]] = rows.to(parts)
+    return parts

@@ -1,0 +1,93 @@
+"""A case study as a folder: Markdown with pictures, the JSON of all numbers, graphs and labels."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depass_sae.errors import UserError
+from depass_sae.graph.export import read_graph
+from depass_sae.report.html import written
+from depass_sae.report.markdown import escaped, markdown
+
+from .case_sample import HARM, firing, made, study
+
+pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("case") / "not" / "there yet"
+    study().write(made)
+    return made
+
+
+def test_the_folder_has_the_page_the_markdown_the_numbers_graphs_labels_and_pictures(folder: Path):
+    names = {path.name for path in folder.iterdir()}
+    assert {"index.html", "README.md", "case.json", "labels.json"} <= names
+    for finding in study().findings:
+        assert {f"graph-{finding.slug}.json", f"graph-{finding.slug}.png", f"heads-{finding.slug}.png"} <= names
+    assert names == {path.name for path in study().write(folder)}
+
+
+def test_the_json_is_what_to_dict_returns(folder: Path):
+    assert json.loads((folder / "case.json").read_text()) == study().to_dict()
+
+
+def test_the_graphs_are_read_back(folder: Path):
+    for finding in study().findings:
+        assert finding.graph is not None
+        assert set(read_graph(folder / f"graph-{finding.slug}.json")) == set(finding.graph)
+
+
+def test_every_link_of_the_markdown_is_there(folder: Path):
+    links = re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text())
+    assert links
+    assert all((folder / link).is_file() for link in links if not link.startswith("http"))
+
+
+def test_the_markdown_s_table_has_the_rows_of_the_document():
+    text = markdown(study())
+    for feature in study().to_dict()["features"]:
+        for finding in feature["findings"]:
+            table = finding["table"]
+            assert f"| **= pre-activation** | **{written(table['pre_activation'], '+')}** |" in text
+            for source in table["sources"]:
+                assert f"({source['pos']}) | {written(source['value'], '+')} |" in text
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_heading():
+    for block in markdown(study()).split("\n\n"):
+        if block.startswith("|"):
+            counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(counts) == 1
+
+
+def test_hostile_texts_are_no_html_in_the_markdown():
+    text = re.sub(r"```.*?```", "", markdown(study()), flags=re.S)
+    assert "<" not in text
+    assert escaped(HARM) in text
+
+
+@given(st.text(max_size=20))
+def test_escaped_text_is_on_one_line_and_ends_no_cell(text: str):
+    found = escaped(text)
+    assert len(found.splitlines()) <= 1
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`<]", found)
+
+
+def test_the_same_study_written_twice_gives_the_same_bytes(tmp_path: Path):
+    features = (firing(2, 1)[0],)
+    for name in ("one", "other"):
+        made(features, {"1/1": "a label"}, ablate=2, max_nodes=14, verify=2).write(tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        study().write(tmp_path / "file")
