@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test rules pictures gallery lint format clean
+.PHONY: demo test rules pictures gallery notebooks lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -28,6 +28,9 @@ pictures: $(READY)  ## the README's pictures: docs/*.svg
 
 gallery: $(READY)  ## the case studies' feature-flow graphs: graphs/
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.demo.gallery
+
+notebooks: $(READY)  ## run the notebooks that need SmolLM2 alone, outputs and all: notebooks/
+	$(PY) -m depass_sae.demo.notebooks
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

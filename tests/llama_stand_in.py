@@ -1,0 +1,113 @@
+"""A small random Llama with Llama Scope SAEs under their real names, handed out as the Hugging Face hub does.
+
+The model has Llama-3.1-8B's layers, the SAEs Llama Scope's 32,768 features in its own file format, and the tokenizer
+splits the paper's three prompts as Llama's does, so that what is written for the real ones runs as it stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import torch
+from safetensors.torch import save
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from depass_sae.demo.cases import CASES
+
+MODEL, SAES = "meta-llama/Llama-3.1-8B", "fnlp/Llama3_1-8B-Base-LXR-8x"
+BOS = "<|begin_of_text|>"
+D_MODEL, D_SAE, LAYERS = 16, 32_768, 32
+FEATURES = {25: (9618,), 31: (5226, 26874)}
+"""By layer: those that fire on every token."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words with their leading space; ``Avocado`` in two, as Llama has it."""
+    split = Split(Regex(r"Av|ocado| ?\w+|[^\w\s]"), behavior="isolated")
+    found = [text for case in CASES for text, _ in split.pre_tokenize_str(case.prompt)]
+    vocabulary = {text: i for i, text in enumerate([BOS, *dict.fromkeys(found)])}
+    fast = Tokenizer(WordLevel(vocabulary, unk_token=BOS))
+    fast.pre_tokenizer = split
+    fast.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=BOS)
+
+
+def write_model(folder: Path) -> None:
+    """A checkpoint in bfloat16, as the real one."""
+    words = tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=D_MODEL, intermediate_size=32, num_hidden_layers=LAYERS,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def sae_files(layer: int) -> dict[str, bytes]:
+    """An SAE that reconstructs exactly: the first features are the directions ± of the stream, the others are off."""
+    generator = torch.Generator().manual_seed(layer)
+    encoder, bias, decoder = torch.zeros(D_SAE, D_MODEL), torch.full((D_SAE,), -1e3), torch.zeros(D_MODEL, D_SAE)
+    axes = torch.cat([torch.eye(D_MODEL), -torch.eye(D_MODEL)])
+    encoder[: 2 * D_MODEL], bias[: 2 * D_MODEL], decoder[:, : 2 * D_MODEL] = axes, 0.0, axes.T
+    for index in FEATURES[layer]:
+        encoder[index], bias[index] = 10 * torch.randn(D_MODEL, generator=generator), 5.0
+    config = {
+        "d_model": D_MODEL,
+        "d_sae": D_SAE,
+        "jump_relu_threshold": 1e-6,
+        "dataset_average_activation_norm": {"in": D_MODEL**0.5},
+        "hook_point_in": f"blocks.{layer}.hook_resid_post",
+    }
+    weights = {"encoder.weight": encoder, "encoder.bias": bias, "decoder.weight": decoder}
+    return {
+        "hyperparams.json": json.dumps(config).encode(),
+        "checkpoints/final.safetensors": save({**weights, "decoder.bias": torch.zeros(D_MODEL)}),
+    }
+
+
+@contextmanager
+def hub(folder: Path) -> Iterator[str]:
+    """The address of a hub that has the model and the SAEs of two layers, and nothing else."""
+    write_model(folder)
+    files = {f"/{MODEL}/resolve/main/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    for layer in FEATURES:
+        for name, content in sae_files(layer).items():
+            files[f"/{SAES}/resolve/main/Llama3_1-8B-Base-L{layer}R-8x/{name}"] = content
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            content = files.get(self.path)
+            self.send_response(404 if content is None else 200)
+            if content is None:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            else:
+                self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
+                self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(files.get(self.path, b""))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
