@@ -585,7 +585,7 @@ def case_study(
         for finding in found.findings:
             _print(Text(finding.sentence), "", *tokens_table(finding.tokens, asked.top))
         _print(*(Text(f"wrote {path}") for path in paths))
-    _say(*(finding.tokens.note for finding in found.findings), trouble and f"warning: {trouble}")
+    _say(*(feature.note for feature in found.features), trouble and f"warning: {trouble}")
 
 
 @app.command()

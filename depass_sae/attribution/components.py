@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
-from ..passes.sources import Heads, Modules, Neurons, Source, Spans, head_products, recorded_neurons, tokens
+from ..passes.sources import Heads, Modules, Neurons, Source, Spans, tokens
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Trace
@@ -61,11 +61,15 @@ def _read_modules(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
     return (level.output * added).sum((1, 2))[:, None]
 
 
-def _read_neurons(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
-    return (level.inner * recorded_neurons(trace, level.layer)).sum(1)
+def _read_heads(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
+    return level.heads(trace.adapter.layer(level.layer).attention.n_heads)
 
 
-HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), head_products)
+def _read_neurons(_trace: Trace, level: Level) -> Float[Tensor, "target part"]:
+    return level.neurons()
+
+
+HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), _read_heads)
 MODULES = Kind("modules", "module", ("attn", "mlp"), lambda layer, s: Modules(layer, s), _read_modules)  # type: ignore[arg-type]
 NEURONS = Kind("neurons", "neuron", ("mlp",), lambda layer, _: Neurons(layer), _read_neurons)
 KINDS = {kind.name: kind for kind in (HEADS, MODULES, NEURONS)}

@@ -33,7 +33,7 @@ from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..models.prompt import Prompt, encode, ordinary_ids, token_id
 from ..passes.intervene import intervene
 from ..passes.propagate import Allocation, propagate
-from ..passes.sources import Heads, Start, Vectors, head_products, tokens
+from ..passes.sources import Heads, Start, Vectors, tokens
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from ..passes.sweep import sweep
 from ..passes.trace import Trace, read_batch
@@ -242,7 +242,7 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
 
 def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
     levels = (level for level in study.gradients(name, choices) if level.sublayer == "attn")
-    found = [head_products(study.seen, level)[0] for level in levels]
+    found = [level.heads(study.subject.adapter.layer(level.layer).attention.n_heads)[0] for level in levels]
     return torch.cat(found[::-1])
 
 

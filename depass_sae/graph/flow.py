@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..passes.propagate import Allocation, propagate
 from ..passes.rows import Rows
-from ..passes.sources import head_products
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from ..passes.sweep import Level, sweep
 from ..passes.trace import Point, Trace
@@ -96,7 +95,7 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
         bias = gradient.new_zeros(len(some))
         for level in _descend(short, tier.point, some.point, gradient, choices):
             if level.sublayer == "attn":
-                found[level.layer] = head_products(short, level)
+                found[level.layer] = level.heads(short.adapter.layer(level.layer).attention.n_heads)
             gradient, bias = level.before, level.bias_before
         values[which] = tier.inflow(gradient, bias)
         heads = [(layer, head) for layer, row in sorted(found.items()) for head in range(row.shape[1])]

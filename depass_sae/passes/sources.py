@@ -19,7 +19,6 @@ from torch import Tensor
 from ..errors import UserError
 from .rows import Rows
 from .sublayers import CONTRIBUTION, EFFECT, head_outputs, neuron_outputs
-from .sweep import Level
 from .trace import Point, Trace
 
 
@@ -217,20 +216,13 @@ class Subspace:
 def recorded_heads(trace: Trace, layer: int) -> Float[Tensor, "pos n_heads_d_head"]:
     """hook_z of a layer, from the recorded stream and pattern."""
     resid = trace.resid_pre[layer]
-    return head_outputs(trace.adapter.layer(layer), resid, resid, trace.pattern[layer], CONTRIBUTION["linear"])
-
-
-def head_products(trace: Trace, level: Level) -> Float[Tensor, "target head"]:
-    """What each head of a level of the sweep contributes: ⟨gradient, hook_z⟩, summed over positions."""
-    attention = trace.adapter.layer(level.layer).attention
-    products = level.inner * recorded_heads(trace, level.layer)
-    return products.unflatten(-1, (attention.n_heads, attention.d_head)).sum((1, 3))
+    return head_outputs(trace.adapter.layer(layer), resid, None, trace.pattern[layer], CONTRIBUTION["linear"])
 
 
 def recorded_neurons(trace: Trace, layer: int) -> Float[Tensor, "pos d_mlp"]:
     """What each neuron of a layer adds along its output row, from the recorded stream."""
     resid = trace.resid_mid[layer]
-    return neuron_outputs(trace.adapter.layer(layer), resid, resid, EFFECT)[0]
+    return neuron_outputs(trace.adapter.layer(layer), resid, None, EFFECT)[0]
 
 
 def _stream(trace: Trace, at: Point) -> Float[Tensor, "pos d_model"]:

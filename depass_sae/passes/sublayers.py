@@ -41,11 +41,11 @@ EFFECT = Choices("live", "live", "live")
 def head_outputs(
     layer: Layer,
     x: Float[Tensor, "pos d_model"],
-    recorded: Float[Tensor, "pos d_model"],
+    recorded: Float[Tensor, "pos d_model"] | None,
     pattern: Float[Tensor, "head query key"],
     choices: Choices,
 ) -> Float[Tensor, "pos n_heads_d_head"]:
-    """hook_z of the stream ``x``; ``recorded`` is the stream that norms and patterns were frozen at."""
+    """hook_z of the stream ``x``; ``recorded`` is the stream that norms and patterns were frozen at (None: x itself)."""
     attention, dtype = layer.attention, x.dtype
     x_hat = _norm(layer.attn_norm.to(dtype), x, recorded, choices)
     a = pattern.to(dtype) if choices.pattern == "frozen" else attend(attention, x_hat)
@@ -55,28 +55,29 @@ def head_outputs(
 
 
 def neuron_outputs(
-    layer: Layer, x: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"], choices: Choices
+    layer: Layer, x: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"] | None, choices: Choices
 ) -> tuple[Float[Tensor, "pos d_mlp"], Float[Tensor, "pos d_model"]]:
-    """The neurons and mlp_in of the stream ``x``."""
+    """The neurons and mlp_in of the stream ``x``; ``recorded`` is where they were frozen (None: x itself)."""
     norm = layer.mlp_norm.to(x.dtype)
     x_hat = _norm(norm, x, recorded, choices)
-    return _neurons(layer.mlp, x_hat, norm(recorded), choices.mlp), x_hat
+    return _neurons(layer.mlp, x_hat, None if recorded is None else norm(recorded), choices.mlp), x_hat
 
 
 def _neurons(
-    mlp: MLP, x_hat: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"], choice: MLPChoice
+    mlp: MLP, x_hat: Float[Tensor, "pos d_model"], recorded: Float[Tensor, "pos d_model"] | None, choice: MLPChoice
 ) -> Float[Tensor, "pos d_mlp"]:
     """What each neuron adds along its output row, from the normed stream and the recorded one."""
     gate = mlp.gate.to(x_hat.dtype)
     up = None if mlp.up is None else mlp.up.to(x_hat.dtype)
+    s, t = gate(x_hat), None if up is None else up(x_hat)
     if choice == "live":
-        return mlp.act(gate(x_hat)) if up is None else mlp.act(gate(x_hat)) * up(x_hat)
-    g = gate(recorded).detach()
-    by_gate = slope(mlp.act, g) * gate(x_hat)
-    if up is None:
-        return by_gate
-    by_gate = by_gate * up(recorded).detach()
-    return by_gate if choice == "linear" else 0.5 * (by_gate + mlp.act(g) * up(x_hat))
+        return mlp.act(s) if t is None else mlp.act(s) * t
+    g = (s if recorded is None else gate(recorded)).detach()
+    if up is None or t is None:
+        return slope(mlp.act, g) * s
+    u = (t if recorded is None else up(recorded)).detach()
+    by_gate = slope(mlp.act, g) * u * s
+    return by_gate if choice == "linear" else 0.5 * (by_gate + mlp.act(g) * t)
 
 
 def attend(attention: Attention, x_hat: Float[Tensor, "pos d_model"]) -> Float[Tensor, "head query key"]:
@@ -135,6 +136,7 @@ def with_biases_times(part: Any, size: Float[Tensor, ""]) -> Any:
     return replace(part, **changed)
 
 
-def _norm(norm: Norm, x: Tensor, recorded: Tensor, choices: Choices) -> Tensor:
-    y = norm.centre(x) * norm.scale(x if choices.norm == "live" else recorded) * norm.gain
+def _norm(norm: Norm, x: Tensor, recorded: Tensor | None, choices: Choices) -> Tensor:
+    frozen = x.detach() if recorded is None else recorded
+    y = norm.centre(x) * norm.scale(x if choices.norm == "live" else frozen) * norm.gain
     return y if norm.bias is None else y + norm.bias

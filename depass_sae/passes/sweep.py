@@ -34,7 +34,7 @@ class Level:
 
     after, before: with respect to the residual stream after and before the sublayer, targets read there included.
     output: with respect to what the sublayer adds (attn_out, mlp_out): ``after``, and what reads the output itself.
-    inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp].
+    inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp]; recorded: what the model had there.
     bias: what bias vectors add to each target from here on (with everything live: their first-order effect), this
     sublayer's own output bias not included; bias_before: the same with all of this sublayer's.
     """
@@ -44,6 +44,7 @@ class Level:
     after: Float[Tensor, "target pos d_model"]
     output: Float[Tensor, "target pos d_model"]
     inner: Float[Tensor, "target pos d_inner"]
+    recorded: Float[Tensor, "pos d_inner"]
     before: Float[Tensor, "target pos d_model"]
     bias: Float[Tensor, "target"]
     bias_before: Float[Tensor, "target"]
@@ -74,15 +75,23 @@ class Level:
         with torch.enable_grad():
             x = recorded.detach().requires_grad_()
             size = torch.ones((), dtype=x.dtype, device=x.device, requires_grad=True)
-            results = zip(forward(x, with_biases_times(layer, size)), [inner, *inner_seeds[1:]], strict=True)
-            pairs = [(y, g) for y, g in results if g is not None]
+            results = forward(x, with_biases_times(layer, size))
+            pairs = [(y, g) for y, g in zip(results, [inner, *inner_seeds[1:]], strict=True) if g is not None]
             back, own = torch.autograd.grad(
                 [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
             )
         if out.bias is not None:
             own = own + (output * out.bias).sum((1, 2))
         before = _plus(after + back, *stream_seeds)
-        return cls(index, sublayer, after, output, inner, before, bias, bias + own)
+        return cls(index, sublayer, after, output, inner, results[0].detach(), before, bias, bias + own)
+
+    def heads(self, n_heads: int) -> Float[Tensor, "target head"]:
+        """What each head contributes: ⟨gradient, hook_z⟩, summed over positions."""
+        return (self.inner * self.recorded).unflatten(-1, (n_heads, -1)).sum((1, 3))
+
+    def neurons(self) -> Float[Tensor, "target d_mlp"]:
+        """What each neuron contributes, summed over positions."""
+        return (self.inner * self.recorded).sum(1)
 
 
 Seeds = Mapping[Point, Float[Tensor, "target pos d"]]
@@ -102,10 +111,10 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
         layer = trace.adapter.layer(index)
 
         def attention(x: Tensor, layer: Layer, index: int = index) -> list[Tensor]:
-            return [head_outputs(layer, x, trace.resid_pre[index], trace.pattern[index], choices)]
+            return [head_outputs(layer, x, None, trace.pattern[index], choices)]
 
         def mlp(x: Tensor, layer: Layer, index: int = index) -> list[Tensor]:
-            return list(neuron_outputs(layer, x, trace.resid_mid[index], choices))
+            return list(neuron_outputs(layer, x, None, choices))
 
         read = {hook: seeds.get((index, hook)) for hook in HOOKS}
         level = Level.back(

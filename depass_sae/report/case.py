@@ -22,6 +22,7 @@ from .. import __version__
 from ..attribution.answer import read
 from ..attribution.components import HEADS, ComponentAttribution, attribute_components
 from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
+from ..attribution.render import shown
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens
@@ -246,7 +247,8 @@ class Finding:
 class FeatureStudy:
     """One feature: where it fires in the prompt, what it is, and what was found.
 
-    activations, pre_activations: at every token; None at position 0 where it is a special token.
+    activations, pre_activations: at every token; None at position 0 where it is a special token. note: what has to be
+    said of the choice of a position, where the feature fires nowhere.
     """
 
     name: str
@@ -254,6 +256,7 @@ class FeatureStudy:
     sae: dict[str, Any]
     described: dict[str, Any]
     fit: Fit | None
+    note: str | None
     activations: tuple[float | None, ...]
     pre_activations: tuple[float | None, ...]
     card: FeatureCard
@@ -270,6 +273,7 @@ class FeatureStudy:
             **self.described,
             "sae": self.sae,
             "fit": fit_dict(self.fit),
+            "note": self.note,
             "neuronpedia": self.neuronpedia,
             "activations": [
                 {"pos": pos, "token": prompt.tokens[pos], "activation": activation, "pre_activation": pre}
@@ -437,6 +441,8 @@ def make_case_study(
     Raises UserError for a feature that is none, and a position outside the prompt.
     """
     settings.check()
+    if title is not None and shown(title) != title.strip(" "):
+        raise UserError("the title has control characters or is no Unicode text; give it on one line")
     if not features:
         raise UserError("name a feature: LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
     wanted: dict[FeatureTarget, list[int | None]] = {}
@@ -483,6 +489,7 @@ def _feature_study(
         sae=describe(subject.saes[target.hook]),
         described=target.describe(subject),
         fit=readoff.fit,
+        note=next((note for reading in readings if (note := reading.common["note"])), None),
         activations=tuple(nothing + readoff.activation[skip:].tolist()),
         pre_activations=tuple(nothing + readoff.pre[skip:].tolist()),
         card=make_card(subject, [_as_given(subject, prompt)], name, allocation=allocation, progress=progress),

@@ -87,7 +87,9 @@ def markdown(study: CaseStudy) -> str:
         parts += _feature(feature, document, c["settings"])
     parts += ["## How it was made", _settings(study, c)]
     if c["command"]:
-        parts.append(f"```sh\n{c['command'].replace('```', '')}\n```")
+        longest = max(map(len, re.findall("`+", c["command"])), default=0)
+        fence = "`" * max(3, longest + 1)
+        parts.append(f"{fence}sh\n{c['command']}\n{fence}")
     parts.append("The page is [index.html](index.html), and all numbers in full are in [case.json](case.json).")
     return "\n\n".join(parts) + "\n"
 
@@ -97,6 +99,8 @@ def _feature(feature: FeatureStudy, f: Mapping[str, Any], settings: Mapping[str,
     parts = [f"## Feature {f['name']}{label}"]
     if f["neuronpedia"]:
         parts.append(f"[On Neuronpedia]({f['neuronpedia']})")
+    if f["note"]:
+        parts.append(f"{escaped(f['note'])}.")
     parts += ["### Where it fires", f"![activation at each token](activations-{slug(f['name'])}.png)"]
     parts += ["### Which tokens", token_table(f, settings)]
     parts += ["### Through which heads"]

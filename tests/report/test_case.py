@@ -156,6 +156,12 @@ def test_a_study_without_a_feature_is_refused():
         made(())
 
 
+@pytest.mark.parametrize("title", ["two\nlines", "\x1b[31m", "\ud800"])
+def test_a_title_that_is_no_line_of_text_is_refused(title: str):
+    with pytest.raises(UserError, match="the title has control characters"):
+        made((firing(2, 1)[0],), title=title)
+
+
 # ---------------------------------------------------------------------------------------------------------------- YAML
 
 

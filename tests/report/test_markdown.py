@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from depass_sae.errors import UserError
 from depass_sae.graph.export import read_graph
 from depass_sae.report.html import written
 from depass_sae.report.markdown import escaped, markdown
+from depass_sae.report.study import Study
 
 from .case_sample import HARM, firing, made, study
 
@@ -64,6 +66,12 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_heading():
         if block.startswith("|"):
             counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(counts) == 1
+
+
+def test_the_command_stands_in_a_block_that_it_cannot_end():
+    asked = Study(prompt="a\n```\n<b>", features=["1/2"])
+    text = markdown(replace(study(), asked=asked))
+    assert f"````sh\n{asked.command(labelled=True)}\n````" in text
 
 
 def test_hostile_texts_are_no_html_in_the_markdown():

@@ -166,7 +166,13 @@ def test_pointers_escape_what_json_pointers_escape():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.2345, "+1.234"), (-0.00001, "\u22121.0e\u221205"), (0.0, "+0.000"), (123456.0, "+1.2e+05"), (-2.5, "\u22122.500")],
+    [
+        (1.2345, "+1.234"),
+        (-0.00001, "\u22121.0e\u221205"),
+        (0.0, "+0.000"),
+        (123456.0, "+1.2e+05"),
+        (-2.5, "\u22122.500"),
+    ],
 )
 def test_numbers_are_written_so_that_a_reader_can_compare_them(value: float, text: str):
     assert written(value, "+") == text
