@@ -65,7 +65,10 @@ def table_text(*parts: RenderableType) -> Text:
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=100, color_system=None, force_terminal=False, legacy_windows=False)
+    # In a notebook a console would show by itself what it is asked to write.
+    console = Console(
+        file=out, width=100, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
+    )
     for part in parts:
         console.print(part)
     return Text(out.getvalue().rstrip("\n"))

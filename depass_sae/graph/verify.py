@@ -6,7 +6,7 @@ when the feature's decoder part, the SAE's error or the head's output is subtrac
 replaced by random ones (the mean of a few).
 
 Together: what is left of the target when every SAE keeps only the graph's features, and when it loses just these; and
-the same for as many active features drawn at random. There the SAEs run live: each edit encodes the stream that
+the same for as many active features drawn at random, at positions that the targets can see. There the SAEs run live: each edit encodes the stream that
 reaches it, so that nothing is taken out twice.
 """
 
@@ -159,7 +159,7 @@ class _Study:
 
     def together(self, generator: torch.Generator) -> dict[str, Any]:
         """The targets with the graph's features alone, without them, and the same for random active features."""
-        masks, counts = {}, 0
+        masks, candidates, counts, last = {}, {}, 0, max(pos for _, pos, _ in self.targets)
         for layer, tier in self.tiers.items():
             assert tier.features is not None
             wanted = {
@@ -169,12 +169,16 @@ class _Study:
             }
             pairs = zip(tier.features.pos.tolist(), tier.features.index.tolist(), strict=True)
             masks[layer] = torch.tensor([pair in wanted for pair in pairs], dtype=torch.bool)
+            candidates[layer] = tier.features.pos.cpu() <= last  # what comes later cannot matter
             counts += int(masks[layer].sum())
-        random = [{layer: _shuffled(mask, generator) for layer, mask in masks.items()} for _ in range(DRAWS)]
+        random = [
+            {layer: _shuffled(mask, candidates[layer], generator) for layer, mask in masks.items()}
+            for _ in range(DRAWS)
+        ]
         only, without = ([self._value(self._edits(mask, drop=drop)) for mask in random] for drop in (False, True))
         return {
             "features": counts,
-            "active": sum(len(mask) for mask in masks.values()),
+            "active": sum(int(mask.sum()) for mask in candidates.values()),
             "draws": DRAWS,
             "only_graph": self._value(self._edits(masks, drop=False)),
             "without_graph": self._value(self._edits(masks, drop=True)),
@@ -244,5 +248,10 @@ def _zeroed(z: Float[Tensor, "batch pos d"], own: slice) -> Tensor:
     return z
 
 
-def _shuffled(mask: Bool[Tensor, "active"], generator: torch.Generator) -> Bool[Tensor, "active"]:
-    return mask[torch.randperm(len(mask), generator=generator)]
+def _shuffled(
+    mask: Bool[Tensor, "active"], candidates: Bool[Tensor, "active"], generator: torch.Generator
+) -> Bool[Tensor, "active"]:
+    """As many, drawn from the candidates."""
+    shuffled, places = torch.zeros_like(mask), candidates.nonzero()[:, 0]
+    shuffled[places] = mask[places][torch.randperm(len(places), generator=generator)]
+    return shuffled

@@ -17,6 +17,7 @@ from depass_sae.attribution.render import (
     place,
     shown,
     strip_line,
+    table_text,
     tokens_table,
 )
 from depass_sae.errors import UserError
@@ -212,3 +213,8 @@ def test_saving_takes_a_path_as_text_and_replaces_what_was_there(tmp_path: Path)
 def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*: No such file or directory"):
         Html("").save(tmp_path / "missing" / "page.html")
+
+
+def test_a_table_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "a line" in str(table_text("a line"))

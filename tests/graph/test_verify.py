@@ -8,7 +8,7 @@ import torch
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.graph.verify import predicted
+from depass_sae.graph.verify import _shuffled, predicted
 from depass_sae.saes import Hook, feature_parts
 
 from ..attribution.tiny import TEXT, activation, fitting_sae, handle, random_sae
@@ -140,3 +140,11 @@ def test_a_graph_on_the_stream_between_the_sublayers_is_verified() -> None:
     g = handle_.verify(handle_.graph(TEXT, "logit:5", max_nodes=50), max_nodes=10)
     feature = next(e for e in g.graph["verification"]["nodes"] if e["node"].startswith("feature:0/"))
     assert feature["observed"] != 0.0
+
+
+def test_random_features_are_drawn_where_the_target_can_see_them() -> None:
+    mask = torch.tensor([True, False, False, True, False, False])
+    candidates = torch.tensor([True, True, True, True, False, False])
+    drawn = [_shuffled(mask, candidates, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all(int(found.sum()) == 2 and not found[4:].any() for found in drawn)
+    assert any(not torch.equal(found, mask) for found in drawn)
