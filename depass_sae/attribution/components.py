@@ -25,7 +25,7 @@ from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Heads, Modules, Neurons, Source, Spans, tokens
 from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import Level, sweep
+from ..passes.sweep import Level, batches, seeds_at, sweep
 from ..passes.trace import Trace
 from .answer import Answer, TargetAt, read
 from .heatmap import components_page, components_table
@@ -247,34 +247,40 @@ def _swept(
     progress: Progress | None,
     sources: Spans | None = None,
 ) -> list[list[LayerRow]]:
-    """All layers by one sweep back from the targets; with ``sources``, heads are split by token."""
-    seen = seen.first(max(positions) + 1)
+    """All layers by sweeping back from the targets; with ``sources``, heads are split by token."""
+    seen, at = seen.first(max(positions) + 1), torch.tensor(positions, device=seen.resid_post.device)
     layer, hook = readoff.point
     # hook_z is read inside attention: its heads reach it, its output does not.
     inside = {"resid_pre": 0, "hook_z": 0 if kind is MODULES else 1, "attn_out": 1, "resid_mid": 1, "mlp_in": 1}
     wanted = _steps(kind, 2 * layer + inside.get(hook, 2))
-    seeds = torch.zeros(len(positions), len(seen.token_ids), readoff.direction.w.shape[1]).to(readoff.direction.w)
-    for i, position in enumerate(positions):
-        seeds[i, position] = readoff.direction.w[position]
     rows: list[list[LayerRow]] = [[] for _ in positions]
     streams = None
     if sources is not None:
         spans = Spans(sources.groups[: len(seen.token_ids)], sources.labels[: len(seen.token_ids)])
         streams = TokenStreams.of(seen, spans, layer, allocation, budget, progress)
-    for done, level in enumerate(sweep(seen, {readoff.point: seeds}, CONTRIBUTION[allocation.rule]), start=1):
-        if (level.layer, level.sublayer) in wanted:
-            parts = seen.adapter.layer(level.layer)
-            stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
-            own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
-            bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum((1, 2))
-            values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
-            split = None if streams is None else streams.split(seen, level).double().cpu()
-            for i, mine in enumerate(rows):
-                ledger = None if split is None else split[i]
-                mine.append(LayerRow(level.layer, level.sublayer, values[i], rest[i].item(), bias[i].item(), ledger))
-        if progress is not None:
-            progress("sweeping back through the layers", done, 2 * (layer + 1))
+    groups, steps = list(batches(seen, at, budget)), 2 * (layer + 1)
+    for number, which in enumerate(groups):
+        seeds = {readoff.point: seeds_at(readoff.direction.w[at[which]], at[which], len(seen.token_ids))}
+        for done, level in enumerate(sweep(seen, seeds, CONTRIBUTION[allocation.rule]), start=1):
+            if (level.layer, level.sublayer) in wanted:
+                found = _layer_rows(seen, level, kind, streams)
+                for i, row in zip(which.tolist(), found, strict=True):
+                    rows[i].append(row)
+            if progress is not None:
+                progress("sweeping back through the layers", number * steps + done, len(groups) * steps)
     return [mine[::-1] for mine in rows]
+
+
+def _layer_rows(seen: Trace, level: Level, kind: Kind, streams: TokenStreams | None) -> list[LayerRow]:
+    """What one level of the sweep says of each target."""
+    parts = seen.adapter.layer(level.layer)
+    stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
+    own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
+    bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum((1, 2))
+    values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
+    split = [None] * len(values) if streams is None else list(streams.split(seen, level).double().cpu())
+    found = zip(values, rest.tolist(), bias.tolist(), split, strict=True)
+    return [LayerRow(level.layer, level.sublayer, *row) for row in found]
 
 
 def _carried(

@@ -11,19 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from ..passes.memory import Budget
 from ..passes.propagate import Allocation, propagate
 from ..passes.rows import Rows
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
-from ..passes.sweep import Level, sweep
+from ..passes.sweep import Level, batches, seeds_at, sweep
 from ..passes.trace import Point, Trace
 from .reads import Reads
 from .tiers import Tier
-
-SWEPT_BYTES = 2**29
-"""How much a batch of readings may take on its way back; its size changes no result."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def pulled_back(
     seen: Trace, tier: Tier, reads: Reads, factors: Float[Tensor, "read"], rule: str
 ) -> Float[Tensor, "pos d_model"]:
     """The gradient at a tier of Σ factor · reading."""
-    gradient = (factors[:, None, None] * _seeds(reads, len(seen.token_ids))).sum(0, keepdim=True)
+    gradient = (factors[:, None, None] * seeds_at(reads.w, reads.pos, len(seen.token_ids))).sum(0, keepdim=True)
     for level in _descend(seen, tier.point, reads.point, gradient, CONTRIBUTION[rule]):
         gradient = level.before
     return gradient[0]
@@ -87,11 +85,11 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
     heads: list[tuple[int, int]] = []
     by_head: list[Tensor] = []
     order: list[Tensor] = []
-    for which in _batches(seen, reads):
+    for which in batches(seen, reads.pos, Budget()):
         some = reads.some(which)
         n = int(some.pos.max()) + 1
         short, found = seen.first(n), {}
-        gradient = _seeds(some, n)
+        gradient = seeds_at(some.w, some.pos, n)
         bias = gradient.new_zeros(len(some))
         for level in _descend(short, tier.point, some.point, gradient, choices):
             if level.sublayer == "attn":
@@ -102,12 +100,6 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
         by_head.append(torch.cat([values.new_zeros(len(which), 0), *(row for _, row in sorted(found.items()))], dim=1))
         order.append(which)
     return values, heads, torch.cat(by_head)[torch.cat(order).argsort()]
-
-
-def _seeds(reads: Reads, n: int) -> Float[Tensor, "read pos d_model"]:
-    seeds = reads.w.new_zeros(len(reads), n, reads.w.shape[1])
-    seeds[torch.arange(len(reads)), reads.pos] = reads.w
-    return seeds
 
 
 def _descend(seen: Trace, low: Point, high: Point, seeds: Tensor, choices: Choices) -> Iterator[Level]:
@@ -126,16 +118,6 @@ def as_post(point: Point) -> Point:
     """The same point as what the layer before hands on."""
     layer, hook = point
     return (layer - 1, "resid_post") if hook == "resid_pre" else point
-
-
-def _batches(seen: Trace, reads: Reads) -> Iterator[Int[Tensor, "some"]]:
-    """Readings that go back together: neighbours in position, so that few positions are swept in vain."""
-    order = reads.pos.argsort(stable=True)
-    layer = seen.adapter.layer(0)
-    n = int(reads.pos.max()) + 1
-    wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * seen.adapter.d_model + 4 * layer.attention.n_heads * n
-    size = max(1, SWEPT_BYTES // (4 * n * wide))
-    yield from order.split(size)
 
 
 # --------------------------------------------------------------------------------------------------------- forward

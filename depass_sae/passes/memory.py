@@ -16,6 +16,8 @@ from ..errors import UserError
 
 BLOCK = 8 * 2**20
 """Bytes that a block of work takes: enough to keep matrix products busy, little enough to stay near the processor."""
+SWEPT = 2**29
+"""Bytes that a batch of targets takes on its way back."""
 SMALL = 2**28
 """A stream of fewer bytes is not worth asking how much is free."""
 
@@ -49,6 +51,11 @@ class Budget:
     def block(self) -> int:
         """Bytes that a block of work may take."""
         return BLOCK if self.memory is None else max(1, min(BLOCK, self.memory // 8))
+
+    @property
+    def swept(self) -> int:
+        """Bytes that a batch of targets may take on its way back."""
+        return SWEPT if self.memory is None else max(1, min(SWEPT, self.memory // 2))
 
     def zeros(self, rows: int, width: int, like: Tensor) -> Tensor:
         """[rows, width], in memory or in a temporary file. Raises UserError where neither has room."""

@@ -45,7 +45,7 @@ def head_outputs(
     pattern: Float[Tensor, "head query key"],
     choices: Choices,
 ) -> Float[Tensor, "pos n_heads_d_head"]:
-    """hook_z of the stream ``x``; ``recorded`` is the stream that norms and patterns were frozen at (None: x itself)."""
+    """hook_z of the stream ``x``; ``recorded`` is the stream where norm and pattern were frozen (None: x itself)."""
     attention, dtype = layer.attention, x.dtype
     x_hat = _norm(layer.attn_norm.to(dtype), x, recorded, choices)
     a = pattern.to(dtype) if choices.pattern == "frozen" else attend(attention, x_hat)

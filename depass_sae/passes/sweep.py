@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.adapter import Layer, Linear
+from .memory import Budget
 from .sublayers import Choices, head_outputs, neuron_outputs, with_biases_times
 from .trace import HOOKS, Point, Trace
 
@@ -92,6 +93,20 @@ class Level:
     def neurons(self) -> Float[Tensor, "target d_mlp"]:
         """What each neuron contributes, summed over positions."""
         return (self.inner * self.recorded).sum(1)
+
+
+def seeds_at(w: Float[Tensor, "target d"], pos: Int[Tensor, "target"], n: int) -> Float[Tensor, "target pos d"]:
+    """Each target's direction at its position, among the first ``n``."""
+    seeds = w.new_zeros(len(w), n, w.shape[1])
+    seeds[torch.arange(len(w)), pos] = w
+    return seeds
+
+
+def batches(trace: Trace, pos: Int[Tensor, "target"], budget: Budget) -> Iterator[Int[Tensor, "some"]]:
+    """Targets that go back together: neighbours in position, so that few positions are swept in vain."""
+    layer, n = trace.adapter.layer(0), int(pos.max()) + 1
+    wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * trace.adapter.d_model + 4 * layer.attention.n_heads * n
+    yield from pos.argsort(stable=True).split(max(1, budget.swept // (4 * n * wide)))
 
 
 Seeds = Mapping[Point, Float[Tensor, "target pos d"]]

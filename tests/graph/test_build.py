@@ -243,7 +243,7 @@ def test_what_is_remembered_of_a_nodes_inflow_changes_no_sum(monkeypatch: pytest
 
 def test_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = lm_with().graph(TEXT, "logit:5", max_nodes=60)
-    monkeypatch.setattr("depass_sae.graph.flow.SWEPT_BYTES", 1)
+    monkeypatch.setattr("depass_sae.passes.memory.SWEPT", 1)
     small = lm_with().graph(TEXT, "logit:5", max_nodes=60)
     assert set(whole.edges) == set(small.edges)
     for edge in whole.edges:
