@@ -1,64 +1,103 @@
-"""The gallery in graphs/: the three case studies as feature-flow graphs (``make gallery``).
+"""The gallery in graphs/: a folder for each of the three case studies, and a page that leads to them (``make gallery``).
 
-Each is grown from its feature, verified by intervention, and written in every format. Twice on one machine gives the
-same bytes: nothing in the files says when they were made.
+A folder holds the case study as ``CaseStudy.write`` leaves it, and its feature-flow graph in every other format beside.
+A study is made once and everything is written from it. Twice on one machine gives the same bytes: nothing in the files
+says when they were made.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from .cases import CASES, Case
 
 if TYPE_CHECKING:
-    import networkx as nx
-
     from ..api import LM
+    from ..report.case import CaseStudy
 
-MAX_NODES = 70
-VERIFIED = 50
-SUFFIXES = (".json", ".graphml", ".html", ".png")
-
-
-def case_graph(lm: LM, case: Case) -> nx.DiGraph:
-    """What flows to a case's feature."""
-    return lm.graph(case.prompt, f"{case.feature}@{case.position}", max_nodes=MAX_NODES)
+MAX_NODES = 120
+"""Enough for the climate case's graph, which passes three SAEs, to reach the tokens."""
+GRAPH_FORMATS = (".json", ".png", ".html", ".graphml", ".neuronpedia.json")
 
 
-def write_case(g: nx.DiGraph, folder: Path, name: str) -> None:
-    """One graph in every format."""
+def case_study(lm: LM, case: Case) -> CaseStudy:
+    """A case's feature from all sides, labelled with what it means."""
+    return lm.case_study(
+        case.prompt,
+        f"{case.feature}@{case.position}",
+        max_nodes=MAX_NODES,
+        labels={case.feature: case.meaning.rstrip(".")},
+    )
+
+
+def write_study(study: CaseStudy, folder: Path) -> None:
+    """The study with its page, and its graphs in the formats that it does not write itself."""
     from ..graph.export import write_graph
 
-    for suffix in SUFFIXES:
-        write_graph(g, folder / f"{name}{suffix}")
-    write_graph(g, folder / f"{name}.neuronpedia.json", format="neuronpedia")
+    written = {path.name for path in study.write(folder)}
+    for finding in study.findings:
+        for suffix in GRAPH_FORMATS if finding.graph is not None else ():
+            path = folder / f"graph-{finding.slug}{suffix}"
+            if path.name not in written:
+                write_graph(finding.graph, path, format="neuronpedia" if "neuronpedia" in suffix else None)
 
 
-def index() -> str:
-    """A page that leads to the others, and opens offline."""
+def indexes(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Pages that lead to the studies: one that opens offline, one that GitHub shows. documents: ``case.json`` of each."""
     from jinja2 import Environment, PackageLoader
 
-    pages = Environment(loader=PackageLoader("depass_sae.demo"), autoescape=True)
-    return pages.get_template("gallery.html").render(cases=CASES)
+    from ..report.markdown import escaped
+
+    entries = [_entry(case, document) for case, document in zip(CASES, documents, strict=True)]
+    pages = Environment(
+        loader=PackageLoader("depass_sae.demo"), autoescape=lambda name: str(name).endswith(".html"),
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    pages.filters["escaped"] = escaped
+    return {
+        "index.html": pages.get_template("gallery.html").render(cases=entries),
+        "README.md": pages.get_template("gallery.md").render(cases=entries),
+    }
+
+
+def _entry(case: Case, document: dict[str, Any]) -> dict[str, Any]:
+    (feature,) = document["features"]
+    (finding,) = feature["findings"]
+    return {
+        "name": case.name,
+        "feature": finding["name"],
+        "meaning": case.meaning,
+        "before": "".join(document["tokens"][1 : case.position]),
+        "token": document["tokens"][case.position],
+        "after": "".join(document["tokens"][case.position + 1 :]),
+        "sentence": finding["sentence"],
+        "graph": f"{case.name}/{finding['graph']['file'].removesuffix('.json')}",
+        "nodes": finding["graph"]["nodes"],
+        "edges": finding["graph"]["edges"],
+    }
 
 
 def main() -> None:
-    """About a minute and a half on two cores."""
-    parser = argparse.ArgumentParser(description="Write the case studies' graphs.")
+    """About a minute on one core."""
+    parser = argparse.ArgumentParser(description="Write the case studies and their graphs.")
     parser.add_argument("--out", type=Path, default=Path("graphs"))
-    folder = parser.parse_args().out
+    out = parser.parse_args().out
     from ..api import load
 
     lm = load("smollm2")
-    folder.mkdir(parents=True, exist_ok=True)
+    documents = []
     for case in CASES:
-        g = lm.verify(case_graph(lm, case), max_nodes=VERIFIED)
-        write_case(g, folder, case.name)
-        print(f"{case.name}: {g.number_of_nodes()} nodes, {g.number_of_edges()} edges")
-    write_text(folder / "index.html", index())
+        study = case_study(lm, case)
+        write_study(study, out / case.name)
+        documents.append(json.loads(json.dumps(study.to_dict())))
+        print(f"{out / case.name}: {study.findings[0].sentence.partition('. ')[0]}.")
+    for name, text in indexes(documents).items():
+        write_text(out / name, text)
 
 
 if __name__ == "__main__":

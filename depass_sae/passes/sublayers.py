@@ -132,7 +132,7 @@ def with_biases_times(part: Any, size: Float[Tensor, ""]) -> Any:
         return part
     changed = {field.name: with_biases_times(getattr(part, field.name), size) for field in fields(part)}
     if isinstance(part, Linear | Norm) and part.bias is not None:
-        changed["bias"] = part.bias * size.to(part.bias)
+        changed["bias"] = part.bias.to(size.dtype) * size  # so that its derivative is summed in this dtype
     return replace(part, **changed)
 
 
