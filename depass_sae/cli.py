@@ -101,6 +101,9 @@ FirstToken = Annotated[
     str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
 ]
 GatePath = Annotated[str, typer.Option("--path", help="Of a gated SAE: magnitude or gate.")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="How much the pass may take, e.g. 4GiB. Default: half of what is free.")
+]
 By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
 Ablate = Annotated[
     int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
@@ -189,6 +192,7 @@ def tokens(
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     path: GatePath = "magnitude",
+    memory: Memory = None,
     top: Top = 12,
     as_json: AsJson = False,
     dtype: Dtype = None,
@@ -199,7 +203,7 @@ def tokens(
 ) -> None:
     """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
     asked = _prompt(prompt, ids)
-    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
     if ablate < 0:
         raise UserError("--ablate takes the number of replacements per source, 1 or more")
     settings = question | {"by": by, "ablate": ablate, "seed": seed}
@@ -244,6 +248,7 @@ def heads(
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     path: GatePath = "magnitude",
+    memory: Memory = None,
     top: Top = 12,
     as_json: AsJson = False,
     dtype: Dtype = None,
@@ -254,7 +259,7 @@ def heads(
 ) -> None:
     """Through which attention heads: layer x head, each layer's row summing to the pre-activation."""
     asked = _prompt(prompt, ids)
-    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
     with _working() as status:
         lm = _load(
             status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
@@ -280,6 +285,7 @@ def _component_command(name: str, help_: str) -> None:
         temperature: Temperature = 0.1,
         first_token: FirstToken = "skip",
         path: GatePath = "magnitude",
+        memory: Memory = None,
         top: Top = 12,
         as_json: AsJson = False,
         dtype: Dtype = None,
@@ -289,7 +295,7 @@ def _component_command(name: str, help_: str) -> None:
         trust_remote_code: Trust = False,
     ) -> None:
         asked = _prompt(prompt, ids)
-        question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+        question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
         with _working() as status:
             lm = _load(
                 status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
@@ -324,6 +330,7 @@ def subspace(
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     path: GatePath = "magnitude",
+    memory: Memory = None,
     as_json: AsJson = False,
     dtype: Dtype = None,
     trace_dtype: TraceDtype = None,
@@ -333,7 +340,7 @@ def subspace(
 ) -> None:
     """From which subspaces of the stream: decoder directions of features, or the rows of any matrix."""
     asked = _prompt(prompt, ids)
-    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, ids)
+    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
     if bool(directions) == bool(matrix):
         raise UserError("name the subspaces: --direction LAYER/INDEX for each feature, or --matrix FILE.safetensors")
     with _working() as status:
@@ -751,6 +758,7 @@ def _question(
     temperature: float,
     first_token: str,
     path: str,
+    memory: str | None,
     ids: str | None,
 ) -> dict[str, Any]:
     """The options that every attribution shares, as keywords of ``lm.attribute_...``."""
@@ -764,6 +772,7 @@ def _question(
         "temperature": temperature,
         "first_token": first_token,
         "path": path,
+        "memory": memory,
     }
 
 
@@ -889,6 +898,8 @@ def _plain(text: str) -> str:
 def _working() -> Iterator[_Status]:
     """Keeps libraries quiet: what they print is not ours to show. Our own warnings follow at the end."""
     os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+    # Threads that wait should sleep: where other programs run, those that spin take many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with (
         _Status(sys.stderr) as status,
         contextlib.redirect_stdout(io.StringIO()),
