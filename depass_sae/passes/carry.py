@@ -50,8 +50,8 @@ def add_attention(
     w_v = _gained(norm, v)
     scaled = a * norm.scale(resid[keys])[:, 0]
     scaled = scaled.unflatten(0, (attention.n_kv_heads, -1))  # consecutive heads share a value
-    width = resid.element_size() * (2 * resid.shape[1] + 2 * o.weight.shape[0] + 2 * w_v.shape[1])
-    for low, high in budget.spans(rows.present.sum(dim=0).tolist(), width):
+    width = resid.element_size() * (resid.shape[1] + o.weight.shape[0] + w_v.shape[1])
+    for low, high in budget.spans((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width):
         here = before.present[:, low:high]
         if not here.any():
             continue
@@ -59,12 +59,11 @@ def add_attention(
         q0 = int(torch.searchsorted(queries, keys[k0]))
         here, mask = here[k0:], rows.present[q0:, low:high]
         x = before.values.index_select(0, before.number[k0:, low:high][here])
-        values = x.new_zeros(*here.shape, w_v.shape[1])
-        values[here] = x @ w_v
+        values = _laid_out(x @ w_v, here)
         values = values.unflatten(-1, (attention.n_kv_heads, attention.d_head)).permute(2, 0, 1, 3).flatten(2)
         mixed = scaled[..., q0:, k0:].flatten(1, 2) @ values  # [kv_head, group * query, comp * d_head]
-        mixed = mixed.view(attention.n_kv_heads, -1, *mask.shape, attention.d_head)
-        add(rows.number[q0:, low:high][mask], mixed.permute(2, 3, 0, 1, 4)[mask].flatten(1))
+        mixed = mixed.view(attention.n_kv_heads, -1, *mask.shape, attention.d_head).permute(2, 3, 0, 1, 4)
+        add(rows.number[q0:, low:high][mask], (mixed.flatten(0, 1) if mask.all() else mixed[mask]).flatten(1))
     b_v = _bias_through(norm, v)
     if b_v is not None or o.bias is not None:
         z = rows.values.new_zeros(len(queries), n_heads, attention.d_head)
@@ -145,6 +144,15 @@ def _bias_through(norm: Norm, linear: Linear) -> Float[Tensor, "d_out"] | None:
     if norm.bias is None:
         return linear.bias
     return linear(norm.bias)
+
+
+def _laid_out(values: Float[Tensor, "row d"], here: Bool[Tensor, "pos comp"]) -> Float[Tensor, "pos comp d"]:
+    """With zeros where nothing is present."""
+    if here.all():
+        return values.view(*here.shape, -1)
+    dense = values.new_zeros(*here.shape, values.shape[1])
+    dense[here] = values
+    return dense
 
 
 def _scaled(

@@ -1,0 +1,112 @@
+"""``make bench``: every pass against its limit, as a table and as JSON. About 20 minutes on two cores.
+
+Each shape and length runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from depass_sae.files import write_text
+
+from .graphs import graph
+from .measure import Row, measured
+
+CPU = {"512x8": (32, 64, 128, 256, 512), "1024x8": (64, 128), "smollm2": (32, 128, 512)}
+GPU = {"llama-3.1-8b": (32, 128, 512)}
+GRAPHS = (35, 200)
+COSTLY = 128
+"""The longest prompt on which a large model's tokens are carried forward, too; on longer ones, only the sweep."""
+
+
+def rows(threads: int, gpu: bool) -> Iterator[Row]:
+    for shape, lengths in (GPU if gpu else CPU).items():
+        for length in lengths:
+            yield from _apart(_measure, threads, shape, length)
+    if not gpu:
+        for length in GRAPHS:
+            yield from _apart(_graph, threads, length)
+
+
+def _apart(work: Any, threads: int, *arguments: Any) -> list[Row]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, threads, *arguments).result()
+
+
+def _measure(threads: int, shape: str, length: int) -> list[Row]:
+    torch.set_num_threads(threads)
+    short = length <= COSTLY or shape == "512x8"
+    return list(measured(shape, length, lambda name: short or name.startswith("sweep")))
+
+
+def _graph(threads: int, length: int) -> list[Row]:
+    torch.set_num_threads(threads)
+    return [graph(length)]
+
+
+def table(found: list[Row]) -> Table:
+    view = Table(box=None)
+    for column in ("shape", "tokens", "work", "seconds", "limit", "ratio", "rows/s", "peak GiB"):
+        view.add_column(column, justify="left" if column in ("shape", "work") else "right")
+    for row in found:
+        limited = row.limit != ""
+        view.add_row(
+            row.shape,
+            str(row.length),
+            row.work,
+            f"{row.seconds:.3f}",
+            f"{row.limit_seconds:.3f} ({row.limit})" if limited else "",
+            f"{row.ratio:.2f}" if limited else "",
+            "" if row.rows is None else f"{row.rows / row.seconds:,.0f}",
+            f"{row.peak_gib:.2f}",
+        )
+    return view
+
+
+def machine(threads: int, gpu: bool) -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "processor": torch.cuda.get_device_name() if gpu else processor(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time every pass against its limit.")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    options = parser.parse_args()
+    found = []
+    for row in rows(options.threads, options.gpu):
+        found.append(row)
+        Console(stderr=True).print(f"{row.shape} {row.length} {row.work}: {row.seconds:.3f} s", highlight=False)
+    about = machine(options.threads, options.gpu)
+    out = options.out or Path(__file__).parent / "results" / ("gpu.json" if options.gpu else "cpu.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": about, "rows": [row.to_dict() for row in found]}
+    write_text(out, json.dumps(document, indent=1).replace("NaN", "null") + "\n")
+    Console(width=140).print(", ".join(f"{key}: {value}" for key, value in about.items()), table(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

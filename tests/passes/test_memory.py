@@ -1,0 +1,64 @@
+"""How much a pass may take: what is asked for, and a stream that does not fit."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depass_sae.errors import UserError
+from depass_sae.passes.memory import Budget, check_memory
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("4GiB", 4 * 2**30), ("500MB", 500_000_000), ("1.5 k", 1500), ("12", 12), (7, 7), (None, None), ("2Ti", 2**41)],
+)
+def test_memory_is_said_in_bytes_or_in_words(said: int | str | None, size: int | None) -> None:
+    assert Budget.of(said).memory == size
+
+
+@pytest.mark.parametrize("said", ["1x", "", "lots", "-3", 0, -1, "0"])
+def test_what_is_no_memory_gets_one_line(said: int | str) -> None:
+    with pytest.raises(UserError, match="memory is a number of bytes, or a text like '4GiB'"):
+        Budget.of(said)
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40), st.integers(8, 4000))
+def test_blocks_are_neighbours_that_fit_or_one_that_is_too_large(sizes: list[int], width: int, memory: int) -> None:
+    budget = Budget(memory)
+    spans = list(budget.spans(sizes, width))
+    assert [i for low, high in spans for i in range(low, high)] == list(range(len(sizes)))
+    for low, high in spans:
+        assert high == low + 1 or sum(sizes[low:high]) * width <= budget.block
+
+
+def test_a_stream_that_does_not_fit_lies_in_a_file_that_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    like = torch.zeros((), dtype=torch.float64)
+    rows = Budget(100).zeros(1000, 8, like)
+    assert (rows.shape, rows.dtype) == ((1000, 8), torch.float64)
+    assert not rows.any()
+    rows[999] += 1
+    assert rows.sum() == 8
+    del rows
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_that_fits_nowhere_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(UserError, match=r"this pass needs about .* GiB, more than there is in memory"):
+        Budget(100).zeros(1000, 8, torch.zeros(()))
+
+
+def test_work_that_needs_more_than_there_is_gets_one_line() -> None:
+    with pytest.raises(UserError, match=r"a dream needs about 1048576\.0 GiB"):
+        check_memory(2**50, "a dream", torch.device("cpu"))
