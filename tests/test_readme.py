@@ -39,6 +39,8 @@ IN_TEXT = {
     "31/5226": "23/5",
     "verify g.json": "verify g.json --max-nodes 3",
     "diff a.json b.json": "diff g.json g.json",
+    'title="Climate change")': 'title="Climate change", ablate=1, verify=3)',
+    "--out case-study": "--out case-study --ablate 1 --verify 3",
 }
 """What an example says, and what is said instead of it here."""
 

@@ -17,7 +17,7 @@ from .smollm2 import prepare
 
 
 def main() -> None:
-    """Which features fire; for each case, which tokens made its feature fire; and the first one's graph."""
+    """Which features fire; for each case, which tokens made its feature fire; and the first one's graph and page."""
     parser = argparse.ArgumentParser(description="Which tokens activate three features of SmolLM2-135M.")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where the JSON and HTML go")
     out = parser.parse_args().out
@@ -36,12 +36,14 @@ def show(console: Console, out: Path) -> None:
     logging.disable_progress_bar()
     from ..api import load
     from ..attribution.render import Html, features_table, strip_line, tokens_table
-    from ..graph.export import write_graph
     from ..graph.summary import graph_table
+    from ..report.markdown import check_folder
+    from .gallery import case_study, write_study
 
-    lm = load("smollm2")
-    out.mkdir(parents=True, exist_ok=True)
     first = CASES[0]
+    page = out / f"{first.name}-case-study"
+    check_folder(page)
+    lm = load("smollm2")
     console.rule(Text("Which features fire on a prompt?", style="bold"))
     for part in features_table(lm.features(first.prompt, layer=int(first.feature.partition("/")[0])), top=3):
         console.print(part)
@@ -54,11 +56,13 @@ def show(console: Console, out: Path) -> None:
         write_text(out / f"{case.name}.json", json.dumps(answer.to_dict(), ensure_ascii=False, indent=2) + "\n")
         Html(answer._repr_html_()).save(out / f"{case.name}.html")
     console.rule(Text(f"From which upstream features? ({first.name})", style="bold"))
-    g = lm.graph(first.prompt, f"{first.feature}@{first.position}", max_nodes=100)
-    for part in graph_table(g, top=10):
+    study = case_study(lm, first)
+    (finding,) = study.findings
+    for part in graph_table(finding.graph, top=10):
         console.print(part)
-    for suffix in (".json", ".html"):
-        write_graph(g, out / f"{first.name}-graph{suffix}")
+    console.rule(Text(f"What is there to say of it? ({first.name})", style="bold"))
+    console.print(Text(f"{finding.sentence}\n"))
+    write_study(study, page)
     console.rule(Text("The same as JSON", style="bold"))
     document = answer.to_dict()
     target = document["targets"][0]
@@ -66,7 +70,7 @@ def show(console: Console, out: Path) -> None:
     shown = {"feature": document["feature"], "rule": document["rule"], "targets": [target]}
     console.print(Text(json.dumps(shown, ensure_ascii=False, indent=2)))
     console.print(Text(f"(cut short; all of it, and a page for each case, is in {out}/)"))
-    console.print(Text(f"Open {out}/{first.name}-graph.html in a browser: the graph, to look into."))
+    console.print(Text(f"Open {page}/index.html in a browser: the first case on one page."), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The gallery in graphs/: a folder for each of the three case studies, and a page that leads to them (``make gallery``).
+"""The gallery in graphs/: a folder for each of the three case studies, and pages that lead to them (``make gallery``).
 
 A folder holds the case study as ``CaseStudy.write`` leaves it, and its feature-flow graph in every other format beside.
 A study is made once and everything is written from it. Twice on one machine gives the same bytes: nothing in the files
@@ -15,24 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from .cases import CASES, Case
+from .smollm2 import shipped_saes
 
 if TYPE_CHECKING:
     from ..api import LM
     from ..report.case import CaseStudy
 
-MAX_NODES = 120
-"""Enough for the climate case's graph, which passes three SAEs, to reach the tokens."""
+NODES_PER_SAE = 40
+"""A graph has so many nodes for each SAE that it passes: enough to reach the tokens."""
 GRAPH_FORMATS = (".json", ".png", ".html", ".graphml", ".neuronpedia.json")
 
 
 def case_study(lm: LM, case: Case) -> CaseStudy:
-    """A case's feature from all sides, labelled with what it means."""
+    """A case's feature from all sides."""
     return lm.case_study(
         case.prompt,
         f"{case.feature}@{case.position}",
-        max_nodes=MAX_NODES,
-        labels={case.feature: case.meaning.rstrip(".")},
+        max_nodes=max_nodes(case),
+        labels={case.feature: case.name},
     )
+
+
+def max_nodes(case: Case) -> int:
+    """Of a case's graph."""
+    target = int(case.feature.partition("/")[0])
+    return NODES_PER_SAE * sum(layer <= target for layer in shipped_saes())
 
 
 def write_study(study: CaseStudy, folder: Path) -> None:
@@ -48,7 +55,7 @@ def write_study(study: CaseStudy, folder: Path) -> None:
 
 
 def indexes(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Pages that lead to the studies: one that opens offline, one that GitHub shows. documents: ``case.json`` of each."""
+    """Pages that lead to the studies: for a browser, and for GitHub. documents: the ``case.json`` of each."""
     from jinja2 import Environment, PackageLoader
 
     from ..report.markdown import escaped
@@ -68,13 +75,14 @@ def indexes(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
 def _entry(case: Case, document: dict[str, Any]) -> dict[str, Any]:
     (feature,) = document["features"]
     (finding,) = feature["findings"]
+    tokens, pos = document["tokens"], finding["pos"]
     return {
         "name": case.name,
         "feature": finding["name"],
         "meaning": case.meaning,
-        "before": "".join(document["tokens"][1 : case.position]),
-        "token": document["tokens"][case.position],
-        "after": "".join(document["tokens"][case.position + 1 :]),
+        "before": "".join(tokens[1:pos]),
+        "token": tokens[pos].strip(),  # a word: all three begin with a space
+        "after": "".join(tokens[pos + 1 :]),
         "sentence": finding["sentence"],
         "graph": f"{case.name}/{finding['graph']['file'].removesuffix('.json')}",
         "nodes": finding["graph"]["nodes"],

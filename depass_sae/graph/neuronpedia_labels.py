@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
 import re
 import time
 import unicodedata
@@ -23,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UserError
 from ..files import write_text
+from .labels import read_labels
 
 if TYPE_CHECKING:
     import httpx
+    import networkx as nx
 
 SITE = "https://www.neuronpedia.org"
 USER_AGENT = f"depass-sae/{__version__}"
@@ -57,6 +60,31 @@ class Fetched:
 def feature_page(neuronpedia_id: str | None, index: int) -> str | None:
     """The address of a feature's page; None where its SAE names none (or something that is no id of Neuronpedia's)."""
     return f"{SITE}/{neuronpedia_id}/{index}" if _is_id(neuronpedia_id) else None
+
+
+def labels_from(
+    named: str | os.PathLike[str] | Mapping[str, str],
+    pages: Mapping[str, tuple[str, int]],
+    cache_dir: Path | None = None,
+) -> Fetched:
+    """Labels as people name them: a mapping, a .csv or .json file, or ``"neuronpedia"``, which is asked for ``pages``.
+
+    Raises UserError for a file that is none of labels.
+    """
+    if isinstance(named, Mapping):
+        return Fetched(dict(named))
+    if named != "neuronpedia":
+        return Fetched(read_labels(named))
+    if not pages:
+        return Fetched({}, "there are no labels: the SAEs do not say where they are on Neuronpedia")
+    return fetch_labels(pages, cache_dir=cache_dir)
+
+
+def graph_pages(g: nx.DiGraph) -> dict[str, tuple[str, int]]:
+    """The features of a graph that are on Neuronpedia, as :func:`fetch_labels` takes them."""
+    ids = {sae["layer"]: sae["neuronpedia_id"] for sae in g.graph["saes"]}
+    features = [node for _, node in g.nodes(data=True) if node["kind"] == "feature" and ids.get(node["layer"])]
+    return {f"{node['layer']}/{node['index']}": (ids[node["layer"]], node["index"]) for node in features}
 
 
 def fetch_labels(

@@ -6,8 +6,8 @@ when the feature's decoder part, the SAE's error or the head's output is subtrac
 replaced by random ones (the mean of a few).
 
 Together: what is left of the target when every SAE keeps only the graph's features, and when it loses just these; and
-the same for as many active features drawn at random, at positions that the targets can see. There the SAEs run live: each edit encodes the stream that
-reaches it, so that nothing is taken out twice.
+the same for as many active features drawn at random, at positions that the targets can see. There the SAEs run live:
+each edit encodes the stream that reaches it, so that nothing is taken out twice.
 """
 
 from __future__ import annotations

@@ -30,8 +30,7 @@ from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenTarget, attribute_tokens
 from ..errors import SAEFitWarning, UserError
 from ..files import write_text
-from ..graph.labels import read_labels
-from ..graph.neuronpedia_labels import feature_page, fetch_labels
+from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
 from ..passes.propagate import Allocation, Progress
 from ..passes.sublayers import CONTRIBUTION
@@ -515,24 +514,6 @@ def check_card_place(path: Path) -> None:
         raise UserError(f"{path} does not say what to write: let it end with .html or .json")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
-
-
-def add_labels(
-    card: FeatureCard, labels: str | os.PathLike[str] | Mapping[str, str], cache_dir: Path | None = None
-) -> tuple[FeatureCard, str | None]:
-    """The card with labels from a mapping, a file, or ("neuronpedia") Neuronpedia's API; a line where that had trouble.
-
-    Raises UserError for a file that is none of labels.
-    """
-    if isinstance(labels, Mapping):
-        return card.with_labels(labels), None
-    if labels != "neuronpedia":
-        return card.with_labels(read_labels(labels)), None
-    pages = card.pages
-    if not pages:
-        return card, "there are no labels: the SAEs do not say where they are on Neuronpedia"
-    found = fetch_labels(pages, cache_dir=cache_dir)
-    return card.with_labels(found.labels), found.warning
 
 
 def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> list[Prompt]:

@@ -8,7 +8,6 @@ its activation at every token. From them the paper's table is put together, and 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,8 +28,8 @@ from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens
 from ..errors import UserError
 from ..graph.build import Settings, build_graph
 from ..graph.grow import RULES
-from ..graph.labels import read_labels, with_labels
-from ..graph.neuronpedia_labels import feature_page, fetch_labels
+from ..graph.labels import with_labels
+from ..graph.neuronpedia_labels import feature_page, graph_pages
 from ..graph.summary import name_of
 from ..graph.tiers import STREAM
 from ..graph.verify import verify_graph
@@ -352,10 +351,7 @@ class CaseStudy:
             wanted |= feature.card.pages
         for finding in self.findings:
             if finding.graph is not None:
-                ids = {sae["layer"]: sae["neuronpedia_id"] for sae in finding.graph.graph["saes"]}
-                for layer, index in _features_of(finding.graph):
-                    if ids[layer]:
-                        wanted[f"{layer}/{index}"] = (ids[layer], index)
+                wanted |= graph_pages(finding.graph)
         return wanted
 
     def with_labels(self, labels: Mapping[str, str]) -> CaseStudy:
@@ -400,24 +396,6 @@ def _on_card(card: FeatureCard) -> set[str]:
 
 def _by_number(key: str) -> tuple[int, ...]:
     return tuple(map(int, key.split("/")))
-
-
-def add_labels(
-    study: CaseStudy, labels: str | os.PathLike[str] | Mapping[str, str], cache_dir: Path | None = None
-) -> tuple[CaseStudy, str | None]:
-    """The study with labels from a mapping, a file, or ("neuronpedia") Neuronpedia's API; a line where it had trouble.
-
-    Raises UserError for a file that is none of labels.
-    """
-    if isinstance(labels, Mapping):
-        return study.with_labels(labels), None
-    if labels != "neuronpedia":
-        return study.with_labels(read_labels(labels)), None
-    pages = study.pages
-    if not pages:
-        return study, "there are no labels: the SAEs do not say where they are on Neuronpedia"
-    found = fetch_labels(pages, cache_dir=cache_dir)
-    return study.with_labels(found.labels), found.warning
 
 
 # ----------------------------------------------------------------------------------------------------------- making it

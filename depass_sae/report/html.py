@@ -6,14 +6,13 @@ Templates escape everything; a number goes through the filters ``signed`` and ``
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import place, shown
+from ..graph.export.html import inert, policy
 
 if TYPE_CHECKING:
     import jinja2
@@ -89,17 +88,6 @@ def render(
     )
 
 
-def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """A content security policy that allows these texts and nothing else."""
-    allowed = [f"style-src {_hashes(styles)}", *([f"script-src {_hashes(scripts)}"] if scripts else [])]
-    return "; ".join(["default-src 'none'", *allowed, "img-src data:", "base-uri 'none'", "form-action 'none'"])
-
-
-def _hashes(texts: Sequence[str]) -> str:
-    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
-    return " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in digests)
-
-
 @cache
 def asset(file: str) -> str:
     return resources.files(__package__).joinpath("templates", file).read_text(encoding="utf-8")
@@ -173,10 +161,3 @@ def _number(value: float | None, text: str) -> Markup:
         exact = repr(int(value) if isinstance(value, int) else float(value))
         return Markup('<data value="{}" data-at="{}">{}</data>').format(exact, value.pointer, text)
     return Markup("{}").format(text)
-
-
-def inert(text: str) -> Markup:
-    """Text of ours, or JSON in which nothing can end its element: not escaped again."""
-    from markupsafe import Markup
-
-    return Markup(text)

@@ -8,7 +8,7 @@ import pytest
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.report.case import add_labels
+from depass_sae.graph.neuronpedia_labels import labels_from
 from depass_sae.report.study import Study, read_study, study_of
 
 from ..attribution.tiny import TEXT, handle, random_sae
@@ -120,9 +120,9 @@ def test_labels_of_features_that_are_not_shown_are_left_out():
 
 
 def test_saes_that_are_not_on_neuronpedia_have_no_labels_there():
-    same, trouble = add_labels(study(), "neuronpedia")
-    assert same is study()
-    assert "Neuronpedia" in (trouble or "")
+    found = labels_from("neuronpedia", study().pages)
+    assert found.labels == {}
+    assert "Neuronpedia" in (found.warning or "")
 
 
 def test_a_study_of_models_made_in_python_has_no_command():

@@ -75,7 +75,7 @@ def test_neuronpedia_is_asked_for_nothing_unless_it_is_named(
     def never(*_: object, **__: object) -> Fetched:
         raise AssertionError("asked")
 
-    monkeypatch.setattr("depass_sae.report.card.fetch_labels", never)
+    monkeypatch.setattr("depass_sae.graph.neuronpedia_labels.fetch_labels", never)
     assert run("feature", "1/3", "-p", TEXT, *files.options()).status == 0
 
 

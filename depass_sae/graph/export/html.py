@@ -15,7 +15,7 @@ import hashlib
 import json
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from heapq import nlargest
 from importlib import resources
@@ -29,6 +29,7 @@ from ..prune import fold
 if TYPE_CHECKING:
     import jinja2
     import networkx as nx
+    from markupsafe import Markup
 
 MAX_NODES = 1000
 MAX_EDGES = 10000
@@ -54,11 +55,11 @@ def to_html(g: nx.DiGraph) -> str:
         _environment()
         .get_template("page.html")
         .render(
-            style=_inert(style),
-            script=_inert(script),
-            policy=_policy(style, script),
-            data=_inert(data),
-            extra=_inert(_json({"key": _digest(data).hex()[:16], "names": list(names.values())})),
+            style=inert(style),
+            script=inert(script),
+            policy=policy([style], [script]),
+            data=inert(data),
+            extra=inert(_json({"key": _digest(data).hex()[:16], "names": list(names.values())})),
             graph=page.graph,
             targets=_targets(page),
             strip=_strip(page),
@@ -223,10 +224,14 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _policy(style: str, script: str) -> str:
-    own = {"style-src": style, "script-src": script}
-    hashes = [f"{kind} 'sha256-{b64encode(_digest(text)).decode()}'" for kind, text in own.items()]
-    return "; ".join(["default-src 'none'", *hashes, "img-src data:", "base-uri 'none'", "form-action 'none'"])
+def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """A content security policy that allows these texts and nothing else."""
+    allowed = [f"style-src {_hashes(styles)}", *([f"script-src {_hashes(scripts)}"] if scripts else [])]
+    return "; ".join(["default-src 'none'", *allowed, "img-src data:", "base-uri 'none'", "form-action 'none'"])
+
+
+def _hashes(texts: Sequence[str]) -> str:
+    return " ".join(f"'sha256-{b64encode(_digest(text)).decode()}'" for text in texts)
 
 
 @cache
@@ -253,7 +258,8 @@ def _number(value: float | None, sign: str = "") -> str:
     return format(value, sign + digits)
 
 
-def _inert(text: str) -> Any:
+def inert(text: str) -> Markup:
+    """Text of ours, or JSON in which nothing can end its element: not escaped again."""
     from markupsafe import Markup
 
     return Markup(text)

@@ -1,0 +1,43 @@
+"""The benchmarks run, on a model so small that nothing is timed by it."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks.__main__ import cells, markdown
+from benchmarks.measure import clock, product_seconds, works
+from benchmarks.shapes import Shape, prompt
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return Shape(32, 3, 4, 2, 48).build()
+
+
+def test_every_work_runs_and_has_a_limit(adapter) -> None:
+    with torch.no_grad():
+        found = list(works(adapter, prompt(adapter, 6)))
+        assert len({work.name for work in found}) == len(found) >= 8
+        for work in found:
+            assert clock(work.run, torch.device("cpu")) > 0
+            assert work.limit() > 0
+
+
+def test_a_passes_limit_counts_the_rows_that_it_carries(adapter) -> None:
+    names = {work.name: work.rows for work in works(adapter, prompt(adapter, 6))}
+    assert names["tokens, softmax"] == 3 * 6 * 7 // 2
+    assert math.isfinite(product_seconds(adapter, {(0, "v"): 10_000, (2, "down"): 3}))
+
+
+def test_the_committed_results_are_of_this_form() -> None:
+    from pathlib import Path
+
+    from benchmarks.measure import Row
+
+    folder = Path(__file__).parent.parent / "benchmarks" / "results"
+    document = json.loads((folder / "cpu.json").read_text())
+    rows = [Row(**{key: value for key, value in row.items() if key != "ratio"}) for row in document["rows"]]
+    assert markdown(document["machine"], rows) == (folder / "cpu.md").read_text()
+    assert all(len(cells(row)) == 8 for row in rows)
