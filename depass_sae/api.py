@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -19,8 +18,8 @@ from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_atten
 from .attribution.subject import Subject
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Pos, Target, make_target, parse_target
-from .attribution.tokens import By, TokenAttribution, attribute_tokens
-from .errors import UserError
+from .attribution.tokens import By, TokenAttribution, attribute_tokens, attribute_tokens_each
+from .errors import UserError, warn
 from .graph.build import Errors, Settings, build_graph
 from .graph.neuronpedia_labels import labels_from
 from .graph.verify import verify_graph
@@ -130,6 +129,33 @@ class LM:
             self._encode(prompt),
             target,
             pos=pos,
+            by=by,
+            allocation=_allocation(question),
+            ablate=ablate,
+            seed=seed,
+            **_running(question),
+        )
+
+    def attribute_tokens_each(
+        self,
+        prompt: PromptLike,
+        targets: Sequence[str],
+        *,
+        by: By = "token",
+        ablate: int = 0,
+        seed: int = 0,
+        **question: Unpack[Question],
+    ) -> list[TokenAttribution]:
+        """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
+
+        targets: ``"17/2601@6"``, ``"17/2601"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``. pos, for those
+        that name none, and the other settings are those of :class:`Question`.
+        """
+        found = [parse_target(self._subject, text) for text in targets]
+        return attribute_tokens_each(
+            self._subject,
+            self._encode(prompt),
+            [(target, question.get("pos") if at is None else at) for target, at in found],
             by=by,
             allocation=_allocation(question),
             ablate=ablate,
@@ -321,7 +347,7 @@ class LM:
             return card
         found = labels_from(labels, card.pages)
         if found.warning:
-            warnings.warn(found.warning, stacklevel=2)
+            warn(found.warning)
         return card.with_labels(found.labels)
 
     def case_study(
@@ -364,7 +390,7 @@ class LM:
             return study
         found = labels_from(labels, study.pages)
         if found.warning:
-            warnings.warn(found.warning, stacklevel=2)
+            warn(found.warning)
         return study.with_labels(found.labels)
 
     def graph(

@@ -496,7 +496,7 @@ def case_study(
         int | None, typer.Option("--ablate", help="Random tokens that replace every source; 0: none.", show_default="8")
     ] = None,
     max_nodes: Annotated[
-        int | None, typer.Option("--max-nodes", help="How large each graph is grown.", show_default="70")
+        int | None, typer.Option("--max-nodes", help="How large each graph is grown.", show_default="120")
     ] = None,
     verify: Annotated[
         int | None, typer.Option("--verify", help="How many of its nodes are taken out for real.", show_default="50")

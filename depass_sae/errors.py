@@ -1,4 +1,9 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and warnings that point to the line of theirs that led to them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
 
 
 class UserError(ValueError):
@@ -11,3 +16,11 @@ class UserError(ValueError):
 
 class SAEFitWarning(UserWarning):
     """An SAE explains so little of a prompt that it must belong to another model, layer, scale or hook point."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning at the line outside of this package that led here."""
+    own, level = __name__.partition(".")[0], 1
+    while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == own:
+        level += 1
+    warnings.warn(message, category, stacklevel=level + 1)

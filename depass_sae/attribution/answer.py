@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..errors import SAEFitWarning
+from ..errors import SAEFitWarning, warn
 from ..models.prompt import Prompt
 from ..passes.propagate import Allocation
 from ..passes.trace import Trace
@@ -123,12 +122,31 @@ def read(
 
     Warns where the target's SAE cannot belong to what it reads. Raises UserError for a position outside the prompt.
     """
-    point = target.point
-    seen = subject.trace(prompt, None if point is None else max(point[0], deepest), () if point is None else (point,))
+    return read_all(subject, prompt, [(target, pos)], allocation, deepest)[0]
+
+
+def read_all(
+    subject: Subject,
+    prompt: Prompt,
+    targets: Sequence[tuple[Target, Pos | None]],
+    allocation: Allocation,
+    deepest: int = 0,
+) -> list[Reading]:
+    """Several targets read on one trace of the prompt; see :func:`read`."""
+    points = {target.point for target, _ in targets}
+    outputs = {point for point in points if point is not None}
+    until = None if None in points else max(deepest, *(layer for layer, _ in outputs))
+    seen = subject.trace(prompt, until, outputs)
+    return [_reading(subject, prompt, seen, target, pos, allocation) for target, pos in targets]
+
+
+def _reading(
+    subject: Subject, prompt: Prompt, seen: Trace, target: Target, pos: Pos | None, allocation: Allocation
+) -> Reading:
     readoff = target.read(subject, seen)
     chosen = choose_positions(prompt, target, readoff, pos)
     if readoff.fit is not None and readoff.fit.warning:
-        warnings.warn(readoff.fit.warning, SAEFitWarning, stacklevel=4)
+        warn(readoff.fit.warning, SAEFitWarning)
     common = {
         "heading": Heading.of(subject, prompt, getattr(target, "hook", None)),
         "target_name": target.name,

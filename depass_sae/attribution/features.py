@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SAEFitWarning, UserError
+from ..errors import SAEFitWarning, UserError, warn
 from ..models.prompt import Prompt
 from ..saes import Fit, Hook, active_features, describe, fit
 from .document import Heading, fit_dict
@@ -129,6 +128,6 @@ def find_features(subject: Subject, prompt: Prompt, layer: int | None = None) ->
         name = str(hook) if shared else str(hook.layer)
         fitted = fit(sae, x)
         if fitted.warning:
-            warnings.warn(f"{hook}: {fitted.warning}", SAEFitWarning, stacklevel=3)
+            warn(f"{hook}: {fitted.warning}", SAEFitWarning)
         layers.append(LayerFeatures(hook, name, describe(sae), fitted, tuple(positions)))
     return FeatureReport(Heading.of(subject, prompt), tuple(layers))

@@ -8,12 +8,14 @@ the constant they sum to the target's pre-activation; how nearly is computed and
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
@@ -23,8 +25,8 @@ from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import batches, seeds_at, sweep
-from ..passes.trace import Trace
-from .answer import Answer, TargetAt, read
+from ..passes.trace import Point, Trace
+from .answer import Answer, TargetAt, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, measure
 from .subject import Subject
@@ -169,89 +171,107 @@ class TokenAttribution(Answer[TokenTarget]):
 
 
 def attribute_tokens(
+    subject: Subject, prompt: Prompt, target: Target, *, pos: Pos | None = None, **settings: Any
+) -> TokenAttribution:
+    """Contributions of the prompt's tokens, or words, to a target; settings as of :func:`attribute_tokens_each`."""
+    return attribute_tokens_each(subject, prompt, [(target, pos)], **settings)[0]
+
+
+def attribute_tokens_each(
     subject: Subject,
     prompt: Prompt,
-    target: Target,
+    targets: Sequence[tuple[Target, Pos | None]],
     *,
-    pos: Pos | None = None,
     by: By = "token",
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     ablate: int = 0,
     seed: int = 0,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
-) -> TokenAttribution:
-    """Contributions of the prompt's tokens, or words, to a target.
+) -> list[TokenAttribution]:
+    """Contributions of the prompt's tokens, or words, to each target: one trace and one pass for all of them.
 
     ablate: with how many random tokens each source is replaced to measure its effect (0: not measured).
 
-    Raises UserError for a position outside the prompt.
+    Raises UserError for a position outside the prompt, and where there is no target.
     """
+    if not targets:
+        raise UserError("name a target, or several")
     spans = spans_of(prompt, by)
-    reading = read(subject, prompt, target, pos, allocation)
-    seen, readoff = reading.seen, reading.readoff
-    positions = torch.tensor(reading.positions, device=seen.resid_post.device)
+    readings = read_all(subject, prompt, targets, allocation)
     source = Spans([span.positions for span in spans], [span.text for span in spans])
     contributions = _swept if allocation.rule in CONTRIBUTION else _carried
-    values = contributions(seen, readoff, positions, source, allocation, budget, progress).double().cpu()
-    targets = []
-    for position, row in zip(reading.positions, values, strict=True):
-        sources = tuple(span for span in spans if span.pos <= position)
-        found = TokenTarget(
-            **reading.at(prompt, position),
-            contributions=row[: len(sources)],
-            other={"bias": row[-2].item(), "rest": row[-1].item()},
-            sources=sources,
-            margin=None if readoff.margin is None else readoff.margin[position].item(),
-        )
-        if ablate:
-            value = found.pre_activation
-            measured = measure(subject, prompt, target, position, value, sources, ablate, seed, progress)
-            found = replace(found, measured=measured)
-        targets.append(found)
-    return TokenAttribution(**reading.common, targets=targets, by=by)
+    asked = [(reading.readoff, reading.positions) for reading in readings]
+    found = []
+    for (target, _), reading, values in zip(
+        targets, readings, contributions(readings[0].seen, asked, source, allocation, budget, progress), strict=True
+    ):
+        answers = []
+        for position, row in zip(reading.positions, values.double().cpu(), strict=True):
+            sources = tuple(span for span in spans if span.pos <= position)
+            margin = reading.readoff.margin
+            answer = TokenTarget(
+                **reading.at(prompt, position),
+                contributions=row[: len(sources)],
+                other={"bias": row[-2].item(), "rest": row[-1].item()},
+                sources=sources,
+                margin=None if margin is None else margin[position].item(),
+            )
+            if ablate:
+                value = answer.pre_activation
+                measured = measure(subject, prompt, target, position, value, sources, ablate, seed, progress)
+                answer = replace(answer, measured=measured)
+            answers.append(answer)
+        found.append(TokenAttribution(**reading.common, targets=answers, by=by))
+    return found
+
+
+Asked = Sequence[tuple[Readoff, Sequence[int]]]
+"""Read-offs on one trace, and the positions that are asked about."""
 
 
 def _swept(
-    seen: Trace,
-    readoff: Readoff,
-    positions: Int[Tensor, "target"],
-    source: Spans,
-    allocation: Allocation,
-    budget: Budget,
-    progress: Progress | None,
-) -> Float[Tensor, "target comp"]:
-    """All sources by sweeping back from the targets to the embeddings."""
-    owner = torch.zeros(len(seen.token_ids), dtype=torch.long, device=positions.device)
+    seen: Trace, asked: Asked, source: Spans, allocation: Allocation, budget: Budget, progress: Progress | None
+) -> list[Float[Tensor, "target comp"]]:
+    """All sources of all targets, by sweeping back to the embeddings."""
+    device, dtype = seen.resid_post.device, seen.resid_post.dtype
+    owner = torch.zeros(len(seen.token_ids), dtype=torch.long, device=device)
     for component, group in enumerate(source.groups):
         owner[list(group)] = component
-    values = readoff.direction.w.new_zeros(len(positions), len(source.groups) + 2)
-    groups, steps = list(batches(seen, positions, budget)), 2 * (readoff.point[0] + 1)
+    pos = torch.tensor([position for _, positions in asked for position in positions], device=device)
+    whose = torch.tensor([i for i, (_, positions) in enumerate(asked) for _ in positions], device=device)
+    values = torch.zeros(len(pos), len(source.groups) + 2, dtype=dtype, device=device)
+    groups, steps = list(batches(seen, pos, budget)), 2 * (max(readoff.point[0] for readoff, _ in asked) + 1)
     for number, which in enumerate(groups):
-        at = positions[which]
-        short = seen.first(int(at.max()) + 1)
-        n = len(short.token_ids)
-        seeds = {readoff.point: seeds_at(readoff.direction.w[at], at, n)}
-        for done, level in enumerate(sweep(short, seeds, CONTRIBUTION[allocation.rule]), start=1):
-            first = level
+        short = seen.first(int(pos[which].max()) + 1)
+        seeds: dict[Point, Tensor] = {}
+        for i, (readoff, _) in enumerate(asked):
+            own = seeds_at(readoff.direction.w[pos[which]], pos[which], len(short.token_ids))
+            own *= (whose[which] == i)[:, None, None]
+            seeds[readoff.point] = own + seeds.get(readoff.point, 0)
+        levels = sweep(short, seeds, CONTRIBUTION[allocation.rule])
+        for done, level in enumerate(levels, start=1):
+            lowest = level
             if progress is not None:
                 progress("sweeping back through the layers", number * steps + done, len(groups) * steps)
-        products = (first.before * short.resid_pre[0]).sum(-1)
-        values[which] = values[which].index_add(1, owner[:n], products)
-        values[which, -2] = first.bias_before
-    return values
+        products = (lowest.before * short.resid_pre[0]).sum(-1)
+        values[which] = values[which].index_add(1, owner[: len(short.token_ids)], products)
+        values[which, -2] = lowest.bias_before
+    return list(values.split([len(positions) for _, positions in asked]))
 
 
 def _carried(
-    seen: Trace,
-    readoff: Readoff,
-    positions: Int[Tensor, "target"],
-    source: Spans,
-    allocation: Allocation,
-    budget: Budget,
-    progress: Progress | None,
-) -> Float[Tensor, "target comp"]:
+    seen: Trace, asked: Asked, source: Spans, allocation: Allocation, budget: Budget, progress: Progress | None
+) -> list[Float[Tensor, "target comp"]]:
     """All sources carried forward from the embeddings to where the targets are read."""
-    reads = {readoff.point: positions}
-    rows = propagate(seen, source.start(seen), reads, allocation, budget=budget, progress=progress)[readoff.point]
-    return rows.project(readoff.direction.w[positions])
+    device = seen.resid_post.device
+    wanted: defaultdict[Point, set[int]] = defaultdict(set)
+    for readoff, positions in asked:
+        wanted[readoff.point] |= set(positions)
+    reads = {point: torch.tensor(sorted(positions), device=device) for point, positions in wanted.items()}
+    found = propagate(seen, source.start(seen), reads, allocation, budget=budget, progress=progress)
+    values = []
+    for readoff, positions in asked:
+        at = torch.tensor(positions, device=device)
+        values.append(found[readoff.point].keep(at).project(readoff.direction.w[at]))
+    return values

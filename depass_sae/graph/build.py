@@ -11,7 +11,6 @@ contribution under the rule, and an ``effect``, its first-order effect in the un
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +20,7 @@ import numpy as np
 from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
-from ..errors import SAEFitWarning, UserError
+from ..errors import SAEFitWarning, UserError, warn
 from ..models.prompt import Prompt, token_text
 from ..passes.memory import check_memory
 from ..passes.propagate import Allocation, Progress
@@ -287,7 +286,7 @@ def _attributes(
     for hook in hooks:
         how = fit(subject.saes[hook], seen.at((hook.layer, hook.name)))
         if how.warning:
-            warnings.warn(how.warning, SAEFitWarning, stacklevel=4)
+            warn(how.warning, SAEFitWarning)
         about = describe(subject.saes[hook])
         saes.append(
             {"layer": hook.layer, "hook": hook.name, "explained_variance": how.explained_variance, "l0": how.l0}

@@ -27,8 +27,8 @@ from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ..attribution.render import Html, Text, table_text
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
-from ..attribution.tokens import TokenTarget, attribute_tokens
-from ..errors import SAEFitWarning, UserError
+from ..attribution.tokens import TokenTarget, attribute_tokens_each
+from ..errors import SAEFitWarning, UserError, warn
 from ..files import write_text
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
@@ -477,13 +477,16 @@ def make_card(
     chosen = firings[:strongest]
     sae, hook = subject.saes[target.hook], target.hook
     rule = allocation.rule if allocation.rule in CONTRIBUTION else "half"
-    drives = []
-    for number, firing in enumerate(chosen, start=1):
+    drives: dict[Firing, Drive] = {}
+    where = sorted({firing.prompt for firing in chosen})
+    for number, which in enumerate(where, start=1):
+        here = [firing for firing in chosen if firing.prompt == which]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SAEFitWarning)  # said once for all prompts, below
-            found = attribute_tokens(subject, encoded[firing.prompt], target, pos=firing.pos, allocation=allocation)
-        drives.append(Drive.of(firing, found.target))
-        _tell(progress, "splitting the strongest firings by tokens", number, len(chosen))
+            asked = [(target, firing.pos) for firing in here]
+            found = attribute_tokens_each(subject, encoded[which], asked, allocation=allocation)
+        drives |= {firing: Drive.of(firing, answer.target) for firing, answer in zip(here, found, strict=True)}
+        _tell(progress, "splitting the strongest firings by tokens", number, len(where))
     previous, following = _flows(subject, encoded, target, chosen, rule, top, progress)
     layers = [other.layer for other in subject.saes]
     card = FeatureCard(
@@ -497,14 +500,14 @@ def make_card(
         flow_rule=rule,
         prompts=tuple(read),
         firings=firings,
-        drives=tuple(drives),
+        drives=tuple(drives[firing] for firing in chosen),
         votes=decoder_votes(subject, hook, target.index, top),
         nearest=nearest(sae, target.index, top),
         previous=previous,
         following=following,
     )
     if card.warning:
-        warnings.warn(card.warning, SAEFitWarning, stacklevel=3)
+        warn(card.warning, SAEFitWarning)
     return card
 
 

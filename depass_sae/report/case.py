@@ -62,7 +62,7 @@ class CaseSettings:
 
     ablate: int = 8
     seed: int = 0
-    max_nodes: int = 70
+    max_nodes: int = 120
     verify: int = 50
     top: int = 8
 

@@ -39,7 +39,7 @@ class Study(BaseModel):
     first_token: str = "skip"
     ablate: int = Field(default=8, ge=0)
     seed: int = 0
-    max_nodes: int = Field(default=70, ge=2)
+    max_nodes: int = Field(default=120, ge=2)
     verify: int = Field(default=50, ge=0)
     top: int = Field(default=8, ge=1)
 

@@ -448,9 +448,29 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, ids: list[i
     seen = subject.trace(prompt, 1, (target.point,))
     spans = spans_of(prompt, by)
     source = Spans([span.positions for span in spans], [span.text for span in spans])
-    question = (seen, target.read(subject, seen), torch.tensor(sorted({0, len(ids) - 1})), source, Allocation(rule))
-    swept, carried = (engine(*question, Budget(), None) for engine in (_swept, _carried))
+    asked = [(target.read(subject, seen), sorted({0, len(ids) - 1}))]
+    swept, carried = (engine(seen, asked, source, Allocation(rule), Budget(), None)[0] for engine in (_swept, _carried))
     assert torch.allclose(swept, carried, atol=1e-4 * max(1.0, carried.abs().max().item()))
+
+
+@pytest.mark.parametrize("rule", ["half", "softmax"])
+def test_several_targets_in_one_pass_are_what_each_gives_alone(rule: str) -> None:
+    hooks = ("0.resid_post", "1.hook_z", "1.resid_mid")
+    lm = handle([random_sae("jumprelu", hook, d_in=width("llama", hook[2:]), seed=i) for i, hook in enumerate(hooks)])
+    targets = ["0/3", "1.hook_z/2@4", "1.resid_mid/5", "logit:7", "logit-diff:7,8@3", "0/3@2"]
+    found = lm.attribute_tokens_each(TEXT, targets, rule=rule, by="word")
+    alone = [lm.attribute_tokens_each(TEXT, [target], rule=rule, by="word")[0] for target in targets]
+    plain = lm.attribute_tokens(TEXT, "1.resid_mid/5", rule=rule, by="word")
+    assert torch.allclose(found[2].contributions, plain.contributions, atol=1e-5)
+    for one, other in zip(found, alone, strict=True):
+        assert one.target.pos == other.target.pos
+        assert torch.allclose(one.contributions, other.contributions, atol=1e-5)
+        assert one.completeness_error < 1e-5
+
+
+def test_without_a_target_there_is_one_line(lm: ds.LM) -> None:
+    with pytest.raises(UserError, match="name a target"):
+        lm.attribute_tokens_each(TEXT, [])
 
 
 @pytest.mark.parametrize("rule", ["half", "softmax"])
