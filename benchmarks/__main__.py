@@ -34,26 +34,16 @@ COSTLY = 128
 def rows(threads: int, gpu: bool) -> Iterator[Row]:
     for shape, lengths in (GPU if gpu else CPU).items():
         for length in lengths:
-            yield from _apart(_measure, threads, shape, length)
+            everything = length <= COSTLY or shape == "512x8"
+            yield from _apart(measured, threads, shape, length, everything)
     if not gpu:
         for length in GRAPHS:
-            yield from _apart(_graph, threads, length)
+            yield from _apart(graph, threads, length)
 
 
 def _apart(work: Any, threads: int, *arguments: Any) -> list[Row]:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(work, threads, *arguments).result()
-
-
-def _measure(threads: int, shape: str, length: int) -> list[Row]:
-    torch.set_num_threads(threads)
-    short = length <= COSTLY or shape == "512x8"
-    return list(measured(shape, length, lambda name: short or name.startswith("sweep")))
-
-
-def _graph(threads: int, length: int) -> list[Row]:
-    torch.set_num_threads(threads)
-    return [graph(length)]
 
 
 COLUMNS = ("shape", "tokens", "work", "seconds", "limit", "ratio", "rows/s", "peak GiB")

@@ -85,13 +85,13 @@ class Work:
         return cls(name, "products", run, lambda: product_seconds(adapter, counts), rows * len(layers))
 
 
-def measured(shape: str, length: int, wanted: Callable[[str], bool]) -> Iterator[Row]:
-    """The works on one shape and length whose name is wanted."""
+def measured(threads: int, shape: str, length: int, everything: bool = True) -> list[Row]:
+    """The works on one shape and length; or the sweeps alone, which take little however long the prompt."""
+    torch.set_num_threads(threads)
     adapter = build(shape)
     with torch.no_grad():
-        for work in works(adapter, prompt(adapter, length)):
-            if wanted(work.name):
-                yield _timed(shape, length, work, adapter.model.device)
+        chosen = (w for w in works(adapter, prompt(adapter, length)) if everything or w.name.startswith("sweep"))
+        return [_timed(shape, length, work, adapter.model.device) for work in chosen]
 
 
 def _timed(shape: str, length: int, work: Work, device: torch.device) -> Row:

@@ -15,17 +15,59 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import SAEFitWarning, UserError
+from .options import (
+    Ablate,
+    Against,
+    AsJson,
+    At,
+    By,
+    ByToken,
+    Directions,
+    EdgeThreshold,
+    ErrorsOption,
+    Feature,
+    FirstToken,
+    Format,
+    Grouped,
+    Ids,
+    Labels,
+    Layer,
+    Layers,
+    Loading,
+    Logit,
+    LogitDiff,
+    Matrix,
+    MaxNodes,
+    Outs,
+    PaperRule,
+    Pos,
+    Prompt,
+    Question,
+    Rank,
+    RuleName,
+    Seed,
+    Targets,
+    Temperature,
+    Threshold,
+    Top,
+    WithHeads,
+    logits_of,
+    number_or_text,
+    position_of,
+    prompt_of,
+    spelled_out,
+)
 
 if TYPE_CHECKING:
     from .api import LM
     from .attribution.components import ComponentAttribution
-    from .models.prompt import PromptLike
     from .passes.sources import Subspace
 
 app = typer.Typer(
@@ -35,136 +77,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-# ------------------------------------------------------------------------------------------------------------- options
-
-Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to look at.", show_default=False)]
-Ids = Annotated[
-    str | None, typer.Option("--ids", help="Token ids instead of a text, e.g. '0 12 7', taken exactly as they are.")
-]
-Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, or a local directory.")]
-Sae = Annotated[
-    str | None,
-    typer.Option("--sae", help="A sae-lens release, or a directory in its format. Default: those shipped for smollm2."),
-]
-SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="The model's dtype. Default: the checkpoint's own.")]
-TraceDtype = Annotated[
-    str | None,
-    typer.Option("--trace-dtype", help="Run the trace in a higher dtype, to take a bfloat16 model's rounding away."),
-]
-Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
-]
-CacheDir = Annotated[
-    Path | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
-]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's repository brings along.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Feature = Annotated[
-    str | None,
-    typer.Option("--feature", "-f", help="LAYER/INDEX, e.g. 17/1208, or 17/1208@6 for position 6.", show_default=False),
-]
-Logit = Annotated[str | None, typer.Option("--logit", help="A token's logit instead of a feature, e.g. ' Paris'.")]
-LogitDiff = Annotated[
-    tuple[str, str] | None,
-    typer.Option("--logit-diff", help="The difference of two tokens' logits.", metavar="TOKEN TOKEN"),
-]
-Pos = Annotated[
-    str | None,
-    typer.Option(
-        "--pos",
-        help="max: where the feature is strongest (default); all: wherever it fires; N: position N. "
-        "A logit is read at the last position unless this says otherwise.",
-        show_default=False,
-    ),
-]
-RULES = "half, softmax (the paper's), linear, linear-norm, relu or max."
-RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="half")]
-PaperRule = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="softmax")]
-ByToken = Annotated[
-    bool,
-    typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),
-]
-Directions = Annotated[
-    list[str] | None,
-    typer.Option("--direction", help="A feature whose decoder direction is a subspace; may be repeated."),
-]
-Matrix = Annotated[
-    Path | None, typer.Option("--matrix", help="A safetensors file: each tensor's rows [n, d_model] span a subspace.")
-]
-At = Annotated[
-    str | None, typer.Option("--at", help="Where the subspaces lie, e.g. 17.resid_post. Default: the directions' SAE.")
-]
-Rank = Annotated[int | None, typer.Option("--rank", help="Keep so many dimensions of each subspace.", min=1)]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
-FirstToken = Annotated[
-    str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
-]
-GatePath = Annotated[str, typer.Option("--path", help="Of a gated SAE: magnitude or gate.")]
-Memory = Annotated[
-    str | None, typer.Option("--memory", help="How much the pass may take, e.g. 4GiB. Default: half of what is free.")
-]
-By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
-Ablate = Annotated[
-    int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
-Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
-Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
-Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        "-t",
-        help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'; may be repeated. Default: the top predictions.",
-        show_default=False,
-    ),
-]
-Outs = Annotated[
-    list[Path] | None,
-    typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
-]
-Format = Annotated[
-    str | None, typer.Option("--format", help="json, graphml, html or neuronpedia, whatever the file is called.")
-]
-Layers = Annotated[
-    list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
-]
-MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
-Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
-EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
-ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
-WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
-Labels = Annotated[
-    str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
-]
-Grouped = Annotated[bool, typer.Option("--group", help="Group features that say the same thing into supernodes.")]
-
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
 @app.command()
+@spelled_out
 def features(
     prompt: Prompt = None,
     layer: Layer = None,
     ids: Ids = None,
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
     top: Top = 5,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
-    asked = _prompt(prompt, ids)
+    asked = prompt_of(prompt, ids)
     with _working() as status:
         layers = None if layer is None else [layer]
-        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        lm = loading.load(status, layers)
         status("reading the features")
         report = lm.features(asked, layer)
     if as_json:
@@ -176,49 +107,34 @@ def features(
 
 
 @app.command()
+@spelled_out
 def tokens(
-    feature: Feature = None,
     prompt: Prompt = None,
     ids: Ids = None,
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
-    pos: Pos = None,
-    rule: RuleName = None,
+    *,
+    question: Question,
     by: By = "token",
-    logit: Logit = None,
-    logit_diff: LogitDiff = None,
     against: Against = None,
     ablate: Ablate = 0,
     seed: Seed = 0,
-    temperature: Temperature = 0.1,
-    first_token: FirstToken = "skip",
-    path: GatePath = "magnitude",
-    memory: Memory = None,
     top: Top = 12,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    loading: Loading,
 ) -> None:
     """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
-    asked = _prompt(prompt, ids)
-    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
+    asked = prompt_of(prompt, ids)
+    keywords = question.keywords(ids)
     if ablate < 0:
         raise UserError("--ablate takes the number of replacements per source, 1 or more")
-    settings = question | {"by": by, "ablate": ablate, "seed": seed}
+    settings = keywords | {"by": by, "ablate": ablate, "seed": seed}
     with _working() as status:
-        lm = _load(
-            status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
-        )
+        lm = loading.load(status, _layers(question.feature))
         settings["progress"] = status.progress
         found: Any
         if against is None:
-            found = attribution = lm.attribute_tokens(asked, feature, **settings)
+            found = attribution = lm.attribute_tokens(asked, question.feature, **settings)
         else:
-            found = lm.contrast(asked, against, feature, **settings)
+            found = lm.contrast(asked, against, question.feature, **settings)
             attribution = found.attribution
     if as_json:
         _print_json(found.to_dict())
@@ -235,38 +151,23 @@ def tokens(
 
 
 @app.command()
+@spelled_out
 def heads(
-    feature: Feature = None,
     prompt: Prompt = None,
     ids: Ids = None,
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
-    pos: Pos = None,
-    rule: RuleName = None,
+    *,
+    question: Question,
     by_token: ByToken = False,
-    logit: Logit = None,
-    logit_diff: LogitDiff = None,
-    temperature: Temperature = 0.1,
-    first_token: FirstToken = "skip",
-    path: GatePath = "magnitude",
-    memory: Memory = None,
     top: Top = 12,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    loading: Loading,
 ) -> None:
     """Through which attention heads: layer x head, each layer's row summing to the pre-activation."""
-    asked = _prompt(prompt, ids)
-    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
+    asked = prompt_of(prompt, ids)
+    keywords = question.keywords(ids)
     with _working() as status:
-        lm = _load(
-            status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
-        )
-        found = lm.attribute_heads(asked, feature, by_token=by_token, progress=status.progress, **question)
+        lm = loading.load(status, _layers(question.feature))
+        found = lm.attribute_heads(asked, question.feature, by_token=by_token, progress=status.progress, **keywords)
     _show_components(found, top, as_json)
 
 
@@ -274,39 +175,23 @@ def _component_command(name: str, help_: str) -> None:
     """Modules and neurons answer one question at two granularities."""
 
     def command(
-        feature: Feature = None,
         prompt: Prompt = None,
         ids: Ids = None,
-        model: Model = "smollm2",
-        sae: Sae = None,
-        sae_id: SaeId = None,
-        pos: Pos = None,
-        rule: RuleName = None,
-        logit: Logit = None,
-        logit_diff: LogitDiff = None,
-        temperature: Temperature = 0.1,
-        first_token: FirstToken = "skip",
-        path: GatePath = "magnitude",
-        memory: Memory = None,
+        *,
+        question: Question,
         top: Top = 12,
         as_json: AsJson = False,
-        dtype: Dtype = None,
-        trace_dtype: TraceDtype = None,
-        device: Device = None,
-        cache_dir: CacheDir = None,
-        trust_remote_code: Trust = False,
+        loading: Loading,
     ) -> None:
-        asked = _prompt(prompt, ids)
-        question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
+        asked = prompt_of(prompt, ids)
+        keywords = question.keywords(ids)
         with _working() as status:
-            lm = _load(
-                status, model, sae, _layers(feature), sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code
-            )
+            lm = loading.load(status, _layers(question.feature))
             attribute = {"modules": lm.attribute_modules, "neurons": lm.attribute_neurons}[name]
-            found = attribute(asked, feature, progress=status.progress, **question)
+            found = attribute(asked, question.feature, progress=status.progress, **keywords)
         _show_components(found, top, as_json)
 
-    app.command(name, help=help_)(command)
+    app.command(name, help=help_)(spelled_out(command))
 
 
 _component_command("modules", "Through which attention layers and MLPs: each row sums to the pre-activation.")
@@ -314,42 +199,31 @@ _component_command("neurons", "Through which MLP neurons: the largest, each laye
 
 
 @app.command()
+@spelled_out
 def subspace(
-    feature: Feature = None,
     prompt: Prompt = None,
     directions: Directions = None,
     matrix: Matrix = None,
     at: At = None,
     rank: Rank = None,
     ids: Ids = None,
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
-    pos: Pos = None,
-    rule: RuleName = None,
-    logit: Logit = None,
-    logit_diff: LogitDiff = None,
-    temperature: Temperature = 0.1,
-    first_token: FirstToken = "skip",
-    path: GatePath = "magnitude",
-    memory: Memory = None,
+    *,
+    question: Question,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    loading: Loading,
 ) -> None:
     """From which subspaces of the stream: decoder directions of features, or the rows of any matrix."""
-    asked = _prompt(prompt, ids)
-    question = _question(feature, logit, logit_diff, pos, rule, temperature, first_token, path, memory, ids)
+    asked = prompt_of(prompt, ids)
+    keywords = question.keywords(ids)
     if bool(directions) == bool(matrix):
         raise UserError("name the subspaces: --direction LAYER/INDEX for each feature, or --matrix FILE.safetensors")
     with _working() as status:
-        layers: list[int] | None = None if directions or feature is not None else []
-        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        layers: list[int] | None = None if directions or question.feature is not None else []
+        lm = loading.load(status, layers)
         space, names = _subspace(lm, directions, matrix, at, rank)
-        found = lm.attribute_subspace(asked, feature, subspace=space, names=names, progress=status.progress, **question)
+        found = lm.attribute_subspace(
+            asked, question.feature, subspace=space, names=names, progress=status.progress, **keywords
+        )
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -360,6 +234,7 @@ def subspace(
 
 
 @app.command()
+@spelled_out
 def attention(
     layer: Annotated[int, typer.Option("--layer", "-l", help="The head's layer.")],
     head: Annotated[int, typer.Option("--head", "-H", help="The head.")],
@@ -371,26 +246,20 @@ def attention(
     against: Annotated[
         str | None, typer.Option("--against", help="mean: the head's average key; N: the key at position N.")
     ] = None,
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
     rule: PaperRule = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     top: Top = 12,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Why a head looked there: its score for a query and a key, split over what stands at both."""
-    asked = _prompt(prompt, ids)
-    held: Any = None if against is None else _number(against)
+    asked = prompt_of(prompt, ids)
+    held: Any = None if against is None else number_or_text(against)
     with _working() as status:
         layers: list[int] | None = [] if by == "tokens" else None
-        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        lm = loading.load(status, layers)
         found = lm.attribute_attention(
             asked,
             layer,
@@ -413,6 +282,7 @@ def attention(
 
 
 @app.command()
+@spelled_out
 def feature(
     which: Annotated[str, typer.Argument(metavar="FEATURE", help="LAYER/INDEX, e.g. 17/1208.")],
     prompt: Annotated[
@@ -428,15 +298,9 @@ def feature(
     rule: RuleName = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
     from .graph.neuronpedia_labels import labels_from
@@ -450,7 +314,7 @@ def feature(
         check_card_place(out)
     meanings = _meanings(labels)
     with _working() as status:
-        lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        lm = loading.load(status, None)
         card = lm.card(
             which,
             texts,
@@ -464,7 +328,7 @@ def feature(
         trouble = None
         if meanings is not None:
             status("putting labels on the features")
-            found = labels_from(meanings, card.pages, cache_dir)
+            found = labels_from(meanings, card.pages, loading.cache_dir)
             card, trouble = card.with_labels(found.labels), found.warning
         if out is not None:
             status(f"writing {out}")
@@ -479,6 +343,7 @@ def feature(
 
 
 @app.command("case-study")
+@spelled_out
 def case_study(
     study: Annotated[
         Path | None,
@@ -512,19 +377,10 @@ def case_study(
         typer.Option("--first-token", help="skip or compete: position 0 at later positions.", show_default="skip"),
     ] = None,
     ids: Ids = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="smollm2, a hub id, or a local directory.", show_default="smollm2"),
-    ] = None,
-    sae: Sae = None,
-    sae_id: SaeId = None,
     layer: Layers = None,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
     from .report.markdown import check_folder
@@ -533,11 +389,11 @@ def case_study(
     if out is None:
         raise UserError("name the folder to write with --out")
     given = {
-        "prompt": None if prompt is None and ids is None else _prompt(prompt, ids), "features": feature or None,
-        "title": title, "labels": labels, "model": model, "sae": sae, "sae_id": sae_id or None, "layer": layer or None,
-        "dtype": dtype, "trace_dtype": trace_dtype, "rule": rule, "temperature": temperature,
-        "first_token": first_token, "ablate": ablate, "seed": seed, "max_nodes": max_nodes, "verify": verify,
-        "top": top,
+        "prompt": None if prompt is None and ids is None else prompt_of(prompt, ids), "features": feature or None,
+        "title": title, "labels": labels, "model": loading.model, "sae": loading.sae, "sae_id": loading.sae_id or None,
+        "layer": layer or None, "dtype": loading.dtype, "trace_dtype": loading.trace_dtype, "rule": rule,
+        "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
+        "max_nodes": max_nodes, "verify": verify, "top": top,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     if study is None and not {"prompt", "features"} <= given.keys():
@@ -546,10 +402,11 @@ def case_study(
     check_folder(out)  # before the work, not after it
     meanings = _meanings(asked.labels)
     with _working() as status:
-        lm = _load(
-            status, asked.model, asked.sae, asked.layer, asked.sae_id, asked.dtype, asked.trace_dtype, device,
-            cache_dir, trust_remote_code,
+        chosen = replace(
+            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id, dtype=asked.dtype,
+            trace_dtype=asked.trace_dtype,
         )  # fmt: skip
+        lm = chosen.load(status, asked.layer)
         found = lm.case_study(
             asked.prompt,
             asked.features,
@@ -570,7 +427,7 @@ def case_study(
             from .graph.neuronpedia_labels import labels_from
 
             status("putting labels on the features")
-            fetched = labels_from(meanings, found.pages, cache_dir)
+            fetched = labels_from(meanings, found.pages, loading.cache_dir)
             found, trouble = found.with_labels(fetched.labels), fetched.warning
         status(f"writing {out}")
         paths = found.write(out)
@@ -588,6 +445,7 @@ def case_study(
 
 
 @app.command()
+@spelled_out
 def graph(
     prompt: Prompt = None,
     target: Targets = None,
@@ -598,9 +456,6 @@ def graph(
     logit_diff: LogitDiff = None,
     pos: Pos = None,
     ids: Ids = None,
-    model: Model = "smollm2",
-    sae: Sae = None,
-    sae_id: SaeId = None,
     layer: Layers = None,
     max_nodes: MaxNodes = 200,
     node_threshold: Threshold = None,
@@ -614,14 +469,11 @@ def graph(
     first_token: FirstToken = "skip",
     top: Top = 12,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """The feature-flow graph: from the tokens through the features of every SAE to the target."""
-    asked = _prompt(prompt, ids)
+    asked = prompt_of(prompt, ids)
     targets = [*(target or []), *([feature] if feature else [])]
     from .graph.export import check_destination, check_text_format, graph_text, write_graph
     from .graph.group import group_automatically, with_groups
@@ -634,13 +486,12 @@ def graph(
         check_text_format(format)
     meanings, trouble = _meanings(labels), None
     with _working() as status:
-        lm = _load(status, model, sae, None, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        lm = loading.load(status, None)
         g = lm.graph(
             asked,
             targets or None,
-            logit=None if logit is None else _token(logit, ids),
-            logit_diff=None if logit_diff is None else (_token(logit_diff[0], ids), _token(logit_diff[1], ids)),
-            pos=_position(pos),
+            **logits_of(logit, logit_diff, ids),
+            pos=position_of(pos),
             layers=layer,
             max_nodes=max_nodes,
             node_threshold=node_threshold,
@@ -654,7 +505,7 @@ def graph(
         )
         if meanings is not None:
             status("putting labels on the features")
-            fetched = labels_from(meanings, graph_pages(g), cache_dir)
+            fetched = labels_from(meanings, graph_pages(g), loading.cache_dir)
             g, trouble = with_labels(g, fetched.labels), fetched.warning
         g = with_groups(g, group_automatically(g)) if group else g
         for path in out or []:
@@ -670,29 +521,24 @@ def graph(
 
 
 @app.command()
+@spelled_out
 def verify(
     path: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's .json or .graphml; the result joins it.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the graph's own.")] = None,
-    sae: Sae = None,
-    sae_id: SaeId = None,
     max_nodes: Annotated[int, typer.Option("--max-nodes", help="How many nodes are taken out one at a time.")] = 100,
     seed: Seed = 0,
     top: Top = 12,
     as_json: AsJson = False,
-    dtype: Dtype = None,
-    trace_dtype: TraceDtype = None,
-    device: Device = None,
-    cache_dir: CacheDir = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """A graph against the model: take its nodes out for real, and see what the target loses."""
     from .graph.export import read_graph, write_graph
 
     g = read_graph(path)
-    model = g.graph["model"] if model is None else model
+    loading = replace(loading, model=loading.model or g.graph["model"])
     layers = [about["layer"] for about in g.graph["saes"]]
     with _working() as status:
-        lm = _load(status, model, sae, layers, sae_id, dtype, trace_dtype, device, cache_dir, trust_remote_code)
+        lm = loading.load(status, layers)
         verified = lm.verify(g, max_nodes=max_nodes, seed=seed, progress=status.progress)
         write_graph(verified, path)
     if as_json:
@@ -704,6 +550,7 @@ def verify(
 
 
 @app.command()
+@spelled_out
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="A graph's .json or .graphml.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another: other rule, or other prompt.")],
@@ -735,67 +582,11 @@ def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> No
 # ------------------------------------------------------------------------------------------------------ reading options
 
 
-def _prompt(prompt: str | None, ids: str | None) -> PromptLike:
-    if (prompt is None) == (ids is None):
-        raise UserError("give the text to look at with --prompt, or its token ids with --ids")
-    if prompt is not None:
-        return prompt
-    words = re.split(r"[\s,]+", (ids or "").strip("[], \t\n"))
-    if not all(word.isdecimal() for word in words):
-        raise UserError(f"--ids takes numbers, e.g. '0 12 7', not {ids!r}")
-    return [int(word) for word in words]
-
-
-def _question(
-    feature: str | None,
-    logit: str | None,
-    logit_diff: tuple[str, str] | None,
-    pos: str | None,
-    rule: str | None,
-    temperature: float,
-    first_token: str,
-    path: str,
-    memory: str | None,
-    ids: str | None,
-) -> dict[str, Any]:
-    """The options that every attribution shares, as keywords of ``lm.attribute_...``."""
-    if sum(target is not None for target in (feature, logit, logit_diff)) != 1:
-        raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
-    return {
-        "logit": None if logit is None else _token(logit, ids),
-        "logit_diff": None if logit_diff is None else (_token(logit_diff[0], ids), _token(logit_diff[1], ids)),
-        "pos": _position(pos),
-        "rule": rule,
-        "temperature": temperature,
-        "first_token": first_token,
-        "path": path,
-        "memory": memory,
-    }
-
-
 def _meanings(labels: Any) -> Any:
     """Labels from a file are read before the work, not after it; Neuronpedia is asked when it is known what for."""
     from .graph.labels import read_labels
 
     return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
-
-
-def _token(text: str, ids: str | None) -> int | str:
-    """A prompt of ids takes its logits as ids, too."""
-    return text if ids is None else _number(text)
-
-
-def _position(text: str | None) -> Any:
-    if text is None or text in ("max", "all"):
-        return text
-    number = _number(text)
-    if not isinstance(number, int):
-        raise UserError(f"--pos takes max, all or a position, not {text!r}")
-    return number
-
-
-def _number(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 def _layers(feature: str | None) -> list[int] | None:
@@ -828,36 +619,6 @@ def _tensors(path: Path) -> dict[str, Any]:
         return dict(sorted(load_file(path).items()))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _load(
-    status: _Status,
-    model: str,
-    sae: str | None,
-    layers: list[int] | None,
-    sae_ids: list[str] | None,
-    dtype: str | None,
-    trace_dtype: str | None,
-    device: str | None,
-    cache_dir: Path | None,
-    trust_remote_code: bool,
-) -> LM:
-    if sae_ids and sae is None:
-        raise UserError("--sae-id chooses from a release: name that with --sae")
-    status(f"loading {model}")
-    from .api import load
-
-    return load(
-        model,
-        saes={} if layers == [] else sae,
-        layers=None if sae_ids else layers or None,
-        sae_ids=sae_ids or None,
-        dtype=dtype,
-        trace_dtype=trace_dtype,
-        device=device,
-        cache_dir=cache_dir,
-        trust_remote_code=trust_remote_code,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ talking to the user

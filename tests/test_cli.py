@@ -714,7 +714,7 @@ def test_an_unexpected_error_ends_with_status_1_and_an_empty_stdout() -> None:
     code = (
         "import sys, depass_sae.cli as cli\n"
         "def broken(*_): raise ZeroDivisionError('a bug')\n"
-        "cli._prompt = broken\n"
+        "cli.prompt_of = broken\n"
         "sys.argv = ['depass-sae', 'features']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

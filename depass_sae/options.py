@@ -1,0 +1,261 @@
+"""The options of the commands, and the groups of options that several commands share.
+
+An option is a type that Typer reads. A group is a dataclass of options; a command that takes one has an option for each
+of its fields (:func:`spelled_out`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .api import LM
+    from .models.prompt import PromptLike
+
+Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to look at.", show_default=False)]
+Ids = Annotated[
+    str | None, typer.Option("--ids", help="Token ids instead of a text, e.g. '0 12 7', taken exactly as they are.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="smollm2, a hub id, or a local directory.", show_default="smollm2"),
+]
+Sae = Annotated[
+    str | None,
+    typer.Option("--sae", help="A sae-lens release, or a directory in its format. Default: those shipped for smollm2."),
+]
+SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="The model's dtype. Default: the checkpoint's own.")]
+TraceDtype = Annotated[
+    str | None,
+    typer.Option("--trace-dtype", help="Run the trace in a higher dtype, to take a bfloat16 model's rounding away."),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+]
+CacheDir = Annotated[
+    Path | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
+]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's repository brings along.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Feature = Annotated[
+    str | None,
+    typer.Option("--feature", "-f", help="LAYER/INDEX, e.g. 17/1208, or 17/1208@6 for position 6.", show_default=False),
+]
+Logit = Annotated[str | None, typer.Option("--logit", help="A token's logit instead of a feature, e.g. ' Paris'.")]
+LogitDiff = Annotated[
+    tuple[str, str] | None,
+    typer.Option("--logit-diff", help="The difference of two tokens' logits.", metavar="TOKEN TOKEN"),
+]
+Pos = Annotated[
+    str | None,
+    typer.Option(
+        "--pos",
+        help="max: where the feature is strongest (default); all: wherever it fires; N: position N. "
+        "A logit is read at the last position unless this says otherwise.",
+        show_default=False,
+    ),
+]
+RULES = "half, softmax (the paper's), linear, linear-norm, relu or max."
+RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="half")]
+PaperRule = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="softmax")]
+ByToken = Annotated[
+    bool,
+    typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),
+]
+Directions = Annotated[
+    list[str] | None,
+    typer.Option("--direction", help="A feature whose decoder direction is a subspace; may be repeated."),
+]
+Matrix = Annotated[
+    Path | None, typer.Option("--matrix", help="A safetensors file: each tensor's rows [n, d_model] span a subspace.")
+]
+At = Annotated[
+    str | None, typer.Option("--at", help="Where the subspaces lie, e.g. 17.resid_post. Default: the directions' SAE.")
+]
+Rank = Annotated[int | None, typer.Option("--rank", help="Keep so many dimensions of each subspace.", min=1)]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
+FirstToken = Annotated[
+    str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
+]
+GatePath = Annotated[str, typer.Option("--path", help="Of a gated SAE: magnitude or gate.")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="How much the pass may take, e.g. 4GiB. Default: half of what is free.")
+]
+By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
+Ablate = Annotated[
+    int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
+Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
+Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'; may be repeated. Default: the top predictions.",
+        show_default=False,
+    ),
+]
+Outs = Annotated[
+    list[Path] | None,
+    typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="json, graphml, html or neuronpedia, whatever the file is called.")
+]
+Layers = Annotated[
+    list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
+]
+MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
+Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
+EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
+ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
+WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
+]
+Grouped = Annotated[bool, typer.Option("--group", help="Group features that say the same thing into supernodes.")]
+
+# --------------------------------------------------------------------------------------- options that commands share
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which model and SAEs, and how."""
+
+    model: Model = None
+    sae: Sae = None
+    sae_id: SaeId = None
+    dtype: Dtype = None
+    trace_dtype: TraceDtype = None
+    device: Device = None
+    cache_dir: CacheDir = None
+    trust_remote_code: Trust = False
+
+    def load(self, status: Callable[[str], None], layers: list[int] | None) -> LM:
+        """layers: of the SAEs; an empty list for none, None for whichever there are."""
+        if self.sae_id and self.sae is None:
+            raise UserError("--sae-id chooses from a release: name that with --sae")
+        model = self.model or "smollm2"
+        status(f"loading {model}")
+        from .api import load
+
+        return load(
+            model,
+            saes={} if layers == [] else self.sae,
+            layers=None if self.sae_id else layers or None,
+            sae_ids=self.sae_id or None,
+            dtype=self.dtype,
+            trace_dtype=self.trace_dtype,
+            device=self.device,
+            cache_dir=self.cache_dir,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every attribution is asked for."""
+
+    feature: Feature = None
+    pos: Pos = None
+    logit: Logit = None
+    logit_diff: LogitDiff = None
+    rule: RuleName = None
+    temperature: Temperature = 0.1
+    first_token: FirstToken = "skip"
+    path: GatePath = "magnitude"
+    memory: Memory = None
+
+    def keywords(self, ids: str | None) -> dict[str, Any]:
+        """As keywords of ``lm.attribute_...``, the feature left out. ids: of the prompt, where it is given so."""
+        if sum(target is not None for target in (self.feature, self.logit, self.logit_diff)) != 1:
+            raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
+        return {
+            **logits_of(self.logit, self.logit_diff, ids),
+            "pos": position_of(self.pos),
+            "rule": self.rule,
+            "temperature": self.temperature,
+            "first_token": self.first_token,
+            "path": self.path,
+            "memory": self.memory,
+        }
+
+
+def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with one option for every field of the groups above that it takes, which is how Typer wants them."""
+    types, parameters = get_type_hints(command, include_extras=True), []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in signature(command).parameters.items():
+        group = types[name]
+        if not is_dataclass(group):
+            parameters.append(parameter.replace(annotation=group, kind=Parameter.KEYWORD_ONLY))
+            continue
+        options = get_type_hints(group, include_extras=True)
+        groups[name] = (group, [field.name for field in fields(group)])
+        parameters += [
+            Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=options[field.name])
+            for field in fields(group)
+        ]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
+        command(**given, **made)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------ reading them
+
+
+def prompt_of(prompt: str | None, ids: str | None) -> PromptLike:
+    """The prompt that --prompt or --ids gives. Raises UserError for both, for neither, and for ids that are none."""
+    if (prompt is None) == (ids is None):
+        raise UserError("give the text to look at with --prompt, or its token ids with --ids")
+    if prompt is not None:
+        return prompt
+    words = re.split(r"[\s,]+", (ids or "").strip("[], \t\n"))
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"--ids takes numbers, e.g. '0 12 7', not {ids!r}")
+    return [int(word) for word in words]
+
+
+def logits_of(logit: str | None, logit_diff: tuple[str, str] | None, ids: str | None) -> dict[str, Any]:
+    """--logit and --logit-diff as keywords. A prompt of ids takes its logits as ids, too."""
+
+    def token(text: str) -> int | str:
+        return text if ids is None else number_or_text(text)
+
+    return {
+        "logit": None if logit is None else token(logit),
+        "logit_diff": None if logit_diff is None else (token(logit_diff[0]), token(logit_diff[1])),
+    }
+
+
+def position_of(text: str | None) -> Any:
+    """What --pos says. Raises UserError for what is no position."""
+    if text is None or text in ("max", "all"):
+        return text
+    number = number_or_text(text)
+    if not isinstance(number, int):
+        raise UserError(f"--pos takes max, all or a position, not {text!r}")
+    return number
+
+
+def number_or_text(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
