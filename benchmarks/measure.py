@@ -211,8 +211,9 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
 
     yield Work("sweep to tokens and heads", "forward pass", back(1, False), forward)
     yield Work("sweep to tokens, heads and neurons", "forward pass", back(1, True), forward)
-    one = back(1, True)
-    yield Work(f"sweep, {TARGETS} targets", "one target", back(TARGETS, True), lambda: clock(one, ids.device))
+    if n <= 128:
+        one = back(1, True)
+        yield Work(f"sweep, {TARGETS} targets", "one target", back(TARGETS, True), lambda: clock(one, ids.device))
 
 
 def product_seconds(adapter: Adapter, rows: Mapping[tuple[int, str], int]) -> float:

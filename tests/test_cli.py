@@ -725,7 +725,7 @@ def test_an_unexpected_error_ends_with_status_1_and_an_empty_stdout() -> None:
 def test_a_reader_that_has_seen_enough_is_told_of_nothing() -> None:
     code = (
         "import sys, depass_sae.cli as cli\n"
-        "cli._prompt = lambda *_: cli._print_json({'a': ['x' * 100] * 10000}) or sys.exit(5)\n"
+        "cli.prompt_of = lambda *_: cli._print_json({'a': ['x' * 100] * 10000}) or sys.exit(5)\n"
         "sys.argv = ['depass-sae', 'features']; cli.main()"
     )
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
