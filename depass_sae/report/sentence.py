@@ -2,7 +2,8 @@
 
 :class:`Facts` holds the numbers; :func:`sentence` says them and claims nothing that none of them carries: the largest
 contribution and the feature's own token's, the heads and upstream features with the largest values, how much of the
-graph's influence ends in SAE errors, and whether replacing tokens for real points at the same source.
+graph's influence ends in SAE errors, whether replacing tokens for real points at the same source, and a source of which
+it says the opposite.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from ..attribution.render import place, shown
 from .html import written
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]
+
+REVERSED_SHARE = 0.1
+"""A measured effect of the other sign than the contribution is told where it is this share of the pre-activation."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ class Facts:
 
     top: the source with the largest contribution. opposing: the most negative one, where it is larger in size.
     own: the target's own token, where it is among the sources. top_replaced: of the sources that were replaced, the one
-    with the largest contribution; most_lost: the one without which most is lost. error_share, left_out_share: of the
-    influence in the graph, what ends in SAE errors and in what the graph leaves out.
+    with the largest contribution; most_lost: the one without which most is lost; reversed: the one whose replacement
+    plainly does the opposite of its contribution, where there is one. error_share, left_out_share: of the influence in
+    the graph, what ends in SAE errors and in what the graph leaves out.
     """
 
     feature: str
@@ -76,6 +81,7 @@ class Facts:
     replaced: int
     top_replaced: Source | None
     most_lost: Source | None
+    reversed: Source | None
     rank_correlation: float | None
     verdict: Verdict
 
@@ -125,9 +131,20 @@ def gather(
         replaced=len(replaced),
         top_replaced=top_replaced,
         most_lost=most_lost,
+        reversed=_reversed(replaced, pre_activation),
         rank_correlation=rank_correlation,
         verdict=_verdict(top_replaced, most_lost),
     )
+
+
+def _reversed(replaced: list[Source], pre_activation: float) -> Source | None:
+    """The source with the largest measured effect of the other sign than its contribution, where that is plain to see:
+    more than the replacements vary, and a tenth of the pre-activation at least.
+    """
+    least = REVERSED_SHARE * abs(pre_activation)
+    opposite = [s for s in replaced if s.value * (s.measured or 0.0) < 0]
+    plain = [s for s in opposite if abs(s.measured or 0.0) > max(least, s.spread or 0.0)]
+    return max(plain, key=lambda s: abs(s.measured or 0.0), default=None)
 
 
 def _verdict(top_replaced: Source | None, most_lost: Source | None) -> Verdict:
@@ -242,11 +259,18 @@ def _many(count: int, what: str) -> str:
 
 
 def _correlated(facts: Facts) -> str:
-    rho = facts.rank_correlation
+    rho, other = facts.rank_correlation, facts.reversed
+    turned = ""
+    if other is not None and other.measured is not None:
+        does = "loses" if other.measured > 0 else "gains"
+        turned = (
+            f" The signs differ for {place(other.token, other.pos)}: it contributes {_value(other)}, and "
+            f"without it the feature {does} {_plain(abs(other.measured))}."
+        )
     if rho is None:
-        return ""
+        return turned
     opposed = ": over all sources the two orders do not agree" if rho <= 0 else ""
-    return f" The rank correlation over {facts.replaced} sources is {_plain(rho)}{opposed}."
+    return f"{turned} The rank correlation over {facts.replaced} sources is {_plain(rho)}{opposed}."
 
 
 def _labelled(label: str) -> str:

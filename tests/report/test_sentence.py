@@ -56,6 +56,21 @@ def test_a_disagreement_within_the_spread_of_the_replacements_says_so():
     assert "they lie 0.25 apart, less than the standard deviation of 2.00" in sentence(facts(sources))
 
 
+def test_a_source_whose_replacement_does_the_opposite_is_named():
+    yet = Source(3, " yet", -2.5, measured=4.25, spread=1.0)
+    said = sentence(facts([*SOURCES, yet]))
+    assert "agrees on the first" in said
+    assert "The signs differ for yet (3): it contributes \u22122.50, and without it the feature loses 4.25." in said
+    said = sentence(facts([*SOURCES, replace(yet, value=2.5, measured=-4.25)]))
+    assert "it contributes +2.50, and without it the feature gains 4.25." in said
+
+
+@pytest.mark.parametrize("change", [{"measured": 0.7}, {"spread": 5.0}, {"value": 0.1}])
+def test_opposite_signs_that_are_small_or_uncertain_are_not_told(change: dict[str, float]):
+    yet = replace(Source(3, " yet", -2.5, measured=4.25, spread=1.0), **change)
+    assert "The signs differ" not in sentence(facts([*SOURCES, yet]))
+
+
 def test_where_no_replacement_takes_anything_away_it_disagrees():
     sources = [replace(s, measured=None if s.measured is None else -1.0) for s in SOURCES]
     found = facts(sources, rank_correlation=None)
