@@ -11,7 +11,7 @@ forward on their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
-from ..passes.sources import Heads, Modules, Neurons, Source, Spans, tokens
+from ..passes.sources import Heads, Modules, Neurons, Source
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, batches, seeds_at, sweep
 from ..passes.trace import Trace
 from .answer import Answer, TargetAt, read
 from .heatmap import components_page, components_table
-from .ledger import TokenStreams
+from .ledger import heads_by_token
 from .render import Html, Text, remarks, table_text
 from .subject import Subject
 from .targets import Pos, Readoff, Target
@@ -218,7 +218,7 @@ def attribute_components(
     reading = read(subject, prompt, target, pos, allocation)
     question = (reading.seen, reading.readoff, reading.positions, kind, allocation, budget, progress)
     if allocation.rule in CONTRIBUTION:
-        rows = _swept(*question, tokens(prompt.tokens) if by_token else None)
+        rows = _swept(*question, by_token)
     elif by_token:
         names = " and ".join(CONTRIBUTION)
         raise UserError(f"heads are split by token with the rules {names}, not with {allocation.rule}")
@@ -245,41 +245,39 @@ def _swept(
     allocation: Allocation,
     budget: Budget,
     progress: Progress | None,
-    sources: Spans | None = None,
+    by_token: bool = False,
 ) -> list[list[LayerRow]]:
-    """All layers by sweeping back from the targets; with ``sources``, heads are split by token."""
+    """All layers by sweeping back from the targets; by_token: heads are split by the token that they came from, too."""
     seen, at = seen.first(max(positions) + 1), torch.tensor(positions, device=seen.resid_post.device)
     layer, hook = readoff.point
     # hook_z is read inside attention: its heads reach it, its output does not.
     inside = {"resid_pre": 0, "hook_z": 0 if kind is MODULES else 1, "attn_out": 1, "resid_mid": 1, "mlp_in": 1}
     wanted = _steps(kind, 2 * layer + inside.get(hook, 2))
     rows: list[list[LayerRow]] = [[] for _ in positions]
-    streams = None
-    if sources is not None:
-        spans = Spans(sources.groups[: len(seen.token_ids)], sources.labels[: len(seen.token_ids)])
-        streams = TokenStreams.of(seen, spans, layer, allocation, budget, progress)
     groups, steps = list(batches(seen, at, budget)), 2 * (layer + 1)
     for number, which in enumerate(groups):
         seeds = {readoff.point: seeds_at(readoff.direction.w[at[which]], at[which], len(seen.token_ids))}
         for done, level in enumerate(sweep(seen, seeds, CONTRIBUTION[allocation.rule]), start=1):
             if (level.layer, level.sublayer) in wanted:
-                found = _layer_rows(seen, level, kind, streams)
+                found = _layer_rows(seen, level, kind)
                 for i, row in zip(which.tolist(), found, strict=True):
                     rows[i].append(row)
             if progress is not None:
                 progress("sweeping back through the layers", number * steps + done, len(groups) * steps)
+    if by_token:
+        shares = heads_by_token(seen, readoff, at, allocation, budget, progress)
+        rows = [[replace(row, by_token=shares[row.layer][i]) for row in mine] for i, mine in enumerate(rows)]
     return [mine[::-1] for mine in rows]
 
 
-def _layer_rows(seen: Trace, level: Level, kind: Kind, streams: TokenStreams | None) -> list[LayerRow]:
+def _layer_rows(seen: Trace, level: Level, kind: Kind) -> list[LayerRow]:
     """What one level of the sweep says of each target."""
     parts = seen.adapter.layer(level.layer)
     stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
     own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
     bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum((1, 2))
     values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
-    split = [None] * len(values) if streams is None else list(streams.split(seen, level).double().cpu())
-    found = zip(values, rest.tolist(), bias.tolist(), split, strict=True)
+    found = zip(values, rest.tolist(), bias.tolist(), strict=True)
     return [LayerRow(level.layer, level.sublayer, *row) for row in found]
 
 

@@ -11,30 +11,62 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.rows import Rows
 from ..passes.sources import Spans
-from ..passes.sweep import Level
+from ..passes.sublayers import CONTRIBUTION
+from ..passes.sweep import Level, batches, seeds_at, sweep
 from ..passes.trace import Trace
+from .targets import Readoff
+
+
+def heads_by_token(
+    seen: Trace,
+    readoff: Readoff,
+    at: Int[Tensor, "target"],
+    allocation: Allocation,
+    budget: Budget,
+    progress: Progress | None,
+) -> dict[int, Float[Tensor, "target head comp"]]:
+    """The heads of every layer by source token; the last two components are ``bias`` and ``rest``.
+
+    Tokens go in groups whose streams fit into memory at all layers together: under these rules none is in the way of
+    another.
+    """
+    n, layers = len(seen.token_ids), readoff.point[0] + 1
+    kept = seen.resid_post.element_size() * seen.adapter.d_model * layers
+    found: dict[int, Tensor] = {}
+    for low, high in budget.spans([n - token for token in range(n)], kept, budget.kept(seen.resid_post)):
+        streams = TokenStreams.of(seen, range(low, high), layers, allocation, budget, progress)
+        for which in batches(seen, at, budget):
+            seeds = {readoff.point: seeds_at(readoff.direction.w[at[which]], at[which], n)}
+            for level in sweep(seen, seeds, CONTRIBUTION[allocation.rule]):
+                if level.sublayer == "attn":
+                    shares, some = streams.split(seen, level).double().cpu(), which.cpu()
+                    table = found.setdefault(level.layer, shares.new_zeros(len(at), shares.shape[1], n + 2))
+                    table[some, :, low:high] = shares[..., :-2]
+                    table[some, :, -2] = shares[..., -2]
+    return found
 
 
 @dataclass(frozen=True)
 class TokenStreams:
-    """The prompt's tokens as components of the stream before every layer."""
+    """Some of the prompt's tokens as components of the stream before every layer, the others as ``rest``."""
 
     rows: dict[int, Rows]
 
     @classmethod
     def of(
-        cls, trace: Trace, spans: Spans, last: int, allocation: Allocation, budget: Budget, progress: Progress | None
+        cls, trace: Trace, some: range, layers: int, allocation: Allocation, budget: Budget, progress: Progress | None
     ) -> TokenStreams:
         positions = torch.arange(len(trace.token_ids), device=trace.resid_post.device)
-        reads = {(layer, "resid_pre"): positions for layer in range(last + 1)}
-        found = propagate(trace, spans.start(trace), reads, allocation, budget=budget, progress=progress)
+        reads = {(layer, "resid_pre"): positions for layer in range(layers)}
+        source = Spans([[token] for token in some], [str(token) for token in some])
+        found = propagate(trace, source.start(trace), reads, allocation, budget=budget, progress=progress)
         return cls({layer: rows for (layer, _), rows in found.items()})
 
     def split(self, trace: Trace, level: Level) -> Float[Tensor, "target head comp"]:

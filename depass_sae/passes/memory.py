@@ -62,22 +62,26 @@ class Budget:
         need = rows * width * like.element_size()
         if self.memory is None and need < SMALL:
             return like.new_zeros(rows, width)
-        limit = available(like.device) // 2 if self.memory is None else self.memory
-        if need <= limit:
+        if need <= self.kept(like):
             return like.new_zeros(rows, width)
         if like.device.type != "cpu":
             check_memory(need, "this pass", like.device)
             return like.new_zeros(rows, width)
         return _on_disk(rows, width, like.dtype, need)
 
-    def spans(self, sizes: list[int], width: int) -> Iterator[tuple[int, int]]:
-        """Ranges of neighbours that fit into a block together, or one that is too large alone.
+    def kept(self, like: Tensor) -> int:
+        """Bytes that may be kept for later, where ``like`` is."""
+        return available(like.device) // 2 if self.memory is None else self.memory
+
+    def spans(self, sizes: list[int], width: int, limit: int | None = None) -> Iterator[tuple[int, int]]:
+        """Ranges of neighbours that fit into a block (or ``limit`` bytes) together, or one that is too large alone.
 
         sizes: the rows of each; width: what a row takes, in bytes.
         """
+        limit = self.block if limit is None else limit
         low, rows = 0, 0
         for i, size in enumerate(sizes):
-            if i > low and (rows + size) * width > self.block:
+            if i > low and (rows + size) * width > limit:
                 yield low, i
                 low, rows = i, 0
             rows += size

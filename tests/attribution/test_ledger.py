@@ -40,6 +40,18 @@ def test_a_heads_tokens_sum_to_the_head(shape: str, hook: str, ids: list[int], r
         assert ((row.by_token.sum(-1) - row.values).abs() / size).max() < 1e-5
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_tokens_in_groups_that_fit_give_what_all_at_once_give(shape: str, rule: str) -> None:
+    lm = with_sae(shape, "resid_post", "jumprelu")
+    whole, small = (
+        lm.attribute_heads([3, 4, 5, 6, 7], "1/3", pos=4, rule=rule, by_token=True, memory=memory)
+        for memory in (None, 2000)
+    )
+    for one, other in zip(whole.target.rows, small.target.rows, strict=True):
+        assert torch.allclose(one.by_token, other.by_token, atol=1e-5)
+
+
 @torch.no_grad()
 def by_hand(lm: ds.LM, ids: list[int], layer: int, rule: str, w: Tensor, pos: int) -> Tensor:
     """[head, token + bias + rest] of ⟨w, resid_post of the last layer⟩, each head and token carried on its own."""
