@@ -100,9 +100,13 @@ class LM:
         saes = ", ".join(str(hook) for hook in sorted(self._subject.saes)) or "none"
         return f"LM({self._subject.loaded.name!r}, SAEs at {saes})"
 
+    def encode(self, prompt: PromptLike) -> Prompt:
+        """The prompt as the model sees it: ``.token_ids``, ``.tokens``, ``.special``. BOS is there where it belongs."""
+        return encode(self._subject.loaded, self._subject.adapter, prompt)
+
     def features(self, prompt: PromptLike, layer: int | None = None) -> FeatureReport:
         """Which features fire on the prompt, strongest first, per layer and position."""
-        return find_features(self._subject, self._encode(prompt), layer)
+        return find_features(self._subject, self.encode(prompt), layer)
 
     def attribute_tokens(
         self,
@@ -126,7 +130,7 @@ class LM:
         target, pos = self._target(feature, question)
         return attribute_tokens(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             target,
             pos=pos,
             by=by,
@@ -154,7 +158,7 @@ class LM:
         found = [parse_target(self._subject, text) for text in targets]
         return attribute_tokens_each(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             [(target, question.get("pos") if at is None else at) for target, at in found],
             by=by,
             allocation=_allocation(question),
@@ -200,7 +204,7 @@ class LM:
         target, pos = self._target(feature, question)
         return attribute_subspace(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             target,
             subspace,
             names=None if names is None else tuple(names),
@@ -233,7 +237,7 @@ class LM:
         """
         return decode_parts(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             source,
             pos=pos,
             top=top,
@@ -263,7 +267,7 @@ class LM:
         """
         return attribute_attention(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             layer,
             head,
             query,
@@ -284,7 +288,7 @@ class LM:
         """
         first = self.attribute_tokens(prompt, feature, **settings)
         elsewhere = dict(settings)
-        if len(self._encode(prompt)) != len(self._encode(against)):
+        if len(self.encode(prompt)) != len(self.encode(against)):
             elsewhere.pop("pos", None)
             feature = feature and feature.partition("@")[0]
         return contrast(first, self.attribute_tokens(against, feature, **elsewhere))
@@ -311,7 +315,7 @@ class LM:
         """
         return decompose(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             source,
             point=(layer, read),
             start=start,
@@ -378,7 +382,7 @@ class LM:
         named = [features] if isinstance(features, str) else list(features)
         study = make_case_study(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             named,
             title=title,
             allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
@@ -430,7 +434,7 @@ class LM:
             targets.append(make_target(self._subject, logit_diff=logit_diff))
         return build_graph(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
             allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
@@ -447,9 +451,6 @@ class LM:
         weights and by effects; see :mod:`depass_sae.graph.verify`.
         """
         return verify_graph(self._subject, graph, max_nodes=max_nodes, seed=seed, progress=progress)
-
-    def _encode(self, prompt: PromptLike) -> Prompt:
-        return encode(self._subject.loaded, self._subject.adapter, prompt)
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
         if unknown := sorted(question.keys() - Question.__annotations__.keys()):
@@ -475,7 +476,7 @@ class LM:
         target, pos = self._target(feature, question)
         return attribute_components(
             self._subject,
-            self._encode(prompt),
+            self.encode(prompt),
             target,
             kind,
             pos=pos,

@@ -709,7 +709,8 @@ def main() -> None:
             help_ = "; see depass-sae --help" if len(sys.argv) == 1 else ""
             sys.exit(_one_line(error.format_message().rstrip(".") + help_, 2))
         if _is_memory(error):
-            sys.exit(_one_line("there is not enough memory; try a shorter prompt, or --dtype bfloat16", 2))
+            hint = "try a shorter prompt, --memory with less, or --dtype bfloat16"
+            sys.exit(_one_line(f"there is not enough memory; {hint}", 2))
         raise
     sys.exit(status if isinstance(status, int) else 0)
 

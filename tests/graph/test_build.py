@@ -78,7 +78,7 @@ def test_a_topk_sae_that_rescales_by_decoder_norms_adds_up(rule: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_edge_is_the_direct_propagation_of_the_one_feature(shape: str) -> None:
     lm = lm_with(shape=shape)
-    subject, prompt = lm._subject, lm._encode(TEXT)
+    subject, prompt = lm._subject, lm.encode(TEXT)
     seen = subject.trace(prompt, None)
     g = lm.graph(TEXT, max_nodes=200, edge_threshold=None)
     checked = 0
@@ -107,7 +107,7 @@ def test_both_engines_give_the_same_edges(shape: str) -> None:
     from depass_sae.graph.tiers import sae_tier
 
     lm = lm_with(shape=shape)
-    subject, prompt = lm._subject, lm._encode(TEXT)
+    subject, prompt = lm._subject, lm.encode(TEXT)
     seen = subject.trace(prompt, None)
     low, high = (sae_tier(subject, seen, prompt, Hook(layer, "resid_post")) for layer in (0, 2))
     assert high.features is not None
@@ -122,7 +122,7 @@ def test_both_engines_give_the_same_edges(shape: str) -> None:
 def test_effects_are_autograds_on_the_untouched_model_and_sae(normalised: str) -> None:
     lm = lm_with(hooks=("0.resid_post", "2.resid_post"), normalize_activations=normalised)
     g = lm.graph(TEXT, max_nodes=150, edge_threshold=None)
-    ids = torch.tensor([lm._encode(TEXT).token_ids])
+    ids = torch.tensor([lm.encode(TEXT).token_ids])
     low, high = (lm._subject.saes[Hook(layer, "resid_post")] for layer in (0, 2))
     found = feature_parts(low, activation(lm.model, ids, "0.resid_post")[0])
     checked = 0
@@ -171,7 +171,7 @@ def gradient_of(lm: ds.LM, ids: torch.Tensor, sae: Any, index: int, pos: int) ->
 def test_pre_activations_are_sae_lens_own() -> None:
     lm = lm_with()
     g = lm.graph(TEXT, max_nodes=120)
-    ids = torch.tensor([lm._encode(TEXT).token_ids])
+    ids = torch.tensor([lm.encode(TEXT).token_ids])
     for name in [name for name in g if name.startswith("feature:")]:
         node = g.nodes[name]
         hook = HOOKS[node["layer"]]
@@ -192,7 +192,7 @@ def test_without_a_target_the_likeliest_tokens_are_the_targets_by_their_probabil
     lm = lm_with()
     g = lm.graph(TEXT, max_nodes=90)
     with torch.no_grad():
-        chances = lm.model(torch.tensor([lm._encode(TEXT).token_ids])).logits[0, -1].softmax(-1)
+        chances = lm.model(torch.tensor([lm.encode(TEXT).token_ids])).logits[0, -1].softmax(-1)
     found = [g.nodes[target["node"]] for target in g.graph["target"]]
     assert [node["index"] for node in found] == chances.argsort(descending=True)[: len(found)].tolist()
     assert [node["probability"] for node in found] == pytest.approx(

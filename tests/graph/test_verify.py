@@ -48,7 +48,7 @@ def test_a_prediction_is_the_sum_over_paths_of_products_of_shares(value: str) ->
 def test_what_is_observed_is_the_loss_in_transformers_own_model() -> None:
     handle_ = lm()
     g = handle_.verify(handle_.graph(TEXT, "logit:5", max_nodes=50), max_nodes=40)
-    ids = torch.tensor([handle_._encode(TEXT).token_ids])
+    ids = torch.tensor([handle_.encode(TEXT).token_ids])
     with torch.no_grad():
         whole = handle_.model(ids).logits[0, -1, 5].item()
     assert g.graph["verification"]["target"] == pytest.approx(whole, rel=1e-4)
