@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## the paper's three cases on SmolLM2, and a page about the first: demo-output/
-	$(PY) -m depass_sae.demo
+	OMP_WAIT_POLICY=passive $(PY) -m depass_sae.demo
 
 test: $(READY)  ## the whole suite, on CPU and without network
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4
