@@ -31,12 +31,13 @@ COSTLY = 128
 """The longest prompt on which a large model's tokens are carried forward, too; on longer ones, only the sweep."""
 
 
-def rows(threads: int, gpu: bool) -> Iterator[Row]:
+def rows(threads: int, gpu: bool, only: str | None) -> Iterator[Row]:
+    """only: of one shape; ``graphs`` for the graphs alone."""
     for shape, lengths in (GPU if gpu else CPU).items():
-        for length in lengths:
+        for length in lengths if only in (None, shape) else ():
             everything = length <= COSTLY or shape == "512x8"
             yield from _apart(measured, threads, shape, length, everything)
-    if not gpu:
+    if not gpu and only in (None, "graphs"):
         for length in GRAPHS:
             yield from _apart(graph, threads, length)
 
@@ -78,6 +79,13 @@ def markdown(about: dict[str, Any], found: list[Row]) -> str:
     return "\n".join(lines + [f"| {' | '.join(cells(row))} |" for row in found]) + "\n"
 
 
+def merged(old: list[dict[str, Any]], new: list[Row]) -> list[Row]:
+    """The old rows in their order, those that were measured again by their new numbers."""
+    again = {(row.shape, row.length, row.work): row for row in new}
+    before = [Row(**{key: value for key, value in row.items() if key != "ratio"}) for row in old]
+    return [again.get((row.shape, row.length, row.work), row) for row in before]
+
+
 def machine(threads: int, gpu: bool) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
@@ -97,15 +105,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
+    parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
     out = options.out or Path(__file__).parent / "results" / ("gpu.json" if options.gpu else "cpu.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     found = []
-    for row in rows(options.threads, options.gpu):
+    for row in rows(options.threads, options.gpu, options.only):
         found.append(row)
         Console(stderr=True).print(f"{row.shape} {row.length} {row.work}: {row.seconds:.3f} s", highlight=False)
     about = machine(options.threads, options.gpu)
+    if options.only is not None and out.exists():
+        found = merged(json.loads(out.read_text())["rows"], found)
     document = {"machine": about, "rows": [row.to_dict() for row in found]}
     write_text(out, json.dumps(document, indent=1) + "\n")
     write_text(out.with_suffix(".md"), markdown(about, found))
