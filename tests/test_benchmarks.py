@@ -2,12 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.__main__ import cells, markdown
-from benchmarks.measure import clock, product_seconds, works
+from benchmarks.__main__ import cells, markdown, merged
+from benchmarks.measure import Row, clock, product_seconds, works
 from benchmarks.shapes import Shape, prompt
 
 
@@ -32,12 +33,14 @@ def test_a_passes_limit_counts_the_rows_that_it_carries(adapter) -> None:
 
 
 def test_the_committed_results_are_of_this_form() -> None:
-    from pathlib import Path
-
-    from benchmarks.measure import Row
-
     folder = Path(__file__).parent.parent / "benchmarks" / "results"
     document = json.loads((folder / "cpu.json").read_text())
     rows = [Row(**{key: value for key, value in row.items() if key != "ratio"}) for row in document["rows"]]
     assert markdown(document["machine"], rows) == (folder / "cpu.md").read_text()
     assert all(len(cells(row)) == 8 for row in rows)
+
+
+def test_rows_that_are_measured_again_take_their_old_places() -> None:
+    old = [Row("a", 1, "x", "", 1.0, None, None, 0.1), Row("b", 1, "x", "", 2.0, 1.0, 3, 0.1)]
+    new = [Row("b", 1, "x", "", 5.0, 1.0, 3, 0.1)]
+    assert merged([row.to_dict() for row in old], new) == [old[0], new[0]]
