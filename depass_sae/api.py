@@ -347,12 +347,7 @@ class LM:
         card = make_card(
             self._subject, prompts, feature, top=top, strongest=strongest, allocation=allocation, progress=progress
         )
-        if labels is None:
-            return card
-        found = labels_from(labels, card.pages)
-        if found.warning:
-            warn(found.warning)
-        return card.with_labels(found.labels)
+        return card if labels is None else card.with_labels(_labels(labels, card.pages))
 
     def case_study(
         self,
@@ -390,12 +385,7 @@ class LM:
             asked=asked,
             progress=progress,
         )
-        if labels is None:
-            return study
-        found = labels_from(labels, study.pages)
-        if found.warning:
-            warn(found.warning)
-        return study.with_labels(found.labels)
+        return study if labels is None else study.with_labels(_labels(labels, study.pages))
 
     def graph(
         self,
@@ -484,6 +474,14 @@ class LM:
             by_token=by_token,
             **_running(question),
         )
+
+
+def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+    """Labels as they are named, with a warning where some could not be had."""
+    found = labels_from(named, pages)
+    if found.warning:
+        warn(found.warning)
+    return found.labels
 
 
 def _allocation(question: Question) -> Allocation:

@@ -526,14 +526,20 @@ def verify(
     path: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's .json or .graphml; the result joins it.")],
     max_nodes: Annotated[int, typer.Option("--max-nodes", help="How many nodes are taken out one at a time.")] = 100,
     seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="FILE.png, .svg or .pdf: predicted beside observed.")
+    ] = None,
     top: Top = 12,
     as_json: AsJson = False,
     *,
     loading: Loading,
 ) -> None:
     """A graph against the model: take its nodes out for real, and see what the target loses."""
-    from .graph.export import read_graph, write_graph
+    from .files import write_bytes
+    from .graph.export import check_picture, read_graph, write_graph
+    from .graph.plot import plot_verification, rendered
 
+    picture = None if out is None else check_picture(out)  # before the work, not after it
     g = read_graph(path)
     loading = replace(loading, model=loading.model or g.graph["model"])
     layers = [about["layer"] for about in g.graph["saes"]]
@@ -541,6 +547,8 @@ def verify(
         lm = loading.load(status, layers)
         verified = lm.verify(g, max_nodes=max_nodes, seed=seed, progress=status.progress)
         write_graph(verified, path)
+        if out is not None and picture is not None:
+            write_bytes(out, rendered(plot_verification(verified), picture))
     if as_json:
         _print_json(verified.graph["verification"])
     else:

@@ -19,6 +19,12 @@ def read_text(path: Path) -> str:
         raise UserError(str(error.strerror)) from None
 
 
+def check_place(path: Path) -> None:
+    """Raises UserError where a file cannot be written for want of its folder, or because it is one."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: whoever looks sees the old one or the new one, never half of it.
 

@@ -792,13 +792,23 @@ def test_a_prompt_of_ids_takes_a_graphs_logits_as_ids(run, files) -> None:
 def test_verify_writes_its_result_into_the_file(run, files, tmp_path) -> None:
     path = tmp_path / "g.json"
     run("graph", *graph_options(files), "--target", "logit:5", "--out", str(path))
-    done = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5")
+    picture = tmp_path / "checks.png"
+    done = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--out", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert done.status == 0
     assert "rank correlation over 5 nodes" in " ".join(done.out.split())
     verified = ds.read_graph(path).graph["verification"]
     assert len(verified["nodes"]) == 5
     again = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--json")
     assert json.loads(again.out) == verified
+
+
+def test_a_verifications_picture_is_a_picture(run, files, tmp_path) -> None:
+    path = tmp_path / "g.json"
+    run("graph", *graph_options(files), "--target", "logit:5", "--out", str(path))
+    done = run("verify", str(path), "--sae", str(files.saes), "--out", str(tmp_path / "checks.html"))
+    assert (done.status, done.out) == (2, "")
+    assert "is no picture: let it end with .png, .svg, .pdf" in done.err
 
 
 @pytest.mark.parametrize(

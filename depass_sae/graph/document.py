@@ -23,6 +23,8 @@ from ..errors import UserError
 
 SCHEMA_VERSION = 1
 KIND = "feature-flow graph"
+TESTED = ("feature", "error", "token", "head")
+"""The kinds of nodes that a verification takes out."""
 TOLERANCE = 1e-3
 """How far a node's inflow may be from its pre-activation, as a part of the largest number in the sum."""
 

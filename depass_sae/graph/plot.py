@@ -8,8 +8,8 @@ its sign. Heads are a second view of the same flow and are left out. The same gr
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 import unicodedata
 import warnings
 from collections import defaultdict
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import NEGATIVE, POSITIVE, shown
 from ..errors import UserError
+from ..files import write_bytes
+from .document import TESTED
 from .influence import size
 
 if TYPE_CHECKING:
@@ -61,39 +63,60 @@ def save_plot(g: nx.DiGraph, path: str | os.PathLike[str], format: str) -> None:
 
     Raises UserError where matplotlib is missing and for a place that cannot be written to.
     """
-    path = Path(path)
-    picture = figure(g)
+    write_bytes(Path(path), rendered(plot_graph(g), format))
+
+
+def rendered(picture: Figure, format: str, dpi: float = 120.0) -> bytes:
+    """A figure as a file's content: the same figure gives the same bytes, no date in them."""
     import matplotlib
 
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format, {})
-    dpi = min(120.0, 60_000 / max(picture.get_size_inches()))  # PNG's sides end at 65 536 pixels
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with (
-            matplotlib.rc_context({"svg.hashsalt": "depass-sae", "svg.fonttype": "path", "pdf.fonttype": 42}),
-            warnings.catch_warnings(),
-            temporary.open("xb") as file,
-        ):
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
-            picture.savefig(file, format=format, dpi=dpi, metadata=metadata, facecolor="white")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    dpi = min(dpi, 60_000 / max(picture.get_size_inches()))  # PNG's sides end at 65 536 pixels
+    out = io.BytesIO()
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "depass-sae", "svg.fonttype": "path", "pdf.fonttype": 42}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
+        picture.savefig(out, format=format, dpi=dpi, metadata=metadata, facecolor="white")
+    return out.getvalue()
 
 
-def figure(g: nx.DiGraph) -> Figure:
+def plot_verification(g: nx.DiGraph) -> Figure:
+    """What the graph says of each node that was taken out, beside what the target really lost; notebooks show it.
+
+    Left by weights, right by effects; on the line both are equal. Raises UserError for a graph that was not verified,
+    and where matplotlib is missing.
+    """
+    found = g.graph.get("verification")
+    if found is None:
+        raise UserError("the graph has not been verified yet: lm.verify(graph), or depass-sae verify FILE")
+    picture = _figure((8.0, 3.6))
+    axes = picture.subplots(1, 2, sharey=True)
+    for axis, by in zip(axes, ("weight", "effect"), strict=True):
+        for kind in TESTED:
+            some = [node for node in found["nodes"] if g.nodes[node["node"]]["kind"] == kind]
+            if some:
+                said, lost = [node[by] for node in some], [node["observed"] for node in some]
+                style = {"marker": MARKERS.get(kind, "P"), "color": FILLS.get(kind, "#9ec5dd")}
+                axis.scatter(said, lost, s=26, linewidths=0.5, edgecolors="#444444", label=kind, **style)
+        axis.axline((0, 0), slope=1, color="#999999", linewidth=0.8, zorder=0)
+        rank = found["rank_correlation"][by]
+        axis.set_xlabel(f"predicted by {by}s")
+        axis.set_title("" if rank is None else f"rank correlation {rank:.2f}", fontsize=10)
+    axes[0].set_ylabel("observed loss of the target")
+    if found["nodes"]:
+        axes[0].legend(fontsize=8, frameon=False)
+    picture.tight_layout()
+    return picture
+
+
+def plot_graph(g: nx.DiGraph) -> Figure:
     """The graph as a matplotlib figure; notebooks show it. Raises UserError where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
-
     at = layout(g)
     left, right = min(GUTTER.values()) - 2.6, max((end for _, end in at.columns.values()), default=1.0)
     bottom, top = -1.7, max((end for _, end in at.rows.values()), default=1.0) + 0.1
-    picture = Figure(figsize=((right - left) * UNIT, (top - bottom) * UNIT), facecolor="white")
+    picture = _figure(((right - left) * UNIT, (top - bottom) * UNIT))
     axes = picture.add_axes((0, 0, 1, 1))
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_axis_off()
@@ -103,6 +126,14 @@ def figure(g: nx.DiGraph) -> Figure:
     _draw_names(axes, g, at)
     _draw_legend(axes, g)
     return picture
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
+    return Figure(figsize=size, facecolor="white")
 
 
 def layout(g: nx.DiGraph) -> Layout:

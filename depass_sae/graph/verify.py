@@ -28,6 +28,7 @@ from ..passes.intervene import Edit, intervene
 from ..passes.propagate import Progress
 from ..passes.trace import Point, Trace
 from ..saes import Hook, written_by
+from .document import TESTED
 from .flow import as_post
 from .influence import downwards
 from .tiers import Tier, sae_tier
@@ -35,7 +36,6 @@ from .tiers import Tier, sae_tier
 if TYPE_CHECKING:
     import networkx as nx
 
-TESTED = ("feature", "error", "token", "head")
 REPLACEMENTS = 4
 DRAWS = 5
 

@@ -121,8 +121,11 @@ def add_mlp(
                 )
                 s[run].copy_(rule.hidden(neurons).flatten(0, 1))
             if "mlp_out" in found:
-                found["mlp_out"].values[block].addmm_(s, down.weight[some])
-            rows.values[block].addmm_(s, down.weight[some])
+                out = s @ down.weight[some]
+                found["mlp_out"].values[block] += out
+                rows.values[block] += out
+            else:
+                rows.values[block].addmm_(s, down.weight[some])
         if "mlp_in" in found:
             found["mlp_in"].values[block] = x
     if down.bias is not None:

@@ -29,7 +29,7 @@ from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..errors import SAEFitWarning, UserError, warn
-from ..files import write_text
+from ..files import check_place, write_text
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
 from ..passes.propagate import Allocation, Progress
@@ -515,8 +515,7 @@ def check_card_place(path: Path) -> None:
     """Raises UserError where a card cannot be written to, before any work is done."""
     if path.suffix.lower() not in (".html", ".json"):
         raise UserError(f"{path} does not say what to write: let it end with .html or .json")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+    check_place(path)
 
 
 def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> list[Prompt]:

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import place, shown
-from ..graph.export.html import inert, policy
+from ..graph.export.html import escaping, inert, policy
 
 if TYPE_CHECKING:
     import jinja2
@@ -96,12 +96,7 @@ def asset(file: str) -> str:
 @cache
 def environment() -> jinja2.Environment:
     """Of all templates of this package."""
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    made = escaping(asset)
     made.filters.update(shown=shown, running=running, signed=signed, number=number, percent=percent, count=count)
     made.globals.update(place=place, shade=shade)
     return made

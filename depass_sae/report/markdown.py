@@ -6,11 +6,9 @@ same study gives the same bytes.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from ..attribution.render import NEGATIVE, POSITIVE, fit_sentence, place, shown
 from ..errors import UserError
 from ..files import write_bytes, write_text
 from ..graph.export import write_graph
+from ..graph.plot import rendered
 from .html import written
 from .study import LABELS_FILE
 
@@ -31,6 +30,7 @@ LEDGER_SOURCES = 4
 """So many sources are named for a head in the Markdown; the page and the JSON have them all."""
 CARD_ROWS = 6
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#@!]|:(?=\S))")
+DPI = 140.0
 
 
 def write_case(study: CaseStudy, folder: Path) -> list[Path]:
@@ -46,11 +46,11 @@ def write_case(study: CaseStudy, folder: Path) -> list[Path]:
     paths = []
     for feature in study.features:
         paths.append(folder / f"activations-{slug(feature.name)}.png")
-        write_bytes(paths[-1], png(activations_figure(study, feature)))
+        write_bytes(paths[-1], rendered(activations_figure(study, feature), "png", DPI))
         for finding in feature.findings:
             if finding.heads.target.rows:
                 paths.append(folder / f"heads-{finding.slug}.png")
-                write_bytes(paths[-1], png(heads_figure(finding)))
+                write_bytes(paths[-1], rendered(heads_figure(finding), "png", DPI))
             if finding.graph is not None:
                 for suffix in ("json", "png"):
                     paths.append(folder / f"graph-{finding.slug}.{suffix}")
@@ -287,16 +287,6 @@ def heads_figure(finding: Finding) -> Figure:
     bar.ax.tick_params(labelsize=7)
     _quiet(axes)
     return picture
-
-
-def png(picture: Figure) -> bytes:
-    """A figure's bytes; the same figure gives the same ones."""
-    out = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
-        dpi = min(140.0, 60_000 / max(picture.get_size_inches()))  # PNG's sides end at 65 536 pixels
-        picture.savefig(out, format="png", dpi=dpi, facecolor="white")
-    return out.getvalue()
 
 
 def _quiet(axes: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from depass_sae.errors import UserError
-from depass_sae.graph.plot import figure, layout, save_plot
+from depass_sae.graph.plot import layout, plot_graph, plot_verification, rendered, save_plot
 
 from .export.every_kind import every_kind
 from .sample import sample_graph
@@ -21,7 +21,7 @@ def small(**settings: int) -> nx.DiGraph:
 
 
 def words(g: nx.DiGraph) -> list[str]:
-    return [text.get_text() for text in figure(g).axes[0].texts]
+    return [text.get_text() for text in plot_graph(g).axes[0].texts]
 
 
 @pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -91,9 +91,27 @@ def test_a_long_prompt_shows_only_the_positions_at_which_something_stands() -> N
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"pip install 'depass-sae\[notebook\]'"):
-        figure(small())
+        plot_graph(small())
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         save_plot(small(), tmp_path / "missing" / "g.png", "png")
+
+
+def test_a_verification_is_drawn_as_predicted_beside_observed() -> None:
+    g = small()
+    features = [name for name, node in g.nodes(data=True) if node["kind"] == "feature"][:3]
+    nodes = [{"node": n, "weight": float(i), "effect": -1.0 * i, "observed": 2.0 * i} for i, n in enumerate(features)]
+    g.graph["verification"] = {"nodes": nodes, "rank_correlation": {"weight": 1.0, "effect": None}}
+    picture = plot_verification(g)
+    weights, effects = ([tuple(p) for p in axis.collections[0].get_offsets().tolist()] for axis in picture.axes)
+    assert weights == [(0.0, 0.0), (1.0, 2.0), (2.0, 4.0)]
+    assert effects == [(0.0, 0.0), (-1.0, 2.0), (-2.0, 4.0)]
+    assert [axis.get_title() for axis in picture.axes] == ["rank correlation 1.00", ""]
+    assert rendered(picture, "svg") == rendered(plot_verification(g), "svg")
+
+
+def test_a_graph_that_was_not_verified_is_told_so_in_one_line() -> None:
+    with pytest.raises(UserError, match="has not been verified yet"):
+        plot_verification(small())

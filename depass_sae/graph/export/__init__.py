@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
-from ...files import read_text, write_text
+from ...files import check_place, read_text, write_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -62,8 +62,7 @@ def check_destination(path: str | os.PathLike[str], format: str | None = None) -
     """The format that a file would be written in. Raises UserError where it could not be, before any work is done."""
     path = Path(path)
     name = _by_suffix(path) if format is None else _known(format)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+    check_place(path)
     return name
 
 
@@ -73,6 +72,15 @@ def check_text_format(format: str) -> tuple[str, str]:
     if home is None:
         raise UserError(f"{format} is a picture: name a file with --out")
     return home
+
+
+def check_picture(path: str | os.PathLike[str]) -> str:
+    """The format that a picture would be written in. Raises UserError where it could not be, or is no picture."""
+    name = check_destination(path)
+    if FORMATS[name].save is None:
+        pictures = ", ".join(str(chosen.suffix) for chosen in FORMATS.values() if chosen.save is not None)
+        raise UserError(f"{path} is no picture: let it end with {pictures}")
+    return name
 
 
 def graph_text(g: nx.DiGraph, format: str) -> str:

@@ -15,7 +15,7 @@ import hashlib
 import json
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from heapq import nlargest
 from importlib import resources
@@ -239,14 +239,19 @@ def _asset(file: str) -> str:
     return resources.files(__package__).joinpath("viewer", file).read_text(encoding="utf-8")
 
 
-@cache
-def _environment() -> jinja2.Environment:
+def escaping(asset: Callable[[str], str]) -> jinja2.Environment:
+    """Templates that escape everything and know every name; ``asset``: the text of a file by its name."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined,
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = escaping(_asset)
     environment.filters.update(shown=shown, number=_number, signed=lambda value: _number(value, "+"))
     return environment
 
