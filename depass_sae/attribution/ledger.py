@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..passes.memory import Budget
+from ..passes.memory import Budget, spans
 from ..passes.propagate import Allocation, Progress, propagate
-from ..passes.rows import Rows
+from ..passes.rows import Rows, on
 from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level, batches, seeds_at, sweep
@@ -40,7 +40,7 @@ def heads_by_token(
     n, layers = len(seen.token_ids), readoff.point[0] + 1
     kept = seen.resid_post.element_size() * seen.adapter.d_model * layers
     found: dict[int, Tensor] = {}
-    for low, high in budget.spans([n - token for token in range(n)], kept, budget.kept(seen.resid_post)):
+    for low, high in spans([n - token for token in range(n)], kept, budget.kept(seen.resid_post)):
         streams = TokenStreams.of(seen, range(low, high), layers, allocation, budget, progress)
         for which in batches(seen, at, budget):
             seeds = {readoff.point: seeds_at(readoff.direction.w[at[which]], at[which], n)}
@@ -82,10 +82,11 @@ class TokenStreams:
         read = torch.einsum(
             "tkhe,dhe->tkhd", at_keys, weight
         )  # U: what the target reads at each key, through each head
-        scaled = norm.centre(rows.values) * norm.scale(resid)[rows.index[0]] * norm.gain
-        products = torch.einsum("trhd,rd->thr", read[:, rows.index[0]], scaled)
+        pos, comp = (on(resid, index) for index in rows.index)
+        scaled = norm.centre(rows.values) * norm.scale(resid)[pos] * norm.gain
+        products = torch.einsum("trhd,rd->thr", read[:, pos], scaled)
         shares = products.new_zeros(*products.shape[:2], rows.n_components)
-        shares.index_add_(2, rows.index[1], products)
+        shares.index_add_(2, comp, products)
         if norm.bias is not None:
             shares[..., -2] += torch.einsum("tkhd,d->th", read, norm.bias)
         if v.bias is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, propagate
-from ..passes.rows import Rows
+from ..passes.rows import Rows, on
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from ..passes.sweep import Level, batches, seeds_at, sweep
 from ..passes.trace import Point, Trace
@@ -130,6 +130,6 @@ def _read(carried: Rows, tier: Tier, reads: Reads) -> Float[Tensor, "read source
         which = (reads.pos == pos).nonzero()[:, 0]
         rows = carried.values[carried.offsets[pos] : carried.offsets[pos + 1]]
         here = values.new_zeros(len(which), tier.n_sources + 1)
-        here[:, carried.present[pos]] = reads.w[which] @ rows.T
+        here[:, on(here, carried.present[pos].nonzero()[:, 0])] = reads.w[which] @ rows.T
         values[which] = here
     return values[:, :-1]

@@ -105,9 +105,8 @@ class Tier:
         first_only = torch.zeros(m + 1, dtype=torch.bool)
         first_only[: m - 2] = pos == 0
         labels = [str(source) for source in range(m - 2)]
-        device = self.roots.device
-        rows = Rows(torch.arange(n, device=device), present.to(device), values)
-        return Start(self.point, rows, (*labels, "constant", "bias", "rest"), first_only.to(device))
+        rows = Rows(torch.arange(n), present, values)
+        return Start(self.point, rows, (*labels, "constant", "bias", "rest"), first_only)
 
 
 def embedding_tier(seen: Trace) -> Tier:

@@ -108,6 +108,7 @@ class MLP:
     gate: Linear
     up: Linear | None
     down: Linear
+    down_module: nn.Module  # its input are the neurons
     act: Callable[[Tensor], Tensor]
 
 

@@ -30,7 +30,7 @@ def layer(model: Any, index: int) -> Layer:
             d_head=attn.head_dim,
         ),
         mlp_norm=layer_norm(block.ln_2),
-        mlp=MLP(mlp, gate=conv1d(mlp.c_fc), up=None, down=conv1d(mlp.c_proj), act=mlp.act),
+        mlp=MLP(mlp, gate=conv1d(mlp.c_fc), up=None, down=conv1d(mlp.c_proj), down_module=mlp.c_proj, act=mlp.act),
     )
 
 

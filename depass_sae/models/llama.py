@@ -57,7 +57,14 @@ def layer(model: Any, index: int) -> Layer:
             window=_window(config, index),
         ),
         mlp_norm=rms_norm(block.post_attention_layernorm),
-        mlp=MLP(mlp, gate=linear(mlp.gate_proj), up=linear(mlp.up_proj), down=linear(mlp.down_proj), act=mlp.act_fn),
+        mlp=MLP(
+            mlp,
+            gate=linear(mlp.gate_proj),
+            up=linear(mlp.up_proj),
+            down=linear(mlp.down_proj),
+            down_module=mlp.down_proj,
+            act=mlp.act_fn,
+        ),
     )
 
 

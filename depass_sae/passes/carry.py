@@ -7,23 +7,28 @@ position is too much, a few neurons at a time: nothing mixes neurons.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.adapter import Layer, Linear, Norm
 from .memory import Budget
-from .rows import BIAS, Rows
+from .rows import BIAS, Rows, on
 from .rules import Neurons, Rule
+
+SLAB = {"cpu": 2**19}
+"""Bytes of scores that a rule works on at once: few enough to stay in a core's own cache."""
 
 
 def add_attention(
     layer: Layer,
     resid: Float[Tensor, "pos d_model"],
     pattern: Float[Tensor, "head query key"],
+    starts: Sequence[int],
     before: Rows,
     rows: Rows,
     wanted: Collection[str],
@@ -31,52 +36,59 @@ def add_attention(
 ) -> dict[str, Rows]:
     """rows += attention of ``before``, in place; they may be the same rows. Returns what is wanted of hook_z, attn_out.
 
-    before: at every position up to the last of ``rows``, whose components are present wherever one can arrive.
+    starts: where each prompt begins. before: at every position up to the last of each prompt in ``rows``, whose
+    components are present wherever one can arrive.
     """
-    norm, attention = layer.attn_norm.to(resid.dtype), layer.attention
+    norm, attention, device = layer.attn_norm.to(resid.dtype), layer.attention, resid.device
     v, o = attention.v.to(resid.dtype), attention.o.to(resid.dtype)
-    keys, queries, n_heads = before.positions, rows.positions, attention.n_heads
-    a = pattern[:, queries][:, :, keys].to(resid.dtype)
+    n_kv, n_heads, d_head = attention.n_kv_heads, attention.n_heads, attention.d_head
     widths = {"hook_z": o.weight.shape[0], "attn_out": o.weight.shape[1]}
     found = {hook: rows.with_values(rows.values.new_zeros(len(rows.values), widths[hook])) for hook in wanted}
 
-    def add(index: Tensor, z: Float[Tensor, "row n_heads_d_head"], bias: Tensor | None = None) -> None:
+    def add(index: Int[Tensor, "row"], z: Float[Tensor, "row n_heads_d_head"], bias: Tensor | None = None) -> None:
         out = z @ o.weight if bias is None else z @ o.weight + bias
         rows.values.index_add_(0, index, out)
         for hook, output in found.items():
             output.values.index_add_(0, index, z if hook == "hook_z" else out)
 
     # Frozen scales go with the pattern and the gain with W_V: rows are taken as they are.
-    w_v = _gained(norm, v)
-    scaled = a * norm.scale(resid[keys])[:, 0]
-    scaled = scaled.unflatten(0, (attention.n_kv_heads, -1))  # consecutive heads share a value
+    w_v, scale = _gained(norm, v), norm.scale(resid)[:, 0]
+    prompts = [
+        _Mixing.of(pattern, scale, before.positions, rows.positions, prompt, n_kv)
+        for prompt in pairwise([*starts, len(resid)])
+    ]
+
+    def add_some(low: int, high: int, _: Budget) -> None:
+        present = before.present[:, low:high]
+        x = before.values.index_select(0, on(before.values, before.number[:, low:high][present]))
+        values, done, mixed, numbers = x @ w_v, 0, [], []
+        for prompt in prompts:
+            here, there = present[prompt.keys], rows.present[prompt.queries, low:high]
+            size = int(here.sum())
+            if size:
+                z, query = prompt.mix(values[done : done + size], here, there)
+                mixed.append(z)
+                numbers.append(rows.number[prompt.queries, low:high][query:][there[query:]])
+            done += size
+        if mixed:
+            add(on(x, torch.cat(numbers)), torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+
     width = resid.element_size() * (resid.shape[1] + o.weight.shape[0] + w_v.shape[1])
-    for low, high in budget.spans((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width):
-        here = before.present[:, low:high]
-        if not here.any():
-            continue
-        k0 = int(here.any(dim=1).nonzero()[0])  # nothing to mix before the first of them appears
-        q0 = int(torch.searchsorted(queries, keys[k0]))
-        here, mask = here[k0:], rows.present[q0:, low:high]
-        x = before.values.index_select(0, before.number[k0:, low:high][here])
-        values = _laid_out(x @ w_v, here)
-        values = values.unflatten(-1, (attention.n_kv_heads, attention.d_head)).permute(2, 0, 1, 3).flatten(2)
-        mixed = scaled[..., q0:, k0:].flatten(1, 2) @ values  # [kv_head, group * query, comp * d_head]
-        mixed = mixed.view(attention.n_kv_heads, -1, *mask.shape, attention.d_head).permute(2, 3, 0, 1, 4)
-        add(rows.number[q0:, low:high][mask], (mixed.flatten(0, 1) if mask.all() else mixed[mask]).flatten(1))
+    budget.in_blocks((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width, device, add_some)
     b_v = _bias_through(norm, v)
     if b_v is not None or o.bias is not None:
-        z = rows.values.new_zeros(len(queries), n_heads, attention.d_head)
+        z = rows.values.new_zeros(len(rows.positions), n_heads, d_head)
         if b_v is not None:
-            shared = b_v.view(attention.n_kv_heads, attention.d_head)
-            z = a.sum(-1).T[..., None] * shared.repeat_interleave(n_heads // attention.n_kv_heads, dim=0)
-        add(rows.number[:, BIAS], z.flatten(1), o.bias)
+            seen = at(pattern, rows.positions, 1).to(resid.dtype).sum(-1)
+            z = seen.T[..., None] * b_v.view(n_kv, d_head).repeat_interleave(n_heads // n_kv, dim=0)
+        add(on(z, rows.number[:, BIAS]), z.flatten(1), o.bias)
     return found
 
 
 def add_mlp(
     layer: Layer,
     resid: Float[Tensor, "pos d_model"],
+    activation: Float[Tensor, "pos d_mlp"],
     rows: Rows,
     compete: Bool[Tensor, "pos comp"],
     rule: Rule,
@@ -84,53 +96,66 @@ def add_mlp(
     wanted: Collection[str],
     budget: Budget,
 ) -> dict[str, Rows]:
-    """rows += the MLP of each, in place. Returns what is wanted of mlp_in (the normed rows) and mlp_out."""
-    norm, mlp = layer.mlp_norm.to(resid.dtype), layer.mlp
+    """rows += the MLP of each, in place. Returns what is wanted of mlp_in (the normed rows) and mlp_out.
+
+    activation: what each neuron added along its output row.
+    """
+    norm, mlp, device = layer.mlp_norm.to(resid.dtype), layer.mlp, resid.device
     gate, down = mlp.gate.to(resid.dtype), mlp.down.to(resid.dtype)
     up = None if mlp.up is None else mlp.up.to(resid.dtype)
-    recorded = resid[rows.positions]
+    recorded, activation = at(resid, rows.positions), at(activation, rows.positions).to(resid.dtype)
     whole, factor = norm(recorded), norm.scale(recorded) * norm.gain
-    competing = compete[rows.present]
     found = {hook: rows.with_values(torch.zeros_like(rows.values)) for hook in wanted}
-    has_bias = rows.present[:, BIAS]
     d_mlp = gate.weight.shape[1]
-    width = resid.element_size() * (resid.shape[1] + (2 if rule.needs_up else 1) * d_mlp)
-    for low, high in budget.spans([b - a for a, b in pairwise(rows.offsets)], width):
+    slab = SLAB.get(device.type, 2**62) // (d_mlp * resid.element_size())
+    competing, has_bias = compete[rows.present], rows.present[:, BIAS]
+
+    def add_some(low: int, high: int, budget: Budget) -> None:
         block = slice(rows.offsets[low], rows.offsets[high])
-        offsets = [offset - block.start for offset in rows.offsets[low : high + 1]]
-        biased = rows.number[low:high, BIAS][has_bias[low:high]] - block.start
-        x = _scaled(norm, rows.values[block], factor[low:high], offsets)
+        runs = list(_alike(rows.offsets[low : high + 1], slab))
+        biased = on(resid, rows.number[low:high, BIAS][has_bias[low:high]] - block.start)
+        x = _scaled(norm, rows.values[block], factor[low:high], runs)
         if norm.bias is not None:
             x[biased] += norm.bias
-        for some in _neurons(d_mlp, len(x), budget, x.element_size()):
+        aside = on(x, (~competing[block]).nonzero()[:, 0])
+        out = None
+        for some in _neurons(d_mlp, len(x), budget.block(device), x.element_size()):
             s = _split(_part(gate, some), x, biased)
             t = _split(_part(up, some), x, biased) if up is not None and rule.needs_up else None
-            g = _part(gate, some)(whole[low:high])
-            u = None if up is None else _part(up, some)(whole[low:high])
-            for first, last in _alike(offsets):
-                run = slice(offsets[first], offsets[last])
-                shape = (last - first, offsets[first + 1] - offsets[first])
-                neurons = Neurons(
-                    s=s[run].unflatten(0, shape),
-                    t=None if t is None else t[run].unflatten(0, shape),
-                    compete=competing[block][run].view(shape),
-                    gate=g[first:last],
-                    up=None if u is None else u[first:last],
-                    act=mlp.act,
-                    temperature=temperature,
-                )
-                s[run].copy_(rule.hidden(neurons).flatten(0, 1))
-            if "mlp_out" in found:
-                out = s @ down.weight[some]
-                found["mlp_out"].values[block] += out
-                rows.values[block] += out
+            g = u = None
+            if rule.couples:
+                s.index_fill_(0, aside, -torch.inf)
             else:
-                rows.values[block].addmm_(s, down.weight[some])
-        if "mlp_in" in found:
-            found["mlp_in"].values[block] = x
+                g = _part(gate, some)(whole[low:high])
+                u = None if up is None else _part(up, some)(whole[low:high])
+            for run in runs:
+                rule.split(
+                    Neurons(
+                        s=run.of(s),
+                        t=None if t is None else run.of(t),
+                        activation=activation[low:high][run.positions, some],
+                        gate=None if g is None else g[run.positions],
+                        up=None if u is None else u[run.positions],
+                        act=mlp.act,
+                        temperature=temperature,
+                    )
+                )
+            if len(s[0]) == d_mlp and "mlp_out" not in found:
+                rows.values[block].addmm_(s, down.weight)
+            else:
+                out = s @ down.weight[some] if out is None else out.addmm_(s, down.weight[some])
+        if out is not None:
+            rows.values[block] += out
+        for hook, read in (("mlp_in", x), ("mlp_out", out)):
+            if hook in found and read is not None:
+                found[hook].values[block] = read
+
+    width = resid.element_size() * (resid.shape[1] + (2 if rule.needs_up else 1) * d_mlp)
+    budget.in_blocks([b - a for a, b in pairwise(rows.offsets)], width, device, add_some)
     if down.bias is not None:
+        biased = on(resid, rows.number[:, BIAS])
         for output in (rows, *(found[hook] for hook in found if hook == "mlp_out")):
-            output.values[rows.number[:, BIAS]] += down.bias
+            output.values[biased] += down.bias
     return found
 
 
@@ -149,22 +174,100 @@ def _bias_through(norm: Norm, linear: Linear) -> Float[Tensor, "d_out"] | None:
     return linear(norm.bias)
 
 
+@dataclass(frozen=True)
+class _Mixing:
+    """One prompt's attention. keys, queries: which of the rows' positions are its own.
+
+    weights: the pattern between them, the norm's frozen scale at each key included.
+    """
+
+    keys: slice
+    queries: slice
+    weights: Float[Tensor, "kv_head group query key"]
+    first: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        pattern: Float[Tensor, "head query key"],
+        scale: Float[Tensor, "pos"],
+        keys: Int[Tensor, "key"],
+        queries: Int[Tensor, "query"],
+        prompt: tuple[int, int],
+        n_kv_heads: int,
+    ) -> _Mixing:
+        own_keys, own_queries = (
+            slice(*torch.searchsorted(positions, torch.tensor(prompt)).tolist()) for positions in (keys, queries)
+        )
+        keys, queries = keys[own_keys], queries[own_queries]
+        weights = at(at(pattern, queries, 1), keys, 2).to(scale.dtype) * at(scale, keys)
+        first = torch.searchsorted(queries, keys).tolist()
+        return cls(own_keys, own_queries, weights.unflatten(0, (n_kv_heads, -1)), first)  # neighbours share a value
+
+    def mix(
+        self, values: Float[Tensor, "row d_kv"], here: Bool[Tensor, "key comp"], there: Bool[Tensor, "query comp"]
+    ) -> tuple[Float[Tensor, "arrived n_heads_d_head"], int]:
+        """What arrives where ``there`` says, from the values that are ``here``; from which query on."""
+        first = int(here.any(dim=1).nonzero()[0])  # nothing to mix before the first of them appears
+        n_kv, group, _, _ = self.weights.shape
+        query, comps = self.first[first], here.shape[1]
+        dense = _laid_out(values, here[first:]).unflatten(-1, (n_kv, -1)).permute(2, 0, 1, 3).flatten(2)
+        mixed = self.weights[..., query:, first:].flatten(1, 2) @ dense  # [kv_head, group * query, comp * d_head]
+        mixed = mixed.view(n_kv, group, -1, comps, dense.shape[2] // comps).permute(2, 3, 0, 1, 4).flatten(0, 1)
+        arrived = there[query:].flatten()
+        if not arrived.all():
+            mixed = mixed.index_select(0, on(mixed, arrived.nonzero()[:, 0]))
+        return mixed.flatten(1), query
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring positions with the same number of rows, which stand in one tensor without gaps."""
+
+    positions: slice
+    rows: slice
+
+    def of(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "pos comp d"]:
+        return x[self.rows].unflatten(0, (self.positions.stop - self.positions.start, -1))
+
+
+def _alike(offsets: list[int], most: int) -> Iterator[_Run]:
+    """Runs of at most so many rows, or one position's."""
+    counts = [b - a for a, b in pairwise(offsets)]
+    for count, run in groupby(range(len(counts)), counts.__getitem__):
+        members = list(run)
+        if count:
+            step = max(1, most // count)
+            for low in range(members[0], members[-1] + 1, step):
+                high = min(low + step, members[-1] + 1)
+                yield _Run(slice(low, high), slice(offsets[low] - offsets[0], offsets[high] - offsets[0]))
+
+
+def at(x: Tensor, positions: Int[Tensor, "pos"], dim: int = 0) -> Tensor:
+    """x at some positions, without a copy where they are neighbours."""
+    if not len(positions):
+        return x.narrow(dim, 0, 0)
+    low, high = int(positions[0]), int(positions[-1]) + 1
+    if high - low == len(positions):
+        return x.narrow(dim, low, high - low)
+    return x.index_select(dim, on(x, positions))
+
+
 def _laid_out(values: Float[Tensor, "row d"], here: Bool[Tensor, "pos comp"]) -> Float[Tensor, "pos comp d"]:
     """With zeros where nothing is present."""
     if here.all():
         return values.view(*here.shape, -1)
-    dense = values.new_zeros(*here.shape, values.shape[1])
-    dense[here] = values
-    return dense
+    dense = values.new_zeros(here.numel(), values.shape[1])
+    return dense.index_copy_(0, on(dense, here.flatten().nonzero()[:, 0]), values).view(*here.shape, -1)
 
 
 def _scaled(
-    norm: Norm, values: Float[Tensor, "row d_model"], factor: Float[Tensor, "pos d_model"], offsets: list[int]
+    norm: Norm, values: Float[Tensor, "row d_model"], factor: Float[Tensor, "pos d_model"], runs: list[_Run]
 ) -> Float[Tensor, "row d_model"]:
     """The rows of each position times its factor, in one go over memory."""
     centred, scaled = norm.centre(values), torch.empty_like(values)
-    for i, (a, b) in enumerate(pairwise(offsets)):
-        torch.mul(centred[a:b], factor[i], out=scaled[a:b])
+    for run in runs:
+        torch.mul(run.of(centred), factor[run.positions, None], out=run.of(scaled))
     return scaled
 
 
@@ -181,16 +284,7 @@ def _part(linear: Linear, some: slice) -> Linear:
     return Linear(linear.weight[:, some], None if linear.bias is None else linear.bias[some])
 
 
-def _neurons(count: int, rows: int, budget: Budget, size: int) -> Iterator[slice]:
+def _neurons(count: int, rows: int, block: int, size: int) -> Iterator[slice]:
     """Neurons whose scores for so many rows fit into a block."""
-    step = max(1, budget.block // max(1, rows * size))
-    return (slice(low, low + step) for low in range(0, count, step))
-
-
-def _alike(offsets: list[int]) -> Iterator[tuple[int, int]]:
-    """Runs of neighbouring positions with the same number of rows, so that they stand in one tensor without gaps."""
-    counts = [b - a for a, b in pairwise(offsets)]
-    for count, run in groupby(range(len(counts)), counts.__getitem__):
-        members = list(run)
-        if count:
-            yield members[0], members[-1] + 1
+    step = max(1, block // max(1, rows * size))
+    return (slice(low, min(low + step, count)) for low in range(0, count, step))

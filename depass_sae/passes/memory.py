@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor
 
 from ..errors import UserError
 
-BLOCK = 8 * 2**20
-"""Bytes that a block of work takes: enough to keep matrix products busy, little enough to stay near the processor."""
+BLOCK = {"cpu": 8 * 2**20}
+"""Bytes that a block of work takes: enough to keep matrix products busy, little enough to stay near a processor."""
+WIDE_BLOCK = 2**29
+"""The same on other devices, whose memory is fast and whose products want many rows."""
+LEAST = 2**16
+"""A block that is not halved once more."""
 SWEPT = 2**29
 """Bytes that a batch of targets takes on its way back."""
 SMALL = 2**28
@@ -27,10 +32,12 @@ class Budget:
     """How many bytes a pass may take, beside the model and what is recorded of it. It changes no result.
 
     memory: None is half of what is free when the pass starts. The pass works in blocks that take a small share of it;
-    a stream that does not fit is kept in a temporary file, which takes longer.
+    a stream that does not fit is kept in a temporary file, which takes longer. halvings: how often a device ran out
+    of memory with larger blocks.
     """
 
     memory: int | None = None
+    halvings: int = 0
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.memory < 1:
@@ -47,15 +54,16 @@ class Budget:
             memory = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
         return cls(memory)
 
-    @property
-    def block(self) -> int:
+    def block(self, device: torch.device) -> int:
         """Bytes that a block of work may take."""
-        return BLOCK if self.memory is None else max(1, min(BLOCK, self.memory // 8))
+        usual = BLOCK.get(device.type, WIDE_BLOCK) >> self.halvings
+        return usual if self.memory is None else max(1, min(usual, self.memory // 8))
 
     @property
     def swept(self) -> int:
         """Bytes that a batch of targets may take on its way back."""
-        return SWEPT if self.memory is None else max(1, min(SWEPT, self.memory // 2))
+        usual = SWEPT >> self.halvings
+        return usual if self.memory is None else max(1, min(usual, self.memory // 2))
 
     def zeros(self, rows: int, width: int, like: Tensor) -> Tensor:
         """[rows, width], in memory or in a temporary file. Raises UserError where neither has room."""
@@ -73,20 +81,58 @@ class Budget:
         """Bytes that may be kept for later, where ``like`` is."""
         return available(like.device) // 2 if self.memory is None else self.memory
 
-    def spans(self, sizes: list[int], width: int, limit: int | None = None) -> Iterator[tuple[int, int]]:
-        """Ranges of neighbours that fit into a block (or ``limit`` bytes) together, or one that is too large alone.
+    def in_blocks(
+        self,
+        sizes: list[int],
+        width: int,
+        device: torch.device,
+        work: Callable[[int, int, Budget], None],
+        first: int = 0,
+    ) -> None:
+        """work(low, high, budget) on neighbours that fit into a block together; on half of them where a device is full.
 
-        sizes: the rows of each; width: what a row takes, in bytes.
+        sizes: the rows of each, counted from ``first``; width: what a row takes, in bytes. work must not change
+        anything before it has all the memory that it takes, since it may be done again.
         """
-        limit = self.block if limit is None else limit
-        low, rows = 0, 0
-        for i, size in enumerate(sizes):
-            if i > low and (rows + size) * width > limit:
-                yield low, i
-                low, rows = i, 0
-            rows += size
-        if sizes:
-            yield low, len(sizes)
+        for low, high in spans(sizes, width, self.block(device)):
+            if not fits(partial(work, first + low, first + high, self), device):
+                self.halved(device).in_blocks(sizes[low:high], width, device, work, first + low)
+
+    def halved(self, device: torch.device) -> Budget:
+        """With smaller blocks, for a device without room for these. Raises UserError where they are small already."""
+        if self.block(device) <= LEAST:
+            raise UserError(
+                f"{device} has no memory left for even a small block of this pass; try a shorter prompt, "
+                "the rule half, or the cpu"
+            )
+        return replace(self, halvings=self.halvings + 1)
+
+
+def fits(work: Callable[[], None], device: torch.device) -> bool:
+    """Whether a device had the memory for some work. Of what failed nothing is kept."""
+    try:
+        work()
+        return True
+    except torch.OutOfMemoryError:
+        pass  # what the exception holds on to goes with it, so only then can the device give it back
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return False
+
+
+def spans(sizes: list[int], width: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbours that fit into so many bytes together, or one that is too large alone.
+
+    sizes: the rows of each; width: what a row takes, in bytes.
+    """
+    low, rows = 0, 0
+    for i, size in enumerate(sizes):
+        if i > low and (rows + size) * width > limit:
+            yield low, i
+            low, rows = i, 0
+        rows += size
+    if sizes:
+        yield low, len(sizes)
 
 
 def _on_disk(rows: int, width: int, dtype: torch.dtype, need: int) -> Tensor:

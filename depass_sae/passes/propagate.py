@@ -76,6 +76,7 @@ def propagate(
     Raises UserError where a read lies before the start, or beyond the layers of the trace, and for want of memory.
     """
     rule = rule_named(allocation.rule)
+    reads = {point: positions.cpu() for point, positions in reads.items()}
     plan = _plan(reads, start.at, trace)
     rows = start.rows.keep(plan[0].needed).copy()
     found: dict[Point, Rows] = {}
@@ -89,17 +90,14 @@ def propagate(
         layer = trace.adapter.layer(step.layer)
         wanted = [hook for _, hook in step.output_reads]
         if step.is_mlp:
-            resid = trace.resid_mid[step.layer]
-            present, compete = _competitors(layer, rows.keep(step.produced), start.first_only, rule, allocation)
+            resid, neurons = trace.resid_mid[step.layer], trace.neurons[step.layer]
+            present, compete = _competitors(layer, rows.keep(step.produced), start.first_only, trace, rule, allocation)
             rows = rows.laid_out(step.produced, present, budget.zeros)
-            outputs = add_mlp(layer, resid, rows, compete, rule, allocation.temperature, wanted, budget)
-            if rule.may_spill:
-                rows = _without_empty_rest(rows, compete)
-                outputs = {hook: output.only(rows.present) for hook, output in outputs.items()}
+            outputs = add_mlp(layer, resid, neurons, rows, compete, rule, allocation.temperature, wanted, budget)
         else:
             resid, pattern = trace.resid_pre[step.layer], trace.pattern[step.layer]
-            after = rows.laid_out(step.produced, _reached(layer, rows, step.produced), budget.zeros)
-            outputs = add_attention(layer, resid, pattern, rows, after, wanted, budget)
+            after = rows.laid_out(step.produced, _reached(layer, rows, step.produced, trace), budget.zeros)
+            outputs = add_attention(layer, resid, pattern, trace.starts, rows, after, wanted, budget)
             rows = after
         for point in step.output_reads:
             found[point] = outputs[point[1]].keep(reads[point])
@@ -133,7 +131,8 @@ _OUTPUT = {"hook_z": 0, "attn_out": 0, "mlp_in": 1, "mlp_out": 1}  # read inside
 def _plan(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[_Step]:
     """The sublayers from the start to the last read, each with the positions that later ones depend on.
 
-    Found backwards: an attention layer needs every position up to the last one it produces, an MLP just its own.
+    Found backwards: an attention layer needs every position of a prompt up to the last one it produces there, an MLP
+    just its own.
     """
     first = 2 * at[0] + _STATE[at[1]]
     states: dict[int, list[Point]] = {}
@@ -148,8 +147,8 @@ def _plan(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[_Step]
         if time < first:
             raise UserError(f"{hook} of layer {layer} lies before the decomposition's start, {at[1]} of layer {at[0]}")
         group.setdefault(time, []).append(point)
-    everything = torch.arange(len(trace.token_ids), device=trace.resid_post.device)
-    later = torch.zeros(len(everything), dtype=torch.bool, device=everything.device)
+    everything = torch.arange(len(trace.token_ids))
+    later = torch.zeros(len(everything), dtype=torch.bool)
     steps = []
     for time in range(max(*states, *(t + 1 for t in outputs), first), first - 1, -1):
         produced = later.clone()
@@ -157,8 +156,10 @@ def _plan(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[_Step]
             produced[reads[point]] = True
         is_mlp = bool(time % 2)
         later = produced.clone()
-        if not is_mlp and produced.any():
-            later[: int(produced.nonzero().max()) + 1] = True
+        if not is_mlp:
+            for prompt in trace.prompts:
+                wanted = produced[prompt].nonzero()
+                later[prompt.start : prompt.start + (int(wanted.max()) + 1 if len(wanted) else 0)] = True
         for point in states.get(time, []):
             later[reads[point]] = True
         steps.append(
@@ -177,9 +178,10 @@ def _plan(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[_Step]
 # -------------------------------------------------------------------------------------------------------- who is where
 
 
-def _reached(layer: Layer, rows: Rows, queries: Int[Tensor, "query"]) -> Bool[Tensor, "query comp"]:
+def _reached(layer: Layer, rows: Rows, queries: Int[Tensor, "query"], trace: Trace) -> Bool[Tensor, "query comp"]:
     """Which components are at each query after attention: those of all that it sees, and biases."""
     visible = reach(queries, rows.positions, layer.attention.window)
+    visible &= trace.prompt_of[queries, None] == trace.prompt_of[rows.positions]
     present = (visible.float() @ rows.present.float()) > 0
     if any(part.bias is not None for part in (layer.attn_norm, layer.attention.v, layer.attention.o)):
         present[:, BIAS] = True
@@ -187,7 +189,7 @@ def _reached(layer: Layer, rows: Rows, queries: Int[Tensor, "query"]) -> Bool[Te
 
 
 def _competitors(
-    layer: Layer, rows: Rows, first_only: Bool[Tensor, "comp"], rule: Rule, allocation: Allocation
+    layer: Layer, rows: Rows, first_only: Bool[Tensor, "*pos comp"], trace: Trace, rule: Rule, allocation: Allocation
 ) -> tuple[Bool[Tensor, "pos comp"], Bool[Tensor, "pos comp"]]:
     """Who is there after an MLP, and who of them takes part in its allocation: ``rest`` where nobody else does."""
     mlp, present = layer.mlp, rows.present.clone()
@@ -197,7 +199,9 @@ def _competitors(
     compete = present.clone()
     if rule.couples:
         if allocation.first_token == "skip":
-            compete &= ~(first_only[None] & (rows.positions > 0)[:, None])
+            later = torch.ones(len(trace.token_ids), dtype=torch.bool)
+            later[list(trace.starts)] = False
+            compete &= ~(first_only.expand(len(later), -1) & later[:, None])[rows.positions]
         compete[:, REST] |= ~compete.any(dim=1)
     present |= compete
     if mlp.down.bias is not None:
@@ -205,10 +209,3 @@ def _competitors(
     if rule.may_spill:
         present[:, REST] = True
     return present, compete
-
-
-def _without_empty_rest(rows: Rows, compete: Bool[Tensor, "pos comp"]) -> Rows:
-    """``rest`` only where it took part or something fell to it."""
-    present = rows.present.clone()
-    present[:, REST] = compete[:, REST] | rows.values[rows.number[:, REST]].any(dim=-1)
-    return rows.only(present)

@@ -1,7 +1,8 @@
 """Components of a stream as packed rows: one row for each (position, component) that is present, position by position.
 
 A component costs nothing where it is absent: a token before its own position, a bias before the first bias vector.
-Presence is a mask carried with the rows, never guessed from zeros.
+Presence is a mask carried with the rows, never guessed from zeros. Which rows there are is known on the host, what they
+hold lies on the model's device: so the host can lay out a pass ahead of a device that still computes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BIAS, REST = -2, -1
 class Rows:
     """Packed components. ``positions`` are those of the prompt that are carried, ascending.
 
-    values[r] is the row of (positions[pos[r]], comp[r]), position-major.
+    values[r] is the row of (positions[pos[r]], comp[r]), position-major. All but the values lies on the host.
     """
 
     positions: Int[Tensor, "pos"]
@@ -68,7 +69,7 @@ class Rows:
             return self
         kept = self.keep(positions)
         values = zeros(int(present.sum()), self.values.shape[1], self.values)
-        values[kept.present[present].nonzero()[:, 0]] = kept.values
+        values.index_copy_(0, on(values, kept.present[present].nonzero()[:, 0]), kept.values)
         return Rows(positions, present, values)
 
     def keep(self, positions: Int[Tensor, "kept"]) -> Rows:
@@ -76,13 +77,16 @@ class Rows:
         if torch.equal(positions, self.positions):
             return self
         chosen = torch.isin(self.positions, positions)
-        return Rows(positions, self.present[chosen], self.values[chosen[self.index[0]]])
+        return Rows(positions, self.present[chosen], self._some(chosen[self.index[0]]))
 
     def only(self, present: Bool[Tensor, "pos comp"]) -> Rows:
         """Without some of the rows: those that are not in ``present``."""
         if torch.equal(present, self.present):
             return self
-        return Rows(self.positions, present, self.values[present[self.present]])
+        return Rows(self.positions, present, self._some(present[self.present]))
+
+    def _some(self, chosen: Bool[Tensor, "row"]) -> Float[Tensor, "some d"]:
+        return self.values.index_select(0, on(self.values, chosen.nonzero()[:, 0]))
 
     def copy(self) -> Rows:
         return self.with_values(self.values.clone())
@@ -90,12 +94,18 @@ class Rows:
     def dense(self) -> Float[Tensor, "pos comp d"]:
         """With zeros where nothing is present."""
         dense = self.values.new_zeros(*self.present.shape, self.values.shape[1])
-        dense[self.index] = self.values
+        dense.flatten(0, 1).index_copy_(0, on(dense, self.present.flatten().nonzero()[:, 0]), self.values)
         return dense
 
     def project(self, w: Float[Tensor, "pos d"]) -> Float[Tensor, "pos comp"]:
         """⟨w[p], component⟩ for every component at every position, 0 where it is absent."""
-        products = (self.values * w[self.index[0]]).sum(-1)
-        return torch.zeros(self.present.shape, dtype=products.dtype, device=products.device).index_put_(
-            self.index, products
+        products = (self.values * w.index_select(0, on(w, self.index[0]))).sum(-1)
+        found = products.new_zeros(self.present.numel())
+        return found.index_copy_(0, on(found, self.present.flatten().nonzero()[:, 0]), products).view(
+            self.present.shape
         )
+
+
+def on(values: Tensor, layout: Tensor) -> Tensor:
+    """A part of the layout where the values are. The host does not wait for it to arrive."""
+    return layout.to(values.device, non_blocking=True)

@@ -20,13 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
 
 Scores = Float[Tensor, "pos comp d_mlp"]
-Mask = Bool[Tensor, "pos comp"]
 
 TEMPERATURE = 0.1
 """The paper's softmax temperature."""
@@ -36,85 +35,81 @@ TEMPERATURE = 0.1
 class Neurons:
     """One MLP at a block of positions, as a rule sees it. The last component is ``rest``.
 
-    A rule may overwrite s and t.
-
-    compete: who takes part in an allocation; at least one component per position.
-    gate, up: the frozen totals, biases included (up is None, and so is t, where the MLP is not gated).
+    s: under a rule by which components compete, −∞ for those that do not take part; somebody does at every position.
+    activation: a, what each neuron adds along its output row.
+    gate, up: the frozen totals, biases included (up is None, and so is t, where the MLP is not gated); of no use, and
+    None, under a rule by which components compete.
     """
 
     s: Scores
     t: Scores | None
-    compete: Mask
-    gate: Float[Tensor, "pos d_mlp"]
+    activation: Float[Tensor, "pos d_mlp"]
+    gate: Float[Tensor, "pos d_mlp"] | None
     up: Float[Tensor, "pos d_mlp"] | None
     act: Callable[[Tensor], Tensor]
     temperature: float
 
-    @property
-    def activation(self) -> Float[Tensor, "pos d_mlp"]:
-        """a: what each neuron adds along its output row."""
-        return self.act(self.gate) if self.up is None else self.act(self.gate) * self.up
-
 
 @dataclass(frozen=True)
 class Rule:
-    """hidden: the split of every neuron. couples: whether components compete, so that absent ones must be left out.
+    """split: leaves in s what every component gets of each neuron. couples: whether components compete.
 
     needs_up: whether it reads t. may_spill: whether it can give a neuron to ``rest`` though nothing is there.
     """
 
     name: str
-    hidden: Callable[[Neurons], Scores]
+    split: Callable[[Neurons], None]
     couples: bool
     needs_up: bool = False
     may_spill: bool = False
 
 
-def softmax(n: Neurons) -> Scores:
+def softmax(n: Neurons) -> None:
     """ω = softmax_m(s / T) over the components that compete (paper eq. 14, T = 0.1)."""
     # The floor keeps scores finite; at any smaller temperature the largest score takes all, as it does at this one.
     s = n.s.div_(max(n.temperature, 1e-30))
-    s[(~n.compete).nonzero(as_tuple=True)] = -torch.inf  # a few rows; a mask would go over them all
-    return torch.softmax(s, dim=1).mul_(n.activation[:, None])
+    torch.mul(torch.softmax(s, dim=1), n.activation[:, None], out=s)
 
 
-def linear_norm(n: Neurons) -> Scores:
+def linear_norm(n: Neurons) -> None:
     """ω = (s − min_m s) / Σ_m (s − min_m s); uniform where all scores are equal."""
-    compete = n.compete[..., None]
-    lowest = n.s.masked_fill(~compete, torch.inf).amin(dim=1, keepdim=True)
-    above = (n.s - lowest).masked_fill_(~compete, 0)
+    absent = n.s == -torch.inf
+    lowest = n.s.masked_fill(absent, torch.inf).amin(dim=1, keepdim=True)
+    above = n.s.sub_(lowest).masked_fill_(absent, 0)
     total = above.sum(dim=1, keepdim=True)
-    uniform = compete / compete.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, above / total, uniform.to(above.dtype)) * n.activation[:, None]
+    uniform = ~absent / (~absent).sum(dim=1, keepdim=True)
+    above.copy_(torch.where(total > 0, above / total, uniform.to(above.dtype)) * n.activation[:, None])
 
 
-def relu(n: Neurons) -> Scores:
+def relu(n: Neurons) -> None:
     """ω = relu(s) / Σ_m relu(s); to ``rest`` where no score is positive."""
-    positive = n.s.relu().masked_fill_(~n.compete[..., None], 0)
+    positive = n.s.relu_()
     total = positive.sum(dim=1, keepdim=True)
     shares = torch.where(total > 0, positive / total, 0.0)
-    shares[:, -1:] += (total == 0).to(shares.dtype)
-    return shares * n.activation[:, None]
+    shares[:, -1:] += total == 0
+    torch.mul(shares, n.activation[:, None], out=n.s)
 
 
-def winner(n: Neurons) -> Scores:
+def winner(n: Neurons) -> None:
     """ω = 1 for the component with the largest score, 0 for all others."""
-    best = n.s.masked_fill(~n.compete[..., None], -torch.inf).argmax(dim=1, keepdim=True)
-    return torch.zeros_like(n.s).scatter_(1, best, n.activation[:, None])
+    best = n.s.argmax(dim=1, keepdim=True)
+    n.s.zero_().scatter_(1, best, n.activation[:, None])
 
 
-def linear(n: Neurons) -> Scores:
+def linear(n: Neurons) -> None:
     """(act(g)/g) · s · u: the non-linearity as the frozen slope through the origin, the up-projection whole."""
+    assert n.gate is not None
     ratio = slope(n.act, n.gate)
-    return n.s.mul_((ratio if n.up is None else ratio * n.up)[:, None])
+    n.s.mul_((ratio if n.up is None else ratio * n.up)[:, None])
 
 
-def half(n: Neurons) -> Scores:
+def half(n: Neurons) -> None:
     """½ (act(g)/g) s u + ½ act(g) t: each factor of the product gets half. Without a gate, the same as ``linear``."""
-    if n.up is None or n.t is None:
-        return linear(n)
-    by_gate = 0.5 * slope(n.act, n.gate) * n.up
-    return n.s.mul_(by_gate[:, None]).addcmul_(n.t, (0.5 * n.act(n.gate))[:, None])
+    if n.up is None or n.t is None or n.gate is None:
+        linear(n)
+    else:
+        by_gate = 0.5 * slope(n.act, n.gate) * n.up
+        n.s.mul_(by_gate[:, None]).addcmul_(n.t, (0.5 * n.act(n.gate))[:, None])
 
 
 def slope(act: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import UserError
-from .rows import Rows
-from .sublayers import CONTRIBUTION, EFFECT, head_outputs, neuron_outputs
+from .rows import Rows, on
+from .sublayers import CONTRIBUTION, head_outputs
 from .trace import Point, Trace
 
 
@@ -69,8 +69,8 @@ class Spans:
         present = torch.zeros(n, m + 2, dtype=torch.bool)
         present[torch.arange(n), owner] = True
         first_only = torch.tensor([list(group) == [0] for group in self.groups] + [False, False])
-        rows = Rows(torch.arange(n, device=x.device), present.to(x.device), x)
-        return Start((self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only.to(x.device))
+        rows = Rows(torch.arange(n), present, x)
+        return Start((self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
 
 
 def tokens(labels: Sequence[str], layer: int = 0) -> Spans:
@@ -101,18 +101,20 @@ class Vectors:
             )
         parts = self.parts.to(x)
         present = torch.ones(parts.shape[:2], dtype=torch.bool) if self.present is None else self.present
-        present = present.to(x.device)
-        parts = parts * present[..., None]
+        present = present.cpu()
+        parts = parts * on(parts, present)[..., None]
         rest = x - parts.sum(dim=1)
         # What is left over by rounding alone is no component: it would compete for neurons.
         largest = torch.cat([parts, x[:, None]], dim=1).abs().amax((1, 2))
-        left = rest.abs().amax(-1) > 100 * torch.finfo(x.dtype).eps * largest
+        left = (rest.abs().amax(-1) > 100 * torch.finfo(x.dtype).eps * largest).cpu()
         start = _start(self.at, self.labels, parts, None, rest)
         mask = torch.cat([present, start.rows.present[:, -2:-1], left[:, None]], dim=1)
         first_only = start.first_only.clone()
         if self.first_only is not None:
-            first_only[:-2] = self.first_only.to(x.device)
-        return Start(self.at, Rows(start.rows.positions, mask, start.rows.dense()[mask]), start.labels, first_only)
+            first_only[:-2] = self.first_only.cpu()
+        full = start.rows.dense().flatten(0, 1)
+        rows = Rows(start.rows.positions, mask, full.index_select(0, on(full, mask.flatten().nonzero()[:, 0])))
+        return Start(self.at, rows, start.labels, first_only)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Neurons:
     def start(self, trace: Trace) -> Start:
         before = _stream(trace, (self.layer, "resid_mid"))
         down = trace.adapter.layer(self.layer).mlp.down.to(before.dtype)
-        hidden = recorded_neurons(trace, self.layer)
+        hidden = trace.neurons[self.layer].to(before.dtype)
         groups = [[neuron] for neuron in range(hidden.shape[1])] if self.groups is None else self.groups
         if not groups or not all(0 <= neuron < hidden.shape[1] for group in groups for neuron in group):
             raise UserError(f"groups are of the layer's neurons, 0 to {hidden.shape[1] - 1}; at least one is needed")
@@ -219,12 +221,6 @@ def recorded_heads(trace: Trace, layer: int) -> Float[Tensor, "pos n_heads_d_hea
     return head_outputs(trace.adapter.layer(layer), resid, None, trace.pattern[layer], CONTRIBUTION["linear"])
 
 
-def recorded_neurons(trace: Trace, layer: int) -> Float[Tensor, "pos d_mlp"]:
-    """What each neuron of a layer adds along its output row, from the recorded stream."""
-    resid = trace.resid_mid[layer]
-    return neuron_outputs(trace.adapter.layer(layer), resid, None, EFFECT)[0]
-
-
 def _stream(trace: Trace, at: Point) -> Float[Tensor, "pos d_model"]:
     """The residual stream where a source starts. Raises UserError where there is none."""
     layer, hook = at
@@ -244,9 +240,11 @@ def _start(
 ) -> Start:
     """Components that are present at every position, ``bias`` where there is one."""
     n, m, _ = parts.shape
-    present = torch.ones(n, m + 2, dtype=torch.bool, device=parts.device)
+    present = torch.ones(n, m + 2, dtype=torch.bool)
     present[:, -2] = bias is not None
     added = torch.zeros_like(rest) if bias is None else bias.expand_as(rest)
     full = torch.cat([parts, added[:, None], rest[:, None]], dim=1)
-    rows = Rows(torch.arange(n, device=parts.device), present, full[present])
-    return Start(at, rows, (*labels, "bias", "rest"), torch.zeros(m + 2, dtype=torch.bool, device=parts.device))
+    if bias is None:
+        full = full[:, [*range(m), m + 1]]
+    rows = Rows(torch.arange(n), present, full.flatten(0, 1))
+    return Start(at, rows, (*labels, "bias", "rest"), torch.zeros(m + 2, dtype=torch.bool))

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..models.adapter import Layer, Linear
 from .memory import Budget
+from .rows import on
 from .sublayers import Choices, head_outputs, neuron_outputs, with_biases_times
 from .trace import HOOKS, Point, Trace
 
@@ -98,7 +99,7 @@ class Level:
 def seeds_at(w: Float[Tensor, "target d"], pos: Int[Tensor, "target"], n: int) -> Float[Tensor, "target pos d"]:
     """Each target's direction at its position, among the first ``n``."""
     seeds = w.new_zeros(len(w), n, w.shape[1])
-    seeds[torch.arange(len(w)), pos] = w
+    seeds[on(w, torch.arange(len(w))), on(w, pos)] = w
     return seeds
 
 

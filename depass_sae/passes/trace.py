@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,7 +33,10 @@ class Trace:
     """What one forward pass computed, layer by layer up to ``n_layers``.
 
     The residual stream is kept at every layer, the outputs of sublayers only where they were asked for. All are in the
-    adapter's compute dtype; patterns stay in the model's, they are the largest.
+    adapter's compute dtype; patterns and neurons (what each adds along its output row) stay in the model's, they are
+    the largest.
+
+    starts: where each prompt begins: one, or several that are packed one after the other (:func:`packed`).
     """
 
     adapter: Adapter = field(repr=False)
@@ -39,13 +44,27 @@ class Trace:
     resid_pre: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     resid_mid: list[Float[Tensor, "pos d_model"]] = field(repr=False)
     pattern: list[Float[Tensor, "head query key"]] = field(repr=False)
+    neurons: list[Float[Tensor, "pos d_mlp"]] = field(repr=False)
     resid_post: Float[Tensor, "pos d_model"] = field(repr=False)
     outputs: dict[Point, Float[Tensor, "pos d"]] = field(repr=False)
     logits: Float[Tensor, "pos vocab"] | None = field(repr=False)
+    starts: tuple[int, ...] = (0,)
 
     @property
     def n_layers(self) -> int:
         return len(self.resid_pre)
+
+    @property
+    def prompts(self) -> list[slice]:
+        """The positions of each prompt."""
+        return [slice(*ends) for ends in pairwise([*self.starts, len(self.token_ids)])]
+
+    @cached_property
+    def prompt_of(self) -> Int[Tensor, "pos"]:
+        """Which prompt each position belongs to; on the host."""
+        owner = torch.zeros(len(self.token_ids), dtype=torch.long)
+        owner[list(self.starts[1:])] = 1
+        return owner.cumsum(0)
 
     def first(self, n: int) -> Trace:
         """The first n positions, which no later one has touched."""
@@ -55,6 +74,7 @@ class Trace:
             resid_pre=[x[:n] for x in self.resid_pre],
             resid_mid=[x[:n] for x in self.resid_mid],
             pattern=[a[:, :n, :n] for a in self.pattern],
+            neurons=[x[:n] for x in self.neurons],
             resid_post=self.resid_post[:n],
             outputs={point: x[:n] for point, x in self.outputs.items()},
             logits=None if self.logits is None else self.logits[:n],
@@ -189,6 +209,7 @@ def trace(
     last = adapter.n_layers - 1 if until is None else until
     notes: dict[Point, Tensor] = {}
     patterns: list[Tensor] = []
+    neurons: list[Tensor] = []
 
     def keep(point: Point) -> Any:
         def note(x: Tensor) -> None:
@@ -203,6 +224,7 @@ def trace(
             for hook in ("resid_pre", "resid_mid"):
                 watch(adapter, (layer, hook), handles, keep((layer, hook)))
             _after(handles, adapter.layer(layer).attention.module, lambda out: patterns.append(out[1][0].detach()))
+            _before(handles, adapter.layer(layer).mlp.down_module, lambda x: neurons.append(x[0].detach()))
         for point in outputs:
             if point[1] in ("hook_z", "attn_out", "mlp_in", "mlp_out"):
                 watch(adapter, point, handles, keep(point))
@@ -216,6 +238,7 @@ def trace(
         resid_pre=[notes[layer, "resid_pre"] for layer in range(last + 1)],
         resid_mid=[notes[layer, "resid_mid"] for layer in range(last + 1)],
         pattern=patterns,
+        neurons=neurons,
         resid_post=notes[last, "resid_post"],
         outputs={point: x for point, x in notes.items() if not point[1].startswith("resid")},
         logits=logits,

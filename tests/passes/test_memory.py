@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.passes.memory import Budget, check_memory
+from depass_sae.passes.memory import Budget, check_memory, spans
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,10 @@ def test_what_is_no_memory_gets_one_line(said: int | str) -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40), st.integers(8, 4000))
 def test_blocks_are_neighbours_that_fit_or_one_that_is_too_large(sizes: list[int], width: int, memory: int) -> None:
-    budget = Budget(memory)
-    spans = list(budget.spans(sizes, width))
-    assert [i for low, high in spans for i in range(low, high)] == list(range(len(sizes)))
-    for low, high in spans:
-        assert high == low + 1 or sum(sizes[low:high]) * width <= budget.block
+    blocks = list(spans(sizes, width, memory))
+    assert [i for low, high in blocks for i in range(low, high)] == list(range(len(sizes)))
+    for low, high in blocks:
+        assert high == low + 1 or sum(sizes[low:high]) * width <= memory
 
 
 def test_a_stream_that_does_not_fit_lies_in_a_file_that_goes_with_it(

@@ -19,9 +19,16 @@ def neurons(
     s: Tensor, t: Tensor | None = None, compete: Tensor | None = None, act: Callable = silu, temperature: float = 0.1
 ) -> Neurons:
     """One MLP whose totals are the sums of its scores."""
-    everyone = torch.ones(s.shape[:2], dtype=torch.bool)
-    up = None if t is None else t.sum(1)
-    return Neurons(s, t, everyone if compete is None else compete, s.sum(1), up, act, temperature)
+    gate, up = s.sum(1), None if t is None else t.sum(1)
+    activation = act(gate) if up is None else act(gate) * up
+    taking_part = s if compete is None else s.masked_fill(~compete[..., None], -torch.inf)
+    return Neurons(taking_part, t, activation, gate, up, act, temperature)
+
+
+def split(rule: str, n: Neurons) -> Tensor:
+    """What every component gets of each neuron."""
+    RULES[rule].split(n)
+    return n.s
 
 
 def one_neuron(
@@ -32,7 +39,7 @@ def one_neuron(
 
 
 def shares(rule: str, n: Neurons) -> list[float]:
-    return (RULES[rule].hidden(n) / n.activation[:, None]).flatten().tolist()
+    return (split(rule, n) / n.activation[:, None]).flatten().tolist()
 
 
 @given(
@@ -49,8 +56,8 @@ def test_the_shares_of_every_neuron_sum_to_its_activation(
     compete = torch.rand(shape[:2], generator=generator) < 0.6
     compete[:, -1] |= ~compete.any(dim=1)
     s, t = torch.randn(2, *shape, generator=generator, dtype=torch.float64) * compete[..., None]
-    n = neurons(s, t if gated else None, compete, temperature=temperature)
-    hidden = RULES[rule].hidden(n)
+    n = neurons(s, t if gated else None, compete if rule in SHARING else None, temperature=temperature)
+    hidden = split(rule, n)
     assert torch.allclose(hidden.sum(1), n.activation, atol=1e-10)
     absent = ~compete
     absent[:, -1] = False  # where nobody has a claim, rest takes it, present or not
@@ -86,21 +93,20 @@ def test_half_gives_each_factor_half() -> None:
 
 
 def test_half_is_linear_where_the_mlp_is_not_gated() -> None:
-    n = one_neuron(3.0, -2.0)
-    assert torch.equal(RULES["half"].hidden(n), RULES["linear"].hidden(n))
+    assert torch.equal(split("half", one_neuron(3.0, -2.0)), split("linear", one_neuron(3.0, -2.0)))
 
 
 @pytest.mark.parametrize(("act", "slope"), [(silu, 0.5), (gelu, 0.5), (torch.relu, 0.0), (torch.tanh, 1.0)])
 def test_where_scores_cancel_to_a_gate_of_exactly_zero_linear_takes_the_slope_at_zero(
     act: Callable, slope: float
 ) -> None:
-    hidden = RULES["linear"].hidden(one_neuron(2.0, -2.0, t=(1.0, 4.0), act=act))
+    hidden = split("linear", one_neuron(2.0, -2.0, t=(1.0, 4.0), act=act))
     assert hidden.flatten().tolist() == pytest.approx([slope * 2 * 5, -slope * 2 * 5])
 
 
 def test_very_large_scores_overflow_nowhere() -> None:
     for rule in SHARING:
-        assert RULES[rule].hidden(one_neuron(1e30, -1e30, 3.0, act=torch.tanh)).isfinite().all(), rule
+        assert split(rule, one_neuron(1e30, -1e30, 3.0, act=torch.tanh)).isfinite().all(), rule
 
 
 def test_an_unknown_rule_is_refused_with_the_rules_there_are() -> None:

@@ -21,7 +21,6 @@ from depass_sae.passes.sources import (
     Subspace,
     Vectors,
     recorded_heads,
-    recorded_neurons,
 )
 
 from .models import D_MLP, D_MODEL, GATED, HEADS, LAYERS, SHAPES, fresh, tiny
@@ -160,7 +159,7 @@ def test_a_neuron_is_its_activation_along_its_output_row(shape: str) -> None:
     start = Neurons(2).start(seen)
     parts, _, rest = parts_of(start)
     assert start.labels[:-2] == tuple(f"neuron {f}" for f in range(D_MLP))
-    assert close(recorded_neurons(seen, 2), activation)
+    assert close(seen.neurons[2], activation)
     assert close(parts, activation[..., None] * mlp.down.weight)
     assert close(rest, seen.resid_mid[2], 1e-10)
 

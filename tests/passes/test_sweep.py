@@ -10,7 +10,7 @@ from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.passes.propagate import Allocation
-from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace, recorded_heads, recorded_neurons
+from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace, recorded_heads
 from depass_sae.passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.sweep import Level, sweep
 from depass_sae.passes.trace import Point, Trace
@@ -141,7 +141,7 @@ def test_heads_and_neurons_are_read_inside_their_sublayer(shape: str, rule: str)
     found = levels(seen, {point: seeds_at(seen, w, [6])}, CONTRIBUTION[rule])
     for layer in range(LAYERS):
         z = (found[layer, "attn"].inner * recorded_heads(seen, layer)).unflatten(-1, (HEADS, -1)).sum((1, 3))
-        a = (found[layer, "mlp"].inner * recorded_neurons(seen, layer)).sum(1)
+        a = (found[layer, "mlp"].inner * seen.neurons[layer]).sum(1)
         for values, start in ((z, Heads(layer).start(seen)), (a, Neurons(layer).start(seen))):
             assert off(values, by_forward(seen, start, point, w, [6], rule)[:, :-2]) <= 1e-10
 
