@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
+from depass_sae.passes.batch import PACK, Aim, Batch, sweep_each
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.sources import Heads, Neurons, Source, Vectors, tokens
 from depass_sae.passes.sublayers import CONTRIBUTION
-from depass_sae.passes.sweep import batches, seeds_at, sweep
-from depass_sae.passes.trace import Trace, trace
+from depass_sae.passes.sweep import Level
+from depass_sae.passes.trace import Trace, trace, traces
 
 from .shapes import build, prompt
 
@@ -33,6 +35,7 @@ LONG = 10.0
 PRODUCT_ROWS, SAMPLED = 4096, 8
 """The limit's products are taken of so many rows at once, at most so many times, and scaled to all rows."""
 TARGETS = 100
+PROMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -197,18 +200,29 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
     def back(targets: int, neurons: bool) -> Callable[[], None]:
         w = torch.randn(targets, adapter.d_model, device=ids.device, dtype=seen.resid_post.dtype)
 
+        def visit(_: Batch, levels: Iterator[Level]) -> None:
+            for level in levels:
+                if level.sublayer == "attn":
+                    level.heads(n_heads)
+                elif neurons:
+                    level.neurons()
+
         def run() -> None:
-            recorded, at = trace(adapter, ids), end.expand(targets)
-            for which in batches(recorded, at, Budget()):
-                seeds = seeds_at(w[which], at[which], n)
-                for level in sweep(recorded, {(last, "resid_post"): seeds}, CONTRIBUTION["half"]):
-                    if level.sublayer == "attn":
-                        level.heads(n_heads)
-                    elif neurons:
-                        level.neurons()
+            aims = [Aim((last, "resid_post"), row, n - 1) for row in w]
+            sweep_each([trace(adapter, ids)], aims, CONTRIBUTION["half"], visit, Budget())
 
         return run
 
+    def prompts(together: bool) -> None:
+        shorter = [ids[i % 4 :] for i in range(PROMPTS)]
+        w = seen.resid_post[-1]
+        for own in [shorter] if together else [[one] for one in shorter]:
+            aims = [Aim((last, "resid_post"), w, len(one) - 1, i) for i, one in enumerate(own)]
+            sweep_each(traces(adapter, own), aims, CONTRIBUTION["half"], lambda _, levels: deque(levels, 0), Budget())
+
+    if n <= PACK // PROMPTS:
+        alone = lambda: clock(lambda: prompts(False), ids.device)  # noqa: E731
+        yield Work(f"sweep, {PROMPTS} prompts in one", "one by one", lambda: prompts(True), alone)
     yield Work("sweep to tokens and heads", "forward pass", back(1, False), forward)
     yield Work("sweep to tokens, heads and neurons", "forward pass", back(1, True), forward)
     if n <= 128:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .attribution.answer import Asked
 from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Kind, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
@@ -18,7 +19,7 @@ from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_atten
 from .attribution.subject import Subject
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Pos, Target, make_target, parse_target
-from .attribution.tokens import By, TokenAttribution, attribute_tokens, attribute_tokens_each
+from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
 from .graph.build import Errors, Settings, build_graph
 from .graph.neuronpedia_labels import labels_from
@@ -127,18 +128,22 @@ class LM:
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
+        return self.attribute_tokens_batch([prompt], feature, by=by, ablate=ablate, seed=seed, **question)[0]
+
+    def attribute_tokens_batch(
+        self,
+        prompts: Sequence[PromptLike],
+        feature: str | None = None,
+        *,
+        by: By = "token",
+        ablate: int = 0,
+        seed: int = 0,
+        **question: Unpack[Question],
+    ) -> list[TokenAttribution]:
+        """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
         target, pos = self._target(feature, question)
-        return attribute_tokens(
-            self._subject,
-            self.encode(prompt),
-            target,
-            pos=pos,
-            by=by,
-            allocation=_allocation(question),
-            ablate=ablate,
-            seed=seed,
-            **_running(question),
-        )
+        asked = [Asked(self.encode(prompt), target, pos) for prompt in prompts]
+        return self._tokens(asked, by, ablate, seed, question)
 
     def attribute_tokens_each(
         self,
@@ -156,15 +161,15 @@ class LM:
         that name none, and the other settings are those of :class:`Question`.
         """
         found = [parse_target(self._subject, text) for text in targets]
+        encoded, pos = self.encode(prompt), question.get("pos")
+        asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
+        return self._tokens(asked, by, ablate, seed, question)
+
+    def _tokens(self, asked: list[Asked], by: By, ablate: int, seed: int, question: Question) -> list[TokenAttribution]:
+        settings = _running(question)
+        allocation = _allocation(question)
         return attribute_tokens_each(
-            self._subject,
-            self.encode(prompt),
-            [(target, question.get("pos") if at is None else at) for target, at in found],
-            by=by,
-            allocation=_allocation(question),
-            ablate=ablate,
-            seed=seed,
-            **_running(question),
+            self._subject, asked, by=by, allocation=allocation, ablate=ablate, seed=seed, **settings
         )
 
     def attribute_heads(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import SAEFitWarning, warn
 from ..models.prompt import Prompt
@@ -14,6 +14,9 @@ from ..saes import Fit
 from .document import Heading, allocation_dict, fit_dict
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +97,36 @@ class Answer(Generic[At]):
         }
 
 
+def addends(head: dict[str, Any], sources: Iterable[dict[str, Any]], **other: float) -> list[dict[str, Any]]:
+    """A frame's rows for one sum: its sources, then what is no source, told apart by ``kind``. head: opens each row."""
+    rest = ({"kind": kind, "contribution": value} for kind, value in other.items())
+    return [{**head, **row} for row in (*sources, *rest)]
+
+
+def frame(rows: Iterable[Any], columns: Sequence[str] | None = None, integers: Sequence[str] = ()) -> pandas.DataFrame:
+    """Rows with a ``contribution`` as a frame. integers: columns that stay integers where some rows have nothing."""
+    import pandas
+
+    made = pandas.DataFrame(rows, columns=None if columns is None else list(columns))
+    return made.astype({"contribution": float, **dict.fromkeys(integers, "Int64")})
+
+
 @dataclass(frozen=True)
 class Reading:
     """A target read on a traced prompt, and the positions that the question is about."""
 
+    prompt: Prompt
     seen: Trace
     readoff: Readoff
     positions: list[int]
     common: dict[str, Any]
 
-    def at(self, prompt: Prompt, position: int) -> dict[str, Any]:
+    def at(self, position: int) -> dict[str, Any]:
         """The fields of :class:`TargetAt`."""
         activation = self.readoff.activation
         return {
             "pos": position,
-            "token": prompt.tokens[position],
+            "token": self.prompt.tokens[position],
             "pre_activation": self.readoff.pre[position].item(),
             "activation": None if activation is None else activation[position].item(),
             "constant": self.readoff.direction.c[position].item(),
@@ -122,22 +140,26 @@ def read(
 
     Warns where the target's SAE cannot belong to what it reads. Raises UserError for a position outside the prompt.
     """
-    return read_all(subject, prompt, [(target, pos)], allocation, deepest)[0]
+    return read_all(subject, [Asked(prompt, target, pos)], allocation, deepest)[0]
 
 
-def read_all(
-    subject: Subject,
-    prompt: Prompt,
-    targets: Sequence[tuple[Target, Pos | None]],
-    allocation: Allocation,
-    deepest: int = 0,
-) -> list[Reading]:
-    """Several targets read on one trace of the prompt; see :func:`read`."""
-    points = {target.point for target, _ in targets}
+@dataclass(frozen=True)
+class Asked:
+    """A target on a prompt, and the positions that are meant (see :func:`.choose_positions`)."""
+
+    prompt: Prompt
+    target: Target
+    pos: Pos | None = None
+
+
+def read_all(subject: Subject, questions: Sequence[Asked], allocation: Allocation, deepest: int = 0) -> list[Reading]:
+    """Several targets on several prompts, all prompts traced in one pass, each once; see :func:`read`."""
+    points = {question.target.point for question in questions}
     outputs = {point for point in points if point is not None}
     until = None if None in points else max(deepest, *(layer for layer, _ in outputs))
-    seen = subject.trace(prompt, until, outputs)
-    return [_reading(subject, prompt, seen, target, pos, allocation) for target, pos in targets]
+    prompts = {id(question.prompt): question.prompt for question in questions}
+    seen = dict(zip(prompts, subject.traces(list(prompts.values()), until, outputs), strict=True))
+    return [_reading(subject, q.prompt, seen[id(q.prompt)], q.target, q.pos, allocation) for q in questions]
 
 
 def _reading(
@@ -155,4 +177,4 @@ def _reading(
         "fit": readoff.fit,
         "note": chosen.note,
     }
-    return Reading(seen, readoff, chosen.positions, common)
+    return Reading(prompt, seen, readoff, chosen.positions, common)

@@ -10,7 +10,7 @@ forward on their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,15 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt
+from ..passes.batch import Aim, Batch, sweep_each
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
+from ..passes.rows import on
 from ..passes.sources import Heads, Modules, Neurons, Source
 from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import Level, batches, seeds_at, sweep
+from ..passes.sweep import Level
 from ..passes.trace import Trace
-from .answer import Answer, TargetAt, read
+from .answer import Answer, TargetAt, addends, frame, read
 from .heatmap import components_page, components_table
 from .ledger import heads_by_token
 from .render import Html, Text, remarks, table_text
@@ -173,16 +175,22 @@ class ComponentAttribution(Answer[ComponentTarget]):
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per target position, layer and part."""
-        import pandas
+        """One row per target position, layer and part, and for every layer one each for what is no part of it.
 
-        rows = [
-            (target.pos, row.layer, row.sublayer, index, self.part_name(row, index), value)
-            for target in self.targets
-            for row in target.rows
-            for index, value in enumerate(row.values.tolist())
-        ]
-        return pandas.DataFrame(rows, columns=["target_pos", "layer", "sublayer", "index", "name", "contribution"])
+        kind: "head", "module" or "neuron"; "bias", "rest" and "constant". The contributions with one ``target_pos``,
+        ``layer`` and ``sublayer`` sum to the pre-activation; those of different layers overlap.
+        """
+        rows: list[dict[str, Any]] = []
+        for target in self.targets:
+            for row in target.rows:
+                head = {"target_pos": target.pos, "layer": row.layer, "sublayer": row.sublayer}
+                parts = (
+                    {"kind": self.kind.part, "index": i, "name": self.part_name(row, i), "contribution": value}
+                    for i, value in enumerate(row.values.tolist())
+                )
+                rows += addends(head, parts, bias=row.bias, rest=row.rest, constant=target.constant)
+        columns = ["target_pos", "layer", "sublayer", "kind", "index", "name", "contribution"]
+        return frame(rows, columns, integers=["index"])
 
     def table(self, top: int | None = 10) -> Text:
         """The largest parts as text."""
@@ -225,7 +233,7 @@ def attribute_components(
     else:
         rows = _carried(*question)
     targets = [
-        ComponentTarget(**reading.at(prompt, position), rows=tuple(mine))
+        ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
     ]
     return ComponentAttribution(**reading.common, targets=targets, kind=kind)
@@ -248,24 +256,25 @@ def _swept(
     by_token: bool = False,
 ) -> list[list[LayerRow]]:
     """All layers by sweeping back from the targets; by_token: heads are split by the token that they came from, too."""
-    seen, at = seen.first(max(positions) + 1), torch.tensor(positions, device=seen.resid_post.device)
     layer, hook = readoff.point
     # hook_z is read inside attention: its heads reach it, its output does not.
     inside = {"resid_pre": 0, "hook_z": 0 if kind is MODULES else 1, "attn_out": 1, "resid_mid": 1, "mlp_in": 1}
     wanted = _steps(kind, 2 * layer + inside.get(hook, 2))
     rows: list[list[LayerRow]] = [[] for _ in positions]
-    groups, steps = list(batches(seen, at, budget)), 2 * (layer + 1)
-    for number, which in enumerate(groups):
-        seeds = {readoff.point: seeds_at(readoff.direction.w[at[which]], at[which], len(seen.token_ids))}
-        for done, level in enumerate(sweep(seen, seeds, CONTRIBUTION[allocation.rule]), start=1):
+
+    def visit(batch: Batch, levels: Iterator[Level]) -> None:
+        found: list[list[LayerRow]] = [[] for _ in batch.which]
+        for level in levels:
             if (level.layer, level.sublayer) in wanted:
-                found = _layer_rows(seen, level, kind)
-                for i, row in zip(which.tolist(), found, strict=True):
-                    rows[i].append(row)
-            if progress is not None:
-                progress("sweeping back through the layers", number * steps + done, len(groups) * steps)
+                for mine, row in zip(found, _layer_rows(batch.trace, level, kind), strict=True):
+                    mine.append(row)
+        for i, lane in zip(batch.which, batch.lanes, strict=True):
+            rows[i] = found[lane]
+
+    aims = [Aim(readoff.point, readoff.direction.w[pos], pos) for pos in positions]
+    sweep_each([seen], aims, CONTRIBUTION[allocation.rule], visit, budget, progress)
     if by_token:
-        shares = heads_by_token(seen, readoff, at, allocation, budget, progress)
+        shares = heads_by_token(seen, readoff, positions, allocation, budget, progress)
         rows = [[replace(row, by_token=shares[row.layer][i]) for row in mine] for i, mine in enumerate(rows)]
     return [mine[::-1] for mine in rows]
 
@@ -275,9 +284,9 @@ def _layer_rows(seen: Trace, level: Level, kind: Kind) -> list[LayerRow]:
     parts = seen.adapter.layer(level.layer)
     stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
     own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
-    bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum((1, 2))
+    bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum(2)
     values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
-    found = zip(values, rest.tolist(), bias.tolist(), strict=True)
+    found = zip(values, rest.tolist(), bias.sum(1).tolist(), strict=True)
     return [LayerRow(level.layer, level.sublayer, *row) for row in found]
 
 
@@ -294,12 +303,13 @@ def _carried(
     layer, hook = readoff.point
     before = {"resid_pre": 0, "hook_z": 0, "attn_out": 0, "resid_mid": 1, "mlp_in": 1, "mlp_out": 1, "resid_post": 2}
     wanted = _steps(kind, 2 * layer + before[hook])
-    at = torch.tensor(positions, device=seen.resid_post.device)
+    at = torch.tensor(positions)
+    w = readoff.direction.w.index_select(0, on(seen.resid_post, at))
     rows: list[list[LayerRow]] = [[] for _ in positions]
     for done, (index, sublayer) in enumerate(wanted, start=1):
         start = kind.source(index, sublayer).start(seen)
         found = propagate(seen, start, {readoff.point: at}, allocation, budget=budget)[readoff.point]
-        values = found.project(readoff.direction.w[at]).double().cpu()
+        values = found.project(w).double().cpu()
         for i, mine in enumerate(rows):
             mine.append(LayerRow(index, sublayer, values[i, :-2], values[i, -1].item(), values[i, -2].item()))
         if progress is not None:

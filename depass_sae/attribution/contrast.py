@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
+from .answer import frame
 from .render import Text, contrast_table, remarks, table_text
 from .tokens import Span, TokenAttribution
 
@@ -81,18 +82,24 @@ class Contrast:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per aligned pair."""
-        import pandas
+        """One row per aligned pair, and one each for what is no source.
 
-        return pandas.DataFrame(
+        kind: "token", "word" or "sentence"; "bias", "rest" and "constant". The columns ``contribution`` and
+        ``against`` sum to the two pre-activations, ``difference`` to ``.difference``.
+        """
+        a, b = ({**end.other, "constant": end.constant} for end in (self.attribution, self.against))
+        rows: list[tuple[str, Pair]] = [(self.attribution.by, pair) for pair in self.pairs]
+        rows += [(name, Pair(None, None, value, b[name])) for name, value in a.items()]
+        return frame(
             {
+                "kind": kind,
                 "token": pair.source and pair.source.text,
                 "against_token": pair.against and pair.against.text,
                 "contribution": pair.value,
                 "against": pair.against_value,
                 "difference": pair.difference,
             }
-            for pair in self.pairs
+            for kind, pair in rows
         )
 
     def table(self, top: int | None = None) -> Text:

@@ -8,18 +8,20 @@ columns, sums to the head's contribution.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from ..passes.batch import Aim, Batch, sweep_each
 from ..passes.memory import Budget, spans
 from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.rows import Rows, on
 from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import Level, batches, seeds_at, sweep
+from ..passes.sweep import Level
 from ..passes.trace import Trace
 from .targets import Readoff
 
@@ -27,29 +29,35 @@ from .targets import Readoff
 def heads_by_token(
     seen: Trace,
     readoff: Readoff,
-    at: Int[Tensor, "target"],
+    positions: Sequence[int],
     allocation: Allocation,
     budget: Budget,
     progress: Progress | None,
 ) -> dict[int, Float[Tensor, "target head comp"]]:
-    """The heads of every layer by source token; the last two components are ``bias`` and ``rest``.
+    """The heads of every layer by source token, up to the last of the targets; then ``bias`` and ``rest``.
 
     Tokens go in groups whose streams fit into memory at all layers together: under these rules none is in the way of
     another.
     """
-    n, layers = len(seen.token_ids), readoff.point[0] + 1
+    seen, layers = seen.first(max(positions) + 1), readoff.point[0] + 1
+    n = len(seen.token_ids)
     kept = seen.resid_post.element_size() * seen.adapter.d_model * layers
+    aims = [Aim(readoff.point, readoff.direction.w[pos], pos) for pos in positions]
     found: dict[int, Tensor] = {}
     for low, high in spans([n - token for token in range(n)], kept, budget.kept(seen.resid_post)):
         streams = TokenStreams.of(seen, range(low, high), layers, allocation, budget, progress)
-        for which in batches(seen, at, budget):
-            seeds = {readoff.point: seeds_at(readoff.direction.w[at[which]], at[which], n)}
-            for level in sweep(seen, seeds, CONTRIBUTION[allocation.rule]):
+
+        def visit(
+            batch: Batch, levels: Iterator[Level], streams: TokenStreams = streams, tokens: slice = slice(low, high)
+        ) -> None:
+            for level in levels:
                 if level.sublayer == "attn":
-                    shares, some = streams.split(seen, level).double().cpu(), which.cpu()
-                    table = found.setdefault(level.layer, shares.new_zeros(len(at), shares.shape[1], n + 2))
-                    table[some, :, low:high] = shares[..., :-2]
-                    table[some, :, -2] = shares[..., -2]
+                    shares = streams.split(batch.trace, level).double().cpu()
+                    table = found.setdefault(level.layer, shares.new_zeros(len(aims), shares.shape[1], n + 2))
+                    table[batch.which, :, tokens] = shares[batch.lanes, :, :-2]
+                    table[batch.which, :, -2] = shares[batch.lanes, :, -2]
+
+        sweep_each([seen], aims, CONTRIBUTION[allocation.rule], visit, budget)
     return found
 
 
@@ -63,7 +71,7 @@ class TokenStreams:
     def of(
         cls, trace: Trace, some: range, layers: int, allocation: Allocation, budget: Budget, progress: Progress | None
     ) -> TokenStreams:
-        positions = torch.arange(len(trace.token_ids), device=trace.resid_post.device)
+        positions = torch.arange(len(trace.token_ids))
         reads = {(layer, "resid_pre"): positions for layer in range(layers)}
         source = Spans([[token] for token in some], [str(token) for token in some])
         found = propagate(trace, source.start(trace), reads, allocation, budget=budget, progress=progress)
@@ -74,7 +82,8 @@ class TokenStreams:
         layer = trace.adapter.layer(level.layer)
         attention, dtype = layer.attention, trace.resid_post.dtype
         norm, v = layer.attn_norm.to(dtype), layer.attention.v.to(dtype)
-        resid, rows = trace.resid_pre[level.layer], self.rows[level.layer]
+        resid = trace.resid_pre[level.layer]
+        rows = self.rows[level.layer].keep(torch.arange(len(resid)))
         gradient = level.inner.unflatten(-1, (attention.n_heads, attention.d_head))
         at_keys = torch.einsum("hnk,tnhe->tkhe", trace.pattern[level.layer].to(dtype), gradient)
         kv_head = torch.arange(attention.n_heads, device=resid.device) // (attention.n_heads // attention.n_kv_heads)

@@ -31,6 +31,7 @@ from ..passes.sources import tokens
 from ..passes.sublayers import queries_and_keys, rotate
 from ..passes.trace import Trace
 from ..saes import Hook, feature_parts
+from .answer import frame
 from .document import Heading, allocation_dict
 from .heatmap import pairs_page, pairs_table
 from .render import Html, Text, place, table_text
@@ -101,10 +102,23 @@ class AttentionAttribution:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """The table, query components down and key components across."""
-        import pandas
+        """One row per query component and key component, row by row of the table; the contributions sum to the score.
 
-        return pandas.DataFrame(self.values.numpy(), index=list(self.rows), columns=list(self.columns))
+        query_kind, key_kind: "token" or "feature"; "error", "bias", "rest" and "constant".
+        """
+        rows = (
+            (at_query, self._kind(at_query), at_key, self._kind(at_key), value)
+            for at_query, values in zip(self.rows, self.values.tolist(), strict=True)
+            for at_key, value in zip(self.columns, values, strict=True)
+        )
+        return frame(rows, ["at_query", "query_kind", "at_key", "key_kind", "contribution"])
+
+    def _kind(self, name: str) -> str:
+        if name in ("bias", "rest", "constant"):
+            return name
+        if self.by == "tokens":
+            return "token"
+        return "error" if name.startswith("error@") else "feature"
 
     def table(self, top: int = 12) -> Text:
         """The largest pairs as text."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.load import Loaded
 from ..models.prompt import Prompt
-from ..passes.trace import Point, Trace, trace
+from ..passes.trace import Point, Trace, traces
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -31,14 +31,18 @@ class Subject:
 
     def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Point] = ()) -> Trace:
         """One recorded pass. Raises UserError where the model overflows or meets a damaged embedding."""
-        ids = prompt.ids(self.adapter.model.device)
-        seen = trace(self.adapter, ids, until=until, outputs=outputs, dtype=self.trace_dtype)
-        if not seen.resid_post.isfinite().all():
+        return self.traces([prompt], until, outputs)[0]
+
+    def traces(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Point] = ()) -> list[Trace]:
+        """Several prompts recorded in one pass."""
+        ids = [prompt.ids(self.adapter.model.device) for prompt in prompts]
+        found = traces(self.adapter, ids, until=until, outputs=outputs, dtype=self.trace_dtype)
+        if not all(seen.resid_post.isfinite().all() for seen in found):
             raise UserError(
                 f"{self.loaded.name} computes NaN or infinity in {self.dtype_name} on this prompt: its weights are "
                 "damaged, or overflow; try float32"
             )
-        return seen
+        return found
 
     @property
     def dtype_name(self) -> str:

@@ -21,7 +21,7 @@ from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index, parse_hook
-from .answer import Answer, TargetAt, read
+from .answer import Answer, TargetAt, addends, frame, read
 from .heatmap import subspace_page, subspace_table, votes_table
 from .render import Html, Text, remarks, table_text
 from .subject import Subject
@@ -84,15 +84,21 @@ class SubspaceAttribution(Answer[SubspaceTarget]):
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per target position and subspace."""
-        import pandas
+        """One row per target position and subspace, and one each for what is in none of them.
 
-        rows = [
-            (target.pos, name, rank, value)
-            for target in self.targets
-            for name, rank, value in zip(self.names, self.ranks, target.values.tolist(), strict=True)
-        ]
-        return pandas.DataFrame(rows, columns=["target_pos", "subspace", "rank", "contribution"])
+        kind: "subspace"; "bias", "rest" (what is off all of them) and "constant". The contributions to each
+        ``target_pos`` sum to the pre-activation there.
+        """
+        rows: list[dict[str, Any]] = []
+        for target in self.targets:
+            parts = (
+                {"kind": "subspace", "subspace": name, "rank": rank, "contribution": value}
+                for name, rank, value in zip(self.names, self.ranks, target.values.tolist(), strict=True)
+            )
+            rows += addends(
+                {"target_pos": target.pos}, parts, bias=target.bias, rest=target.rest, constant=target.constant
+            )
+        return frame(rows, integers=["rank"])
 
     def table(self) -> Text:
         """The contributions as text."""
@@ -136,7 +142,7 @@ def attribute_subspace(
     rows = propagate(seen, start, {readoff.point: at}, allocation, budget=budget, progress=progress)[readoff.point]
     values = rows.project(readoff.direction.w[at]).double().cpu()
     targets = [
-        SubspaceTarget(**reading.at(prompt, position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
+        SubspaceTarget(**reading.at(position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
         for position, row in zip(reading.positions, values, strict=True)
     ]
     return SubspaceAttribution(

@@ -8,8 +8,8 @@ the constant they sum to the target's pre-activation; how nearly is computed and
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,17 +20,19 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt, sentences, words
+from ..passes.batch import Aim, Batch, groups, packed, packed_start, sweep_each
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, Progress, propagate
+from ..passes.propagate import Allocation, Progress, part_of, propagate
+from ..passes.rows import BIAS, REST, on
 from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import batches, seeds_at, sweep
+from ..passes.sweep import Level
 from ..passes.trace import Point, Trace
-from .answer import Answer, TargetAt, read_all
+from .answer import Answer, Asked, Reading, TargetAt, addends, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, measure
 from .subject import Subject
-from .targets import Pos, Readoff, Target
+from .targets import Target
 
 if TYPE_CHECKING:
     import pandas
@@ -135,25 +137,23 @@ class TokenAttribution(Answer[TokenTarget]):
         return {**self._head(), "by": self.by, "targets": [target.to_dict() for target in self.targets]}
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per target position and source."""
-        import pandas
+        """One row per target position and source, and one each for what is no source.
 
-        return pandas.DataFrame(
-            {
-                "target_pos": target.pos,
-                "target_token": target.token,
-                "pos": source.pos,
-                "token": source.text,
-                "contribution": value,
-            }
-            | (
-                {}
-                if target.measured is None
-                else {"measured": target.measured.mean[i], "spread": target.measured.spread[i]}
-            )
-            for target in self.targets
-            for i, (source, value) in enumerate(zip(target.sources, target.contributions.tolist(), strict=True))
-        )
+        kind: "token", "word" or "sentence"; "bias", "rest" and "constant". The contributions to each ``target_pos`` sum
+        to the pre-activation there.
+        """
+        rows: list[dict[str, Any]] = []
+        for target in self.targets:
+            head = {"target_pos": target.pos, "target_token": target.token}
+            sources: list[dict[str, Any]] = [
+                {"kind": self.by, "pos": source.pos, "token": source.text, "contribution": value}
+                for source, value in zip(target.sources, target.contributions.tolist(), strict=True)
+            ]
+            if target.measured is not None:
+                for row, mean, spread in zip(sources, target.measured.mean, target.measured.spread, strict=True):
+                    row.update(measured=mean, spread=spread)
+            rows += addends(head, sources, **target.other, constant=target.constant)
+        return frame(rows, integers=["pos"])
 
     def table(self, top: int | None = None) -> Text:
         """The contributions as text, largest first: all of them, or the ``top`` and what the others sum to."""
@@ -170,17 +170,9 @@ class TokenAttribution(Answer[TokenTarget]):
         return str(self.table(top=10))
 
 
-def attribute_tokens(
-    subject: Subject, prompt: Prompt, target: Target, *, pos: Pos | None = None, **settings: Any
-) -> TokenAttribution:
-    """Contributions of the prompt's tokens, or words, to a target; settings as of :func:`attribute_tokens_each`."""
-    return attribute_tokens_each(subject, prompt, [(target, pos)], **settings)[0]
-
-
 def attribute_tokens_each(
     subject: Subject,
-    prompt: Prompt,
-    targets: Sequence[tuple[Target, Pos | None]],
+    questions: Sequence[Asked],
     *,
     by: By = "token",
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
@@ -189,89 +181,136 @@ def attribute_tokens_each(
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> list[TokenAttribution]:
-    """Contributions of the prompt's tokens, or words, to each target: one trace and one pass for all of them.
+    """Contributions of each prompt's tokens, or words, to its targets; prompts of about a length share a pass.
 
     ablate: with how many random tokens each source is replaced to measure its effect (0: not measured).
 
-    Raises UserError for a position outside the prompt, and where there is no target.
+    Raises UserError for a position outside the prompt, and where there is no question.
     """
-    if not targets:
-        raise UserError("name a target, or several")
-    spans = spans_of(prompt, by)
-    readings = read_all(subject, prompt, targets, allocation)
-    source = Spans([span.positions for span in spans], [span.text for span in spans])
-    contributions = _swept if allocation.rule in CONTRIBUTION else _carried
-    asked = [(reading.readoff, reading.positions) for reading in readings]
-    found = []
-    for (target, _), reading, values in zip(
-        targets, readings, contributions(readings[0].seen, asked, source, allocation, budget, progress), strict=True
-    ):
-        answers = []
-        for position, row in zip(reading.positions, values.double().cpu(), strict=True):
-            sources = tuple(span for span in spans if span.pos <= position)
-            margin = reading.readoff.margin
-            answer = TokenTarget(
-                **reading.at(prompt, position),
-                contributions=row[: len(sources)],
-                other={"bias": row[-2].item(), "rest": row[-1].item()},
-                sources=sources,
-                margin=None if margin is None else margin[position].item(),
-            )
+    if not questions:
+        raise UserError("name a target and a prompt, or several")
+    prompts = {id(question.prompt): question.prompt for question in questions}
+    together = groups([len(prompt) for prompt in prompts.values()])
+    found: dict[int, TokenAttribution] = {}
+    for number, group in enumerate(together):
+        members = {list(prompts)[i] for i in group}
+        some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
+        readings = read_all(subject, [questions[i] for i in some], allocation)
+        passes = _Passes.of(readings, by, allocation, budget, part_of(progress, number, len(together)))
+        for i, reading, values in zip(some, readings, passes.contributions(), strict=True):
+            answers = [
+                _answer(reading, position, row, by) for position, row in zip(reading.positions, values, strict=True)
+            ]
             if ablate:
-                value = answer.pre_activation
-                measured = measure(subject, prompt, target, position, value, sources, ablate, seed, progress)
-                answer = replace(answer, measured=measured)
-            answers.append(answer)
-        found.append(TokenAttribution(**reading.common, targets=answers, by=by))
-    return found
+                target = questions[i].target
+                answers = [_measured(subject, target, reading, a, ablate, seed, progress) for a in answers]
+            found[i] = TokenAttribution(**reading.common, targets=answers, by=by)
+    return [found[i] for i in range(len(questions))]
 
 
-Asked = Sequence[tuple[Readoff, Sequence[int]]]
-"""Read-offs on one trace, and the positions that are asked about."""
+def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], by: By) -> TokenTarget:
+    sources = tuple(span for span in spans_of(reading.prompt, by) if span.pos <= position)
+    margin = reading.readoff.margin
+    return TokenTarget(
+        **reading.at(position),
+        contributions=row[: len(sources)],
+        other={"bias": row[BIAS].item(), "rest": row[REST].item()},
+        sources=sources,
+        margin=None if margin is None else margin[position].item(),
+    )
 
 
-def _swept(
-    seen: Trace, asked: Asked, source: Spans, allocation: Allocation, budget: Budget, progress: Progress | None
-) -> list[Float[Tensor, "target comp"]]:
-    """All sources of all targets, by sweeping back to the embeddings."""
-    device, dtype = seen.resid_post.device, seen.resid_post.dtype
-    owner = torch.zeros(len(seen.token_ids), dtype=torch.long, device=device)
-    for component, group in enumerate(source.groups):
-        owner[list(group)] = component
-    pos = torch.tensor([position for _, positions in asked for position in positions], device=device)
-    whose = torch.tensor([i for i, (_, positions) in enumerate(asked) for _ in positions], device=device)
-    values = torch.zeros(len(pos), len(source.groups) + 2, dtype=dtype, device=device)
-    groups, steps = list(batches(seen, pos, budget)), 2 * (max(readoff.point[0] for readoff, _ in asked) + 1)
-    for number, which in enumerate(groups):
-        short = seen.first(int(pos[which].max()) + 1)
-        seeds: dict[Point, Tensor] = {}
-        for i, (readoff, _) in enumerate(asked):
-            own = seeds_at(readoff.direction.w[pos[which]], pos[which], len(short.token_ids))
-            own *= (whose[which] == i)[:, None, None]
-            seeds[readoff.point] = own + seeds.get(readoff.point, 0)
-        levels = sweep(short, seeds, CONTRIBUTION[allocation.rule])
-        for done, level in enumerate(levels, start=1):
-            lowest = level
-            if progress is not None:
-                progress("sweeping back through the layers", number * steps + done, len(groups) * steps)
-        products = (lowest.before * short.resid_pre[0]).sum(-1)
-        values[which] = values[which].index_add(1, owner[: len(short.token_ids)], products)
-        values[which, -2] = lowest.bias_before
-    return list(values.split([len(positions) for _, positions in asked]))
+def _measured(
+    subject: Subject,
+    target: Target,
+    reading: Reading,
+    answer: TokenTarget,
+    times: int,
+    seed: int,
+    progress: Progress | None,
+) -> TokenTarget:
+    value, sources = answer.pre_activation, answer.sources
+    found = measure(subject, reading.prompt, target, answer.pos, value, sources, times, seed, progress)
+    return replace(answer, measured=found)
 
 
-def _carried(
-    seen: Trace, asked: Asked, source: Spans, allocation: Allocation, budget: Budget, progress: Progress | None
-) -> list[Float[Tensor, "target comp"]]:
-    """All sources carried forward from the embeddings to where the targets are read."""
-    device = seen.resid_post.device
-    wanted: defaultdict[Point, set[int]] = defaultdict(set)
-    for readoff, positions in asked:
-        wanted[readoff.point] |= set(positions)
-    reads = {point: torch.tensor(sorted(positions), device=device) for point, positions in wanted.items()}
-    found = propagate(seen, source.start(seen), reads, allocation, budget=budget, progress=progress)
-    values = []
-    for readoff, positions in asked:
-        at = torch.tensor(positions, device=device)
-        values.append(found[readoff.point].keep(at).project(readoff.direction.w[at]))
-    return values
+@dataclass(frozen=True)
+class _Passes:
+    """Read-offs on some prompts, and the two engines that say what each source contributes to them.
+
+    whose: which of the traces each reading is on. sources: how each trace is split.
+    """
+
+    traces: list[Trace]
+    sources: list[Spans]
+    readings: list[Reading]
+    whose: list[int]
+    allocation: Allocation
+    budget: Budget
+    progress: Progress | None
+
+    @classmethod
+    def of(
+        cls, readings: list[Reading], by: By, allocation: Allocation, budget: Budget, progress: Progress | None
+    ) -> _Passes:
+        prompts = {id(reading.prompt): reading for reading in readings}
+        spans = [spans_of(reading.prompt, by) for reading in prompts.values()]
+        return cls(
+            traces=[reading.seen for reading in prompts.values()],
+            sources=[Spans([span.positions for span in own], [span.text for span in own]) for own in spans],
+            readings=readings,
+            whose=[list(prompts).index(id(reading.prompt)) for reading in readings],
+            allocation=allocation,
+            budget=budget,
+            progress=progress,
+        )
+
+    def contributions(self) -> list[Float[Tensor, "target comp"]]:
+        """Of every reading, in float64 on the host: a row per position, its last two ``bias`` and ``rest``."""
+        found = self.swept() if self.allocation.rule in CONTRIBUTION else self.carried()
+        return [values.double().cpu() for values in found]
+
+    def swept(self) -> list[Float[Tensor, "target comp"]]:
+        """By sweeping back to the embeddings."""
+        like = self.traces[0].resid_post
+        owners = [torch.zeros(len(trace.token_ids), dtype=torch.long) for trace in self.traces]
+        for owner, source in zip(owners, self.sources, strict=True):
+            for component, group in enumerate(source.groups):
+                owner[list(group)] = component
+        aims, values = [], []
+        for reading, whose in zip(self.readings, self.whose, strict=True):
+            readoff = reading.readoff
+            aims += [Aim(readoff.point, readoff.direction.w[pos], pos, whose) for pos in reading.positions]
+            values.append(like.new_zeros(len(reading.positions), len(self.sources[whose].groups) + 2))
+        rows = [row for own in values for row in own]
+
+        def visit(batch: Batch, levels: Iterator[Level]) -> None:
+            lowest = deque(levels, maxlen=1).pop()
+            products = (lowest.before * batch.trace.resid_pre[0]).sum(-1)  # [lane, pos]
+            for i, lane, span, aim in zip(batch.which, batch.lanes, batch.spans, batch.aims, strict=True):
+                owner = on(like, owners[aim.prompt][: span.stop - span.start])
+                rows[i].zero_().index_add_(0, owner, products[lane, span])
+                rows[i][BIAS] = lowest.bias_before[lane, span].sum()
+
+        choices = CONTRIBUTION[self.allocation.rule]
+        sweep_each(self.traces, aims, choices, visit, self.budget, self.progress)
+        return values
+
+    def carried(self) -> list[Float[Tensor, "target comp"]]:
+        """By carrying all sources forward from the embeddings to where the targets are read."""
+        trace = packed(self.traces)
+        start = packed_start([source.start(one) for source, one in zip(self.sources, self.traces, strict=True)])
+        wanted: defaultdict[Point, set[int]] = defaultdict(set)
+        ats = []
+        for reading, whose in zip(self.readings, self.whose, strict=True):
+            ats.append(torch.tensor(reading.positions) + trace.starts[whose])
+            wanted[reading.readoff.point] |= set(ats[-1].tolist())
+        reads = {point: torch.tensor(sorted(positions)) for point, positions in wanted.items()}
+        found = propagate(trace, start, reads, self.allocation, budget=self.budget, progress=self.progress)
+        values = []
+        for reading, whose, at in zip(self.readings, self.whose, ats, strict=True):
+            readoff, own = reading.readoff, len(self.sources[whose].groups)
+            w = readoff.direction.w.index_select(0, on(trace.resid_post, torch.tensor(reading.positions)))
+            rows = found[readoff.point].keep(at).project(w)
+            values.append(torch.cat([rows[:, :own], rows[:, BIAS:]], dim=1))
+        return values

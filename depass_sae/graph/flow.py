@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..passes.batch import Aim, Batch, in_batches
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, propagate
 from ..passes.rows import Rows, on
 from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
-from ..passes.sweep import Level, batches, seeds_at, sweep
+from ..passes.sweep import Level, sweep
 from ..passes.trace import Point, Trace
 from .reads import Reads
 from .tiers import Tier
@@ -62,7 +63,7 @@ def contributions(seen: Trace, tier: Tier, reads: Reads, rule: str) -> Float[Ten
 
 def carry(seen: Trace, tier: Tier, to: Point, allocation: Allocation) -> Rows:
     """A tier's sources at the next point of the graph, by the forward engine."""
-    everywhere = torch.arange(len(seen.token_ids), device=seen.resid_post.device)
+    everywhere = torch.arange(len(seen.token_ids))
     return propagate(seen, tier.start(), {to: everywhere}, allocation)[to]
 
 
@@ -70,7 +71,8 @@ def pulled_back(
     seen: Trace, tier: Tier, reads: Reads, factors: Float[Tensor, "read"], rule: str
 ) -> Float[Tensor, "pos d_model"]:
     """The gradient at a tier of Σ factor · reading."""
-    gradient = (factors[:, None, None] * seeds_at(reads.w, reads.pos, len(seen.token_ids))).sum(0, keepdim=True)
+    gradient = reads.w.new_zeros(1, len(seen.token_ids), reads.w.shape[1])
+    gradient[0].index_add_(0, reads.pos, factors[:, None] * reads.w)
     for level in _descend(seen, tier.point, reads.point, gradient, CONTRIBUTION[rule]):
         gradient = level.before
     return gradient[0]
@@ -82,24 +84,25 @@ def pulled_back(
 def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
     """[read, source], and the same by head."""
     values = seen.resid_post.new_zeros(len(reads), tier.n_sources)
-    heads: list[tuple[int, int]] = []
-    by_head: list[Tensor] = []
-    order: list[Tensor] = []
-    for which in batches(seen, reads.pos, Budget()):
-        some = reads.some(which)
-        n = int(some.pos.max()) + 1
-        short, found = seen.first(n), {}
-        gradient = seeds_at(some.w, some.pos, n)
-        bias = gradient.new_zeros(len(some))
-        for level in _descend(short, tier.point, some.point, gradient, choices):
+    by_head: dict[int, Tensor] = {}
+
+    def back(batch: Batch) -> None:
+        (gradient,) = batch.seeds().values()
+        bias = gradient.new_zeros(gradient.shape[:2])
+        found = {}
+        for level in _descend(batch.trace, tier.point, reads.point, gradient, choices):
             if level.sublayer == "attn":
-                found[level.layer] = level.heads(short.adapter.layer(level.layer).attention.n_heads)
+                found[level.layer] = level.heads(seen.adapter.layer(level.layer).attention.n_heads)
             gradient, bias = level.before, level.bias_before
-        values[which] = tier.inflow(gradient, bias)
-        heads = [(layer, head) for layer, row in sorted(found.items()) for head in range(row.shape[1])]
-        by_head.append(torch.cat([values.new_zeros(len(which), 0), *(row for _, row in sorted(found.items()))], dim=1))
-        order.append(which)
-    return values, heads, torch.cat(by_head)[torch.cat(order).argsort()]
+        values[batch.which] = tier.inflow(gradient, bias.sum(1))
+        for layer, row in found.items():
+            by_head.setdefault(layer, row.new_zeros(len(reads), row.shape[1]))[batch.which] = row
+
+    aims = [Aim(reads.point, w, pos) for w, pos in zip(reads.w, reads.pos.tolist(), strict=True)]
+    in_batches([seen], aims, Budget(), back)
+    rows = sorted(by_head.items())
+    heads = [(layer, head) for layer, row in rows for head in range(row.shape[1])]
+    return values, heads, torch.cat([values.new_zeros(len(reads), 0), *(row for _, row in rows)], dim=1)
 
 
 def _descend(seen: Trace, low: Point, high: Point, seeds: Tensor, choices: Choices) -> Iterator[Level]:

@@ -133,7 +133,14 @@ def _figure(size: tuple[float, float]) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
-    return Figure(figsize=size, facecolor="white")
+
+    class Shown(Figure):
+        """A figure that notebooks show, with or without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            return rendered(self, "png")
+
+    return Shown(figsize=size, facecolor="white")
 
 
 def layout(g: nx.DiGraph) -> Layout:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -62,20 +61,28 @@ class Budget:
     @property
     def swept(self) -> int:
         """Bytes that a batch of targets may take on its way back."""
-        usual = SWEPT >> self.halvings
-        return usual if self.memory is None else max(1, min(usual, self.memory // 2))
+        return SWEPT if self.memory is None else max(1, min(SWEPT, self.memory // 2))
+
+    def check(self, need: int, like: Tensor) -> None:
+        """Raises UserError where a pass that needs so many bytes has room neither in memory nor in a temporary file."""
+        if need < SMALL or need <= self.kept(like):
+            return
+        free, where = available(like.device), f"in {like.device}'s memory"
+        if like.device.type == "cpu":
+            folder = tempfile.gettempdir()
+            free, where = shutil.disk_usage(folder).free, f"in {folder}, beside what memory may be taken"
+        if need > free:
+            raise UserError(
+                f"this pass needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, the "
+                "rule half, or fewer layers"
+            )
 
     def zeros(self, rows: int, width: int, like: Tensor) -> Tensor:
-        """[rows, width], in memory or in a temporary file. Raises UserError where neither has room."""
+        """[rows, width], in memory or in a temporary file."""
         need = rows * width * like.element_size()
-        if self.memory is None and need < SMALL:
+        if like.device.type != "cpu" or (self.memory is None and need < SMALL) or need <= self.kept(like):
             return like.new_zeros(rows, width)
-        if need <= self.kept(like):
-            return like.new_zeros(rows, width)
-        if like.device.type != "cpu":
-            check_memory(need, "this pass", like.device)
-            return like.new_zeros(rows, width)
-        return _on_disk(rows, width, like.dtype, need)
+        return _on_disk(rows, width, like.dtype)
 
     def kept(self, like: Tensor) -> int:
         """Bytes that may be kept for later, where ``like`` is."""
@@ -101,11 +108,16 @@ class Budget:
     def halved(self, device: torch.device) -> Budget:
         """With smaller blocks, for a device without room for these. Raises UserError where they are small already."""
         if self.block(device) <= LEAST:
-            raise UserError(
-                f"{device} has no memory left for even a small block of this pass; try a shorter prompt, "
-                "the rule half, or the cpu"
-            )
+            raise no_room(device)
         return replace(self, halvings=self.halvings + 1)
+
+
+def no_room(device: torch.device) -> UserError:
+    """Not even for a small part of a pass."""
+    return UserError(
+        f"{device} has no memory left for even a small part of this pass; try a shorter prompt, the rule half, "
+        "or the cpu"
+    )
 
 
 def fits(work: Callable[[], None], device: torch.device) -> bool:
@@ -135,16 +147,9 @@ def spans(sizes: list[int], width: int, limit: int) -> Iterator[tuple[int, int]]
         yield low, len(sizes)
 
 
-def _on_disk(rows: int, width: int, dtype: torch.dtype, need: int) -> Tensor:
+def _on_disk(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     """A tensor in a file that is gone when the tensor is."""
-    folder = Path(tempfile.gettempdir())
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise UserError(
-            f"this pass needs about {gib(need)}, more than there is in memory, and {folder} has {gib(free)} free; "
-            "try a shorter prompt, or the rule half"
-        )
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="depass-sae-") as file:
+    with tempfile.NamedTemporaryFile(prefix="depass-sae-") as file:
         return torch.from_file(file.name, shared=True, size=max(rows * width, 1), dtype=dtype)[: rows * width].view(
             rows, width
         )

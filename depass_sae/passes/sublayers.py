@@ -126,13 +126,14 @@ def biases(part: Any) -> list[Tensor]:
     return own + [bias for value in found for bias in biases(value)]
 
 
-def with_biases_times(part: Any, size: Float[Tensor, ""]) -> Any:
-    """A layer, or a part of one, with every bias vector scaled: what it adds is the derivative in ``size``."""
+def with_biases_times(part: Any, size: Float[Tensor, "pos"]) -> Any:
+    """A layer, or a part of one, with every bias vector scaled at every position: what it adds there is the derivative
+    in ``size``."""
     if not is_dataclass(part) or isinstance(part, type):
         return part
     changed = {field.name: with_biases_times(getattr(part, field.name), size) for field in fields(part)}
     if isinstance(part, Linear | Norm) and part.bias is not None:
-        changed["bias"] = part.bias.to(size.dtype) * size  # so that its derivative is summed in this dtype
+        changed["bias"] = part.bias.to(size.dtype) * size[:, None]  # so that its derivative is summed in this dtype
     return replace(part, **changed)
 
 

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..models.adapter import Layer, Linear
-from .memory import Budget
-from .rows import on
 from .sublayers import Choices, head_outputs, neuron_outputs, with_biases_times
 from .trace import HOOKS, Point, Trace
 
@@ -37,8 +35,8 @@ class Level:
     after, before: with respect to the residual stream after and before the sublayer, targets read there included.
     output: with respect to what the sublayer adds (attn_out, mlp_out): ``after``, and what reads the output itself.
     inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp]; recorded: what the model had there.
-    bias: what bias vectors add to each target from here on (with everything live: their first-order effect), this
-    sublayer's own output bias not included; bias_before: the same with all of this sublayer's.
+    bias: what bias vectors at each position add to each target from here on (with everything live: their first-order
+    effect), this sublayer's own output bias not included; bias_before: the same with all of this sublayer's.
     """
 
     layer: int
@@ -48,8 +46,8 @@ class Level:
     inner: Float[Tensor, "target pos d_inner"]
     recorded: Float[Tensor, "pos d_inner"]
     before: Float[Tensor, "target pos d_model"]
-    bias: Float[Tensor, "target"]
-    bias_before: Float[Tensor, "target"]
+    bias: Float[Tensor, "target pos"]
+    bias_before: Float[Tensor, "target pos"]
 
     @classmethod
     def back(
@@ -61,7 +59,7 @@ class Level:
         recorded: Float[Tensor, "pos d_model"],
         out: Linear,
         after: Float[Tensor, "target pos d_model"],
-        bias: Float[Tensor, "target"],
+        bias: Float[Tensor, "target pos"],
         *,
         output_seed: Tensor | None,
         inner_seeds: list[Tensor | None],
@@ -76,14 +74,14 @@ class Level:
         inner = _plus(output @ out.weight.T, inner_seeds[0])
         with torch.enable_grad():
             x = recorded.detach().requires_grad_()
-            size = torch.ones((), dtype=x.dtype, device=x.device, requires_grad=True)
+            size = torch.ones(len(x), dtype=x.dtype, device=x.device, requires_grad=True)
             results = forward(x, with_biases_times(layer, size))
             pairs = [(y, g) for y, g in zip(results, [inner, *inner_seeds[1:]], strict=True) if g is not None]
             back, own = torch.autograd.grad(
                 [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
             )
         if out.bias is not None:
-            own = own + (output * out.bias).sum((1, 2))
+            own = own + (output * out.bias).sum(2)
         before = _plus(after + back, *stream_seeds)
         return cls(index, sublayer, after, output, inner, results[0].detach(), before, bias, bias + own)
 
@@ -96,20 +94,6 @@ class Level:
         return (self.inner * self.recorded).sum(1)
 
 
-def seeds_at(w: Float[Tensor, "target d"], pos: Int[Tensor, "target"], n: int) -> Float[Tensor, "target pos d"]:
-    """Each target's direction at its position, among the first ``n``."""
-    seeds = w.new_zeros(len(w), n, w.shape[1])
-    seeds[on(w, torch.arange(len(w))), on(w, pos)] = w
-    return seeds
-
-
-def batches(trace: Trace, pos: Int[Tensor, "target"], budget: Budget) -> Iterator[Int[Tensor, "some"]]:
-    """Targets that go back together: neighbours in position, so that few positions are swept in vain."""
-    layer, n = trace.adapter.layer(0), int(pos.max()) + 1
-    wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * trace.adapter.d_model + 4 * layer.attention.n_heads * n
-    yield from pos.argsort(stable=True).split(max(1, budget.swept // (4 * n * wide)))
-
-
 Seeds = Mapping[Point, Float[Tensor, "target pos d"]]
 """Where targets are read: for each point the direction of every target at every position, mostly zeros."""
 
@@ -117,12 +101,13 @@ Seeds = Mapping[Point, Float[Tensor, "target pos d"]]
 def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> Iterator[Level]:
     """Visit the sublayers from the last one that a seed reads back to attention of layer ``down_to``.
 
-    All seeds have the same number of targets and the trace's positions.
+    All seeds have the same number of targets and the trace's positions. Live attention is for a trace of one prompt.
     """
+    assert choices.pattern == "frozen" or len(trace.starts) == 1
     example = next(iter(seeds.values()))
     last = max(layer for layer, _ in seeds)
     after = trace.resid_post.new_zeros(*example.shape[:2], trace.adapter.d_model)
-    after, bias = _plus(after, seeds.get((last, "resid_post"))), after.new_zeros(len(after))
+    after, bias = _plus(after, seeds.get((last, "resid_post"))), after.new_zeros(after.shape[:2])
     for index in range(last, down_to - 1, -1):
         layer = trace.adapter.layer(index)
 

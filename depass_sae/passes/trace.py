@@ -7,7 +7,7 @@ training mode of every module, and the dtype of every tensor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import UserError
 from ..models.adapter import Adapter
@@ -67,7 +68,9 @@ class Trace:
         return owner.cumsum(0)
 
     def first(self, n: int) -> Trace:
-        """The first n positions, which no later one has touched."""
+        """The first n positions of a trace of one prompt, which no later one has touched."""
+        if n == len(self.token_ids):
+            return self
         return replace(
             self,
             token_ids=self.token_ids[:n],
@@ -205,6 +208,21 @@ def trace(
     outputs: which sublayer outputs (hook_z, attn_out, mlp_in, mlp_out) to keep beside the residual stream.
     dtype: run the model in this higher dtype ("float32" takes the rounding of a bfloat16 model away).
     """
+    return traces(adapter, [token_ids], until=until, outputs=outputs, dtype=dtype)[0]
+
+
+def traces(
+    adapter: Adapter,
+    prompts: Sequence[Int[Tensor, "pos"]],
+    *,
+    until: int | None = None,
+    outputs: Collection[Point] = (),
+    dtype: torch.dtype | None = None,
+) -> list[Trace]:
+    """Run the model once on prompts of any lengths, and record each; options as of :func:`trace`.
+
+    They are padded at their ends, where no position of theirs can look.
+    """
     compute = adapter.compute_dtype(dtype)
     last = adapter.n_layers - 1 if until is None else until
     notes: dict[Point, Tensor] = {}
@@ -213,7 +231,7 @@ def trace(
 
     def keep(point: Point) -> Any:
         def note(x: Tensor) -> None:
-            notes[point] = x[0].detach().to(compute)
+            notes[point] = x.detach().to(compute)
             if until is not None and point == (last, "resid_post"):
                 raise _Stop
 
@@ -223,26 +241,29 @@ def trace(
         for layer in range(last + 1):
             for hook in ("resid_pre", "resid_mid"):
                 watch(adapter, (layer, hook), handles, keep((layer, hook)))
-            _after(handles, adapter.layer(layer).attention.module, lambda out: patterns.append(out[1][0].detach()))
-            _before(handles, adapter.layer(layer).mlp.down_module, lambda x: neurons.append(x[0].detach()))
+            _after(handles, adapter.layer(layer).attention.module, lambda out: patterns.append(out[1].detach()))
+            _before(handles, adapter.layer(layer).mlp.down_module, lambda x: neurons.append(x.detach()))
         for point in outputs:
             if point[1] in ("hook_z", "attn_out", "mlp_in", "mlp_out"):
                 watch(adapter, point, handles, keep(point))
         watch(adapter, (last, "resid_post"), handles, keep((last, "resid_post")))
         logits = None
         with suppress(_Stop):
-            logits = run(adapter, token_ids[None]).logits[0].to(compute)
-    return Trace(
-        adapter=adapter,
-        token_ids=token_ids,
-        resid_pre=[notes[layer, "resid_pre"] for layer in range(last + 1)],
-        resid_mid=[notes[layer, "resid_mid"] for layer in range(last + 1)],
-        pattern=patterns,
-        neurons=neurons,
-        resid_post=notes[last, "resid_post"],
-        outputs={point: x for point, x in notes.items() if not point[1].startswith("resid")},
-        logits=logits,
-    )
+            logits = run(adapter, pad_sequence(list(prompts), batch_first=True)).logits.to(compute)
+    return [
+        Trace(
+            adapter=adapter,
+            token_ids=ids,
+            resid_pre=[notes[layer, "resid_pre"][i, : len(ids)] for layer in range(last + 1)],
+            resid_mid=[notes[layer, "resid_mid"][i, : len(ids)] for layer in range(last + 1)],
+            pattern=[pattern[i, :, : len(ids), : len(ids)] for pattern in patterns],
+            neurons=[x[i, : len(ids)] for x in neurons],
+            resid_post=notes[last, "resid_post"][i, : len(ids)],
+            outputs={point: x[i, : len(ids)] for point, x in notes.items() if not point[1].startswith("resid")},
+            logits=None if logits is None else logits[i, : len(ids)],
+        )
+        for i, ids in enumerate(prompts)
+    ]
 
 
 def read_batch(

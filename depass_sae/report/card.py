@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..attribution.answer import Asked
 from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ..attribution.render import Html, Text, table_text
 from ..attribution.subject import Subject
@@ -477,16 +478,10 @@ def make_card(
     chosen = firings[:strongest]
     sae, hook = subject.saes[target.hook], target.hook
     rule = allocation.rule if allocation.rule in CONTRIBUTION else "half"
-    drives: dict[Firing, Drive] = {}
-    where = sorted({firing.prompt for firing in chosen})
-    for number, which in enumerate(where, start=1):
-        here = [firing for firing in chosen if firing.prompt == which]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SAEFitWarning)  # said once for all prompts, below
-            asked = [(target, firing.pos) for firing in here]
-            found = attribute_tokens_each(subject, encoded[which], asked, allocation=allocation)
-        drives |= {firing: Drive.of(firing, answer.target) for firing, answer in zip(here, found, strict=True)}
-        _tell(progress, "splitting the strongest firings by tokens", number, len(where))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAEFitWarning)  # said once for all prompts, below
+        asked = [Asked(encoded[firing.prompt], target, firing.pos) for firing in chosen]
+        found = attribute_tokens_each(subject, asked, allocation=allocation, progress=progress) if asked else []
     previous, following = _flows(subject, encoded, target, chosen, rule, top, progress)
     layers = [other.layer for other in subject.saes]
     card = FeatureCard(
@@ -500,7 +495,7 @@ def make_card(
         flow_rule=rule,
         prompts=tuple(read),
         firings=firings,
-        drives=tuple(drives[firing] for firing in chosen),
+        drives=tuple(Drive.of(firing, answer.target) for firing, answer in zip(chosen, found, strict=True)),
         votes=decoder_votes(subject, hook, target.index, top),
         nearest=nearest(sae, target.index, top),
         previous=previous,

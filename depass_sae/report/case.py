@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..attribution.answer import read
+from ..attribution.answer import Asked, read
 from ..attribution.components import HEADS, ComponentAttribution, attribute_components
 from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
 from ..attribution.render import shown
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
-from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens
+from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens_each
 from ..errors import UserError
 from ..graph.build import Settings, build_graph
 from ..graph.grow import RULES
@@ -517,8 +517,8 @@ def _finding(
     settings: CaseSettings,
     progress: Progress | None,
 ) -> Finding:
-    tokens = attribute_tokens(
-        subject, prompt, target, pos=pos, allocation=allocation, ablate=settings.ablate, seed=settings.seed,
+    (tokens,) = attribute_tokens_each(
+        subject, [Asked(prompt, target, pos)], allocation=allocation, ablate=settings.ablate, seed=settings.seed,
         progress=progress,
     )  # fmt: skip
     heads = attribute_components(

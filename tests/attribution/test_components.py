@@ -18,7 +18,7 @@ from depass_sae.passes.trace import HOOKS
 
 from ..passes import reference
 from ..passes.models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES
-from .test_tokens import strict_json, with_sae
+from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae
 from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, tokenizer
 
 prompts = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=6)
@@ -123,6 +123,7 @@ def test_the_document_has_the_keys_that_it_promises(lm: ds.LM, kind: str) -> Non
 def test_frames_tables_and_pages_name_every_part(lm: ds.LM, kind: str) -> None:
     found = ask(lm, kind, "a[/bold]<script>alert(1)</script>", "1/3", pos=2)
     frame = found.to_frame()
+    frame = frame[frame["kind"] == KINDS[kind].part]
     assert len(frame) == sum(len(row.values) for row in found.target.rows)
     strongest = frame.loc[frame["contribution"].abs().idxmax(), "name"]
     for text in (str(found), str(found.table(top=1))):
@@ -132,11 +133,32 @@ def test_frames_tables_and_pages_name_every_part(lm: ds.LM, kind: str) -> None:
     assert found.plot() == found._repr_html_()
 
 
+@given(kind=kinds, ids=prompts, question=st.sampled_from(QUESTIONS), rule=st.sampled_from(["half", "softmax"]))
+@settings(max_examples=20)
+def test_in_a_frame_every_layer_sums_to_the_pre_activation_at_every_target(
+    kind: str, ids: list[int], question: Any, rule: str
+) -> None:
+    found = ask(with_sae("gpt2", "resid_post", "jumprelu"), kind, ids, **question, pos="all", rule=rule)
+    assert_frame_adds_up(found, "layer", "sublayer")
+
+
+def test_what_is_no_part_of_a_layer_has_a_row_of_its_own_without_an_index(lm: ds.LM) -> None:
+    found = lm.attribute_heads(TEXT, "1/3")
+    frame = found.to_frame()
+    for row in found.target.rows:
+        rows = frame[frame["layer"] == row.layer].set_index("kind")
+        assert rows.index.tolist() == ["head"] * HEADS + ["bias", "rest", "constant"]
+        assert rows["contribution"].drop("head").tolist() == [row.bias, row.rest, found.constant]
+        assert rows["index"].drop("head").isna().all()
+        assert rows["index"].iloc[:HEADS].tolist() == list(range(HEADS))
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_target_that_no_part_reaches_is_answered_without_rows(kind: str) -> None:
     found = ask(handle(), kind, [5, 6], direction=torch.ones(32), layer=0, hook="resid_pre")
     assert found.target.rows == ()
     assert found.to_dict()["targets"][0]["rest"] == []
+    assert found.to_frame().empty
     assert str(found.table())
     assert found._repr_html_()
 

@@ -1,7 +1,6 @@
 """Two prompts side by side: their alignment, and what the differences sum to."""
 
 import json
-import math
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.passes.rules import RULES
 
+from .test_tokens import assert_adds_up
 from .tiny import TEXT, VOCAB, handle, random_sae
 
 PAIRS = {
@@ -68,6 +68,10 @@ def test_the_differences_sum_to_the_difference_of_the_pre_activations(
 ) -> None:
     found = handle(random_sae()).contrast(first, second, **target, rule=rule)
     assert_differences_sum(found)
+    frame, ends = found.to_frame(), (found.attribution, found.against)
+    for column, end in zip(("contribution", "against"), ends, strict=True):
+        assert_adds_up(frame[column], end.pre_activation, end.completeness_error)
+    assert (frame["contribution"] - frame["against"] == frame["difference"]).all()
     for side, answer in ((0, found.attribution), (1, found.against)):
         shown = [end[side] for end in texts(found) if end[side] is not None]
         assert shown == [source.text for source in answer.target.sources]
@@ -120,9 +124,12 @@ def test_the_document_is_the_first_prompts_with_the_second_and_the_differences(l
 def test_the_frame_has_a_row_for_every_pair(lm: ds.LM) -> None:
     found = lm.contrast(*PAIRS["insertion"], logit=5)
     frame = found.to_frame()
-    assert list(frame.columns) == ["token", "against_token", "contribution", "against", "difference"]
-    assert frame["difference"].tolist() == [pair.difference for pair in found.pairs]
-    assert frame["token"][3] is None or math.isnan(frame["token"][3])
+    assert list(frame.columns) == ["kind", "token", "against_token", "contribution", "against", "difference"]
+    tokens, others = frame[frame["kind"] == "token"], frame[frame["kind"] != "token"]
+    assert tokens["difference"].tolist() == [pair.difference for pair in found.pairs]
+    assert tokens["token"].isna().tolist() == [False, False, False, True, False]
+    assert others["kind"].tolist() == ["bias", "rest", "constant"]
+    assert others[["token", "against_token"]].isna().all(axis=None)
 
 
 def test_the_table_has_the_largest_difference_first_and_sums_the_others(lm: ds.LM) -> None:

@@ -14,7 +14,7 @@ from depass_sae.errors import UserError
 
 from ..passes.models import HEADS, LAYERS, SHAPES
 from ..passes.test_sublayers import own_scores
-from .test_tokens import strict_json
+from .test_tokens import assert_adds_up, strict_json
 from .tiny import BOS, TEXT, VOCAB, fitting_sae, handle, model, random_sae
 
 RULES = ("softmax", "half")
@@ -74,6 +74,7 @@ def test_the_table_sums_to_the_score_that_the_model_computes(
     assert found.pattern == pytest.approx(pattern[key].item(), abs=1e-5)
     assert found.completeness_error <= 1e-4
     assert found.values.shape == (len(found.rows), len(found.columns))
+    assert_adds_up(found.to_frame()["contribution"], found.score, found.completeness_error)
 
 
 @pytest.mark.parametrize("by", ["tokens", "features"])
@@ -124,6 +125,17 @@ def test_no_component_is_of_a_position_after_the_query() -> None:
     positions = [int(name.rsplit("(", 1)[1][:-1]) for name in (*found.rows, *found.columns) if "(" in name]
     assert max(positions) == 6
     assert max(int(name.rsplit("(", 1)[1][:-1]) for name in found.columns if "(" in name) == 3
+
+
+@pytest.mark.parametrize(("by", "sources"), [("tokens", {"token"}), ("features", {"feature", "error"})])
+def test_a_frame_tells_sources_from_what_is_none_at_both_ends(by: Any, sources: set[str]) -> None:
+    found = with_saes("gpt2").attribute_attention(IDS, 1, 2, QUERY, KEY, by=by)
+    frame = found.to_frame()
+    for kind, name, names in (("query_kind", "at_query", found.rows), ("key_kind", "at_key", found.columns)):
+        assert frame[name].unique().tolist() == list(names)
+        others = frame[~frame[kind].isin(sources)]
+        assert (others[kind] == others[name]).all()
+        assert set(frame[kind]) == sources | {name for name in names if name in ("bias", "rest", "constant")}
 
 
 @pytest.mark.parametrize("hook", ["1.resid_pre", "0.resid_post"])
@@ -178,10 +190,9 @@ def test_the_largest_pairs_come_first() -> None:
     found = with_saes("llama").attribute_attention(TEXT, 1, 2, 6, 4)
     pairs = found.largest()
     assert [abs(value) for *_, value in pairs] == sorted((abs(value) for *_, value in pairs), reverse=True)
-    frame = found.to_frame()
-    assert frame.shape == found.values.shape
-    for row, column, value in pairs[:5]:
-        assert frame.loc[row, column] == value
+    frame = found.to_frame().sort_values("contribution", key=abs, ascending=False)
+    for (row, column, value), (_, entry) in zip(pairs[:5], frame.iterrows(), strict=False):
+        assert (entry["at_query"], entry["at_key"], entry["contribution"]) == (row, column, value)
 
 
 def test_tables_and_pages_name_both_ends() -> None:

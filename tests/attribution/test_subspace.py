@@ -14,7 +14,7 @@ from depass_sae.passes.rules import RULES
 from depass_sae.passes.trace import HOOKS
 
 from ..passes.models import D_MODEL, LAYERS, SHAPES
-from .test_tokens import strict_json, with_sae
+from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae
 from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, random_sae
 
 prompts = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=6)
@@ -105,8 +105,18 @@ def test_names_ranks_and_the_place_are_in_the_document(lm: ds.LM) -> None:
     assert "[/bold]<b> (rank 2)" in str(found)
     assert "<b>" not in found.plot()
     frame = found.to_frame()
-    assert frame["subspace"].tolist() == ["subject", "[/bold]<b>"]
-    assert frame["contribution"].tolist() == found.contributions.tolist()
+    assert frame["kind"].tolist() == ["subspace", "subspace", "bias", "rest", "constant"]
+    assert frame["subspace"].tolist()[:2] == ["subject", "[/bold]<b>"]
+    assert frame["rank"].tolist()[:2] == [3 - 1, 2]
+    assert frame["contribution"].tolist()[:2] == found.contributions.tolist()
+    assert frame[["subspace", "rank"]][2:].isna().all(axis=None)
+
+
+@given(ids=prompts, question=st.sampled_from(QUESTIONS), rule=st.sampled_from(sorted(RULES)))
+@settings(max_examples=20)
+def test_a_frame_sums_to_the_pre_activation_at_every_target(ids: list[int], question: Any, rule: str) -> None:
+    lm, space = with_sae("gpt2", "resid_post", "jumprelu"), ds.Subspace([rows(2), rows(1, 1)], 0)
+    assert_frame_adds_up(lm.attribute_subspace(ids, **question, subspace=space, pos="all", rule=rule))
 
 
 @pytest.mark.parametrize(

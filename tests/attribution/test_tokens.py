@@ -14,20 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import depass_sae as ds
+from depass_sae.attribution.answer import Reading
 from depass_sae.attribution.targets import FeatureTarget
-from depass_sae.attribution.tokens import _carried, _swept, spans_of
+from depass_sae.attribution.tokens import _Passes
 from depass_sae.errors import SAEFitWarning, UserError
 from depass_sae.models.prompt import encode
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.propagate import Allocation
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.sources import Spans
 from depass_sae.passes.trace import HOOKS
 
 from ..passes.models import SHAPES
 from ..saes.builders import AFFINE, NORMALISATIONS
 from .tiny import (
     BOS,
+    D_MODEL,
     D_SAE,
     HOSTILE,
     TEXT,
@@ -67,6 +68,25 @@ def total(target: Any) -> float:
 def assert_sums_to(target: Any, value: float, tolerance: float = 1e-4) -> None:
     parts = [*target.contributions.tolist(), *target.other.values(), target.constant, value]
     assert abs(total(target) - value) <= tolerance * max(map(abs, parts))
+
+
+QUESTIONS = [{"feature": "1/3"}, {"logit": 5}, {"direction": torch.ones(D_MODEL), "layer": 1}]
+"""With one each: a constant, the whole model, every position."""
+
+
+def assert_adds_up(values: Any, value: float, error: float) -> None:
+    """A frame's column is no further from the number that it is to sum to than the answer says of itself."""
+    size = max([abs(value), *values.abs()])
+    assert abs(values.sum() - value) <= (error + 1e-12) * size
+
+
+def assert_frame_adds_up(att: Any, *keys: str) -> None:
+    """At every target; keys: and for every value of these columns."""
+    frame = att.to_frame()
+    targets = {target.pos: target for target in att.targets}
+    assert set(frame["target_pos"]) == set(targets)
+    for (pos, *_), rows in frame.groupby(["target_pos", *keys]):
+        assert_adds_up(rows["contribution"], targets[pos].pre_activation, targets[pos].completeness_error)
 
 
 # ----------------------------------------------------------------------------------------------------------- the sum
@@ -364,11 +384,27 @@ def test_the_attributes_are_those_of_the_strongest_target(lm: ds.LM) -> None:
 def test_a_frame_has_a_row_for_every_target_and_source(lm: ds.LM) -> None:
     att = lm.attribute_tokens(TEXT, "1/3", pos="all")
     frame = att.to_frame()
-    assert list(frame.columns) == ["target_pos", "target_token", "pos", "token", "contribution"]
-    assert len(frame) == sum(target.pos + 1 for target in att.targets)
+    assert list(frame.columns) == ["target_pos", "target_token", "kind", "pos", "token", "contribution"]
     for target in att.targets:
-        rows = frame[frame["target_pos"] == target.pos]
+        rows = frame[(frame["target_pos"] == target.pos) & (frame["kind"] == "token")]
+        assert rows["pos"].tolist() == list(range(target.pos + 1))
         assert rows["contribution"].tolist() == target.contributions.tolist()
+
+
+def test_what_is_no_source_has_a_row_of_its_own_without_a_position(lm: ds.LM) -> None:
+    att = lm.attribute_tokens(TEXT, "1/3", by="word")
+    rows = att.to_frame().set_index("kind")
+    assert list(rows.index.unique()) == ["word", "bias", "rest", "constant"]
+    assert rows["contribution"].drop("word").to_dict() == {**att.other, "constant": att.constant}
+    assert rows[["pos", "token"]].drop("word").isna().all(axis=None)
+    assert str(rows["pos"].dtype) == "Int64"
+
+
+@given(ids=prompts, question=st.sampled_from(QUESTIONS), rule=rules, by=st.sampled_from(["token", "word", "sentence"]))
+@settings(max_examples=30)
+def test_a_frame_sums_to_the_pre_activation_at_every_target(ids: list[int], question: Any, rule: str, by: Any) -> None:
+    lm = with_sae("gpt2", "resid_post", "jumprelu")
+    assert_frame_adds_up(lm.attribute_tokens(ids, **question, pos="all", rule=rule, by=by))
 
 
 def test_a_frame_of_a_measured_answer_has_what_was_measured(lm: ds.LM) -> None:
@@ -376,7 +412,8 @@ def test_a_frame_of_a_measured_answer_has_what_was_measured(lm: ds.LM) -> None:
     frame = att.to_frame()
     assert list(frame.columns)[-2:] == ["measured", "spread"]
     assert math.isnan(frame["measured"][0])  # <bos> is not replaced
-    assert frame["measured"].tolist()[1:] == list(att.target.measured.mean[1:])
+    assert frame["measured"].tolist()[1:-3] == list(att.target.measured.mean[1:])
+    assert frame["measured"][-3:].isna().all()  # nor are bias, rest and constant
 
 
 def test_completeness_is_computed_from_what_is_reported(lm: ds.LM) -> None:
@@ -446,11 +483,49 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, ids: list[i
     target = FeatureTarget(subject.hook(1), 3)
     prompt = encode(subject.loaded, subject.adapter, ids)
     seen = subject.trace(prompt, 1, (target.point,))
-    spans = spans_of(prompt, by)
-    source = Spans([span.positions for span in spans], [span.text for span in spans])
-    asked = [(target.read(subject, seen), sorted({0, len(ids) - 1}))]
-    swept, carried = (engine(seen, asked, source, Allocation(rule), Budget(), None)[0] for engine in (_swept, _carried))
+    reading = Reading(prompt, seen, target.read(subject, seen), sorted({0, len(ids) - 1}), {})
+    passes = _Passes.of([reading], by, Allocation(rule), Budget(), None)
+    swept, carried = passes.swept()[0], passes.carried()[0]
     assert torch.allclose(swept, carried, atol=1e-4 * max(1.0, carried.abs().max().item()))
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    ids=st.lists(prompts, min_size=1, max_size=4),
+    by=st.sampled_from(["token", "word"]),
+    rule=st.sampled_from(["linear", "half", "softmax", "relu"]),
+    pos=st.sampled_from(["max", "all", None, 0]),
+)
+@settings(max_examples=40)
+def test_prompts_of_different_lengths_in_one_pass_give_what_each_gives_alone(
+    shape: str, ids: list[list[int]], by: Any, rule: str, pos: Any
+) -> None:
+    lm = with_sae(shape, "resid_post", "jumprelu")
+    question: dict[str, Any] = {"by": by, "rule": rule, "pos": pos}
+    together = lm.attribute_tokens_batch(ids, "1/3", **question)
+    for att, prompt in zip(together, ids, strict=True):
+        alone = lm.attribute_tokens(prompt, "1/3", **question)
+        assert att.heading.prompt == alone.heading.prompt
+        assert [target.pos for target in att.targets] == [target.pos for target in alone.targets]
+        for one, other in zip(att.targets, alone.targets, strict=True):
+            size = max(1.0, other.contributions.abs().max().item())
+            assert torch.allclose(one.contributions, other.contributions, atol=1e-4 * size)
+            assert one.other == pytest.approx(other.other, abs=1e-4 * size)
+            assert one.completeness_error <= 1e-4
+
+
+def test_no_prompts_at_all_get_one_line(lm: ds.LM) -> None:
+    with pytest.raises(UserError, match="name a target and a prompt, or several"):
+        lm.attribute_tokens_batch([], "1/3")
+
+
+def test_the_progress_of_many_prompts_is_told_as_one(lm: ds.LM) -> None:
+    told: list[tuple[int, int]] = []
+    short, long = [5] * 3, [7] * 20
+    lm.attribute_tokens_batch([long] * 30 + [short], logit=7, progress=lambda _what, done, of: told.append((done, of)))
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+    assert len({of for _, of in told}) == 1
 
 
 @pytest.mark.parametrize("rule", ["half", "softmax"])

@@ -6,8 +6,9 @@ looks into one fails; and memory runs out when this file says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -19,12 +20,13 @@ from torch.utils._pytree import tree_leaves
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
+from depass_sae.passes.batch import Aim, Batch, sweep_each
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Spans, Vectors
-from depass_sae.passes.sublayers import CONTRIBUTION, EFFECT
-from depass_sae.passes.sweep import seeds_at, sweep
+from depass_sae.passes.sublayers import CONTRIBUTION, EFFECT, Choices
+from depass_sae.passes.sweep import Level
 from depass_sae.passes.trace import Trace
 
 from .models import D_MODEL, LAYERS, SHAPES, fresh, tiny
@@ -86,13 +88,14 @@ def test_the_host_lays_a_pass_out_without_looking_at_what_the_device_computes(sh
 
 @pytest.mark.parametrize("choices", [*CONTRIBUTION.values(), EFFECT])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_sweep_does_not_look_at_what_the_device_computes(shape: str, choices: Any) -> None:
+def test_a_sweep_does_not_look_at_what_the_device_computes(shape: str, choices: Choices) -> None:
     there = elsewhere(recorded(tiny(shape), IDS), shape)
-    w = torch.randn(2, D_MODEL, device="meta")
+    aims = [Aim((LAYERS - 1, "resid_post"), torch.randn(D_MODEL, device="meta"), pos) for pos in (3, 7)]
+    found = []
     with OneDevice():
-        seeds = {(LAYERS - 1, "resid_post"): seeds_at(w, torch.tensor([3, 7]), len(IDS))}
-        *_, lowest = sweep(there, seeds, choices)
-    assert lowest.before.shape == (2, len(IDS), D_MODEL)
+        sweep_each([there], aims, choices, lambda _, levels: found.extend(levels), Budget())
+    assert found[-1].before.shape == (2, len(IDS), D_MODEL)
+    assert len(found) == 2 * LAYERS
 
 
 # ------------------------------------------------------------------------------------------------------- out of memory
@@ -133,13 +136,35 @@ def test_where_the_device_runs_out_of_memory_a_pass_goes_on_in_smaller_blocks(sh
         assert torch.allclose(rows.values, expected[point].values, atol=1e-4), point
 
 
+def test_where_the_device_runs_out_of_memory_fewer_targets_go_back_at_once() -> None:
+    seen = recorded(tiny("llama"), WORDS)
+    aims = [Aim((LAYERS - 1, "resid_post"), w, 31) for w in torch.randn(8, D_MODEL)]
+    sizes, found = [], torch.zeros(2, 8, len(WORDS), D_MODEL)
+
+    def visit(into: Tensor, batch: Batch, levels: Iterator[Level]) -> None:
+        lowest = list(levels)[-1]
+        sizes.append(len(batch.which))
+        into[batch.which] = lowest.before
+
+    sweep_each([seen], aims, CONTRIBUTION["half"], partial(visit, found[0]), Budget())
+    with Small(3 * len(WORDS) * D_MODEL * 4) as device:
+        sweep_each([seen], aims, CONTRIBUTION["half"], partial(visit, found[1]), Budget())
+    assert device.refused
+    assert sizes[0] == 8 == sum(sizes[1:])
+    assert max(sizes[1:]) < 8
+    assert torch.allclose(found[0], found[1], atol=1e-4)
+
+
 def test_a_device_without_room_for_a_small_block_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = recorded(tiny("llama"), WORDS)
     start = by_token(WORDS).start(seen)
     monkeypatch.setattr("depass_sae.passes.memory.LEAST", 2**60)
     with (
         Small(start.rows.values.nbytes * len(WORDS)),
-        pytest.raises(UserError, match="cpu has no memory left for even a small block") as caught,
+        pytest.raises(UserError, match="cpu has no memory left for even a small part") as caught,
     ):
         propagate(seen, start, {(LAYERS - 1, "resid_post"): torch.tensor([31])}, Allocation())
     assert "\n" not in str(caught.value)
+    aims = [Aim((LAYERS - 1, "resid_post"), torch.randn(D_MODEL), 31)] * 2
+    with Small(1000), pytest.raises(UserError, match="cpu has no memory left for even a small part"):
+        sweep_each([seen], aims, CONTRIBUTION["half"], lambda _, levels: list(levels).clear(), Budget())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.passes.memory import Budget, check_memory, spans
+from depass_sae.passes.memory import SMALL, Budget, check_memory, spans
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,15 @@ def test_a_stream_that_does_not_fit_lies_in_a_file_that_goes_with_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stream_that_fits_nowhere_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(UserError, match=r"this pass needs about .* GiB, more than there is in memory"):
-        Budget(100).zeros(1000, 8, torch.zeros(()))
+def test_a_pass_that_fits_nowhere_gets_one_line_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**30})())
+    Budget(100).check(SMALL - 1, torch.zeros(()))
+    Budget(100).check(2**30, torch.zeros(()))
+    with pytest.raises(
+        UserError, match=r"this pass needs about 4\.0 GiB, and there are 1\.0 GiB free in .*; try"
+    ) as caught:
+        Budget(100).check(2**32, torch.zeros(()))
+    assert "\n" not in str(caught.value)
 
 
 def test_work_that_needs_more_than_there_is_gets_one_line() -> None:

@@ -220,7 +220,7 @@ def test_one_step_back_is_the_transpose_of_one_step_forward(shape: str, which: s
     out = layer.attention.o if which == "attn" else layer.mlp.down
     gradient = torch.stack([noise(x, seed) for seed in range(3)])
     none: dict[str, Any] = {"output_seed": None, "inner_seeds": [None], "stream_seeds": []}
-    level = Level.back(1, which, layer, lambda x, _: [f(x)], x, out, gradient, torch.zeros(3).to(x), **none)  # type: ignore[arg-type]
+    level = Level.back(1, which, layer, lambda x, _: [f(x)], x, out, gradient, torch.zeros(3, len(x)).to(x), **none)  # type: ignore[arg-type]
     v = noise(x, 9)
     _, forward = torch.func.jvp(lambda x: x + out(f(x)), (x,), (v,))
     assert torch.allclose((level.before * v).sum((1, 2)), (gradient * forward).sum((1, 2)), rtol=1e-9, atol=1e-9)

@@ -60,7 +60,7 @@ def by_sweep(found: Levels, start: Start) -> Tensor:
     """Contributions [target, comp] of a start's components."""
     gradient, bias = gradient_at(found, start.at)
     values = torch.einsum("tnd,nmd->tm", gradient, start.rows.dense())
-    values[:, -2] += bias
+    values[:, -2] += bias.sum(1)
     return values
 
 
@@ -127,7 +127,7 @@ def test_every_level_on_the_way_back_sums_to_the_target_at_every_read_point(shap
         for level in sweep(seen, {point: seeds_at(seen, w, [5, 7])}, CONTRIBUTION[rule]):
             stream = seen.at((level.layer, "resid_pre" if level.sublayer == "attn" else "resid_mid"))
             if level.before.any():  # the sublayer that lies behind what is read has nothing to say
-                total = (level.before * stream).sum((1, 2)) + level.bias_before
+                total = (level.before * stream).sum((1, 2)) + level.bias_before.sum(1)
                 size = (level.before * stream).abs().amax((1, 2)).maximum(whole.abs())
                 assert ((total - whole).abs() / size).max() < 1e-5, (point, level.layer, level.sublayer)
 
@@ -214,7 +214,8 @@ def test_nothing_depends_on_what_comes_after_the_target(
         assert not level.before[:, pos + 1 :].any()
         assert off(level.before[:, : pos + 1], short[key].before) <= 1e-10
         if choices is not EFFECT:  # bias vectors are summed for contributions
-            assert off(level.bias_before, short[key].bias_before) <= 1e-10
+            assert not level.bias_before[:, pos + 1 :].any()
+            assert off(level.bias_before[:, : pos + 1], short[key].bias_before) <= 1e-10
 
 
 def test_a_sweep_stops_where_it_is_told_to() -> None:
@@ -274,7 +275,7 @@ def test_with_everything_live_bias_is_what_all_bias_vectors_do_to_first_order(sh
         gradients = torch.autograd.grad(stream[LAYERS - 1][0, 6] @ w[0], biases, allow_unused=True)
         parts = torch.cat([(g * b).flatten() for g, b in zip(gradients, biases, strict=True) if g is not None])
     found = levels(seen, {(LAYERS - 1, "resid_pre"): seeds_at(seen, w, [6])}, EFFECT)
-    effect = gradient_at(found, (0, "resid_pre"))[1].item()
+    effect = gradient_at(found, (0, "resid_pre"))[1].sum().item()
     assert abs(effect - parts.sum().item()) <= autograd_precision(shape) * parts.abs().sum().item()
     assert bool(effect) == bool(biases)
 

@@ -1,0 +1,203 @@
+"""Many at once: prompts of different lengths in one pass, and many targets in one sweep.
+
+Prompts are packed one after the other, without padding; attention does not look across their borders. Packed, their
+rows go through the same matrix products, and their targets through the same sweep: one target of each prompt shares a
+lane, since no gradient crosses a border either. What comes out is what each prompt gives alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .memory import Budget, fits, no_room
+from .propagate import Progress
+from .rows import BIAS, Rows, on
+from .sources import Start
+from .sublayers import Choices
+from .sweep import Level, Seeds, sweep
+from .trace import Point, Trace
+
+PACK = 512
+"""Positions that go together: matrix products gain little from more, and patterns are kept as one matrix of them."""
+
+
+def groups(lengths: Sequence[int], limit: int = PACK) -> list[list[int]]:
+    """Which prompts go together: alike in length, at most ``limit`` positions with what pads them; or one too long."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    found: list[list[int]] = []
+    for i in order:
+        if found and (len(found[-1]) + 1) * lengths[i] <= limit:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
+def packed(traces: Sequence[Trace]) -> Trace:
+    """Traces of one model as one, their positions one after the other."""
+    if len(traces) == 1:
+        return traces[0]
+    first = traces[0]
+    logits = [trace.logits for trace in traces if trace.logits is not None]
+    return replace(
+        first,
+        token_ids=torch.cat([trace.token_ids for trace in traces]),
+        resid_pre=[torch.cat(x) for x in zip(*(trace.resid_pre for trace in traces), strict=True)],
+        resid_mid=[torch.cat(x) for x in zip(*(trace.resid_mid for trace in traces), strict=True)],
+        pattern=[_beside(patterns) for patterns in zip(*(trace.pattern for trace in traces), strict=True)],
+        neurons=[torch.cat(x) for x in zip(*(trace.neurons for trace in traces), strict=True)],
+        resid_post=torch.cat([trace.resid_post for trace in traces]),
+        outputs={point: torch.cat([trace.outputs[point] for trace in traces]) for point in first.outputs},
+        logits=torch.cat(logits) if len(logits) == len(traces) else None,
+        starts=tuple(accumulate((len(trace.token_ids) for trace in traces[:-1]), initial=0)),
+    )
+
+
+def _beside(patterns: Sequence[Float[Tensor, "head query key"]]) -> Float[Tensor, "head query key"]:
+    """Patterns along the diagonal of one, zero elsewhere."""
+    sizes = [pattern.shape[1] for pattern in patterns]
+    whole = patterns[0].new_zeros(patterns[0].shape[0], sum(sizes), sum(sizes))
+    for pattern, start in zip(patterns, accumulate(sizes, initial=0), strict=False):
+        whole[:, start : start + pattern.shape[1], start : start + pattern.shape[2]] = pattern
+    return whole
+
+
+def packed_start(starts: Sequence[Start]) -> Start:
+    """Each prompt split in its own way, on their packed trace: component m is the m-th of every prompt."""
+    most = max(starts, key=lambda start: start.rows.n_components)
+    n, m = sum(len(start.rows.positions) for start in starts), most.rows.n_components
+    present, first_only = torch.zeros(2, n, m, dtype=torch.bool)
+    low = 0
+    for start in starts:
+        high, own = low + len(start.rows.positions), start.rows.n_components + BIAS
+        for mask, given in ((present, start.rows.present), (first_only, start.first_only.expand(high - low, -1))):
+            mask[low:high, :own] = given[:, :own]
+            mask[low:high, BIAS:] = given[:, BIAS:]
+        low = high
+    rows = Rows(torch.arange(n), present, torch.cat([start.rows.values for start in starts]))
+    return Start(most.at, rows, most.labels, first_only)
+
+
+# --------------------------------------------------------------------------------------------------------- many targets
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A target of a sweep: ⟨w, x⟩ at a point, at a position of a prompt."""
+
+    point: Point
+    w: Float[Tensor, "d"]
+    pos: int
+    prompt: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Aims that go back together, on the packed trace of their prompts, as far as they look into these.
+
+    which: of all the aims. lanes: the row of the sweep that each goes back in. spans: its prompt's positions.
+    """
+
+    trace: Trace
+    aims: list[Aim]
+    which: list[int]
+    lanes: list[int]
+    spans: list[slice]
+
+    def seeds(self) -> Seeds:
+        """Where the sweep begins."""
+        n, like = len(self.trace.token_ids), self.trace.resid_post
+        seeds: dict[Point, Tensor] = {}
+        for point in {aim.point for aim in self.aims}:
+            some = [i for i, aim in enumerate(self.aims) if aim.point == point]
+            w = torch.stack([self.aims[i].w for i in some])
+            lane = torch.tensor([self.lanes[i] for i in some])
+            pos = torch.tensor([self.spans[i].start + self.aims[i].pos for i in some])
+            seeds[point] = like.new_zeros(max(self.lanes) + 1, n, w.shape[1]).index_put_((on(w, lane), on(w, pos)), w)
+        return seeds
+
+
+def in_batches(
+    traces: Sequence[Trace],
+    aims: Sequence[Aim],
+    budget: Budget,
+    work: Callable[[Batch], None],
+    which: Sequence[int] | None = None,
+) -> None:
+    """work on aims that fit into memory together: neighbours in position, so that few positions are swept in vain.
+
+    Where a device runs out of memory in some work it is done again for half of its aims at a time; so nothing of it may
+    count before it is done.
+    """
+    for batch in _batches(traces, aims, budget, range(len(aims)) if which is None else which):
+        device = batch.trace.resid_post.device
+        if not fits(lambda batch=batch: work(batch), device):  # type: ignore[misc]
+            if len(batch.which) == 1:
+                raise no_room(device)
+            half = len(batch.which) // 2
+            for some in (batch.which[:half], batch.which[half:]):
+                in_batches(traces, aims, budget, work, some)
+
+
+def _batches(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, which: Sequence[int]) -> Iterator[Batch]:
+    by_prompt: dict[int, list[int]] = {}
+    for i in sorted(which, key=lambda i: aims[i].pos):
+        by_prompt.setdefault(aims[i].prompt, []).append(i)
+    adapter = traces[0].adapter
+    layer, n = adapter.layer(0), sum(aims[own[-1]].pos + 1 for own in by_prompt.values())
+    wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * adapter.d_model + 4 * layer.attention.n_heads * n
+    step = max(1, budget.swept // (traces[0].resid_post.element_size() * n * wide))
+    for low in range(0, max(map(len, by_prompt.values())), step):
+        some = {prompt: own[low : low + step] for prompt, own in by_prompt.items() if own[low:]}
+        short = [traces[prompt].first(aims[own[-1]].pos + 1) for prompt, own in some.items()]
+        trace = packed(short)
+        spans = dict(zip(some, trace.prompts, strict=True))
+        chosen = [(i, lane) for own in some.values() for lane, i in enumerate(own)]
+        yield Batch(
+            trace,
+            [aims[i] for i, _ in chosen],
+            [i for i, _ in chosen],
+            [lane for _, lane in chosen],
+            [spans[aims[i].prompt] for i, _ in chosen],
+        )
+
+
+def sweep_each(
+    traces: Sequence[Trace],
+    aims: Sequence[Aim],
+    choices: Choices,
+    visit: Callable[[Batch, Iterator[Level]], None],
+    budget: Budget,
+    progress: Progress | None = None,
+) -> None:
+    """Every aim swept back to the embeddings, many of them at once.
+
+    visit: takes a batch and the levels of its sweep, which it goes through; it may be called again with fewer aims.
+    """
+    steps, swept = _sublayers(aims), 0
+
+    def back(batch: Batch) -> None:
+        nonlocal swept
+
+        def levels() -> Iterator[Level]:
+            for done, level in enumerate(sweep(batch.trace, batch.seeds(), choices), start=1):
+                yield level
+                if progress is not None:
+                    share = (swept + len(batch.which) * done / _sublayers(batch.aims)) / len(aims)
+                    progress("sweeping back through the layers", round(share * steps), steps)
+
+        visit(batch, levels())
+        swept += len(batch.which)
+
+    in_batches(traces, aims, budget, back)
+
+
+def _sublayers(aims: Sequence[Aim]) -> int:
+    """How many a sweep from the highest of them visits."""
+    return 2 * (max(aim.point[0] for aim in aims) + 1)

@@ -1,0 +1,188 @@
+"""What a pass has to carry, worked out on the host before anything is computed: where it goes, and who is where.
+
+Backwards from the reads: at which positions each sublayer is needed at all. Then forwards from the start: which
+components are present there, and which of them compete for an MLP's neurons. So the rows of every step are known in
+advance, and with them the memory that the pass will take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.adapter import Layer
+from .rows import BIAS, REST
+from .rules import Rule
+from .sources import Start
+from .sublayers import reach
+from .trace import HOOKS, Point, Trace
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sublayer, and the residual stream before it.
+
+    needed: positions of the stream that are carried here; produced: positions at which the sublayer's output is wanted.
+    present, compete: at these, who is there after the sublayer, and who takes part in the allocation of an MLP.
+    """
+
+    layer: int
+    is_mlp: bool
+    needed: Int[Tensor, "needed"]
+    produced: Int[Tensor, "produced"]
+    state_reads: list[Point]
+    output_reads: list[Point]
+    present: Bool[Tensor, "produced comp"]
+    compete: Bool[Tensor, "produced comp"]
+
+
+def planned(
+    trace: Trace, start: Start, reads: Mapping[Point, Int[Tensor, "kept"]], rule: Rule, skip_first: bool
+) -> list[Step]:
+    """The sublayers from a start to the last read; the last step is the stream that it leaves.
+
+    skip_first: keep parts that come from position 0 alone out of the allocation at later positions.
+
+    Raises UserError for a read before the start or beyond the trace.
+    """
+    positions, present, steps = start.rows.positions, start.rows.present, []
+    for step in _wanted(reads, start.at, trace):
+        if not len(step.produced):
+            steps.append(replace(step, present=present[:0], compete=present[:0]))
+            break
+        layer, here = trace.adapter.layer(step.layer), torch.isin(positions, step.needed)
+        positions, present = positions[here], present[here]
+        if step.is_mlp:
+            present = present[torch.isin(positions, step.produced)]
+            after, compete = _after_mlp(layer, present, step.produced, start.first_only, trace, rule, skip_first)
+        else:
+            after = _after_attention(layer, present, positions, step.produced, trace)
+            compete = after
+        steps.append(replace(step, present=after, compete=compete))
+        positions, present = step.produced, after
+    return steps
+
+
+def forecast(steps: list[Step], start: Start, reads: Mapping[Point, Int[Tensor, "kept"]]) -> int:
+    """Bytes that the rows of a pass take at most: the stream, what takes its place where its layout changes, and what
+    was read so far.
+    """
+    width = start.rows.values.shape[1] * start.rows.values.element_size()
+    most, kept = 0, 0
+    positions, present = start.rows.positions, start.rows.present
+    for step in steps:
+        before, after = int(present.sum()), int(step.present.sum())
+        kept += sum(before * len(reads[point]) // max(1, len(positions)) for point in step.state_reads)
+        kept += sum(after * len(reads[point]) // max(1, len(step.produced)) for point in step.output_reads)
+        in_place = torch.equal(positions, step.produced) and torch.equal(present, step.present)
+        most = max(most, kept + before + (0 if in_place else after))
+        positions, present = step.produced, step.present
+    return most * width
+
+
+# ---------------------------------------------------------------------------------------------- what has to be carried
+
+_STATE = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}  # read between sublayers: after how many of this layer's
+_OUTPUT = {"hook_z": 0, "attn_out": 0, "mlp_in": 1, "mlp_out": 1}  # read inside a sublayer: which one
+
+
+def _wanted(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[Step]:
+    """The sublayers, each with the positions that later ones depend on; who is there is not known yet.
+
+    Found backwards: an attention layer needs every position of a prompt up to the last one it produces there, an MLP
+    just its own.
+    """
+    first = 2 * at[0] + _STATE[at[1]]
+    states: dict[int, list[Point]] = {}
+    outputs: dict[int, list[Point]] = {}
+    for point in reads:
+        layer, hook = point
+        if hook not in HOOKS:
+            raise UserError(f"unknown hook point {hook!r}; there are {', '.join(HOOKS)}")
+        if not 0 <= layer < trace.n_layers:
+            raise UserError(f"there is no layer {layer} in this trace; it has layers 0 to {trace.n_layers - 1}")
+        group, time = (states, 2 * layer + _STATE[hook]) if hook in _STATE else (outputs, 2 * layer + _OUTPUT[hook])
+        if time < first:
+            raise UserError(f"{hook} of layer {layer} lies before the decomposition's start, {at[1]} of layer {at[0]}")
+        group.setdefault(time, []).append(point)
+    everything, nobody = torch.arange(len(trace.token_ids)), torch.zeros(0, 0, dtype=torch.bool)
+    later = torch.zeros(len(everything), dtype=torch.bool)
+    steps = []
+    for time in range(max(*states, *(t + 1 for t in outputs), first), first - 1, -1):
+        produced = later.clone()
+        for point in outputs.get(time, []):
+            produced[reads[point]] = True
+        is_mlp = bool(time % 2)
+        later = produced.clone()
+        if not is_mlp:
+            for prompt in trace.prompts:
+                wanted = produced[prompt].nonzero()
+                later[prompt.start : prompt.start + (int(wanted.max()) + 1 if len(wanted) else 0)] = True
+        for point in states.get(time, []):
+            later[reads[point]] = True
+        steps.append(
+            Step(
+                layer=time // 2,
+                is_mlp=is_mlp,
+                needed=everything[later],
+                produced=everything[produced],
+                state_reads=states.get(time, []),
+                output_reads=outputs.get(time, []),
+                present=nobody,
+                compete=nobody,
+            )
+        )
+    return steps[::-1]
+
+
+# -------------------------------------------------------------------------------------------------------- who is where
+
+
+def _after_attention(
+    layer: Layer,
+    present: Bool[Tensor, "key comp"],
+    keys: Int[Tensor, "key"],
+    queries: Int[Tensor, "query"],
+    trace: Trace,
+) -> Bool[Tensor, "query comp"]:
+    """Which components are at each query after attention: those of all that it sees, and biases."""
+    visible = reach(queries, keys, layer.attention.window)
+    visible &= trace.prompt_of[queries, None] == trace.prompt_of[keys]
+    after = (visible.float() @ present.float()) > 0
+    if any(part.bias is not None for part in (layer.attn_norm, layer.attention.v, layer.attention.o)):
+        after[:, BIAS] = True
+    return after
+
+
+def _after_mlp(
+    layer: Layer,
+    present: Bool[Tensor, "pos comp"],
+    positions: Int[Tensor, "pos"],
+    first_only: Bool[Tensor, "*pos comp"],
+    trace: Trace,
+    rule: Rule,
+    skip_first: bool,
+) -> tuple[Bool[Tensor, "pos comp"], Bool[Tensor, "pos comp"]]:
+    """Who is there after an MLP, and who of them takes part in its allocation: ``rest`` where nobody else does."""
+    mlp, present = layer.mlp, present.clone()
+    first = [layer.mlp_norm.bias, mlp.gate.bias, mlp.up.bias if mlp.up is not None and rule.needs_up else None]
+    if any(bias is not None for bias in first):
+        present[:, BIAS] = True
+    compete = present.clone()
+    if rule.couples:
+        if skip_first:
+            later = torch.ones(len(trace.token_ids), dtype=torch.bool)
+            later[list(trace.starts)] = False
+            compete &= ~(first_only.expand(len(later), -1) & later[:, None])[positions]
+        compete[:, REST] |= ~compete.any(dim=1)
+    present |= compete
+    if mlp.down.bias is not None:
+        present[:, BIAS] = True
+    if rule.may_spill:
+        present[:, REST] = True
+    return present, compete

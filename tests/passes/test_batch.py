@@ -1,0 +1,168 @@
+"""Many at once: what a pack of prompts, or a batch of targets, gives is what each gives alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from depass_sae.passes.batch import PACK, Aim, Batch, groups, packed, packed_start, sweep_each
+from depass_sae.passes.memory import Budget
+from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.rules import RULES
+from depass_sae.passes.sources import Heads, Spans, Start
+from depass_sae.passes.sublayers import CONTRIBUTION
+from depass_sae.passes.sweep import Level, sweep
+from depass_sae.passes.trace import Trace, trace, traces
+
+from .models import LAYERS, SHAPES, VOCAB, tiny
+from .test_propagate import OUTPUTS, POINTS, by_token, points_after
+
+prompts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7), min_size=1, max_size=4)
+
+
+def together(shape: str, ids: list[list[int]], dtype: torch.dtype = torch.float64) -> list[Trace]:
+    return traces(tiny(shape, dtype), [torch.tensor(prompt) for prompt in ids], outputs=OUTPUTS)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found - expected).abs().max() <= tolerance * max(1.0, float(expected.abs().max())))
+
+
+# ------------------------------------------------------------------------------------------------------------- tracing
+
+
+@given(shape=st.sampled_from(SHAPES), ids=prompts)
+@settings(max_examples=30)
+def test_prompts_of_different_lengths_are_recorded_in_one_pass_as_each_is_alone(
+    shape: str, ids: list[list[int]]
+) -> None:
+    for seen, prompt in zip(together(shape, ids), ids, strict=True):
+        alone = trace(tiny(shape, torch.float64), torch.tensor(prompt), outputs=OUTPUTS)
+        assert seen.token_ids.tolist() == prompt
+        assert seen.logits is not None
+        assert alone.logits is not None
+        assert close(seen.logits, alone.logits, 1e-6)  # transformers' norms round through float32
+        for point in POINTS:
+            assert close(seen.at(point), alone.at(point), 1e-6), point
+        for layer in range(LAYERS):
+            assert close(seen.pattern[layer], alone.pattern[layer], 1e-6)
+            assert close(seen.neurons[layer], alone.neurons[layer], 1e-6)
+
+
+@given(st.lists(st.integers(1, 700), max_size=40), st.integers(1, 600))
+def test_groups_are_of_like_length_and_fit_padding_included_or_hold_one_prompt(lengths: list[int], limit: int) -> None:
+    found = groups(lengths, limit)
+    assert sorted(i for group in found for i in group) == list(range(len(lengths)))
+    for group in found:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= limit
+    longest = [max(lengths[i] for i in group) for group in found]
+    assert longest == sorted(longest)
+
+
+def test_prompts_go_together_by_default_up_to_the_size_of_a_pack() -> None:
+    assert [len(group) for group in groups([PACK // 4] * 10)] == [4, 4, 2]
+
+
+# ------------------------------------------------------------------------------------------------------------- packing
+
+
+def split(seen: Trace, number: int) -> Start:
+    """Prompts are split in different ways: some by token, some by groups of tokens."""
+    ids = seen.token_ids.tolist()
+    if number % 2:
+        return Spans([[0], [i for i in range(1, len(ids)) if i % 2]], ["first", "odd"]).start(seen)
+    return by_token(ids).start(seen)
+
+
+@given(shape=st.sampled_from(SHAPES), rule=st.sampled_from(list(RULES)), ids=prompts, data=st.data())
+@settings(max_examples=60)
+def test_a_pack_carries_what_each_prompt_carries_alone(
+    shape: str, rule: str, ids: list[list[int]], data: st.DataObject
+) -> None:
+    seen = together(shape, ids)
+    starts = [split(one, number) for number, one in enumerate(seen)]
+    whole = packed(seen)
+    at = [data.draw(st.sets(st.integers(0, len(prompt) - 1)).map(sorted), label="read") for prompt in ids]
+    reads = [start + pos for start, positions in zip(whole.starts, at, strict=True) for pos in positions]
+    assume(reads)
+    points = points_after((0, "resid_pre"))
+    budget = Budget(data.draw(st.sampled_from([None, 1, 3000])))
+    read = dict.fromkeys(points, torch.tensor(reads))
+    found = propagate(whole, packed_start(starts), read, Allocation(rule), budget=budget)
+    for one, start, own, first in zip(seen, starts, at, whole.starts, strict=True):
+        if not own:
+            continue
+        alone = propagate(one, start, dict.fromkeys(points, torch.tensor(own)), Allocation(rule))
+        for point in points:
+            rows, expected = found[point].dense(), alone[point].dense()
+            some = torch.isin(found[point].positions, torch.tensor(own) + first)
+            m = expected.shape[1] - 2
+            mine = torch.cat([rows[some, :m], rows[some, -2:]], dim=1)
+            assert not rows[some, m:-2].any()
+            assert mine.shape == expected.shape
+            assert close(mine, expected, 1e-6), point
+
+
+def test_a_pack_of_one_is_the_trace_itself() -> None:
+    (seen,) = together("llama", [[3, 4, 5]])
+    assert packed([seen]) is seen
+
+
+def test_heads_of_a_pack_are_those_of_its_prompts() -> None:
+    seen = together("gpt2", [[3, 4, 5], [7, 8]])
+    rows = Heads(1).start(packed(seen)).rows.dense()
+    assert close(rows, torch.cat([Heads(1).start(one).rows.dense() for one in seen]), 1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+@st.composite
+def questions(draw: Any) -> tuple[str, list[list[int]], list[tuple[tuple[int, str], int, int]]]:
+    """A shape, prompts, and (point, position, prompt) of some targets."""
+    ids = draw(prompts)
+    point = st.sampled_from(POINTS[1:])
+    one = st.integers(0, len(ids) - 1).flatmap(lambda p: st.tuples(point, st.integers(0, len(ids[p]) - 1), st.just(p)))
+    return draw(st.sampled_from(SHAPES)), ids, draw(st.lists(one, min_size=1, max_size=6))
+
+
+@given(questions(), st.sampled_from(list(CONTRIBUTION)), st.sampled_from([None, 1, 200_000]))
+@settings(max_examples=50)
+def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
+    case: tuple[str, list[list[int]], list], rule: str, memory: int | None
+) -> None:
+    shape, ids, targets = case
+    seen = together(shape, ids)
+    generator = torch.Generator().manual_seed(0)
+    aims = [
+        Aim(point, torch.randn(seen[p].at(point).shape[1], generator=generator, dtype=torch.float64), pos, p)
+        for point, pos, p in targets
+    ]
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def visit(batch: Batch, levels: Iterator[Level]) -> None:
+        *_, lowest = levels
+        for i, lane, span in zip(batch.which, batch.lanes, batch.spans, strict=True):
+            assert i not in found
+            found[i] = lowest.before[lane, span], lowest.bias_before[lane, span]
+
+    told: list[tuple[int, int]] = []
+    progress = lambda _what, done, of: told.append((done, of))  # noqa: E731
+    sweep_each(seen, aims, CONTRIBUTION[rule], visit, Budget(memory), progress)
+    assert told[-1][0] == told[-1][1]
+    assert told == sorted(told)
+    for i, aim in enumerate(aims):
+        one = seen[aim.prompt]
+        seed = torch.zeros(1, len(one.token_ids), len(aim.w), dtype=torch.float64)
+        seed[0, aim.pos] = aim.w
+        *_, alone = sweep(one, {aim.point: seed}, CONTRIBUTION[rule])
+        gradient, bias = found[i]
+        assert close(gradient, alone.before[0, : len(gradient)], 1e-9)
+        assert not alone.before[0, len(gradient) :].any()
+        assert bias.sum().item() == pytest.approx(alone.bias_before.sum().item(), rel=1e-9, abs=1e-9)

@@ -1,0 +1,82 @@
+"""What a pass has to carry, known before it starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depass_sae.passes.memory import SMALL, Budget
+from depass_sae.passes.plan import forecast, planned
+from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.rules import RULES
+from depass_sae.passes.trace import trace
+
+from .models import D_MODEL, LAYERS, SHAPES, VOCAB, tiny
+from .test_propagate import IDS, by_token, points_after, recorded
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    rule=st.sampled_from(list(RULES)),
+    ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_what_is_carried_is_what_was_planned(shape: str, rule: str, ids: list[int], data: st.DataObject) -> None:
+    seen = recorded(tiny(shape), ids)
+    start = by_token(ids).start(seen)
+    positions = st.sets(st.integers(0, len(ids) - 1), min_size=1).map(lambda found: torch.tensor(sorted(found)))
+    points = data.draw(st.sets(st.sampled_from(points_after(start.at)), min_size=1))
+    reads = {point: data.draw(positions) for point in points}
+    skip = data.draw(st.booleans())
+    steps = planned(seen, start, reads, RULES[rule], skip)
+    found = propagate(seen, start, reads, Allocation(rule, first_token="skip" if skip else "compete"))
+    carried, before = start.rows.positions, start.rows.present
+    for step in steps:
+        for point in step.output_reads:
+            assert torch.equal(found[point].present, step.present[torch.isin(step.produced, reads[point])])
+        for point in step.state_reads:
+            assert torch.equal(found[point].present, before[torch.isin(carried, reads[point])])
+        carried, before = step.produced, step.present
+    assert sum(len(step.state_reads) + len(step.output_reads) for step in steps) == len(points)
+
+
+def test_a_pass_of_tokens_is_forecast_as_its_triangle_of_rows_and_what_is_read_of_it() -> None:
+    seen = recorded(tiny("qwen3"), IDS)
+    start, n = by_token(IDS).start(seen), len(IDS)
+    triangle = n * (n + 1) // 2
+    reads = {(LAYERS - 1, "resid_post"): torch.arange(n)}
+    steps = planned(seen, start, reads, RULES["half"], True)
+    assert forecast(steps, start, reads) == 2 * triangle * D_MODEL * 4
+    last = {(LAYERS - 1, "resid_post"): torch.tensor([n - 1])}
+    assert forecast(planned(seen, start, last, RULES["half"], True), start, last) < forecast(steps, start, reads)
+
+
+def test_a_pass_that_takes_much_says_how_much_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = trace(tiny("gpt2"), torch.tensor(IDS))
+    told: list[str] = []
+    reads = {(0, "resid_post"): torch.tensor([7])}
+    propagate(seen, by_token(IDS).start(seen), reads, progress=lambda what, *_: told.append(what))
+    assert set(told) == {"carrying components through the layers"}
+    monkeypatch.setattr("depass_sae.passes.propagate.SMALL", 1)
+    propagate(seen, by_token(IDS).start(seen), reads, progress=lambda what, *_: told.append(what))
+    assert told[-1] == "carrying components through the layers, 0.0 GiB"
+
+
+def test_nothing_is_computed_of_a_pass_that_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = trace(tiny("gpt2"), torch.tensor(IDS))
+    monkeypatch.setattr("depass_sae.passes.memory.SMALL", 1)
+    monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
+    called: list[str] = []
+    with pytest.raises(ValueError, match="this pass needs about"):
+        propagate(
+            seen,
+            by_token(IDS).start(seen),
+            {(0, "resid_post"): torch.tensor([7])},
+            budget=Budget(1),
+            progress=lambda what, *_: called.append(what),
+        )
+    assert not called
+    assert SMALL > 1
