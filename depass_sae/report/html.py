@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import place, shown
 from ..graph.export.html import escaping, inert, policy
+from ..pages import shared
 
 if TYPE_CHECKING:
     import jinja2
@@ -75,7 +76,7 @@ def render(
 
     script: of the page. styles, scripts: what frames inside it bring along, which its policy has to allow as well.
     """
-    style = "".join(asset(file) for file in STYLES)
+    style = shared("base.css") + "".join(asset(file) for file in STYLES)
     return (
         environment()
         .get_template(template)

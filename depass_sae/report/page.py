@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import fit_sentence, place
 from ..graph.export.html import style_and_script, to_html
+from ..pages import shared
 from .html import At, asset, inert, render, written
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def case_page(study: CaseStudy) -> str:
     style, script = style_and_script()
     return render(
         "case.html",
-        script=asset("case.js"),
+        script=shared("theme.js") + asset("case.js"),
         styles=[style],
         scripts=[script],
         c=At(study.document),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,15 @@ import pytest
 from depass_sae.files import write_text
 from depass_sae.report.html import written
 
+from ..browser import Watched
 from .case_sample import study
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--disable-quic",
-]  # fmt: skip
 AXE = Path(__file__).parents[1] / "data" / "axe" / "axe.min.js"
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: chromium, chromium-browser or google-chrome"),
     pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +29,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-class Opened:
-    """The page, and what went on there that should not."""
+class Opened(Watched):
+    """The page of the study."""
 
     def __init__(self, context: Any, file: Path) -> None:
-        self.page = context.new_page()
-        self.requests: list[str] = []
-        self.trouble: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("console", lambda message: self.trouble.append(message.text))
-        self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message))
+        super().__init__(context)
         self.page.goto(file.as_uri())
 
     def graph(self, i: int = 0) -> Any:

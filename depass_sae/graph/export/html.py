@@ -22,6 +22,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ...attribution.render import shown
+from ...pages import shared
 from ..document import document_of
 from ..influence import size
 from ..prune import fold
@@ -75,7 +76,7 @@ def to_html(g: nx.DiGraph) -> str:
 
 def style_and_script() -> tuple[str, str]:
     """What every page brings along; the policy of a page that it is put into has to allow both."""
-    return _asset("viewer.css"), "".join(_asset(file) for file in SCRIPTS)
+    return shared("base.css") + _asset("viewer.css"), shared("theme.js") + "".join(_asset(file) for file in SCRIPTS)
 
 
 def name(node_id: str, node: Mapping[str, Any]) -> str:

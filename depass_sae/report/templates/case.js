@@ -4,30 +4,12 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const tip = document.getElementById("tip");
 
-  /** Local storage, which may be missing. */
-  function stored(key, given) {
-    try {
-      if (given === undefined) return JSON.parse(localStorage.getItem(key));
-      localStorage.setItem(key, JSON.stringify(given));
-    } catch {
-      // nothing to be done
-    }
-    return null;
-  }
-
   // ------------------------------------------------------------------------------------------------------ light, dark
 
-  const root = document.documentElement;
-  const darkWanted = matchMedia("(prefers-color-scheme: dark)");
-  const before = stored("depass-sae:theme"); // the graphs' pages have the same key
-  if (before === "light" || before === "dark") root.dataset.theme = before;
-  const theme = document.getElementById("theme");
-  theme.hidden = false;
-  theme.addEventListener("click", () => {
-    const dark = (root.dataset.theme ?? (darkWanted.matches ? "dark" : "light")) === "dark";
-    root.dataset.theme = dark ? "light" : "dark";
-    stored("depass-sae:theme", root.dataset.theme);
-  });
+  theme.restore();
+  const switching = document.getElementById("theme");
+  switching.hidden = false;
+  switching.addEventListener("click", theme.toggle);
 
   // ---------------------------------------------------------------------------------------------------------- tooltip
 

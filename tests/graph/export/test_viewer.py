@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,42 +13,21 @@ import pytest
 from depass_sae.files import write_text
 from depass_sae.graph.export import read_graph
 from depass_sae.graph.export.html import MAX_EDGES, MAX_NODES, limited, to_html
+from tests.browser import Watched
 from tests.graph.export.every_kind import every_kind, with_text
 from tests.graph.sample import sample_graph
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--disable-quic",
-]  # fmt: skip
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: chromium, chromium-browser or google-chrome"),
-]
+pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-class Viewer:
-    """A page with a graph in it, and what went on there that should not."""
+class Viewer(Watched):
+    """A page with a graph in it."""
 
     def __init__(self, context: Any, folder: Path) -> None:
-        self.folder, self.page = folder, context.new_page()
-        self.requests: list[str] = []
-        self.trouble: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("console", lambda message: self.trouble.append(message.text))
-        self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message))
+        super().__init__(context)
+        self.folder = folder
 
     def open(self, g: nx.DiGraph) -> Viewer:
         file = self.folder / "graph.html"

@@ -1,4 +1,4 @@
-// Making elements, and remembering. Text only ever becomes a text node.
+// Making elements. Text only ever becomes a text node.
 const dom = (() => {
   const byId = (id) => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
@@ -23,16 +23,5 @@ const dom = (() => {
 
   const button = (text, onclick, attributes = {}) => el("button", { type: "button", onclick, ...attributes }, text);
 
-  /** Local storage, which may be missing or full: then edits last as long as the page. */
-  function stored(key, given) {
-    try {
-      if (given === undefined) return JSON.parse(localStorage.getItem(key));
-      localStorage.setItem(key, JSON.stringify(given));
-    } catch {
-      // nothing to be done
-    }
-    return null;
-  }
-
-  return { byId, el, svg, button, stored };
+  return { byId, el, svg, button };
 })();

@@ -4,7 +4,7 @@
 // Edges are drawn on a canvas; nodes, and the edges of what is highlighted, as SVG.
 (() => {
   const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, captioned, outline } = model;
-  const { byId, el, svg, stored } = dom;
+  const { byId, el, svg } = dom;
   const AT_FIRST = 800; // so many edges are drawn before anyone touches the slider
   const MAX_PIXELS = 24e6; // of the canvas
   const IN_DIFF = { only_a: "only in A", only_b: "only in B", both: "in both" };
@@ -468,14 +468,6 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  const darkWanted = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (document.documentElement.dataset.theme ?? (darkWanted.matches ? "dark" : "light")) === "dark";
-
-  function setTheme(theme) {
-    document.documentElement.dataset.theme = theme;
-    drawEdges();
-  }
-
   // ----------------------------------------------------------------------------------------------------------- events
 
   /** At most one call per frame. */
@@ -574,13 +566,14 @@
       zoomTo(Math.min(1, byId("stage").clientWidth / view.width, byId("stage").clientHeight / view.height)),
     );
     on("theme", "click", () => {
-      setTheme(isDark() ? "light" : "dark");
-      stored("depass-sae:theme", document.documentElement.dataset.theme);
+      theme.toggle();
+      drawEdges();
     });
     // Another page of this reader's, or the one that this is shown in, has changed it.
     window.addEventListener("storage", (event) => {
-      const theme = event.key === "depass-sae:theme" && stored(event.key);
-      if (theme === "light" || theme === "dark") setTheme(theme);
+      if (event.key !== theme.KEY) return;
+      theme.restore();
+      drawEdges();
     });
     on("download", "click", download);
     on("stage", "scroll", eachFrame(follow));
@@ -597,7 +590,7 @@
       chip.addEventListener("click", () => all.has(chip.dataset.node) && select(chip.dataset.node, true));
     }
     document.addEventListener("keydown", onKey);
-    darkWanted.addEventListener("change", drawEdges);
+    theme.darkWanted.addEventListener("change", drawEdges);
     window.addEventListener("resize", eachFrame(refresh));
   }
 
@@ -612,8 +605,7 @@
 
   function start() {
     const before = stored(`depass-sae:graph:${extra.key}`);
-    const theme = stored("depass-sae:theme");
-    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+    theme.restore();
     document.querySelector(".page").classList.add("drawn");
     if (window.parent !== window) document.documentElement.dataset.framed = ""; // the page around it names the graph
     byId("app").hidden = false;
