@@ -231,13 +231,16 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
 
 
 def product_seconds(adapter: Adapter, rows: Mapping[tuple[int, str], int]) -> float:
-    """How long matrix products take by themselves: so many rows through each map (layer, v, o, gate, up or down)."""
-    seconds = 0.0
+    """How long matrix products take by themselves: so many rows through each map (layer, v, o, gate, up or down).
+
+    In the dtype that a pass computes in, which is float32 for weights of half precision, too.
+    """
+    seconds, dtype = 0.0, adapter.compute_dtype()
     for (index, name), count in rows.items():
         layer = adapter.layer(index)
-        weight = getattr(layer.attention if name in "vo" else layer.mlp, name).weight
-        x = torch.randn(min(count, PRODUCT_ROWS), weight.shape[0], device=weight.device).to(weight.dtype)
-        out = torch.empty(len(x), weight.shape[1], dtype=weight.dtype, device=weight.device)
+        weight = getattr(layer.attention if name in "vo" else layer.mlp, name).weight.to(dtype)
+        x = torch.randn(min(count, PRODUCT_ROWS), weight.shape[0], device=weight.device, dtype=dtype)
+        out = torch.empty(len(x), weight.shape[1], dtype=dtype, device=weight.device)
         times = min(-(-count // len(x)), SAMPLED)
 
         def multiply(x: Tensor = x, weight: Tensor = weight, out: Tensor = out, times: int = times) -> None:

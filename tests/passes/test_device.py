@@ -1,7 +1,6 @@
-"""A pass on a device other than the host: laid out ahead of it, never mixing the two, going on when it is full.
+"""A pass on a device other than the host: laid out ahead of it, never waiting for it, going on when it is full.
 
-No such device is needed here. The ``meta`` device stands in for one: its tensors hold nothing, so that a pass which
-looks into one fails; and memory runs out when this file says so.
+The device is made up (tests/far.py), and its memory runs out when this file says so.
 """
 
 from __future__ import annotations
@@ -29,36 +28,25 @@ from depass_sae.passes.sublayers import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.sweep import Level
 from depass_sae.passes.trace import Trace
 
-from .models import D_MODEL, LAYERS, SHAPES, fresh, tiny
+from ..far import Far, device, far_module
+from .models import D_MODEL, LAYERS, SHAPES, tiny
 from .test_propagate import IDS, POINTS, by_token, recorded
-
-COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
-
-
-class OneDevice(TorchDispatchMode):
-    """Refuses an operation on tensors of two devices, as a real device does."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
-        if func not in COPIES:
-            assert len({x.device.type for x in tensors}) <= 1, func
-        return func(*args, **(kwargs or {}))
 
 
 @cache
-def empty(shape: str) -> Adapter:
-    return adapter_for(fresh(shape).to("meta"))
+def far_adapter(shape: str) -> Adapter:
+    return adapter_for(far_module(tiny(shape).model))
 
 
 def elsewhere(seen: Trace, shape: str) -> Trace:
-    """The same trace, its model included, on a device whose tensors hold nothing."""
+    """The same trace, its model included, on the far device."""
     moved = {
-        name: [x.to("meta") for x in value] if isinstance(value, list) else value.to("meta")
+        name: [Far(x) for x in value] if isinstance(value, list) else Far(value)
         for name, value in vars(seen).items()
         if isinstance(value, list | Tensor) and name != "prompt_of"
     }
-    outputs = {point: x.to("meta") for point, x in seen.outputs.items()}
-    return replace(seen, adapter=empty(shape), outputs=outputs, **moved)
+    outputs = {point: Far(x) for point, x in seen.outputs.items()}
+    return replace(seen, adapter=far_adapter(shape), outputs=outputs, **moved)
 
 
 def sources() -> list[Source]:
@@ -70,32 +58,50 @@ def sources() -> list[Source]:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_host_lays_a_pass_out_without_looking_at_what_the_device_computes(shape: str, rule: str) -> None:
+def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(shape: str, rule: str) -> None:
     here = recorded(tiny(shape), IDS)
     there = elsewhere(here, shape)
+    points = [point for point in POINTS if point[0] == LAYERS - 1]
     for source, read in zip(sources(), ([1, 4, 7], [7], list(range(8)), [3], [6, 7], [5]), strict=True):
         start = source.start(here)
-        moved = replace(start, rows=start.rows.with_values(start.rows.values.to("meta")))
-        points = [point for point in POINTS if point[0] == LAYERS - 1]
+        moved = replace(start, rows=start.rows.with_values(Far(start.rows.values)))
         reads = dict.fromkeys(points, torch.tensor(read))
-        with OneDevice():
+        with device() as waits:
             found = propagate(there, moved, reads, Allocation(rule), budget=Budget(20_000))
+        assert not waits
         expected = propagate(here, start, reads, Allocation(rule))
         for point, rows in found.items():
-            assert rows.values.device.type == "meta"
             assert torch.equal(rows.present, expected[point].present)
+            assert isinstance(rows.values, Far)
+            assert torch.allclose(rows.values.near, expected[point].values, atol=1e-5)
 
 
 @pytest.mark.parametrize("choices", [*CONTRIBUTION.values(), EFFECT])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_sweep_does_not_look_at_what_the_device_computes(shape: str, choices: Choices) -> None:
-    there = elsewhere(recorded(tiny(shape), IDS), shape)
-    aims = [Aim((LAYERS - 1, "resid_post"), torch.randn(D_MODEL, device="meta"), pos) for pos in (3, 7)]
-    found = []
-    with OneDevice():
-        sweep_each([there], aims, choices, lambda _, levels: found.extend(levels), Budget())
-    assert found[-1].before.shape == (2, len(IDS), D_MODEL)
-    assert len(found) == 2 * LAYERS
+def test_a_sweep_does_not_wait_for_what_the_device_computes(shape: str, choices: Choices) -> None:
+    here = recorded(tiny(shape), IDS)
+    w = torch.randn(2, D_MODEL, generator=torch.Generator().manual_seed(0))
+    point, lowest = (LAYERS - 1, "resid_post"), []
+
+    def visit(_: Batch, levels: Iterator[Level]) -> None:
+        lowest.append(list(levels)[-1].before)
+
+    sweep_each([here], [Aim(point, w[i], pos) for i, pos in enumerate((3, 7))], choices, visit, Budget())
+    there, far = elsewhere(here, shape), Far(w)
+    with device() as waits:
+        sweep_each([there], [Aim(point, far[i], pos) for i, pos in enumerate((3, 7))], choices, visit, Budget())
+    assert not waits
+    assert torch.allclose(lowest[1].near, lowest[0], atol=1e-5)
+
+
+def test_a_device_that_is_waited_for_would_be_noticed() -> None:
+    x = Far(torch.ones(3))
+    with device() as waits:
+        assert x.sum().item() == 3
+        assert x[torch.tensor([True, False, True])].tolist() == [1, 1]
+    assert len(waits) == 3
+    with device(), pytest.raises(RuntimeError, match="of tensors on two devices"):
+        x + torch.ones(3)
 
 
 # ------------------------------------------------------------------------------------------------------- out of memory
