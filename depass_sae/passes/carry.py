@@ -140,7 +140,7 @@ def add_mlp(
                         temperature=temperature,
                     )
                 )
-            if len(s[0]) == d_mlp and "mlp_out" not in found:
+            if s.shape[1] == d_mlp and "mlp_out" not in found:
                 rows.values[block].addmm_(s, down.weight)
             else:
                 out = s @ down.weight[some] if out is None else out.addmm_(s, down.weight[some])

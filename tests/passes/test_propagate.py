@@ -277,6 +277,22 @@ def test_how_much_memory_there_is_changes_nothing(case: dict[str, Any], budget: 
         assert torch.allclose(rows.values, again[point].values, rtol=0, atol=5e-5 * float(size)), point
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("memory", [None, 1])
+def test_positions_without_any_component_are_passed_over(rule: str, memory: int | None) -> None:
+    adapter = tiny("qwen3")
+    seen = recorded(adapter, IDS)
+    at = (0, "resid_mid")
+    parts = seen.at(at)[:, None].clone()
+    present = torch.ones(len(IDS), 1, dtype=torch.bool)
+    present[2:4] = False
+    seen.resid_mid[0][2:4] = 0  # nothing is left over there
+    start = Vectors(parts, ["all"], at, present).start(seen)
+    assert not start.rows.present[2:4].any()
+    found = carried(adapter, seen, start, Allocation(rule), budget=Budget(memory))
+    assert all(rows.values.isfinite().all() for rows in found.values())
+
+
 @given(runs(dtypes=(torch.float64,)), st.data())
 @settings(max_examples=80)
 def test_reading_few_positions_gives_what_reading_all_gives(case: dict[str, Any], data: st.DataObject) -> None:
