@@ -20,6 +20,8 @@ from .memory import Budget
 from .rows import BIAS, Rows, on
 from .rules import Neurons, Rule
 
+QUERIES = 256
+"""Positions whose attention is mixed at once: the keys after the last of them are not looked at."""
 SLAB = {"cpu": 2**19}
 """Bytes of scores that a rule works on at once: few enough to stay in a core's own cache."""
 
@@ -178,13 +180,15 @@ def _bias_through(norm: Norm, linear: Linear) -> Float[Tensor, "d_out"] | None:
 class _Mixing:
     """One prompt's attention. keys, queries: which of the rows' positions are its own.
 
-    weights: the pattern between them, the norm's frozen scale at each key included.
+    weights: the pattern between them, the norm's frozen scale at each key included. after: for each key, how many
+    queries lie before it; before: for each query, how many keys do not lie after it.
     """
 
     keys: slice
     queries: slice
     weights: Float[Tensor, "kv_head group query key"]
-    first: list[int]
+    after: list[int]
+    before: list[int]
 
     @classmethod
     def of(
@@ -201,19 +205,26 @@ class _Mixing:
         )
         keys, queries = keys[own_keys], queries[own_queries]
         weights = at(at(pattern, queries, 1), keys, 2).to(scale.dtype) * at(scale, keys)
-        first = torch.searchsorted(queries, keys).tolist()
-        return cls(own_keys, own_queries, weights.unflatten(0, (n_kv_heads, -1)), first)  # neighbours share a value
+        weights = weights.unflatten(0, (n_kv_heads, -1))  # neighbouring heads share a value
+        after, before = torch.searchsorted(queries, keys), torch.searchsorted(keys, queries, right=True)
+        return cls(own_keys, own_queries, weights, after.tolist(), before.tolist())
 
     def mix(
         self, values: Float[Tensor, "row d_kv"], here: Bool[Tensor, "key comp"], there: Bool[Tensor, "query comp"]
     ) -> tuple[Float[Tensor, "arrived n_heads_d_head"], int]:
         """What arrives where ``there`` says, from the values that are ``here``; from which query on."""
         first = int(here.any(dim=1).nonzero()[0])  # nothing to mix before the first of them appears
-        n_kv, group, _, _ = self.weights.shape
-        query, comps = self.first[first], here.shape[1]
+        n_kv, group, n_queries, _ = self.weights.shape
+        query, comps = self.after[first], here.shape[1]
         dense = _laid_out(values, here[first:]).unflatten(-1, (n_kv, -1)).permute(2, 0, 1, 3).flatten(2)
-        mixed = self.weights[..., query:, first:].flatten(1, 2) @ dense  # [kv_head, group * query, comp * d_head]
-        mixed = mixed.view(n_kv, group, -1, comps, dense.shape[2] // comps).permute(2, 3, 0, 1, 4).flatten(0, 1)
+        mixed = dense.new_empty(n_queries - query, comps, n_kv, group, dense.shape[2] // comps)
+        for low in range(query, n_queries, QUERIES):
+            high = min(low + QUERIES, n_queries)
+            last = self.before[high - 1]
+            some = self.weights[..., low:high, first:last].flatten(1, 2) @ dense[:, : last - first]
+            some = some.view(n_kv, group, high - low, comps, -1)  # [kv_head, group, query, comp, d_head]
+            mixed[low - query : high - query] = some.permute(2, 3, 0, 1, 4)
+        mixed = mixed.flatten(0, 1)
         arrived = there[query:].flatten()
         if not arrived.all():
             mixed = mixed.index_select(0, on(mixed, arrived.nonzero()[:, 0]))
