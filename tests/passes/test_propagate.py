@@ -277,6 +277,17 @@ def test_how_much_memory_there_is_changes_nothing(case: dict[str, Any], budget: 
         assert torch.allclose(rows.values, again[point].values, rtol=0, atol=5e-5 * float(size)), point
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_how_many_queries_are_mixed_at_once_changes_nothing(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = tiny(shape, torch.float64)
+    seen = recorded(adapter, IDS)
+    start = some_vectors(seen, (0, "resid_mid"), 4, True, 0).start(seen)
+    found = carried(adapter, seen, start, Allocation())
+    monkeypatch.setattr("depass_sae.passes.carry.QUERIES", 3)
+    for point, rows in carried(adapter, seen, start, Allocation()).items():
+        assert torch.allclose(rows.values, found[point].values, atol=1e-10), point
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("memory", [None, 1])
 def test_positions_without_any_component_are_passed_over(rule: str, memory: int | None) -> None:
