@@ -273,10 +273,7 @@ class _Passes:
     def swept(self) -> list[Float[Tensor, "target comp"]]:
         """By sweeping back to the embeddings."""
         like = self.traces[0].resid_post
-        owners = [torch.zeros(len(trace.token_ids), dtype=torch.long) for trace in self.traces]
-        for owner, source in zip(owners, self.sources, strict=True):
-            for component, group in enumerate(source.groups):
-                owner[list(group)] = component
+        owners = [source.owner(len(trace.token_ids)) for source, trace in zip(self.sources, self.traces, strict=True)]
         aims, values = [], []
         for reading, whose in zip(self.readings, self.whose, strict=True):
             readoff = reading.readoff

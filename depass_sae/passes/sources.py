@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UserError
@@ -58,19 +58,23 @@ class Spans:
     def start(self, trace: Trace) -> Start:
         x = _stream(trace, (self.layer, "resid_pre"))
         n, m = len(x), len(self.groups)
-        owner = torch.full((n,), m + 1)  # rest
+        present = torch.zeros(n, m + 2, dtype=torch.bool)
+        present[torch.arange(n), self.owner(n)] = True
+        first_only = torch.tensor([list(group) == [0] for group in self.groups] + [False, False])
+        rows = Rows(torch.arange(n), present, x)
+        return Start((self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
+
+    def owner(self, n: int) -> Int[Tensor, "pos"]:
+        """Which component each of n positions belongs to: its group's, or ``rest``. Raises UserError for bad groups."""
+        owner = torch.full((n,), len(self.groups) + 1)
         for component, group in enumerate(self.groups):
             positions = torch.as_tensor(list(group), dtype=torch.long)
             if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < n:
                 raise UserError(f"span {positions.tolist()} is outside the prompt, whose positions are 0 to {n - 1}")
-            if (owner[positions] != m + 1).any():
+            if (owner[positions] != len(self.groups) + 1).any():
                 raise UserError(f"position {positions.tolist()} is in two spans; spans must not overlap")
             owner[positions] = component
-        present = torch.zeros(n, m + 2, dtype=torch.bool)
-        present[torch.arange(n), owner] = True
-        first_only = torch.tensor([list(group) == [0] for group in self.groups] + [False, False])
-        rows = Rows(torch.arange(n), present, x)
-        return Start((self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
+        return owner
 
 
 def tokens(labels: Sequence[str], layer: int = 0) -> Spans:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution.answer import Asked
@@ -33,6 +34,7 @@ from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
+from ..passes.batch import groups
 from ..passes.propagate import Allocation, Progress
 from ..passes.sublayers import CONTRIBUTION
 from ..saes import Fit, Hook, activations, describe, fit, pre_activations
@@ -470,10 +472,7 @@ def make_card(
         raise UserError(f"a card is about a feature wherever it fires; write {feature.partition('@')[0]}")
     target.check(subject)
     encoded = _encoded(subject, prompts)
-    read = []
-    for number, prompt in enumerate(encoded, start=1):
-        read.append(_read(subject, target, prompt))
-        _tell(progress, "reading the prompts", number, len(encoded))
+    read = _read(subject, target, encoded, progress)
     firings = _firings(read)
     chosen = firings[:strongest]
     sae, hook = subject.saes[target.hook], target.hook
@@ -532,10 +531,23 @@ def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> li
     return found
 
 
-def _read(subject: Subject, target: FeatureTarget, prompt: Prompt) -> CardPrompt:
-    sae, point = subject.saes[target.hook], target.point
+def _read(
+    subject: Subject, target: FeatureTarget, prompts: Sequence[Prompt], progress: Progress | None
+) -> list[CardPrompt]:
+    """Every prompt, those of about a length in one pass."""
+    point = target.point
+    found: dict[int, CardPrompt] = {}
+    for group in groups([len(prompt) for prompt in prompts]):
+        traces = subject.traces([prompts[number] for number in group], point[0], (point,))
+        for number, seen in zip(group, traces, strict=True):
+            found[number] = _card_prompt(subject, target, prompts[number], seen.at(point))
+        _tell(progress, "reading the prompts", len(found), len(prompts))
+    return [found[number] for number in range(len(prompts))]
+
+
+def _card_prompt(subject: Subject, target: FeatureTarget, prompt: Prompt, x: Float[Tensor, "pos d_in"]) -> CardPrompt:
+    sae = subject.saes[target.hook]
     with torch.no_grad():
-        x = subject.trace(prompt, point[0], (point,)).at(point)
         active: list[float | None] = list(activations(sae, x)[:, target.index].tolist())
         pre: list[float | None] = list(pre_activations(sae, x, target.path)[:, target.index].tolist())
     if prompt.special[0]:
