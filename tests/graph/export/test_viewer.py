@@ -85,6 +85,19 @@ def test_every_node_is_drawn(viewer: Viewer):
     assert viewer.drawn_edges() == g.number_of_edges()
 
 
+def test_a_drawing_that_is_a_little_too_wide_is_shown_whole_and_a_wider_one_at_its_target(viewer: Viewer):
+    stage = viewer.page.locator("#stage")
+    seen = set()
+    for width in (1400, 1250, 1150, 1050):  # of the page; a drawing is 960 wide at least
+        viewer.page.set_viewport_size({"width": width, "height": 900})
+        viewer.open(sample_graph())
+        room, drawn, left = stage.evaluate("stage => [stage.clientWidth, stage.scrollWidth, stage.scrollLeft]")
+        whole = 960 <= 1.25 * room
+        assert (drawn == room, left == 0) == (whole, whole), width
+        seen.add((whole, room < 960))
+    assert seen == {(True, False), (True, True), (False, True)}
+
+
 def test_the_canvas_is_not_empty(viewer: Viewer):
     viewer.open(sample_graph())
     painted = """() => { const c = document.querySelector("#edges");

@@ -623,8 +623,11 @@
     drawPanel();
     onDrawing();
     onControls();
+    const stage = byId("stage");
     const target = view.nodes.find((node) => node.target);
-    if (target) byId("stage").scrollLeft = view.at.get(target.id).x * scale() - byId("stage").clientWidth * 0.85;
+    // A little too wide is shown whole; of more, the part around the target.
+    if (stage.scrollWidth <= 1.25 * stage.clientWidth) zoomTo((scale() * stage.clientWidth) / stage.scrollWidth);
+    else if (target) stage.scrollLeft = view.at.get(target.id).x * scale() - stage.clientWidth * 0.85;
   }
 
   start();
