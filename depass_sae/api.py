@@ -128,7 +128,8 @@ class LM:
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
-        return self.attribute_tokens_batch([prompt], feature, by=by, ablate=ablate, seed=seed, **question)[0]
+        target, pos = self._target(feature, question)
+        return self._tokens([Asked(self.encode(prompt), target, pos)], by, ablate, seed, question)[0]
 
     def attribute_tokens_batch(
         self,
@@ -141,8 +142,11 @@ class LM:
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
+        several = [] if isinstance(prompts, str | Tensor) else list(prompts)
+        if not several or not all(hasattr(prompt, "__len__") for prompt in several):
+            raise UserError("name several prompts, as a list of texts or of lists of ids")
         target, pos = self._target(feature, question)
-        asked = [Asked(self.encode(prompt), target, pos) for prompt in prompts]
+        asked = [Asked(self.encode(prompt), target, pos) for prompt in several]
         return self._tokens(asked, by, ablate, seed, question)
 
     def attribute_tokens_each(

@@ -21,7 +21,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 FAR = torch.device("meta")
 ops = torch.ops.aten
 INDEXING = {ops.index.Tensor, ops.index_put.default, ops.index_put_.default, ops._index_put_impl_.default}
-WAITING = {ops._local_scalar_dense.default, ops.nonzero.default, ops.equal.default, ops.is_nonzero.default}
+WAITING = {
+    ops._local_scalar_dense.default,
+    ops._unique2.default,
+    ops.bincount.default,
+    ops.equal.default,
+    ops.is_nonzero.default,
+    ops.masked_select.default,
+    ops.nonzero.default,
+    ops.repeat_interleave.Tensor,
+}
 
 
 class Far(Tensor):
@@ -124,6 +133,8 @@ def _run(func: Any, args: Any, kwargs: Any, waits: list[Any]) -> Any:
         if far != to_far and not (to_far and kwargs.get("non_blocking")):
             waits.append(func)
     elif func is ops.copy_.default:
+        if isinstance(args[0], Far) != isinstance(args[1], Far) and args[1].dim():
+            waits.append(func)
         func(*tree_map(_near, args), **tree_map(_near, kwargs))
         return args[0]
     elif far and func in INDEXING:

@@ -159,14 +159,19 @@ def read_all(subject: Subject, questions: Sequence[Asked], allocation: Allocatio
     until = None if None in points else max(deepest, *(layer for layer, _ in outputs))
     prompts = {id(question.prompt): question.prompt for question in questions}
     seen = dict(zip(prompts, subject.traces(list(prompts.values()), until, outputs), strict=True))
-    return [_reading(subject, q.prompt, seen[id(q.prompt)], q.target, q.pos, allocation) for q in questions]
+    readoffs: dict[tuple[int, int], Readoff] = {}
+    found = []
+    for q in questions:
+        key, trace = (id(q.prompt), id(q.target)), seen[id(q.prompt)]
+        if key not in readoffs:
+            readoffs[key] = q.target.read(subject, trace)
+        found.append(_reading(subject, q, trace, readoffs[key], allocation))
+    return found
 
 
-def _reading(
-    subject: Subject, prompt: Prompt, seen: Trace, target: Target, pos: Pos | None, allocation: Allocation
-) -> Reading:
-    readoff = target.read(subject, seen)
-    chosen = choose_positions(prompt, target, readoff, pos)
+def _reading(subject: Subject, asked: Asked, seen: Trace, readoff: Readoff, allocation: Allocation) -> Reading:
+    prompt, target = asked.prompt, asked.target
+    chosen = choose_positions(prompt, target, readoff, asked.pos)
     if readoff.fit is not None and readoff.fit.warning:
         warn(readoff.fit.warning, SAEFitWarning)
     common = {

@@ -263,13 +263,13 @@ def _swept(
     rows: list[list[LayerRow]] = [[] for _ in positions]
 
     def visit(batch: Batch, levels: Iterator[Level]) -> None:
-        found: list[list[LayerRow]] = [[] for _ in batch.which]
+        found: list[list[LayerRow]] = [[] for _ in batch.aims]
         for level in levels:
             if (level.layer, level.sublayer) in wanted:
                 for mine, row in zip(found, _layer_rows(batch.trace, level, kind), strict=True):
                     mine.append(row)
-        for i, lane in zip(batch.which, batch.lanes, strict=True):
-            rows[i] = found[lane]
+        for going in batch.aims:
+            rows[going.which] = found[going.lane]
 
     aims = [Aim(readoff.point, readoff.direction.w[pos], pos) for pos in positions]
     sweep_each([seen], aims, CONTRIBUTION[allocation.rule], visit, budget, progress)
@@ -285,9 +285,9 @@ def _layer_rows(seen: Trace, level: Level, kind: Kind) -> list[LayerRow]:
     stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
     own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
     bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum(2)
-    values, rest = kind.read(seen, level).double().cpu(), (level.after * stream).sum((1, 2))
-    found = zip(values, rest.tolist(), bias.sum(1).tolist(), strict=True)
-    return [LayerRow(level.layer, level.sublayer, *row) for row in found]
+    values, rest = kind.read(seen, level), (level.after * stream).sum((1, 2))
+    found = torch.cat([values, rest[:, None], bias.sum(1, keepdim=True)], dim=1).double().cpu()
+    return [LayerRow(level.layer, level.sublayer, row[:-2], row[-2].item(), row[-1].item()) for row in found]
 
 
 def _carried(

@@ -12,6 +12,8 @@ from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
+from ..passes.rows import REST
+from ..passes.rules import rule_named
 from ..passes.sources import Source, Spans, Vectors
 from ..passes.trace import Point
 from .subject import Subject
@@ -71,6 +73,9 @@ def decompose(
             raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
     seen = subject.trace(prompt, max(point[0], first), (point,))
     components = source.start(seen)
-    positions = torch.arange(len(prompt), device=seen.resid_post.device)
+    positions = torch.arange(len(prompt))
     found = propagate(seen, components, {point: positions}, allocation, budget=budget, progress=progress)[point]
-    return Decomposition(point, found.dense(), components.labels, seen.at(point), found.present, allocation)
+    parts, present = found.dense(), found.present.clone()
+    if rule_named(allocation.rule).may_spill:  # it was carried in case something would fall to it
+        present[:, REST] &= parts[:, REST].any(dim=-1).cpu()
+    return Decomposition(point, parts, components.labels, seen.at(point), present, allocation)

@@ -222,7 +222,7 @@ def _token_parts(
     labels = [place(token, pos) for pos, token in enumerate(prompt.tokens[:n])]
     start = tokens(labels).start(seen)
     point = (layer, "resid_pre")
-    positions = torch.arange(n, device=seen.resid_post.device)
+    positions = torch.arange(n)
     rows = propagate(seen, start, {point: positions}, allocation, budget=budget, progress=progress)[point]
     return rows.dense(), [*labels, "bias", "rest"]
 

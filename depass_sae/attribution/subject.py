@@ -37,11 +37,14 @@ class Subject:
         """Several prompts recorded in one pass."""
         ids = [prompt.ids(self.adapter.model.device) for prompt in prompts]
         found = traces(self.adapter, ids, until=until, outputs=outputs, dtype=self.trace_dtype)
-        if not all(seen.resid_post.isfinite().all() for seen in found):
-            raise UserError(
-                f"{self.loaded.name} computes NaN or infinity in {self.dtype_name} on this prompt: its weights are "
-                "damaged, or overflow; try float32"
-            )
+        for prompt, seen in zip(prompts, found, strict=True):
+            if not seen.resid_post.isfinite().all():
+                beginning = repr(prompt.text[:40]) if prompt.text else prompt.token_ids[:8]
+                which = "this prompt" if len(prompts) == 1 else f"the prompt that begins with {beginning}"
+                raise UserError(
+                    f"{self.loaded.name} computes NaN or infinity in {self.dtype_name} on {which}: its weights are "
+                    "damaged, or overflow; try float32"
+                )
         return found
 
     @property

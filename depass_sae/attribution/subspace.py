@@ -135,7 +135,7 @@ def attribute_subspace(
         raise UserError(f"there is no layer {subspace.layer}; there are layers 0 to {subject.adapter.n_layers - 1}")
     reading = read(subject, prompt, target, pos, allocation, subspace.layer)
     seen, readoff = reading.seen, reading.readoff
-    at = torch.tensor(reading.positions, device=seen.resid_post.device)
+    at = torch.tensor(reading.positions)
     start = subspace.start(seen)
     if names is not None and len(names) != len(start.labels) - 2:
         raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
@@ -221,7 +221,7 @@ def decode_parts(
     if pos is not None and not 0 <= pos < n:
         raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
     seen = subject.trace(prompt, None)
-    at = torch.tensor([n - 1 if pos is None else pos], device=seen.resid_post.device)
+    at = torch.tensor([n - 1 if pos is None else pos])
     start = source.start(seen)
     point = (seen.n_layers - 1, "resid_post")
     rows = propagate(seen, start, {point: at}, allocation, budget=budget, progress=progress)[point]

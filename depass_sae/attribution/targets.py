@@ -330,10 +330,11 @@ def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos 
     candidates = [p for p in range(n) if not prompt.special[p]]
     if not candidates:
         raise UserError("the prompt has special tokens only")
-    value = readoff.pre if readoff.activation is None else readoff.activation
+    pre = readoff.pre.cpu()
+    value = pre if readoff.activation is None else readoff.activation.cpu()
     firing = candidates if readoff.activation is None else [p for p in candidates if value[p] != 0]
     if not firing:
-        best = max(candidates, key=lambda p: readoff.pre[p].item())
+        best = max(candidates, key=lambda p: pre[p].item())
         return Chosen(
             [best],
             f"{target.name} fires nowhere on this prompt; shown is its largest pre-activation, at position {best}",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt, sentences, words
-from ..passes.batch import Aim, Batch, groups, packed, packed_start, sweep_each
+from ..passes.batch import Aim, Batch, alike_in_length, packed, packed_start, sweep_each
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, part_of, propagate
 from ..passes.rows import BIAS, REST, on
@@ -190,22 +190,35 @@ def attribute_tokens_each(
     if not questions:
         raise UserError("name a target and a prompt, or several")
     prompts = {id(question.prompt): question.prompt for question in questions}
-    together = groups([len(prompt) for prompt in prompts.values()])
+    together = alike_in_length([len(prompt) for prompt in prompts.values()])
+    group_of = {id_: number for number, group in enumerate(together) for id_ in map(list(prompts).__getitem__, group)}
     found: dict[int, TokenAttribution] = {}
-    for number, group in enumerate(together):
-        members = {list(prompts)[i] for i in group}
-        some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
-        readings = read_all(subject, [questions[i] for i in some], allocation)
-        passes = _Passes.of(readings, by, allocation, budget, part_of(progress, number, len(together)))
-        for i, reading, values in zip(some, readings, passes.contributions(), strict=True):
-            answers = [
-                _answer(reading, position, row, by) for position, row in zip(reading.positions, values, strict=True)
-            ]
-            if ablate:
-                target = questions[i].target
-                answers = [_measured(subject, target, reading, a, ablate, seed, progress) for a in answers]
-            found[i] = TokenAttribution(**reading.common, targets=answers, by=by)
+    for number in range(len(together)):
+        some = [i for i, question in enumerate(questions) if group_of[id(question.prompt)] == number]
+        told = part_of(progress, number, len(together))
+        answers = _together(subject, [questions[i] for i in some], by, allocation, ablate, seed, budget, told)
+        found.update(zip(some, answers, strict=True))
     return [found[i] for i in range(len(questions))]
+
+
+def _together(
+    subject: Subject,
+    questions: Sequence[Asked],
+    by: By,
+    allocation: Allocation,
+    ablate: int,
+    seed: int,
+    budget: Budget,
+    progress: Progress | None,
+) -> Iterator[TokenAttribution]:
+    """Questions whose prompts are traced, and taken apart, in one pass."""
+    readings = read_all(subject, questions, allocation)
+    passes = _Passes.of(readings, by, allocation, budget, progress)
+    for question, reading, values in zip(questions, readings, passes.contributions(), strict=True):
+        answers = [_answer(reading, position, row, by) for position, row in zip(reading.positions, values, strict=True)]
+        if ablate:
+            answers = [_measured(subject, question.target, reading, a, ablate, seed, progress) for a in answers]
+        yield TokenAttribution(**reading.common, targets=answers, by=by)
 
 
 def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], by: By) -> TokenTarget:
@@ -254,12 +267,13 @@ class _Passes:
         cls, readings: list[Reading], by: By, allocation: Allocation, budget: Budget, progress: Progress | None
     ) -> _Passes:
         prompts = {id(reading.prompt): reading for reading in readings}
+        numbers = {id_: number for number, id_ in enumerate(prompts)}
         spans = [spans_of(reading.prompt, by) for reading in prompts.values()]
         return cls(
             traces=[reading.seen for reading in prompts.values()],
             sources=[Spans([span.positions for span in own], [span.text for span in own]) for own in spans],
             readings=readings,
-            whose=[list(prompts).index(id(reading.prompt)) for reading in readings],
+            whose=[numbers[id(reading.prompt)] for reading in readings],
             allocation=allocation,
             budget=budget,
             progress=progress,
@@ -284,10 +298,11 @@ class _Passes:
         def visit(batch: Batch, levels: Iterator[Level]) -> None:
             lowest = deque(levels, maxlen=1).pop()
             products = (lowest.before * batch.trace.resid_pre[0]).sum(-1)  # [lane, pos]
-            for i, lane, span, aim in zip(batch.which, batch.lanes, batch.spans, batch.aims, strict=True):
-                owner = on(like, owners[aim.prompt][: span.stop - span.start])
-                rows[i].zero_().index_add_(0, owner, products[lane, span])
-                rows[i][BIAS] = lowest.bias_before[lane, span].sum()
+            for going in batch.aims:
+                lane, span, row = going.lane, going.span, rows[going.which]
+                owner = on(like, owners[going.aim.prompt][: span.stop - span.start])
+                row.zero_().index_add_(0, owner, products[lane, span])
+                row[BIAS] = lowest.bias_before[lane, span].sum()
 
         choices = CONTRIBUTION[self.allocation.rule]
         sweep_each(self.traces, aims, choices, visit, self.budget, self.progress)

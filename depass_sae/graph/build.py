@@ -318,7 +318,8 @@ def _attributes(
 def _trace_bytes(subject: Subject, n: int) -> int:
     """What a trace holds, once as it is and once as tiers and their work space."""
     layer = subject.adapter.layer(0)
-    per_layer = n * (2 * subject.adapter.d_model + layer.attention.n_heads * n)
+    neurons = layer.mlp.down.weight.shape[0]
+    per_layer = n * (2 * subject.adapter.d_model + neurons + layer.attention.n_heads * n)
     return 2 * 4 * subject.adapter.n_layers * per_layer
 
 

@@ -27,7 +27,7 @@ PACK = 512
 """Positions that go together: matrix products gain little from more, and patterns are kept as one matrix of them."""
 
 
-def groups(lengths: Sequence[int], limit: int = PACK) -> list[list[int]]:
+def alike_in_length(lengths: Sequence[int], limit: int = PACK) -> list[list[int]]:
     """Which prompts go together: alike in length, at most ``limit`` positions with what pads them; or one too long."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     found: list[list[int]] = []
@@ -40,21 +40,19 @@ def groups(lengths: Sequence[int], limit: int = PACK) -> list[list[int]]:
 
 
 def packed(traces: Sequence[Trace]) -> Trace:
-    """Traces of one model as one, their positions one after the other."""
+    """Traces of one model as one, their positions one after the other. Outputs and logits stay behind."""
     if len(traces) == 1:
         return traces[0]
-    first = traces[0]
-    logits = [trace.logits for trace in traces if trace.logits is not None]
     return replace(
-        first,
+        traces[0],
         token_ids=torch.cat([trace.token_ids for trace in traces]),
         resid_pre=[torch.cat(x) for x in zip(*(trace.resid_pre for trace in traces), strict=True)],
         resid_mid=[torch.cat(x) for x in zip(*(trace.resid_mid for trace in traces), strict=True)],
         pattern=[_beside(patterns) for patterns in zip(*(trace.pattern for trace in traces), strict=True)],
         neurons=[torch.cat(x) for x in zip(*(trace.neurons for trace in traces), strict=True)],
         resid_post=torch.cat([trace.resid_post for trace in traces]),
-        outputs={point: torch.cat([trace.outputs[point] for trace in traces]) for point in first.outputs},
-        logits=torch.cat(logits) if len(logits) == len(traces) else None,
+        outputs={},
+        logits=None,
         starts=tuple(accumulate((len(trace.token_ids) for trace in traces[:-1]), initial=0)),
     )
 
@@ -71,6 +69,7 @@ def _beside(patterns: Sequence[Float[Tensor, "head query key"]]) -> Float[Tensor
 def packed_start(starts: Sequence[Start]) -> Start:
     """Each prompt split in its own way, on their packed trace: component m is the m-th of every prompt."""
     most = max(starts, key=lambda start: start.rows.n_components)
+    assert all(start.at == most.at for start in starts)
     n, m = sum(len(start.rows.positions) for start in starts), most.rows.n_components
     present, first_only = torch.zeros(2, n, m, dtype=torch.bool)
     low = 0
@@ -98,74 +97,87 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Aims that go back together, on the packed trace of their prompts, as far as they look into these.
-
-    which: of all the aims. lanes: the row of the sweep that each goes back in. spans: its prompt's positions.
+class Going:
+    """An aim on its way back. which: of all the aims; lane: the row of the sweep that it is; span: its prompt's
+    positions in the trace.
     """
 
+    which: int
+    aim: Aim
+    lane: int
+    span: slice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Aims that go back together, on the packed trace of their prompts, as far as they look into these."""
+
     trace: Trace
-    aims: list[Aim]
-    which: list[int]
-    lanes: list[int]
-    spans: list[slice]
+    aims: list[Going]
+
+    @classmethod
+    def of(cls, traces: Sequence[Trace], aims: Sequence[Aim], which: Sequence[int]) -> Batch:
+        """Those of the aims, in order of position, each prompt's one after the other."""
+        prompts = _by_prompt(aims, which)
+        # Of what no gradient needs nothing is packed.
+        short = [replace(traces[prompt].first(aims[own[-1]].pos + 1), neurons=[]) for prompt, own in prompts.items()]
+        trace = packed(short)
+        spans = zip(prompts.values(), trace.prompts, strict=True)
+        return cls(trace, [Going(i, aims[i], lane, span) for own, span in spans for lane, i in enumerate(own)])
+
+    @property
+    def which(self) -> list[int]:
+        return [going.which for going in self.aims]
+
+    @property
+    def lanes(self) -> list[int]:
+        return [going.lane for going in self.aims]
 
     def seeds(self) -> Seeds:
         """Where the sweep begins."""
         n, like = len(self.trace.token_ids), self.trace.resid_post
         seeds: dict[Point, Tensor] = {}
-        for point in {aim.point for aim in self.aims}:
-            some = [i for i, aim in enumerate(self.aims) if aim.point == point]
-            w = torch.stack([self.aims[i].w for i in some])
-            lane = torch.tensor([self.lanes[i] for i in some])
-            pos = torch.tensor([self.spans[i].start + self.aims[i].pos for i in some])
+        for point in {going.aim.point for going in self.aims}:
+            some = [going for going in self.aims if going.aim.point == point]
+            w = torch.stack([going.aim.w for going in some])
+            lane = torch.tensor([going.lane for going in some])
+            pos = torch.tensor([going.span.start + going.aim.pos for going in some])
             seeds[point] = like.new_zeros(max(self.lanes) + 1, n, w.shape[1]).index_put_((on(w, lane), on(w, pos)), w)
         return seeds
 
 
-def in_batches(
-    traces: Sequence[Trace],
-    aims: Sequence[Aim],
-    budget: Budget,
-    work: Callable[[Batch], None],
-    which: Sequence[int] | None = None,
-) -> None:
+def in_batches(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, work: Callable[[Batch], None]) -> None:
     """work on aims that fit into memory together: neighbours in position, so that few positions are swept in vain.
 
     Where a device runs out of memory in some work it is done again for half of its aims at a time; so nothing of it may
     count before it is done.
     """
-    for batch in _batches(traces, aims, budget, range(len(aims)) if which is None else which):
-        device = batch.trace.resid_post.device
-        if not fits(lambda batch=batch: work(batch), device):  # type: ignore[misc]
-            if len(batch.which) == 1:
+    waiting = _shares(traces, aims, budget)[::-1]
+    while waiting:
+        which, device = waiting.pop(), traces[0].resid_post.device
+        if not fits(lambda which=which: work(Batch.of(traces, aims, which)), device):  # type: ignore[misc]
+            if len(which) == 1:
                 raise no_room(device)
-            half = len(batch.which) // 2
-            for some in (batch.which[:half], batch.which[half:]):
-                in_batches(traces, aims, budget, work, some)
+            half = len(which) // 2
+            waiting += [which[half:], which[:half]]
 
 
-def _batches(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, which: Sequence[int]) -> Iterator[Batch]:
-    by_prompt: dict[int, list[int]] = {}
+def _by_prompt(aims: Sequence[Aim], which: Sequence[int]) -> dict[int, list[int]]:
+    """Each prompt's aims, ascending in position."""
+    found: dict[int, list[int]] = {}
     for i in sorted(which, key=lambda i: aims[i].pos):
-        by_prompt.setdefault(aims[i].prompt, []).append(i)
-    adapter = traces[0].adapter
-    layer, n = adapter.layer(0), sum(aims[own[-1]].pos + 1 for own in by_prompt.values())
+        found.setdefault(aims[i].prompt, []).append(i)
+    return found
+
+
+def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget) -> list[list[int]]:
+    """The aims in parts that the budget has room for."""
+    prompts, adapter = _by_prompt(aims, range(len(aims))), traces[0].adapter
+    layer, n = adapter.layer(0), sum(aims[own[-1]].pos + 1 for own in prompts.values())
     wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * adapter.d_model + 4 * layer.attention.n_heads * n
-    step = max(1, budget.swept // (traces[0].resid_post.element_size() * n * wide))
-    for low in range(0, max(map(len, by_prompt.values())), step):
-        some = {prompt: own[low : low + step] for prompt, own in by_prompt.items() if own[low:]}
-        short = [traces[prompt].first(aims[own[-1]].pos + 1) for prompt, own in some.items()]
-        trace = packed(short)
-        spans = dict(zip(some, trace.prompts, strict=True))
-        chosen = [(i, lane) for own in some.values() for lane, i in enumerate(own)]
-        yield Batch(
-            trace,
-            [aims[i] for i, _ in chosen],
-            [i for i, _ in chosen],
-            [lane for _, lane in chosen],
-            [spans[aims[i].prompt] for i, _ in chosen],
-        )
+    step = max(1, budget.swept // max(1, traces[0].resid_post.element_size() * n * wide))
+    longest = max(map(len, prompts.values()), default=0)
+    return [[i for own in prompts.values() for i in own[low : low + step]] for low in range(0, longest, step)]
 
 
 def sweep_each(
@@ -180,24 +192,26 @@ def sweep_each(
 
     visit: takes a batch and the levels of its sweep, which it goes through; it may be called again with fewer aims.
     """
-    steps, swept = _sublayers(aims), 0
+    steps, swept, told = _sublayers(aims), 0, 0
 
     def back(batch: Batch) -> None:
         nonlocal swept
+        here = _sublayers([going.aim for going in batch.aims])
 
         def levels() -> Iterator[Level]:
+            nonlocal told
             for done, level in enumerate(sweep(batch.trace, batch.seeds(), choices), start=1):
                 yield level
                 if progress is not None:
-                    share = (swept + len(batch.which) * done / _sublayers(batch.aims)) / len(aims)
-                    progress("sweeping back through the layers", round(share * steps), steps)
+                    told = max(told, round((swept + len(batch.aims) * done / here) / len(aims) * steps))
+                    progress("sweeping back through the layers", told, steps)
 
         visit(batch, levels())
-        swept += len(batch.which)
+        swept += len(batch.aims)
 
     in_batches(traces, aims, budget, back)
 
 
 def _sublayers(aims: Sequence[Aim]) -> int:
     """How many a sweep from the highest of them visits."""
-    return 2 * (max(aim.point[0] for aim in aims) + 1)
+    return 2 * (max((aim.point[0] for aim in aims), default=-1) + 1)

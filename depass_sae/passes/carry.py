@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.adapter import Layer, Linear, Norm
-from .memory import Budget
+from .memory import Blocks
 from .rows import BIAS, Rows, on
 from .rules import Neurons, Rule
 
@@ -34,24 +34,18 @@ def add_attention(
     before: Rows,
     rows: Rows,
     wanted: Collection[str],
-    budget: Budget,
+    blocks: Blocks,
 ) -> dict[str, Rows]:
     """rows += attention of ``before``, in place; they may be the same rows. Returns what is wanted of hook_z, attn_out.
 
     starts: where each prompt begins. before: at every position up to the last of each prompt in ``rows``, whose
     components are present wherever one can arrive.
     """
-    norm, attention, device = layer.attn_norm.to(resid.dtype), layer.attention, resid.device
+    norm, attention = layer.attn_norm.to(resid.dtype), layer.attention
     v, o = attention.v.to(resid.dtype), attention.o.to(resid.dtype)
     n_kv, n_heads, d_head = attention.n_kv_heads, attention.n_heads, attention.d_head
     widths = {"hook_z": o.weight.shape[0], "attn_out": o.weight.shape[1]}
     found = {hook: rows.with_values(rows.values.new_zeros(len(rows.values), widths[hook])) for hook in wanted}
-
-    def add(index: Int[Tensor, "row"], z: Float[Tensor, "row n_heads_d_head"], bias: Tensor | None = None) -> None:
-        out = z @ o.weight if bias is None else z @ o.weight + bias
-        rows.values.index_add_(0, index, out)
-        for hook, output in found.items():
-            output.values.index_add_(0, index, z if hook == "hook_z" else out)
 
     # Frozen scales go with the pattern and the gain with W_V: rows are taken as they are.
     w_v, scale = _gained(norm, v), norm.scale(resid)[:, 0]
@@ -60,7 +54,7 @@ def add_attention(
         for prompt in pairwise([*starts, len(resid)])
     ]
 
-    def add_some(low: int, high: int, _: Budget) -> None:
+    def add_some(low: int, high: int) -> None:
         present = before.present[:, low:high]
         x = before.values.index_select(0, on(before.values, before.number[:, low:high][present]))
         values, done, mixed, numbers = x @ w_v, 0, [], []
@@ -73,17 +67,25 @@ def add_attention(
                 numbers.append(rows.number[prompt.queries, low:high][query:][there[query:]])
             done += size
         if mixed:
-            add(on(x, torch.cat(numbers)), torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+            index, z = on(x, torch.cat(numbers)), torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+            out = z @ o.weight
+            for hook, output in found.items():  # set, not added: this may be done again
+                output.values.index_copy_(0, index, z if hook == "hook_z" else out)
+            rows.values.index_add_(0, index, out)
 
     width = resid.element_size() * (resid.shape[1] + o.weight.shape[0] + w_v.shape[1])
-    budget.in_blocks((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width, device, add_some)
+    blocks.work((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width, add_some)
     b_v = _bias_through(norm, v)
     if b_v is not None or o.bias is not None:
         z = rows.values.new_zeros(len(rows.positions), n_heads, d_head)
         if b_v is not None:
             seen = at(pattern, rows.positions, 1).to(resid.dtype).sum(-1)
             z = seen.T[..., None] * b_v.view(n_kv, d_head).repeat_interleave(n_heads // n_kv, dim=0)
-        add(on(z, rows.number[:, BIAS]), z.flatten(1), o.bias)
+        index, z = on(z, rows.number[:, BIAS]), z.flatten(1)
+        out = z @ o.weight if o.bias is None else z @ o.weight + o.bias
+        rows.values.index_add_(0, index, out)
+        for hook, output in found.items():
+            output.values.index_add_(0, index, z if hook == "hook_z" else out)
     return found
 
 
@@ -96,32 +98,34 @@ def add_mlp(
     rule: Rule,
     temperature: float,
     wanted: Collection[str],
-    budget: Budget,
+    blocks: Blocks,
 ) -> dict[str, Rows]:
     """rows += the MLP of each, in place. Returns what is wanted of mlp_in (the normed rows) and mlp_out.
 
     activation: what each neuron added along its output row.
     """
-    norm, mlp, device = layer.mlp_norm.to(resid.dtype), layer.mlp, resid.device
+    norm, mlp = layer.mlp_norm.to(resid.dtype), layer.mlp
     gate, down = mlp.gate.to(resid.dtype), mlp.down.to(resid.dtype)
     up = None if mlp.up is None else mlp.up.to(resid.dtype)
     recorded, activation = at(resid, rows.positions), at(activation, rows.positions).to(resid.dtype)
     whole, factor = norm(recorded), norm.scale(recorded) * norm.gain
     found = {hook: rows.with_values(torch.zeros_like(rows.values)) for hook in wanted}
     d_mlp = gate.weight.shape[1]
-    slab = SLAB.get(device.type, 2**62) // (d_mlp * resid.element_size())
+    slab = SLAB.get(resid.device.type, 2**62) // (d_mlp * resid.element_size())
     competing, has_bias = compete[rows.present], rows.present[:, BIAS]
 
-    def add_some(low: int, high: int, budget: Budget) -> None:
+    def add_some(low: int, high: int) -> None:
         block = slice(rows.offsets[low], rows.offsets[high])
         runs = list(_alike(rows.offsets[low : high + 1], slab))
         biased = on(resid, rows.number[low:high, BIAS][has_bias[low:high]] - block.start)
         x = _scaled(norm, rows.values[block], factor[low:high], runs)
         if norm.bias is not None:
             x[biased] += norm.bias
+        if "mlp_in" in found:
+            found["mlp_in"].values[block] = x
         aside = on(x, (~competing[block]).nonzero()[:, 0])
         out = None
-        for some in _neurons(d_mlp, len(x), budget.block(device), x.element_size()):
+        for some in _neurons(d_mlp, len(x), blocks.size, x.element_size()):
             s = _split(_part(gate, some), x, biased)
             t = _split(_part(up, some), x, biased) if up is not None and rule.needs_up else None
             g = u = None
@@ -144,16 +148,15 @@ def add_mlp(
                 )
             if s.shape[1] == d_mlp and "mlp_out" not in found:
                 rows.values[block].addmm_(s, down.weight)
-            else:
-                out = s @ down.weight[some] if out is None else out.addmm_(s, down.weight[some])
-        if out is not None:
-            rows.values[block] += out
-        for hook, read in (("mlp_in", x), ("mlp_out", out)):
-            if hook in found and read is not None:
-                found[hook].values[block] = read
+                return
+            out = s @ down.weight[some] if out is None else out.addmm_(s, down.weight[some])
+        assert out is not None
+        if "mlp_out" in found:
+            found["mlp_out"].values[block] = out
+        rows.values[block].add_(out)
 
     width = resid.element_size() * (resid.shape[1] + (2 if rule.needs_up else 1) * d_mlp)
-    budget.in_blocks([b - a for a, b in pairwise(rows.offsets)], width, device, add_some)
+    blocks.work([b - a for a, b in pairwise(rows.offsets)], width, add_some)
     if down.bias is not None:
         biased = on(resid, rows.number[:, BIAS])
         for output in (rows, *(found[hook] for hook in found if hook == "mlp_out")):

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -31,12 +31,10 @@ class Budget:
     """How many bytes a pass may take, beside the model and what is recorded of it. It changes no result.
 
     memory: None is half of what is free when the pass starts. The pass works in blocks that take a small share of it;
-    a stream that does not fit is kept in a temporary file, which takes longer. halvings: how often a device ran out
-    of memory with larger blocks.
+    a stream that does not fit is kept in a temporary file, which takes longer.
     """
 
     memory: int | None = None
-    halvings: int = 0
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.memory < 1:
@@ -53,29 +51,10 @@ class Budget:
             memory = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
         return cls(memory)
 
-    def block(self, device: torch.device) -> int:
-        """Bytes that a block of work may take."""
-        usual = BLOCK.get(device.type, WIDE_BLOCK) >> self.halvings
-        return usual if self.memory is None else max(1, min(usual, self.memory // 8))
-
     @property
     def swept(self) -> int:
         """Bytes that a batch of targets may take on its way back."""
         return SWEPT if self.memory is None else max(1, min(SWEPT, self.memory // 2))
-
-    def check(self, need: int, like: Tensor) -> None:
-        """Raises UserError where a pass that needs so many bytes has room neither in memory nor in a temporary file."""
-        if need < SMALL or need <= self.kept(like):
-            return
-        free, where = available(like.device), f"in {like.device}'s memory"
-        if like.device.type == "cpu":
-            folder = tempfile.gettempdir()
-            free, where = shutil.disk_usage(folder).free, f"in {folder}, beside what memory may be taken"
-        if need > free:
-            raise UserError(
-                f"this pass needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, the "
-                "rule half, or fewer layers"
-            )
 
     def zeros(self, rows: int, width: int, like: Tensor) -> Tensor:
         """[rows, width], in memory or in a temporary file."""
@@ -88,35 +67,54 @@ class Budget:
         """Bytes that may be kept for later, where ``like`` is."""
         return available(like.device) // 2 if self.memory is None else self.memory
 
-    def in_blocks(
-        self,
-        sizes: list[int],
-        width: int,
-        device: torch.device,
-        work: Callable[[int, int, Budget], None],
-        first: int = 0,
-    ) -> None:
-        """work(low, high, budget) on neighbours that fit into a block together; on half of them where a device is full.
 
-        sizes: the rows of each, counted from ``first``; width: what a row takes, in bytes. work must not change
-        anything before it has all the memory that it takes, since it may be done again.
+class Blocks:
+    """The blocks in which a pass works on a device: halved, for the rest of the pass, where the device is full.
+
+    size: bytes that a block takes.
+    """
+
+    def __init__(self, budget: Budget, device: torch.device) -> None:
+        usual = BLOCK.get(device.type, WIDE_BLOCK)
+        self.device = device
+        self.size = usual if budget.memory is None else max(1, min(usual, budget.memory // 8))
+
+    def work(self, sizes: list[int], width: int, do: Callable[[int, int], None]) -> None:
+        """do(low, high) for neighbours that fit into a block together, one range after the other.
+
+        sizes: the rows of each; width: what a row takes, in bytes. do must not change anything that counts before it
+        has all the memory that it takes: it is done again where it had not.
         """
-        for low, high in spans(sizes, width, self.block(device)):
-            if not fits(partial(work, first + low, first + high, self), device):
-                self.halved(device).in_blocks(sizes[low:high], width, device, work, first + low)
+        low = 0
+        while low < len(sizes):
+            high = low + next(spans(sizes[low:], width, self.size))[1]
+            if fits(partial(do, low, high), self.device):
+                low = high
+            elif self.size <= LEAST:
+                raise no_room(self.device)
+            else:
+                self.size //= 2
 
-    def halved(self, device: torch.device) -> Budget:
-        """With smaller blocks, for a device without room for these. Raises UserError where they are small already."""
-        if self.block(device) <= LEAST:
-            raise no_room(device)
-        return replace(self, halvings=self.halvings + 1)
+
+def check_room(need: int, device: torch.device) -> None:
+    """Raises UserError where a pass that needs so many bytes has no room, temporary files included."""
+    if need < SMALL:
+        return
+    free, where = available(device), f"in {device}'s memory"
+    if device.type == "cpu":
+        folder = tempfile.gettempdir()
+        free, where = free + shutil.disk_usage(folder).free, f"in memory and in {folder}"
+    if need > free:
+        raise UserError(
+            f"this pass needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, fewer "
+            "layers, or the rule half"
+        )
 
 
 def no_room(device: torch.device) -> UserError:
     """Not even for a small part of a pass."""
     return UserError(
-        f"{device} has no memory left for even a small part of this pass; try a shorter prompt, the rule half, "
-        "or the cpu"
+        f"{device} has no memory left for even a small part of this pass; try a shorter prompt, or the cpu"
     )
 
 
@@ -156,9 +154,10 @@ def _on_disk(rows: int, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def available(device: torch.device) -> int:
-    """Free bytes on a device."""
+    """Free bytes on a device, those that torch holds ready among them."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        ready = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + ready
     import psutil
 
     return int(psutil.virtual_memory().available)

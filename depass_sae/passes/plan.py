@@ -15,11 +15,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.adapter import Layer
+from ..models.adapter import Adapter, Layer
 from .rows import BIAS, REST
 from .rules import Rule
 from .sources import Start
-from .sublayers import reach
 from .trace import HOOKS, Point, Trace
 
 
@@ -61,28 +60,35 @@ def planned(
             present = present[torch.isin(positions, step.produced)]
             after, compete = _after_mlp(layer, present, step.produced, start.first_only, trace, rule, skip_first)
         else:
-            after = _after_attention(layer, present, positions, step.produced, trace)
-            compete = after
+            after = compete = _after_attention(layer, present, positions, step.produced, trace)
+        if torch.equal(positions, step.produced) and torch.equal(present, after):
+            after = present  # one mask for all the steps between which it does not change
         steps.append(replace(step, present=after, compete=compete))
         positions, present = step.produced, after
     return steps
 
 
-def forecast(steps: list[Step], start: Start, reads: Mapping[Point, Int[Tensor, "kept"]]) -> int:
-    """Bytes that the rows of a pass take at most: the stream, what takes its place where its layout changes, and what
-    was read so far.
+def forecast(steps: list[Step], adapter: Adapter, start: Start, reads: Mapping[Point, Int[Tensor, "kept"]]) -> int:
+    """Bytes that a pass takes at most beside its blocks: the stream, what takes its place where its layout changes,
+    what is read inside a sublayer, and what was read so far.
     """
-    width = start.rows.values.shape[1] * start.rows.values.element_size()
+    attention = adapter.layer(0).attention
+    widths = {"hook_z": attention.n_heads * attention.d_head}
     most, kept = 0, 0
     positions, present = start.rows.positions, start.rows.present
     for step in steps:
+        for point in step.state_reads:
+            whole = len(step.produced) == 0 and torch.equal(positions, reads[point])  # handed over as it is
+            kept += 0 if whole else int(present[torch.isin(positions, reads[point])].sum()) * adapter.d_model
         before, after = int(present.sum()), int(step.present.sum())
-        kept += sum(before * len(reads[point]) // max(1, len(positions)) for point in step.state_reads)
-        kept += sum(after * len(reads[point]) // max(1, len(step.produced)) for point in step.output_reads)
         in_place = torch.equal(positions, step.produced) and torch.equal(present, step.present)
-        most = max(most, kept + before + (0 if in_place else after))
+        inside = sum(after * widths.get(hook, adapter.d_model) for _, hook in step.output_reads)
+        most = max(most, kept + inside + (before if in_place else before + after) * adapter.d_model)
+        for point in step.output_reads:
+            rows = int(step.present[torch.isin(step.produced, reads[point])].sum())
+            kept += rows * widths.get(point[1], adapter.d_model)
         positions, present = step.produced, step.present
-    return most * width
+    return most * start.rows.values.element_size()
 
 
 # ---------------------------------------------------------------------------------------------- what has to be carried
@@ -110,6 +116,8 @@ def _wanted(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[Step
         if time < first:
             raise UserError(f"{hook} of layer {layer} lies before the decomposition's start, {at[1]} of layer {at[0]}")
         group.setdefault(time, []).append(point)
+    if not reads:
+        return []
     everything, nobody = torch.arange(len(trace.token_ids)), torch.zeros(0, 0, dtype=torch.bool)
     later = torch.zeros(len(everything), dtype=torch.bool)
     steps = []
@@ -151,9 +159,12 @@ def _after_attention(
     trace: Trace,
 ) -> Bool[Tensor, "query comp"]:
     """Which components are at each query after attention: those of all that it sees, and biases."""
-    visible = reach(queries, keys, layer.attention.window)
-    visible &= trace.prompt_of[queries, None] == trace.prompt_of[keys]
-    after = (visible.float() @ present.float()) > 0
+    window = layer.attention.window or len(trace.token_ids)
+    starts = torch.tensor(trace.starts)[trace.prompt_of[queries]]
+    first = torch.searchsorted(keys, torch.maximum(starts, queries - window + 1))
+    last = torch.searchsorted(keys, queries, right=True)
+    upto = torch.cat([torch.zeros(1, present.shape[1], dtype=torch.int32), present.cumsum(0, dtype=torch.int32)])
+    after = upto[last] > upto[first]
     if any(part.bias is not None for part in (layer.attn_norm, layer.attention.v, layer.attention.o)):
         after[:, BIAS] = True
     return after

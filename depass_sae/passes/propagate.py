@@ -18,15 +18,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import UserError
 from .carry import add_attention, add_mlp
-from .memory import SMALL, Budget, gib
-from .plan import forecast, planned
+from .memory import SMALL, Blocks, Budget, check_room, gib, no_room
+from .plan import Step, forecast, planned
 from .rows import Rows
-from .rules import TEMPERATURE, rule_named
+from .rules import TEMPERATURE, Rule, rule_named
 from .sources import Start
 from .trace import Point, Trace
 
@@ -83,30 +84,54 @@ def propagate(
     rule = rule_named(allocation.rule)
     reads = {point: positions.cpu() for point, positions in reads.items()}
     plan = planned(trace, start, reads, rule, allocation.first_token == "skip")
-    need = forecast(plan, start, reads)
-    budget.check(need, start.rows.values)
+    need, device = forecast(plan, trace.adapter, start, reads), start.rows.values.device
+    check_room(need, device)
     what = "carrying components through the layers" + (f", {gib(need)}" if need >= SMALL else "")
-    rows = start.rows.keep(plan[0].needed).copy()
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(what, done, len(plan) - 1)
+
+    try:
+        return _carry(trace, start, plan, reads, rule, allocation.temperature, budget, told)
+    except torch.OutOfMemoryError:
+        raise no_room(device) from None
+
+
+def _carry(
+    trace: Trace,
+    start: Start,
+    plan: list[Step],
+    reads: Mapping[Point, Int[Tensor, "kept"]],
+    rule: Rule,
+    temperature: float,
+    budget: Budget,
+    told: Callable[[int], None],
+) -> dict[Point, Rows]:
+    """Through the layers, sublayer by sublayer. told: is called with how many are done."""
     found: dict[Point, Rows] = {}
+    blocks = Blocks(budget, start.rows.values.device)
+    rows = start.rows.keep(plan[0].needed) if plan else start.rows
+    ours = False  # whether nobody else has these rows' values, so that they may be changed
     for done, step in enumerate(plan, start=1):
         for point in step.state_reads:
             found[point] = rows.keep(reads[point])
+            ours &= found[point] is not rows
         if not len(step.produced):
             break
-        if step.state_reads:
-            rows = rows.copy()  # what follows changes them in place
         layer = trace.adapter.layer(step.layer)
         wanted = [hook for _, hook in step.output_reads]
         after = rows.laid_out(step.produced, step.present, budget.zeros)
+        if after is rows and not ours:
+            rows = after = rows.copy(budget.zeros)
         if step.is_mlp:
             resid, neurons = trace.resid_mid[step.layer], trace.neurons[step.layer]
-            outputs = add_mlp(layer, resid, neurons, after, step.compete, rule, allocation.temperature, wanted, budget)
+            outputs = add_mlp(layer, resid, neurons, after, step.compete, rule, temperature, wanted, blocks)
         else:
             resid, pattern = trace.resid_pre[step.layer], trace.pattern[step.layer]
-            outputs = add_attention(layer, resid, pattern, trace.starts, rows, after, wanted, budget)
-        rows = after
+            outputs = add_attention(layer, resid, pattern, trace.starts, rows, after, wanted, blocks)
+        rows, ours = after, True
         for point in step.output_reads:
             found[point] = outputs[point[1]].keep(reads[point])
-        if progress is not None:
-            progress(what, done, len(plan) - 1)
+        told(done)
     return found

@@ -77,19 +77,12 @@ class Rows:
         if torch.equal(positions, self.positions):
             return self
         chosen = torch.isin(self.positions, positions)
-        return Rows(positions, self.present[chosen], self._some(chosen[self.index[0]]))
+        rows = chosen[self.index[0]].nonzero()[:, 0]
+        return Rows(self.positions[chosen], self.present[chosen], self.values.index_select(0, on(self.values, rows)))
 
-    def only(self, present: Bool[Tensor, "pos comp"]) -> Rows:
-        """Without some of the rows: those that are not in ``present``."""
-        if torch.equal(present, self.present):
-            return self
-        return Rows(self.positions, present, self._some(present[self.present]))
-
-    def _some(self, chosen: Bool[Tensor, "row"]) -> Float[Tensor, "some d"]:
-        return self.values.index_select(0, on(self.values, chosen.nonzero()[:, 0]))
-
-    def copy(self) -> Rows:
-        return self.with_values(self.values.clone())
+    def copy(self, zeros: Callable[..., Tensor]) -> Rows:
+        """zeros: makes the new values, of (rows, width, like)."""
+        return self.with_values(zeros(*self.values.shape, self.values).copy_(self.values))
 
     def dense(self) -> Float[Tensor, "pos comp d"]:
         """With zeros where nothing is present."""
@@ -108,4 +101,6 @@ class Rows:
 
 def on(values: Tensor, layout: Tensor) -> Tensor:
     """A part of the layout where the values are. The host does not wait for it to arrive."""
+    if values.device.type == "cuda":
+        layout = layout.pin_memory()  # a copy of other memory would wait for what the device is doing
     return layout.to(values.device, non_blocking=True)

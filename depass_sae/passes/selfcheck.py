@@ -32,7 +32,7 @@ def check(adapter: Adapter) -> None:
     ids = torch.arange(n, device=adapter.model.device)
     seen = trace(adapter, ids)
     _all_finite(seen)
-    positions = torch.arange(n, device=seen.resid_post.device)
+    positions = torch.arange(n)
     points = [(layer, hook) for layer in range(adapter.n_layers) for hook in ("resid_mid", "resid_post")]
     start = tokens([str(i) for i in range(n)]).start(seen)
     parts = propagate(seen, start, dict.fromkeys(points, positions), Allocation("linear"))
@@ -44,6 +44,12 @@ def check(adapter: Adapter) -> None:
             raise UserError(
                 _mismatch(adapter, f"the residual stream at {point[1]} of layer {point[0]}", off.max().item())
             )
+    for index in range(adapter.n_layers):
+        before, after = seen.resid_mid[index], seen.at((index, "resid_post"))
+        added = adapter.layer(index).mlp.down.to(before.dtype)(seen.neurons[index].to(before.dtype))
+        off = (before + added - after).norm(dim=-1) / after.norm(dim=-1).clamp_min(1e-30)
+        if off.max() > bound:
+            raise UserError(_mismatch(adapter, f"what the neurons of layer {index} add", off.max().item()))
     logits = adapter.unembed.to(seen.resid_post.dtype)(adapter.final_norm.to(seen.resid_post.dtype)(seen.resid_post))
     off = (logits - seen.logits).norm(dim=-1) / seen.logits.norm(dim=-1).clamp_min(1e-30)  # type: ignore[union-attr, operator]
     if off.max() > bound:

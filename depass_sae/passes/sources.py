@@ -27,14 +27,15 @@ class Start:
     """Components at one point of the residual stream.
 
     labels: one per component, ``bias`` and ``rest`` last.
-    first_only: the components that come from position 0 alone. In most models that position carries a massive,
-    meaningless activation, which would win every allocation (see :mod:`.propagate`).
+    first_only: the components that come from position 0 alone; for every position, where packed prompts differ in it.
+    In most models that position carries a massive, meaningless activation, which would win every allocation (see
+    :mod:`.propagate`).
     """
 
     at: Point
     rows: Rows
     labels: tuple[str, ...]
-    first_only: Bool[Tensor, "comp"]
+    first_only: Bool[Tensor, "*pos comp"]
 
 
 class Source(Protocol):

@@ -34,7 +34,8 @@ class Level:
 
     after, before: with respect to the residual stream after and before the sublayer, targets read there included.
     output: with respect to what the sublayer adds (attn_out, mlp_out): ``after``, and what reads the output itself.
-    inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp]; recorded: what the model had there.
+    inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp]; recorded: what the recorded stream
+    gives there.
     bias: what bias vectors at each position add to each target from here on (with everything live: their first-order
     effect), this sublayer's own output bias not included; bias_before: the same with all of this sublayer's.
     """

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import UserError
 from ..models.adapter import Adapter
@@ -35,7 +34,8 @@ class Trace:
 
     The residual stream is kept at every layer, the outputs of sublayers only where they were asked for. All are in the
     adapter's compute dtype; patterns and neurons (what each adds along its output row) stay in the model's, they are
-    the largest.
+    the largest. Rules by which components compete share out these neurons; the products of ``linear`` and ``half`` are
+    formed from the recorded stream, so that in a model of half precision the two differ by its rounding.
 
     starts: where each prompt begins: one, or several that are packed one after the other (:func:`packed`).
     """
@@ -221,13 +221,15 @@ def traces(
 ) -> list[Trace]:
     """Run the model once on prompts of any lengths, and record each; options as of :func:`trace`.
 
-    They are padded at their ends, where no position of theirs can look.
+    They are padded at their ends, where no position of theirs can look, each with its own last token.
     """
+    longest = max(map(len, prompts))
     compute = adapter.compute_dtype(dtype)
     last = adapter.n_layers - 1 if until is None else until
     notes: dict[Point, Tensor] = {}
     patterns: list[Tensor] = []
     neurons: list[Tensor] = []
+    batch = torch.stack([torch.cat([ids, ids[-1:].expand(longest - len(ids))]) for ids in prompts])
 
     def keep(point: Point) -> Any:
         def note(x: Tensor) -> None:
@@ -249,7 +251,7 @@ def traces(
         watch(adapter, (last, "resid_post"), handles, keep((last, "resid_post")))
         logits = None
         with suppress(_Stop):
-            logits = run(adapter, pad_sequence(list(prompts), batch_first=True)).logits.to(compute)
+            logits = run(adapter, batch).logits.to(compute)
     return [
         Trace(
             adapter=adapter,

@@ -34,7 +34,7 @@ from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
-from ..passes.batch import groups
+from ..passes.batch import alike_in_length
 from ..passes.propagate import Allocation, Progress
 from ..passes.sublayers import CONTRIBUTION
 from ..saes import Fit, Hook, activations, describe, fit, pre_activations
@@ -537,10 +537,11 @@ def _read(
     """Every prompt, those of about a length in one pass."""
     point = target.point
     found: dict[int, CardPrompt] = {}
-    for group in groups([len(prompt) for prompt in prompts]):
-        traces = subject.traces([prompts[number] for number in group], point[0], (point,))
-        for number, seen in zip(group, traces, strict=True):
-            found[number] = _card_prompt(subject, target, prompts[number], seen.at(point))
+    for group in alike_in_length([len(prompt) for prompt in prompts]):
+        some = [prompts[number] for number in group]
+        read = [seen.at(point) for seen in subject.traces(some, point[0], (point,))]
+        cards = [_card_prompt(subject, target, prompt, x) for prompt, x in zip(some, read, strict=True)]
+        found.update(zip(group, cards, strict=True))
         _tell(progress, "reading the prompts", len(found), len(prompts))
     return [found[number] for number in range(len(prompts))]
 

@@ -225,7 +225,7 @@ def outflow_to(
     present[list(positions)] = True
     start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
     point = (target.layer, target.name)
-    reached = torch.arange(min(positions), len(parts), device=parts.device)
+    reached = torch.arange(min(positions), len(parts))
     arrived = propagate(seen, start, {point: reached}, Allocation(rule))[point].dense()[:, 0]
     sae, x = subject.saes[target], seen.at(point)
     active, found = active_features(sae, x), {}

@@ -514,9 +514,10 @@ def test_prompts_of_different_lengths_in_one_pass_give_what_each_gives_alone(
             assert one.completeness_error <= 1e-4
 
 
-def test_no_prompts_at_all_get_one_line(lm: ds.LM) -> None:
-    with pytest.raises(UserError, match="name a target and a prompt, or several"):
-        lm.attribute_tokens_batch([], "1/3")
+def test_what_is_no_list_of_prompts_gets_one_line(lm: ds.LM) -> None:
+    for prompts in ([], TEXT, [3, 4, 5], torch.tensor([3, 4])):
+        with pytest.raises(UserError, match="name several prompts, as a list of texts or of lists of ids"):
+            lm.attribute_tokens_batch(prompts, "1/3")
 
 
 def test_the_progress_of_many_prompts_is_told_as_one(lm: ds.LM) -> None:

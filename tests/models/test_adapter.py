@@ -156,6 +156,17 @@ def test_a_damaged_unembedding_is_refused() -> None:
     assert refusal(adapter).startswith("the model's logits are NaN or infinite")
 
 
+def test_neurons_recorded_at_the_wrong_place_are_noticed() -> None:
+    adapter = tiny("llama")
+
+    def layer(model: Any, index: int) -> Layer:
+        right, first = adapter.family.layer(model, index), adapter.family.layer(model, 0)
+        return replace(right, mlp=replace(right.mlp, down_module=first.mlp.down_module))
+
+    wrong = replace(adapter, family=replace(adapter.family, layer=layer))
+    assert "what the neurons of layer 1 add is off by" in refusal(wrong)
+
+
 def test_a_model_with_a_context_of_two_tokens_is_checked_on_two() -> None:
     config = CONFIGS["gpt2"]()
     config.n_positions = config.max_position_embeddings = 2

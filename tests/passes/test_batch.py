@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from depass_sae.passes.batch import PACK, Aim, Batch, groups, packed, packed_start, sweep_each
+from depass_sae.models.load import adapter_for
+from depass_sae.passes.batch import PACK, Aim, Batch, alike_in_length, packed, packed_start, sweep_each
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.rules import RULES
@@ -20,7 +21,7 @@ from depass_sae.passes.sublayers import CONTRIBUTION
 from depass_sae.passes.sweep import Level, sweep
 from depass_sae.passes.trace import Trace, trace, traces
 
-from .models import LAYERS, SHAPES, VOCAB, tiny
+from .models import LAYERS, SHAPES, VOCAB, fresh, tiny
 from .test_propagate import OUTPUTS, POINTS, by_token, points_after
 
 prompts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7), min_size=1, max_size=4)
@@ -55,9 +56,16 @@ def test_prompts_of_different_lengths_are_recorded_in_one_pass_as_each_is_alone(
             assert close(seen.neurons[layer], alone.neurons[layer], 1e-6)
 
 
+def test_a_token_that_no_prompt_has_cannot_harm_any() -> None:
+    adapter = adapter_for(fresh("llama"))
+    adapter.model.get_input_embeddings().weight.data[0] = torch.nan
+    for seen in traces(adapter, [torch.tensor([5, 6, 7]), torch.tensor([5, 6, 7, 8, 9])]):
+        assert seen.resid_post.isfinite().all()
+
+
 @given(st.lists(st.integers(1, 700), max_size=40), st.integers(1, 600))
 def test_groups_are_of_like_length_and_fit_padding_included_or_hold_one_prompt(lengths: list[int], limit: int) -> None:
-    found = groups(lengths, limit)
+    found = alike_in_length(lengths, limit)
     assert sorted(i for group in found for i in group) == list(range(len(lengths)))
     for group in found:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= limit
@@ -66,7 +74,7 @@ def test_groups_are_of_like_length_and_fit_padding_included_or_hold_one_prompt(l
 
 
 def test_prompts_go_together_by_default_up_to_the_size_of_a_pack() -> None:
-    assert [len(group) for group in groups([PACK // 4] * 10)] == [4, 4, 2]
+    assert [len(group) for group in alike_in_length([PACK // 4] * 10)] == [4, 4, 2]
 
 
 # ------------------------------------------------------------------------------------------------------------- packing
@@ -148,9 +156,10 @@ def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
 
     def visit(batch: Batch, levels: Iterator[Level]) -> None:
         *_, lowest = levels
-        for i, lane, span in zip(batch.which, batch.lanes, batch.spans, strict=True):
-            assert i not in found
-            found[i] = lowest.before[lane, span], lowest.bias_before[lane, span]
+        for going in batch.aims:
+            assert going.which not in found
+            here = (going.lane, going.span)
+            found[going.which] = lowest.before[here], lowest.bias_before[here]
 
     told: list[tuple[int, int]] = []
     progress = lambda _what, done, of: told.append((done, of))  # noqa: E731

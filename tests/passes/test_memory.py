@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.passes.memory import SMALL, Budget, check_memory, spans
+from depass_sae.passes.memory import SMALL, Budget, check_memory, check_room, spans
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,13 @@ def test_a_stream_that_does_not_fit_lies_in_a_file_that_goes_with_it(
 
 def test_a_pass_that_fits_nowhere_gets_one_line_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**30})())
-    Budget(100).check(SMALL - 1, torch.zeros(()))
-    Budget(100).check(2**30, torch.zeros(()))
+    monkeypatch.setattr("depass_sae.passes.memory.available", lambda _: 2**30)
+    check_room(SMALL - 1, torch.device("cpu"))
+    check_room(2**31, torch.device("cpu"))
     with pytest.raises(
-        UserError, match=r"this pass needs about 4\.0 GiB, and there are 1\.0 GiB free in .*; try"
+        UserError, match=r"this pass needs about 4\.0 GiB, and there are 2\.0 GiB free in .*; try"
     ) as caught:
-        Budget(100).check(2**32, torch.zeros(()))
+        check_room(2**32, torch.device("cpu"))
     assert "\n" not in str(caught.value)
 
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depass_sae.passes.memory import SMALL, Budget
+from depass_sae.errors import UserError
 from depass_sae.passes.plan import forecast, planned
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.trace import trace
+from depass_sae.passes.trace import Point, trace
 
 from .models import D_MODEL, LAYERS, SHAPES, VOCAB, tiny
 from .test_propagate import IDS, by_token, points_after, recorded
@@ -43,15 +43,38 @@ def test_what_is_carried_is_what_was_planned(shape: str, rule: str, ids: list[in
     assert sum(len(step.state_reads) + len(step.output_reads) for step in steps) == len(points)
 
 
-def test_a_pass_of_tokens_is_forecast_as_its_triangle_of_rows_and_what_is_read_of_it() -> None:
-    seen = recorded(tiny("qwen3"), IDS)
+@given(
+    shape=st.sampled_from(SHAPES),
+    rule=st.sampled_from(list(RULES)),
+    points=st.sets(st.sampled_from(points_after((0, "resid_pre"))), min_size=1),
+    every=st.booleans(),
+)
+@settings(max_examples=60)
+def test_a_pass_holds_no_more_than_was_forecast(shape: str, rule: str, points: set[Point], every: bool) -> None:
+    adapter, seen = tiny(shape), recorded(tiny(shape), IDS)
+    start = by_token(IDS).start(seen)
+    reads = {point: torch.arange(len(IDS)) if every else torch.tensor([2, 7]) for point in points}
+    plan = planned(seen, start, reads, RULES[rule], True)
+    found = propagate(seen, start, reads, Allocation(rule))
+    kept = {rows.values.untyped_storage().data_ptr(): rows.values.nbytes for rows in found.values()}
+    assert sum(kept.values()) <= forecast(plan, adapter, start, reads)
+
+
+def test_a_pass_of_tokens_is_forecast_as_the_stream_before_and_after_its_first_sublayer() -> None:
+    adapter, seen = tiny("qwen3"), recorded(tiny("qwen3"), IDS)
     start, n = by_token(IDS).start(seen), len(IDS)
-    triangle = n * (n + 1) // 2
-    reads = {(LAYERS - 1, "resid_post"): torch.arange(n)}
-    steps = planned(seen, start, reads, RULES["half"], True)
-    assert forecast(steps, start, reads) == 2 * triangle * D_MODEL * 4
-    last = {(LAYERS - 1, "resid_post"): torch.tensor([n - 1])}
-    assert forecast(planned(seen, start, last, RULES["half"], True), start, last) < forecast(steps, start, reads)
+    triangle, row = n * (n + 1) // 2, D_MODEL * 4
+    needs = {}
+    for what, reads in {
+        "all": {(LAYERS - 1, "resid_post"): torch.arange(n)},
+        "last": {(LAYERS - 1, "resid_post"): torch.tensor([n - 1])},
+        "heads": {(LAYERS - 1, "hook_z"): torch.arange(n)},
+    }.items():
+        needs[what] = forecast(planned(seen, start, reads, RULES["half"], True), adapter, start, reads)
+    assert needs["all"] == (n + triangle) * row
+    assert needs["last"] == (triangle + n) * row
+    attention = adapter.layer(0).attention
+    assert needs["heads"] == triangle * (row + attention.n_heads * attention.d_head * 4)
 
 
 def test_a_pass_that_takes_much_says_how_much_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,15 +91,10 @@ def test_a_pass_that_takes_much_says_how_much_while_it_runs(monkeypatch: pytest.
 def test_nothing_is_computed_of_a_pass_that_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = trace(tiny("gpt2"), torch.tensor(IDS))
     monkeypatch.setattr("depass_sae.passes.memory.SMALL", 1)
+    monkeypatch.setattr("depass_sae.passes.memory.available", lambda _: 0)
     monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
     called: list[str] = []
-    with pytest.raises(ValueError, match="this pass needs about"):
-        propagate(
-            seen,
-            by_token(IDS).start(seen),
-            {(0, "resid_post"): torch.tensor([7])},
-            budget=Budget(1),
-            progress=lambda what, *_: called.append(what),
-        )
+    reads = {(0, "resid_post"): torch.tensor([7])}
+    with pytest.raises(UserError, match="this pass needs about"):
+        propagate(seen, by_token(IDS).start(seen), reads, progress=lambda what, *_: called.append(what))
     assert not called
-    assert SMALL > 1
