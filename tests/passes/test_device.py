@@ -198,7 +198,7 @@ def test_whenever_memory_runs_out_the_numbers_are_right_or_there_is_one_line(sha
         right += 1
         for point in reads:
             assert torch.allclose(found[point].values, expected[point].values, atol=1e-9), (k, point)
-    assert right > device.done / 10
+    assert right >= 10
 
 
 def test_a_device_without_room_for_a_small_block_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
