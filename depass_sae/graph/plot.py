@@ -130,17 +130,17 @@ def plot_graph(g: nx.DiGraph) -> Figure:
 
 def _figure(size: tuple[float, float]) -> Figure:
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as Plain
     except ImportError:
         raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
 
-    class Shown(Figure):
-        """A figure that notebooks show, with or without pyplot."""
+    class Figure(Plain):
+        """One that notebooks show, with or without pyplot."""
 
         def _repr_png_(self) -> bytes:
             return rendered(self, "png")
 
-    return Shown(figsize=size, facecolor="white")
+    return Figure(figsize=size, facecolor="white")
 
 
 def layout(g: nx.DiGraph) -> Layout:

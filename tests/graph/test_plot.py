@@ -112,6 +112,12 @@ def test_a_verification_is_drawn_as_predicted_beside_observed() -> None:
     assert rendered(picture, "svg") == rendered(plot_verification(g), "svg")
 
 
+def test_notebooks_show_a_picture_without_pyplot() -> None:
+    picture = plot_graph(sample_graph())
+    assert picture._repr_png_().startswith(b"\x89PNG")
+    assert repr(picture).startswith("<Figure size")
+
+
 def test_a_graph_that_was_not_verified_is_told_so_in_one_line() -> None:
     with pytest.raises(UserError, match="has not been verified yet"):
         plot_verification(small())
