@@ -118,13 +118,21 @@ def no_room(device: torch.device) -> UserError:
     )
 
 
+def is_full(error: RuntimeError) -> bool:
+    """Whether an error says that a device has no memory left: torch's own, or a library's that it calls."""
+    said = ("CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in said)
+
+
 def fits(work: Callable[[], None], device: torch.device) -> bool:
     """Whether a device had the memory for some work. Of what failed nothing is kept."""
     try:
         work()
         return True
-    except torch.OutOfMemoryError:
-        pass  # what the exception holds on to goes with it, so only then can the device give it back
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+    # What the exception held on to is gone with it, so only now can the device give it back.
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return False

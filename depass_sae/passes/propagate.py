@@ -18,13 +18,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import UserError
 from .carry import add_attention, add_mlp
-from .memory import SMALL, Blocks, Budget, check_room, gib, no_room
+from .memory import SMALL, Blocks, Budget, check_room, gib, is_full, no_room
 from .plan import Step, forecast, planned
 from .rows import Rows
 from .rules import TEMPERATURE, Rule, rule_named
@@ -94,7 +93,9 @@ def propagate(
 
     try:
         return _carry(trace, start, plan, reads, rule, allocation.temperature, budget, told)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
         raise no_room(device) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.passes.memory import SMALL, Budget, check_memory, check_room, spans
+from depass_sae.passes.memory import SMALL, Blocks, Budget, check_memory, check_room, spans
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,33 @@ def test_a_pass_that_fits_nowhere_gets_one_line_before_it_starts(monkeypatch: py
     ) as caught:
         check_room(2**32, torch.device("cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (8)"), False),
+    ],
+)
+def test_only_a_full_device_is_given_less_work(error: RuntimeError, full: bool) -> None:
+    tried: list[tuple[int, int]] = []
+
+    def do(low: int, high: int) -> None:
+        tried.append((low, high))
+        if high - low > 2:
+            raise error
+
+    blocks = Blocks(Budget(), torch.device("cpu"))
+    work = partial(blocks.work, [1] * 8, 2**20, do)
+    if not full:
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            work()
+        return
+    work()
+    assert tried == [(0, 8), (0, 4), (0, 2), (2, 4), (4, 6), (6, 8)]
 
 
 def test_work_that_needs_more_than_there_is_gets_one_line() -> None:
