@@ -24,7 +24,7 @@ from ..models.prompt import Prompt
 from ..passes.batch import Aim, Batch, sweep_each
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
-from ..passes.rows import on
+from ..passes.rows import at
 from ..passes.sources import Heads, Modules, Neurons, Source
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level
@@ -303,12 +303,12 @@ def _carried(
     layer, hook = readoff.point
     before = {"resid_pre": 0, "hook_z": 0, "attn_out": 0, "resid_mid": 1, "mlp_in": 1, "mlp_out": 1, "resid_post": 2}
     wanted = _steps(kind, 2 * layer + before[hook])
-    at = torch.tensor(positions)
-    w = readoff.direction.w.index_select(0, on(seen.resid_post, at))
+    places = torch.tensor(positions)
+    w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
     for done, (index, sublayer) in enumerate(wanted, start=1):
         start = kind.source(index, sublayer).start(seen)
-        found = propagate(seen, start, {readoff.point: at}, allocation, budget=budget)[readoff.point]
+        found = propagate(seen, start, {readoff.point: places}, allocation, budget=budget)[readoff.point]
         values = found.project(w).double().cpu()
         for i, mine in enumerate(rows):
             mine.append(LayerRow(index, sublayer, values[i, :-2], values[i, -1].item(), values[i, -2].item()))

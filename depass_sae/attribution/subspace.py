@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..models.prompt import Prompt, token_text
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, propagate
+from ..passes.rows import at
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index, parse_hook
 from .answer import Answer, TargetAt, addends, frame, read
@@ -135,12 +136,12 @@ def attribute_subspace(
         raise UserError(f"there is no layer {subspace.layer}; there are layers 0 to {subject.adapter.n_layers - 1}")
     reading = read(subject, prompt, target, pos, allocation, subspace.layer)
     seen, readoff = reading.seen, reading.readoff
-    at = torch.tensor(reading.positions)
+    places = torch.tensor(reading.positions)
     start = subspace.start(seen)
     if names is not None and len(names) != len(start.labels) - 2:
         raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
-    rows = propagate(seen, start, {readoff.point: at}, allocation, budget=budget, progress=progress)[readoff.point]
-    values = rows.project(readoff.direction.w[at]).double().cpu()
+    rows = propagate(seen, start, {readoff.point: places}, allocation, budget=budget, progress=progress)[readoff.point]
+    values = rows.project(at(readoff.direction.w, places)).double().cpu()
     targets = [
         SubspaceTarget(**reading.at(position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
         for position, row in zip(reading.positions, values, strict=True)
@@ -221,13 +222,13 @@ def decode_parts(
     if pos is not None and not 0 <= pos < n:
         raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
     seen = subject.trace(prompt, None)
-    at = torch.tensor([n - 1 if pos is None else pos])
+    last = torch.tensor([n - 1 if pos is None else pos])
     start = source.start(seen)
     point = (seen.n_layers - 1, "resid_post")
-    rows = propagate(seen, start, {point: at}, allocation, budget=budget, progress=progress)[point]
+    rows = propagate(seen, start, {point: last}, allocation, budget=budget, progress=progress)[point]
     norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
     unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)
-    normed = norm.centre(rows.dense()[0]) * norm.scale(seen.resid_post[at]) * norm.gain
+    normed = norm.centre(rows.dense()[0]) * norm.scale(at(seen.resid_post, last)) * norm.gain
     votes = []
     for component in range(len(start.labels)):
         if rows.present[0, component]:
@@ -235,5 +236,5 @@ def decode_parts(
             best = (logits - logits.mean()).topk(min(top, len(logits)))
             tokens = [token_text(subject.loaded.tokenizer, i) for i in best.indices.tolist()]
             votes.append((start.labels[component], tuple(zip(tokens, best.values.tolist(), strict=True))))
-    position = int(at)
+    position = int(last)
     return Votes(position, prompt.tokens[position], tuple(votes))

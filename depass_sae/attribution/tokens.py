@@ -23,7 +23,7 @@ from ..models.prompt import Prompt, sentences, words
 from ..passes.batch import Aim, Batch, alike_in_length, packed, packed_start, sweep_each
 from ..passes.memory import Budget
 from ..passes.propagate import Allocation, Progress, part_of, propagate
-from ..passes.rows import BIAS, REST, on
+from ..passes.rows import BIAS, REST, at, on
 from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level
@@ -190,11 +190,11 @@ def attribute_tokens_each(
     if not questions:
         raise UserError("name a target and a prompt, or several")
     prompts = {id(question.prompt): question.prompt for question in questions}
-    together = alike_in_length([len(prompt) for prompt in prompts.values()])
-    group_of = {id_: number for number, group in enumerate(together) for id_ in map(list(prompts).__getitem__, group)}
+    ids, together = list(prompts), alike_in_length([len(prompt) for prompt in prompts.values()])
     found: dict[int, TokenAttribution] = {}
-    for number in range(len(together)):
-        some = [i for i, question in enumerate(questions) if group_of[id(question.prompt)] == number]
+    for number, group in enumerate(together):
+        members = {ids[i] for i in group}
+        some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
         told = part_of(progress, number, len(together))
         answers = _together(subject, [questions[i] for i in some], by, allocation, ablate, seed, budget, told)
         found.update(zip(some, answers, strict=True))
@@ -214,15 +214,18 @@ def _together(
     """Questions whose prompts are traced, and taken apart, in one pass."""
     readings = read_all(subject, questions, allocation)
     passes = _Passes.of(readings, by, allocation, budget, progress)
-    for question, reading, values in zip(questions, readings, passes.contributions(), strict=True):
-        answers = [_answer(reading, position, row, by) for position, row in zip(reading.positions, values, strict=True)]
+    for question, reading, whose, values in zip(questions, readings, passes.whose, passes.contributions(), strict=True):
+        answers = [
+            _answer(reading, position, row, passes.spans[whose])
+            for position, row in zip(reading.positions, values, strict=True)
+        ]
         if ablate:
             answers = [_measured(subject, question.target, reading, a, ablate, seed, progress) for a in answers]
         yield TokenAttribution(**reading.common, targets=answers, by=by)
 
 
-def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], by: By) -> TokenTarget:
-    sources = tuple(span for span in spans_of(reading.prompt, by) if span.pos <= position)
+def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], spans: list[Span]) -> TokenTarget:
+    sources = tuple(span for span in spans if span.pos <= position)
     margin = reading.readoff.margin
     return TokenTarget(
         **reading.at(position),
@@ -251,10 +254,11 @@ def _measured(
 class _Passes:
     """Read-offs on some prompts, and the two engines that say what each source contributes to them.
 
-    whose: which of the traces each reading is on. sources: how each trace is split.
+    whose: which of the traces each reading is on. spans: how each trace is split; sources: the same for the engines.
     """
 
     traces: list[Trace]
+    spans: list[list[Span]]
     sources: list[Spans]
     readings: list[Reading]
     whose: list[int]
@@ -271,6 +275,7 @@ class _Passes:
         spans = [spans_of(reading.prompt, by) for reading in prompts.values()]
         return cls(
             traces=[reading.seen for reading in prompts.values()],
+            spans=spans,
             sources=[Spans([span.positions for span in own], [span.text for span in own]) for own in spans],
             readings=readings,
             whose=[numbers[id(reading.prompt)] for reading in readings],
@@ -313,16 +318,16 @@ class _Passes:
         trace = packed(self.traces)
         start = packed_start([source.start(one) for source, one in zip(self.sources, self.traces, strict=True)])
         wanted: defaultdict[Point, set[int]] = defaultdict(set)
-        ats = []
+        places = []
         for reading, whose in zip(self.readings, self.whose, strict=True):
-            ats.append(torch.tensor(reading.positions) + trace.starts[whose])
-            wanted[reading.readoff.point] |= set(ats[-1].tolist())
+            places.append(torch.tensor(reading.positions) + trace.starts[whose])
+            wanted[reading.readoff.point] |= set(places[-1].tolist())
         reads = {point: torch.tensor(sorted(positions)) for point, positions in wanted.items()}
         found = propagate(trace, start, reads, self.allocation, budget=self.budget, progress=self.progress)
         values = []
-        for reading, whose, at in zip(self.readings, self.whose, ats, strict=True):
+        for reading, whose, place in zip(self.readings, self.whose, places, strict=True):
             readoff, own = reading.readoff, len(self.sources[whose].groups)
-            w = readoff.direction.w.index_select(0, on(trace.resid_post, torch.tensor(reading.positions)))
-            rows = found[readoff.point].keep(at).project(w)
+            w = at(readoff.direction.w, torch.tensor(reading.positions))
+            rows = found[readoff.point].keep(place).project(w)
             values.append(torch.cat([rows[:, :own], rows[:, BIAS:]], dim=1))
         return values

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..models.adapter import Layer, Linear, Norm
 from .memory import Blocks
-from .rows import BIAS, Rows, on
+from .rows import BIAS, Rows, at, on, spread
 from .rules import Neurons, Rule
 
 QUERIES = 256
@@ -219,7 +219,9 @@ class _Mixing:
         first = int(here.any(dim=1).nonzero()[0])  # nothing to mix before the first of them appears
         n_kv, group, n_queries, _ = self.weights.shape
         query, comps = self.after[first], here.shape[1]
-        dense = _laid_out(values, here[first:]).unflatten(-1, (n_kv, -1)).permute(2, 0, 1, 3).flatten(2)
+        here = here[first:]
+        laid_out = values.view(*here.shape, -1) if here.all() else spread(values, here)
+        dense = laid_out.unflatten(-1, (n_kv, -1)).permute(2, 0, 1, 3).flatten(2)
         mixed = dense.new_empty(n_queries - query, comps, n_kv, group, dense.shape[2] // comps)
         for low in range(query, n_queries, QUERIES):
             high = min(low + QUERIES, n_queries)
@@ -255,24 +257,6 @@ def _alike(offsets: list[int], most: int) -> Iterator[_Run]:
             for low in range(members[0], members[-1] + 1, step):
                 high = min(low + step, members[-1] + 1)
                 yield _Run(slice(low, high), slice(offsets[low] - offsets[0], offsets[high] - offsets[0]))
-
-
-def at(x: Tensor, positions: Int[Tensor, "pos"], dim: int = 0) -> Tensor:
-    """x at some positions, without a copy where they are neighbours."""
-    if not len(positions):
-        return x.narrow(dim, 0, 0)
-    low, high = int(positions[0]), int(positions[-1]) + 1
-    if high - low == len(positions):
-        return x.narrow(dim, low, high - low)
-    return x.index_select(dim, on(x, positions))
-
-
-def _laid_out(values: Float[Tensor, "row d"], here: Bool[Tensor, "pos comp"]) -> Float[Tensor, "pos comp d"]:
-    """With zeros where nothing is present."""
-    if here.all():
-        return values.view(*here.shape, -1)
-    dense = values.new_zeros(here.numel(), values.shape[1])
-    return dense.index_copy_(0, on(dense, here.flatten().nonzero()[:, 0]), values).view(*here.shape, -1)
 
 
 def _scaled(

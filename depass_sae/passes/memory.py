@@ -104,11 +104,7 @@ def check_room(need: int, device: torch.device) -> None:
     if device.type == "cpu":
         folder = tempfile.gettempdir()
         free, where = free + shutil.disk_usage(folder).free, f"in memory and in {folder}"
-    if need > free:
-        raise UserError(
-            f"this pass needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, fewer "
-            "layers, or the rule half"
-        )
+    _refuse_beyond(free, where, need, "this pass")
 
 
 def no_room(device: torch.device) -> UserError:
@@ -173,11 +169,14 @@ def available(device: torch.device) -> int:
 
 def check_memory(need: int, what: str, device: torch.device) -> None:
     """Raises UserError where ``what`` needs more bytes than there are."""
-    free = available(device)
+    _refuse_beyond(available(device), f"in {device}'s memory", need, what)
+
+
+def _refuse_beyond(free: int, where: str, need: int, what: str) -> None:
     if need > free:
         raise UserError(
-            f"{what} needs about {gib(need)}, and {gib(free)} are free; "
-            "try a shorter prompt, fewer layers, or the rule half"
+            f"{what} needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, fewer "
+            "layers, or the rule half"
         )
 
 

@@ -86,17 +86,28 @@ class Rows:
 
     def dense(self) -> Float[Tensor, "pos comp d"]:
         """With zeros where nothing is present."""
-        dense = self.values.new_zeros(*self.present.shape, self.values.shape[1])
-        dense.flatten(0, 1).index_copy_(0, on(dense, self.present.flatten().nonzero()[:, 0]), self.values)
-        return dense
+        return spread(self.values, self.present)
 
     def project(self, w: Float[Tensor, "pos d"]) -> Float[Tensor, "pos comp"]:
         """⟨w[p], component⟩ for every component at every position, 0 where it is absent."""
-        products = (self.values * w.index_select(0, on(w, self.index[0]))).sum(-1)
-        found = products.new_zeros(self.present.numel())
-        return found.index_copy_(0, on(found, self.present.flatten().nonzero()[:, 0]), products).view(
-            self.present.shape
-        )
+        products = (self.values * w.index_select(0, on(w, self.index[0]))).sum(-1, keepdim=True)
+        return spread(products, self.present)[..., 0]
+
+
+def spread(values: Float[Tensor, "row d"], present: Bool[Tensor, "pos comp"]) -> Float[Tensor, "pos comp d"]:
+    """Packed rows laid out, with zeros where nothing is present."""
+    dense = values.new_zeros(present.numel(), values.shape[1])
+    return dense.index_copy_(0, on(dense, present.flatten().nonzero()[:, 0]), values).view(*present.shape, -1)
+
+
+def at(x: Tensor, positions: Int[Tensor, "pos"], dim: int = 0) -> Tensor:
+    """x at some positions, ascending, without a copy where they are neighbours."""
+    if not len(positions):
+        return x.narrow(dim, 0, 0)
+    low, high = int(positions[0]), int(positions[-1]) + 1
+    if high - low == len(positions):
+        return x.narrow(dim, low, high - low)
+    return x.index_select(dim, on(x, positions))
 
 
 def on(values: Tensor, layout: Tensor) -> Tensor:

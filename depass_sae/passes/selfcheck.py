@@ -8,6 +8,7 @@ logits.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError
 from ..models.adapter import Adapter
@@ -37,23 +38,22 @@ def check(adapter: Adapter) -> None:
     start = tokens([str(i) for i in range(n)]).start(seen)
     parts = propagate(seen, start, dict.fromkeys(points, positions), Allocation("linear"))
     bound = 10 * rounding_bound(adapter.model.dtype, adapter.n_layers)
-    for point in points:
-        whole = seen.at(point)
-        off = (parts[point].dense().sum(dim=1) - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-30)
+
+    def compare(what: str, found: Tensor, whole: Tensor) -> None:
+        off = (found - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-30)
         if off.max() > bound:
-            raise UserError(
-                _mismatch(adapter, f"the residual stream at {point[1]} of layer {point[0]}", off.max().item())
-            )
-    for index in range(adapter.n_layers):
-        before, after = seen.resid_mid[index], seen.at((index, "resid_post"))
-        added = adapter.layer(index).mlp.down.to(before.dtype)(seen.neurons[index].to(before.dtype))
-        off = (before + added - after).norm(dim=-1) / after.norm(dim=-1).clamp_min(1e-30)
-        if off.max() > bound:
-            raise UserError(_mismatch(adapter, f"what the neurons of layer {index} add", off.max().item()))
-    logits = adapter.unembed.to(seen.resid_post.dtype)(adapter.final_norm.to(seen.resid_post.dtype)(seen.resid_post))
-    off = (logits - seen.logits).norm(dim=-1) / seen.logits.norm(dim=-1).clamp_min(1e-30)  # type: ignore[union-attr, operator]
-    if off.max() > bound:
-        raise UserError(_mismatch(adapter, "the logits", off.max().item()))
+            raise UserError(_mismatch(adapter, what, off.max().item()))
+
+    for layer, hook in points:
+        summed = parts[layer, hook].dense().sum(dim=1)
+        compare(f"the residual stream at {hook} of layer {layer}", summed, seen.at((layer, hook)))
+    dtype = seen.resid_post.dtype
+    for layer in range(adapter.n_layers):
+        added = adapter.layer(layer).mlp.down.to(dtype)(seen.neurons[layer].to(dtype))
+        after = seen.at((layer, "resid_post"))
+        compare(f"what the neurons of layer {layer} add", seen.resid_mid[layer] + added, after)
+    assert seen.logits is not None
+    compare("the logits", adapter.unembed.to(dtype)(adapter.final_norm.to(dtype)(seen.resid_post)), seen.logits)
 
 
 def _all_finite(seen: Trace) -> None:
