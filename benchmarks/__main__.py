@@ -80,10 +80,10 @@ def markdown(about: dict[str, Any], found: list[Row]) -> str:
 
 
 def merged(old: list[dict[str, Any]], new: list[Row]) -> list[Row]:
-    """The old rows in their order, those that were measured again by their new numbers."""
+    """The old rows in their order, those that were measured again by their new numbers; then what was not there."""
     again = {(row.shape, row.length, row.work): row for row in new}
     before = [Row(**{key: value for key, value in row.items() if key != "ratio"}) for row in old]
-    return [again.get((row.shape, row.length, row.work), row) for row in before]
+    return [again.pop((row.shape, row.length, row.work), row) for row in before] + list(again.values())
 
 
 def machine(threads: int, gpu: bool) -> dict[str, Any]:

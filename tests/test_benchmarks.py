@@ -44,3 +44,5 @@ def test_rows_that_are_measured_again_take_their_old_places() -> None:
     old = [Row("a", 1, "x", "", 1.0, None, None, 0.1), Row("b", 1, "x", "", 2.0, 1.0, 3, 0.1)]
     new = [Row("b", 1, "x", "", 5.0, 1.0, 3, 0.1)]
     assert merged([row.to_dict() for row in old], new) == [old[0], new[0]]
+    more = Row("b", 1, "y", "", 1.0, None, None, 0.1)
+    assert merged([row.to_dict() for row in old], [more, *new]) == [old[0], new[0], more]
