@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import isfunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import torch
 from jaxtyping import Float
@@ -47,6 +49,10 @@ PAPER_RULE = "softmax"
 """Where nothing was measured."""
 
 
+Made = TypeVar("Made")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
 class Question(TypedDict, total=False):
     """What may be said beside a prompt and a feature, in every ``lm.attribute_...``.
 
@@ -73,6 +79,37 @@ class Question(TypedDict, total=False):
     progress: Progress | None
 
 
+def _without_inference_mode(function: Function) -> Function:
+    """Whoever calls it: sweeps differentiate, and what is made in ``torch.inference_mode`` takes no part in that."""
+
+    @wraps(function)
+    def outside(*args: Any, **settings: Any) -> Any:
+        with torch.inference_mode(False):
+            return function(*args, **settings)
+
+    return outside  # type: ignore[return-value]
+
+
+def _one_at_a_time(method: Function) -> Function:
+    """Of a model: a pass changes the model object while it runs, and threads share that."""
+
+    @wraps(method)
+    def alone(self: LM, *args: Any, **settings: Any) -> Any:
+        with self._subject.adapter.lock:
+            return method(self, *args, **settings)
+
+    return alone  # type: ignore[return-value]
+
+
+def _questions(made: type[Made]) -> type[Made]:
+    """A class whose public methods threads may call at once, in inference mode or not."""
+    for name, method in list(vars(made).items()):
+        if isfunction(method) and not name.startswith("_"):
+            setattr(made, name, _without_inference_mode(_one_at_a_time(method)))
+    return made
+
+
+@_questions
 class LM:
     """A language model with the SAEs on it, ready for questions. Made by :func:`load`; keeps no state between calls."""
 
@@ -503,6 +540,7 @@ def _running(question: Question) -> dict[str, Any]:
     return {"budget": Budget.of(question.get("memory")), "progress": question.get("progress")}
 
 
+@_without_inference_mode
 def load(
     model: str | Path | PreTrainedModel = "smollm2",
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -539,8 +577,9 @@ def load(
             raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
         name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         loaded = Loaded(model, tokenizer, name)
-    adapter = adapter_for(loaded.model)
-    check(adapter)
+    adapter, tracing = adapter_for(loaded.model), dtype_named(trace_dtype)
+    with adapter.lock:
+        checked = check(adapter, tracing)
     if saes is None and loaded.name == "smollm2":
         from .demo.smollm2 import shipped_saes
 
@@ -559,7 +598,7 @@ def load(
             raise UserError(
                 f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {adapter.n_layers - 1}"
             )
-    return LM(Subject(_with_bos(loaded, found.values()), adapter, found, dtype_named(trace_dtype)))
+    return LM(Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing))
 
 
 def _with_bos(loaded: Loaded, saes: Any) -> Loaded:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import SAEFitWarning, UserError
+from .errors import DepassWarning, UserError
 from .options import (
     Ablate,
     Against,
@@ -681,7 +681,7 @@ def _working() -> Iterator[_Status]:
     ):
         warnings.simplefilter("always")
         yield status
-    for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, SAEFitWarning)):
+    for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DepassWarning)):
         sys.stderr.write(f"warning: {message}\n")
 
 

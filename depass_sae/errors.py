@@ -14,11 +14,19 @@ class UserError(ValueError):
     """
 
 
-class SAEFitWarning(UserWarning):
+class DepassWarning(UserWarning):
+    """What this package warns of. The command line prints these, and none of the libraries'."""
+
+
+class SAEFitWarning(DepassWarning):
     """An SAE explains so little of a prompt that it must belong to another model, layer, scale or hook point."""
 
 
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
+class CompletenessWarning(DepassWarning):
+    """An answer's parts miss more of the whole than rounding explains: the model is not what the parts were made of."""
+
+
+def warn(message: str, category: type[Warning] = DepassWarning) -> None:
     """A warning at the line outside of this package that led here."""
     own, level = __name__.partition(".")[0], 1
     while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == own:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import depass_sae as ds
 from depass_sae.cli import _Status, main
@@ -215,6 +218,23 @@ def test_measured_effects_are_in_the_table(run: Callable[..., Done], files: File
 
 
 # ------------------------------------------------------------------------------------------------------------ warnings
+
+
+def test_an_answer_whose_parts_miss_the_whole_is_warned_of_on_stderr_in_one_line(run, files) -> None:
+    def steer(module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor | None:
+        # From the first question on: at the self-check's 8 tokens, while loading, all is well.
+        return 2 * out if isinstance(module, LlamaDecoderLayer) and out.shape[1] != 8 else None
+
+    handle = register_module_forward_hook(steer)
+    try:
+        done = run("tokens", *files.options(), "--feature", "1/3", "--prompt", TEXT, "--json")
+    finally:
+        handle.remove()
+    assert done.status == 0
+    assert json.loads(done.out)["targets"][0]["completeness_error"] > 0.1
+    (line,) = done.err.splitlines()
+    assert line.startswith("warning: feature 1/3 at position")
+    assert "is a hook or an adapter active on the model" in line
 
 
 def test_an_sae_that_does_not_fit_is_warned_of_on_stderr_and_the_document_stays_whole(

@@ -10,7 +10,7 @@ from ..errors import SAEFitWarning, warn
 from ..models.prompt import Prompt
 from ..passes.propagate import Allocation
 from ..passes.trace import Trace
-from ..saes import Fit
+from ..saes import Fit, Hook
 from .document import Heading, allocation_dict, fit_dict
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
@@ -97,6 +97,21 @@ class Answer(Generic[At]):
         }
 
 
+Found = TypeVar("Found", bound=Answer)
+
+
+def checked(subject: Subject, target: Target, answer: Found) -> Found:
+    """The answer; with a warning where its parts miss more of the target than rounding explains."""
+    worst = max(answer.targets, key=lambda target: target.completeness_error)
+    subject.warn_incomplete(f"{answer.target_name} at position {worst.pos}", worst.completeness_error, _hook(target))
+    return answer
+
+
+def _hook(target: Target) -> Hook | None:
+    """Of the SAE that a target is a feature of."""
+    return getattr(target, "hook", None)
+
+
 def addends(head: dict[str, Any], sources: Iterable[dict[str, Any]], **other: float) -> list[dict[str, Any]]:
     """A frame's rows for one sum: its sources, then what is no source, told apart by ``kind``. head: opens each row."""
     rest = ({"kind": kind, "contribution": value} for kind, value in other.items())
@@ -175,7 +190,7 @@ def _reading(subject: Subject, asked: Asked, seen: Trace, readoff: Readoff, allo
     if readoff.fit is not None and readoff.fit.warning:
         warn(readoff.fit.warning, SAEFitWarning)
     common = {
-        "heading": Heading.of(subject, prompt, getattr(target, "hook", None)),
+        "heading": Heading.of(subject, prompt, _hook(target)),
         "target_name": target.name,
         "described": target.describe(subject),
         "allocation": allocation,

@@ -29,7 +29,7 @@ from ..passes.sources import Heads, Modules, Neurons, Source
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level
 from ..passes.trace import Trace
-from .answer import Answer, TargetAt, addends, frame, read
+from .answer import Answer, TargetAt, addends, checked, frame, read
 from .heatmap import components_page, components_table
 from .ledger import heads_by_token
 from .render import Html, Text, remarks, table_text
@@ -236,7 +236,7 @@ def attribute_components(
         ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
     ]
-    return ComponentAttribution(**reading.common, targets=targets, kind=kind)
+    return checked(subject, target, ComponentAttribution(**reading.common, targets=targets, kind=kind))
 
 
 def _steps(kind: Kind, last: int) -> list[tuple[int, str]]:

@@ -78,4 +78,6 @@ def decompose(
     parts, present = found.dense(), found.present.clone()
     if rule_named(allocation.rule).may_spill:  # it was carried in case something would fall to it
         present[:, REST] &= parts[:, REST].any(dim=-1).cpu()
-    return Decomposition(point, parts, components.labels, seen.at(point), present, allocation)
+    answer = Decomposition(point, parts, components.labels, seen.at(point), present, allocation)
+    subject.warn_incomplete(f"{point[1]} of layer {point[0]}", answer.completeness_error)
+    return answer

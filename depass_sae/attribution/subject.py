@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import UserError
+from ..errors import CompletenessWarning, UserError, warn
 from ..models.adapter import Adapter
 from ..models.load import Loaded
 from ..models.prompt import Prompt
+from ..passes.selfcheck import Checked, check_attention, tolerance
 from ..passes.trace import Point, Trace, traces
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """trace_dtype: what the model runs in while it is traced (None: its own dtype)."""
+    """trace_dtype: what the model runs in while it is traced (None: its own dtype). checked: at loading."""
 
     loaded: Loaded
     adapter: Adapter
     saes: dict[Hook, SAE]
+    checked: Checked
     trace_dtype: torch.dtype | None = None
 
     def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Point] = ()) -> Trace:
@@ -35,6 +37,8 @@ class Subject:
 
     def traces(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Point] = ()) -> list[Trace]:
         """Several prompts recorded in one pass."""
+        if self.adapter.model.config._attn_implementation != self.checked.implementation:
+            check_attention(self.adapter, self.trace_dtype)  # it was changed since
         ids = [prompt.ids(self.adapter.model.device) for prompt in prompts]
         found = traces(self.adapter, ids, until=until, outputs=outputs, dtype=self.trace_dtype)
         for prompt, seen in zip(prompts, found, strict=True):
@@ -49,7 +53,19 @@ class Subject:
 
     @property
     def dtype_name(self) -> str:
-        return str(self.trace_dtype or self.adapter.model.dtype).removeprefix("torch.")
+        return str(self.trace_dtype or self.adapter.dtype).removeprefix("torch.")
+
+    def warn_incomplete(self, what: str, error: float, hook: Hook | None = None) -> None:
+        """Warns where an answer's completeness error is more than rounding can be. hook: of an SAE that computed it."""
+        dtypes = [self.trace_dtype or self.adapter.dtype, *([] if hook is None else [self.saes[hook].W_dec.dtype])]
+        coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+        bound = tolerance(coarsest, self.adapter.n_layers, self.checked.error)
+        if not error <= bound:  # NaN, too
+            warn(
+                f"{what}: the parts miss {error:.2g} of the whole, where rounding explains {bound:.2g} at most; is a "
+                "hook or an adapter active on the model, or were its weights changed since it was loaded?",
+                CompletenessWarning,
+            )
 
     def hook(self, layer: int, name: str | None = None) -> Hook:
         """The hook of the SAE at a layer. Raises UserError where there is none, or where several could be meant."""

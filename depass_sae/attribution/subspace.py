@@ -22,7 +22,7 @@ from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.rows import at
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index, parse_hook
-from .answer import Answer, TargetAt, addends, frame, read
+from .answer import Answer, TargetAt, addends, checked, frame, read
 from .heatmap import subspace_page, subspace_table, votes_table
 from .render import Html, Text, remarks, table_text
 from .subject import Subject
@@ -146,7 +146,7 @@ def attribute_subspace(
         SubspaceTarget(**reading.at(position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
         for position, row in zip(reading.positions, values, strict=True)
     ]
-    return SubspaceAttribution(
+    answer = SubspaceAttribution(
         **reading.common,
         targets=targets,
         layer=subspace.layer,
@@ -154,6 +154,7 @@ def attribute_subspace(
         names=start.labels[:-2] if names is None else names,
         ranks=tuple(len(basis) for basis in subspace.bases(seen.resid_post)),
     )
+    return checked(subject, target, answer)
 
 
 def decoder_directions(
@@ -228,7 +229,10 @@ def decode_parts(
     rows = propagate(seen, start, {point: last}, allocation, budget=budget, progress=progress)[point]
     norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
     unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)
-    normed = norm.centre(rows.dense()[0]) * norm.scale(at(seen.resid_post, last)) * norm.gain
+    parts, whole = rows.dense()[0], at(seen.resid_post, last)
+    missing = ((parts.sum(0) - whole[0]).abs().max() / parts.abs().max().maximum(whole.abs().max())).item()
+    subject.warn_incomplete(f"the stream at position {int(last)}", missing)
+    normed = norm.centre(parts) * norm.scale(whole) * norm.gain
     votes = []
     for component in range(len(start.labels)):
         if rows.present[0, component]:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.adapter import without_gradient
 from ..models.prompt import Prompt, token_id, token_text
 from ..passes.trace import HOOKS, Point, Trace
 from ..saes import (
@@ -261,7 +262,7 @@ def make_target(
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
-        target = DirectionTarget(torch.as_tensor(direction), (layer, hook))
+        target = DirectionTarget(without_gradient(torch.as_tensor(direction)), (layer, hook))
     target.check(subject)
     return target, pos
 

@@ -28,7 +28,7 @@ from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level
 from ..passes.trace import Point, Trace
-from .answer import Answer, Asked, Reading, TargetAt, addends, frame, read_all
+from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, measure
 from .subject import Subject
@@ -221,7 +221,7 @@ def _together(
         ]
         if ablate:
             answers = [_measured(subject, question.target, reading, a, ablate, seed, progress) for a in answers]
-        yield TokenAttribution(**reading.common, targets=answers, by=by)
+        yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))
 
 
 def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], spans: list[Span]) -> TokenTarget:

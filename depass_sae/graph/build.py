@@ -97,6 +97,9 @@ def build_graph(
         raise UserError(f"max_nodes {settings.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
     through = settings.errors == "through"
     growth = grow(seen, tiers, wanted, allocation, room, errors_through=through, progress=progress)
+    worst = max(growth.expanded, key=lambda node: node.completeness_error)
+    layer, hook = worst.read.point
+    subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, hooks[0])
     g = _assemble(growth, prompt, wanted, named, settings.heads)
     g.graph = _attributes(subject, prompt, hooks, seen, allocation, settings) | {
         "target": [

@@ -60,6 +60,14 @@ class Expanded:
     def inflow_size(self) -> float:
         return float(np.abs(self.weights).sum()) + self.other_magnitude
 
+    @property
+    def completeness_error(self) -> float:
+        """|Σ inflow + constant − pre-activation| over the largest number among them."""
+        constant = self.read.constant.item()
+        missing = abs(float(self.weights.sum()) + self.other_weight + constant - self.pre)
+        size = max(abs(self.pre), abs(constant), float(np.abs(self.weights).max(initial=0)))
+        return missing / size if size else 0.0
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -9,9 +9,11 @@ The parts are views of the live weights, made when they are asked for: nothing i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -147,6 +149,18 @@ class Adapter:
     family: Family
 
     @property
+    def lock(self) -> threading.RLock:
+        """The model object's one lock, whichever adapter asks for it: held by whoever changes the model for a pass."""
+        with _LOCKING:
+            return _LOCKS.setdefault(self.model, threading.RLock())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's own, also while another thread's pass has it in a higher one."""
+        with self.lock:
+            return self.model.dtype
+
+    @property
     def n_layers(self) -> int:
         return len(self._part(self.family.layers))
 
@@ -172,7 +186,7 @@ class Adapter:
 
     def compute_dtype(self, dtype: torch.dtype | None = None) -> torch.dtype:
         """What components are carried in: float32 at least, float64 for a float64 model (or trace)."""
-        return torch.promote_types(dtype or self.model.dtype, torch.float32)
+        return torch.promote_types(dtype or self.dtype, torch.float32)
 
     def layer(self, index: int) -> Layer:
         return self.family.layer(self.model, index)
@@ -181,23 +195,37 @@ class Adapter:
         return self.model.get_submodule(path)
 
 
+_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
+_LOCKING = threading.Lock()
+"""Hooks, attention implementation and dtype lie on the model object, and every adapter of it shares them."""
+
+
 def linear(module: Any) -> Linear:
     """A torch ``nn.Linear``, whose weight is stored [d_out, d_in]."""
-    return Linear(module.weight.detach().T, _detached(module.bias))
+    return Linear(_weight(module).T, _bias(module))
 
 
 def conv1d(module: Any) -> Linear:
     """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
-    return Linear(module.weight.detach(), _detached(module.bias))
+    return Linear(_weight(module), _bias(module))
 
 
 def rms_norm(module: Any) -> Norm:
-    return Norm(module, "rms", module.weight.detach(), None, module.variance_epsilon)
+    return Norm(module, "rms", _weight(module), None, module.variance_epsilon)
 
 
 def layer_norm(module: nn.LayerNorm) -> Norm:
-    return Norm(module, "layer", module.weight.detach(), _detached(module.bias), module.eps)
+    return Norm(module, "layer", _weight(module), _bias(module), module.eps)
 
 
-def _detached(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach()
+def _weight(module: Any) -> Tensor:
+    return without_gradient(module.weight)
+
+
+def _bias(module: Any) -> Tensor | None:
+    return None if module.bias is None else without_gradient(module.bias)
+
+
+def without_gradient(tensor: Tensor) -> Tensor:
+    """A view without gradient; a copy of what was made in ``torch.inference_mode``, which autograd takes nowhere."""
+    return tensor.clone().detach() if tensor.is_inference() else tensor.detach()

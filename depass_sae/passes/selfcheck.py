@@ -2,19 +2,22 @@
 
 A few tokens go through the model and, as components, through the decomposed pass. If the adapter's table has every part
 in its place, the components sum to the model's own residual stream at every layer, and the unembedding gives its
-logits.
+logits. Recording them takes eager attention: the model must compute the same with the attention that it has.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UserError
 from ..models.adapter import Adapter
 from .propagate import Allocation, propagate
 from .sources import tokens
-from .trace import Trace, trace
+from .trace import Trace, recording, run, trace
 
 
 def rounding_bound(dtype: torch.dtype, n_layers: int) -> float:
@@ -27,33 +30,96 @@ def rounding_bound(dtype: torch.dtype, n_layers: int) -> float:
     return max(1e-4, 3 * torch.finfo(dtype).eps * (2 * n_layers) ** 0.5)
 
 
-def check(adapter: Adapter) -> None:
-    """Raises UserError where the model has NaN weights, or where the adapter does not reproduce what it computes."""
-    n = min(8, adapter.context_length or 8, adapter.vocab_size)
-    ids = torch.arange(n, device=adapter.model.device)
-    seen = trace(adapter, ids)
+def tolerance(dtype: torch.dtype, n_layers: int, checked: float) -> float:
+    """The largest completeness error of an answer that rounding explains.
+
+    Ten times what the self-check found, and at least 1e-4 in float32, 1e-9 in float64, 3·(ε/2)·√(sublayers) in half
+    precision.
+    """
+    floor = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 1.5 * torch.finfo(dtype).eps * (2 * n_layers) ** 0.5)
+    return max(10 * checked, floor)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the self-check found: its largest relative error, and the attention that the model had."""
+
+    error: float
+    implementation: str
+
+
+def check(adapter: Adapter, dtype: torch.dtype | None = None) -> Checked:
+    """Raises UserError where the model has NaN weights, or where the adapter does not reproduce what it computes.
+
+    dtype: a higher one to run the model in, as its traces will.
+    """
+    seen = trace(adapter, _some_ids(adapter), dtype=dtype)
     _all_finite(seen)
+    n = len(seen.token_ids)
     positions = torch.arange(n)
+    worst = 0.0
     points = [(layer, hook) for layer in range(adapter.n_layers) for hook in ("resid_mid", "resid_post")]
     start = tokens([str(i) for i in range(n)]).start(seen)
     parts = propagate(seen, start, dict.fromkeys(points, positions), Allocation("linear"))
-    bound = 10 * rounding_bound(adapter.model.dtype, adapter.n_layers)
+    bound = _bound(adapter, dtype)
 
     def compare(what: str, found: Tensor, whole: Tensor) -> None:
-        off = (found - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-30)
-        if off.max() > bound:
-            raise UserError(_mismatch(adapter, what, off.max().item()))
+        nonlocal worst
+        off = _distance(found, whole)
+        if off > bound:
+            raise UserError(_mismatch(adapter, what, off))
+        worst = max(worst, off)
 
     for layer, hook in points:
         summed = parts[layer, hook].dense().sum(dim=1)
         compare(f"the residual stream at {hook} of layer {layer}", summed, seen.at((layer, hook)))
-    dtype = seen.resid_post.dtype
+    compute = seen.resid_post.dtype
     for layer in range(adapter.n_layers):
-        added = adapter.layer(layer).mlp.down.to(dtype)(seen.neurons[layer].to(dtype))
+        added = adapter.layer(layer).mlp.down.to(compute)(seen.neurons[layer].to(compute))
         after = seen.at((layer, "resid_post"))
         compare(f"what the neurons of layer {layer} add", seen.resid_mid[layer] + added, after)
     assert seen.logits is not None
-    compare("the logits", adapter.unembed.to(dtype)(adapter.final_norm.to(dtype)(seen.resid_post)), seen.logits)
+    normed = adapter.final_norm.to(compute)(seen.resid_post)
+    compare("the logits", adapter.unembed.to(compute)(normed), seen.logits)
+    check_attention(adapter, dtype, seen.logits)
+    return Checked(worst, adapter.model.config._attn_implementation)
+
+
+def check_attention(
+    adapter: Adapter, dtype: torch.dtype | None = None, traced: Float[Tensor, "pos vocab"] | None = None
+) -> None:
+    """Raises UserError where the model's own attention is not what it computes eagerly, as it is traced.
+
+    traced: its logits on the self-check's tokens, where they are known.
+    """
+    implementation = adapter.model.config._attn_implementation
+    if implementation == "eager":
+        return
+    ids = _some_ids(adapter)
+    if traced is None:
+        traced = trace(adapter, ids, dtype=dtype).logits
+    assert traced is not None
+    with recording(adapter, dtype, patterns=False):
+        own = run(adapter, ids[None]).logits[0].to(traced)
+    off = _distance(traced, own)
+    if not off <= _bound(adapter, dtype):
+        raise UserError(
+            f"the model's attention implementation {implementation!r} computes something else than eager attention, as "
+            f"which it is traced: its logits are off by {off:.1%}; load it with attn_implementation='eager', or 'sdpa'"
+        )
+
+
+def _some_ids(adapter: Adapter) -> Int[Tensor, "pos"]:
+    return torch.arange(min(8, adapter.context_length or 8, adapter.vocab_size), device=adapter.model.device)
+
+
+def _bound(adapter: Adapter, dtype: torch.dtype | None) -> float:
+    return 10 * rounding_bound(dtype or adapter.dtype, adapter.n_layers)
+
+
+def _distance(found: Float[Tensor, "pos d"], whole: Float[Tensor, "pos d"]) -> float:
+    """Relative, at the worst position."""
+    return ((found - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-30)).max().item()
 
 
 def _all_finite(seen: Trace) -> None:

@@ -101,8 +101,15 @@ class _Stop(Exception):
 
 @contextmanager
 def recording(adapter: Adapter, dtype: torch.dtype | None = None, patterns: bool = True) -> Iterator[None]:
-    """The model in evaluation mode, without gradients, in ``dtype`` and handing out its patterns; then as it was."""
-    model = adapter.model
+    """The model in evaluation mode, without gradients, in ``dtype`` and handing out its patterns; then as it was.
+
+    Only one thread at a time has the model so: whatever changes lies on the model object, which all threads share.
+    """
+    with adapter.lock:
+        yield from _changed(adapter.model, dtype, patterns)
+
+
+def _changed(model: Any, dtype: torch.dtype | None, patterns: bool) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     implementation = model.config._attn_implementation
     tensors = [*model.parameters(), *model.buffers()]
@@ -115,6 +122,11 @@ def recording(adapter: Adapter, dtype: torch.dtype | None = None, patterns: bool
             # Rounding up loses nothing, so that going back restores every bit; a lower dtype would not.
             if any(t.is_floating_point() and torch.promote_types(t.dtype, dtype) != dtype for t in model.parameters()):
                 raise UserError(f"trace_dtype {_name(dtype)} is lower than the model's {_name(model.dtype)}")
+            if any(t.is_inference() and t.is_floating_point() and t.dtype != dtype for t in tensors):
+                raise UserError(
+                    "a model that was made in torch.inference_mode keeps its dtype; load it outside of that, or leave "
+                    "trace_dtype out"
+                )
             _cast(tensors, [torch.promote_types(t.dtype, dtype) if t.is_floating_point() else t.dtype for t in tensors])
         with torch.no_grad():
             yield
@@ -239,11 +251,19 @@ def traces(
 
         return note
 
+    def keep_pattern(out: Any) -> None:
+        if not (isinstance(out, tuple) and len(out) > 1 and isinstance(out[1], Tensor)):
+            raise UserError(
+                f"the attention of layer {len(patterns)} hands out no pattern, though it was asked to run eagerly: its "
+                "forward must have been replaced (a patch, or a kernel); load the model without that"
+            )
+        patterns.append(out[1].detach())
+
     with recording(adapter, dtype), hooks() as handles:
         for layer in range(last + 1):
             for hook in ("resid_pre", "resid_mid"):
                 watch(adapter, (layer, hook), handles, keep((layer, hook)))
-            _after(handles, adapter.layer(layer).attention.module, lambda out: patterns.append(out[1].detach()))
+            _after(handles, adapter.layer(layer).attention.module, keep_pattern)
             _before(handles, adapter.layer(layer).mlp.down_module, lambda x: neurons.append(x.detach()))
         for point in outputs:
             if point[1] in ("hook_z", "attn_out", "mlp_in", "mlp_out"):

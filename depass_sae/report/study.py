@@ -138,7 +138,7 @@ def origin(subject: Subject) -> dict[str, Any] | None:
     described = [describe(sae) for sae in subject.saes.values()]
     releases = {about["release"] for about in described}
     options: dict[str, Any] = {"model": name}
-    dtype = str(adapter.model.dtype).removeprefix("torch.")
+    dtype = str(adapter.dtype).removeprefix("torch.")
     if (name, dtype) != ("smollm2", "float32"):
         options["dtype"] = dtype
     if subject.trace_dtype is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..models.adapter import without_gradient
 from .hook import Hook, hook_of, named_hook, transformer_lens_name
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def inference_form(sae: "SAE") -> "SAE":
     """
     from sae_lens import SAE, TrainingSAE
 
-    state: dict[str, Any] = sae.state_dict()
+    parameters = sae.state_dict(keep_vars=True)
+    state: dict[str, Any] = {name: without_gradient(values) for name, values in parameters.items()}
     try:
         if isinstance(sae, TrainingSAE):
             config = sae.cfg.get_inference_sae_cfg_dict()
