@@ -46,7 +46,6 @@ from .options import (
     Matrix,
     MaxNodes,
     Outs,
-    PaperRule,
     Pos,
     Prompt,
     Question,
@@ -246,7 +245,7 @@ def attention(
     against: Annotated[
         str | None, typer.Option("--against", help="mean: the head's average key; N: the key at position N.")
     ] = None,
-    rule: PaperRule = None,
+    rule: RuleName = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     top: Top = 12,
