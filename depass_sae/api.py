@@ -269,7 +269,8 @@ class LM:
         """Why the head looked there: its score for this query and key, split over the components of both.
 
         by: "tokens" (carried to the layer by ``rule``), or "features" of an SAE on the stream that the layer reads.
-        against: "mean" takes the head's average key off, a position that key: what all keys share does not decide.
+        against: "mean" takes the head's average key off (weighed by its attention), "uniform" the plain mean of the
+        keys that the query sees, a position that key: what all keys share does not decide.
         """
         return attribute_attention(
             self._subject,

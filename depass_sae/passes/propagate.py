@@ -22,11 +22,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import UserError
+from . import DEFAULT_RULE
 from .carry import add_attention, add_mlp
 from .memory import SMALL, Blocks, Budget, check_room, gib, is_full, no_room
 from .plan import Step, forecast, planned
 from .rows import Rows
-from . import DEFAULT_RULE
 from .rules import TEMPERATURE, Rule, rule_named
 from .sources import Start
 from .trace import Point, Trace
