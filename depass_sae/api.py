@@ -28,6 +28,7 @@ from .graph.neuronpedia_labels import labels_from
 from .graph.verify import verify_graph
 from .models.load import Loaded, adapter_for, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
+from .passes import DEFAULT_RULE
 from .passes.memory import Budget
 from .passes.propagate import Allocation, FirstToken, Progress
 from .passes.rules import TEMPERATURE
@@ -42,11 +43,6 @@ if TYPE_CHECKING:
     import networkx as nx
     from sae_lens import SAE
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MEASURED_RULE = "half"
-"""For tokens, heads, modules, neurons and subspaces: ahead of the others where they were measured (docs/rules.md)."""
-PAPER_RULE = "softmax"
-"""Where nothing was measured."""
 
 
 Made = TypeVar("Made")
@@ -245,7 +241,8 @@ class LM:
     ) -> SubspaceAttribution:
         """What the stream's part in a subspace, or in several, contributes to the target (paper §4.1.2).
 
-        subspace: ``ds.Subspace(matrices, layer)``. names: what to call them.
+        subspace: ``ds.Subspace(matrices, layer)``, of what the layer hands on unless its ``hook`` says otherwise.
+        names: what to call them.
         """
         target, pos = self._target(feature, question)
         return attribute_subspace(
@@ -287,7 +284,7 @@ class LM:
             source,
             pos=pos,
             top=top,
-            allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
+            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             progress=progress,
         )
 
@@ -309,7 +306,8 @@ class LM:
         """Why the head looked there: its score for this query and key, split over the components of both.
 
         by: "tokens" (carried to the layer by ``rule``), or "features" of an SAE on the stream that the layer reads.
-        against: "mean" takes the head's average key off, a position that key: what all keys share does not decide.
+        against: "mean" takes the head's average key off (weighed by its attention), "uniform" the plain mean of the
+        keys that the query sees, a position that key: what all keys share does not decide.
         """
         return attribute_attention(
             self._subject,
@@ -320,7 +318,7 @@ class LM:
             key,
             by=by,
             against=against,
-            allocation=Allocation(PAPER_RULE if rule is None else rule, temperature, first_token),
+            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             progress=progress,
         )
 
@@ -347,7 +345,7 @@ class LM:
         layer: int,
         read: str = "resid_post",
         start: int = 0,
-        rule: str = PAPER_RULE,
+        rule: str | None = None,
         temperature: float = TEMPERATURE,
         first_token: FirstToken = "skip",
         memory: int | str | None = None,
@@ -356,7 +354,7 @@ class LM:
         """The raw parts: any source, carried to a read point.
 
         source: "tokens", "words" or "sentences", from the residual stream before layer ``start`` (0: the embeddings);
-        or a source object such as ``ds.Vectors(parts, labels, at)``. rule: the paper's, unless another is named.
+        or a source object such as ``ds.Vectors(parts, labels, at)``.
         read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in, mlp_out, resid_post, of ``layer``.
         """
         return decompose(
@@ -365,7 +363,7 @@ class LM:
             source,
             point=(layer, read),
             start=start,
-            allocation=Allocation(rule, temperature, first_token),
+            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             budget=Budget.of(memory),
             progress=progress,
         )
@@ -389,7 +387,7 @@ class LM:
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
         """
-        allocation = Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token)
+        allocation = Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)
         card = make_card(
             self._subject, prompts, feature, top=top, strongest=strongest, allocation=allocation, progress=progress
         )
@@ -426,7 +424,7 @@ class LM:
             self.encode(prompt),
             named,
             title=title,
-            allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
+            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             settings=CaseSettings(ablate=ablate, seed=seed, max_nodes=max_nodes, verify=verify, top=top),
             asked=asked,
             progress=progress,
@@ -473,7 +471,7 @@ class LM:
             self.encode(prompt),
             [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
-            allocation=Allocation(MEASURED_RULE if rule is None else rule, temperature, first_token),
+            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             settings=Settings(max_nodes, node_threshold, edge_threshold, errors, heads),
             progress=progress,
         )
@@ -533,7 +531,7 @@ def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str
 def _allocation(question: Question) -> Allocation:
     temperature, first_token = question.get("temperature", TEMPERATURE), question.get("first_token", "skip")
     chosen = question.get("rule")
-    return Allocation(MEASURED_RULE if chosen is None else chosen, temperature, first_token)
+    return Allocation(DEFAULT_RULE if chosen is None else chosen, temperature, first_token)
 
 
 def _running(question: Question) -> dict[str, Any]:

@@ -46,7 +46,6 @@ from .options import (
     Matrix,
     MaxNodes,
     Outs,
-    PaperRule,
     Pos,
     Prompt,
     Question,
@@ -244,9 +243,14 @@ def attention(
     ids: Ids = None,
     by: Annotated[str, typer.Option("--by", help="tokens, or features of an SAE on what the layer reads.")] = "tokens",
     against: Annotated[
-        str | None, typer.Option("--against", help="mean: the head's average key; N: the key at position N.")
+        str | None,
+        typer.Option(
+            "--against",
+            help="mean: the head's average key, weighed by its attention; uniform: the plain mean of the keys that it "
+            "sees; N: the key at position N.",
+        ),
     ] = None,
-    rule: PaperRule = None,
+    rule: RuleName = None,
     temperature: Temperature = 0.1,
     first_token: FirstToken = "skip",
     top: Top = 12,
@@ -279,6 +283,7 @@ def attention(
         from .attribution.heatmap import pairs_table
 
         _print(*pairs_table(found, top))
+    _say(found.note)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from .errors import UserError
+from .passes import DEFAULT_RULE
 
 if TYPE_CHECKING:
     from .api import LM
@@ -67,8 +68,7 @@ Pos = Annotated[
     ),
 ]
 RULES = "half, softmax (the paper's), linear, linear-norm, relu or max."
-RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="half")]
-PaperRule = Annotated[str | None, typer.Option("--rule", help=RULES, show_default="softmax")]
+RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default=DEFAULT_RULE)]
 ByToken = Annotated[
     bool,
     typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),

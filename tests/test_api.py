@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.passes import DEFAULT_RULE
+from depass_sae.passes.propagate import Allocation
 
 from .attribution.tiny import (
     BOS,
@@ -303,6 +305,34 @@ def test_any_source_can_be_carried_and_sums_to_the_stream(source: Any, labels: l
         found = lm.decompose(IDS, source, layer=2, read="mlp_out", rule=rule)
         assert list(found.labels) == [*labels, "bias", "rest"]
         assert found.completeness_error < 1e-4
+
+
+def test_a_place_that_is_not_named_is_what_the_layer_hands_on() -> None:
+    lm, rows = handle(random_sae()), torch.eye(D_MODEL)[:3]
+    left_open, named = ds.Subspace(rows, 1), ds.Subspace(rows, 1, "resid_post")
+    seen = lm._subject.trace(lm.encode(IDS), None)
+    assert left_open.start(seen).at == lm.decompose(IDS, layer=1).point == (1, "resid_post")
+    found, expected = (lm.attribute_subspace(IDS, "1/3", subspace=space) for space in (left_open, named))
+    assert found.to_dict() == expected.to_dict()
+    assert found.hook == "resid_post"
+    assert lm.decode(IDS, left_open).votes == lm.decode(IDS, named).votes
+
+
+def test_one_rule_is_the_default_of_every_question() -> None:
+    lm = handle([random_sae(), random_sae(hook="0.resid_post")])
+    space, pair = ds.Subspace(torch.eye(D_MODEL)[:2], 0), {"layer": 1, "head": 2, "query": 3, "key": 1}
+    for ask in (
+        lambda **how: lm.attribute_tokens(IDS, "1/3", **how).to_dict(),
+        lambda **how: lm.attribute_subspace(IDS, "1/3", subspace=space, **how).to_dict(),
+        lambda **how: lm.attribute_neurons(IDS, "1/3", **how).to_dict(),
+        lambda **how: lm.attribute_attention(IDS, **pair, **how).to_dict(),
+        lambda **how: lm.decompose(IDS, layer=2, **how).parts.tolist(),
+        lambda **how: lm.decode(IDS, ds.Modules(0, "attn"), **how).votes,
+        lambda **how: lm.graph(IDS, "1/3", **how).graph["rule"],
+        lambda **how: lm.card("1/3", IDS, **how).to_dict(),
+    ):
+        assert ask() == ask(rule=None) == ask(rule="half") != ask(rule="softmax")
+    assert Allocation().rule == DEFAULT_RULE == "half"  # what a function does that is not asked through a handle
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

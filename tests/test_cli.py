@@ -566,7 +566,7 @@ def test_a_logit_of_a_model_without_saes_has_subspaces_too(
     assert json.loads(done.out)["logit"]["id"] == 9
 
 
-@pytest.mark.parametrize("against", [None, "mean", "2"])
+@pytest.mark.parametrize("against", [None, "mean", "uniform", "2"])
 @pytest.mark.parametrize("by", ["tokens", "features"])
 def test_attention_prints_a_table_or_its_own_document(
     run: Callable[..., Done], files: Files, by: str, against: str | None
@@ -582,6 +582,13 @@ def test_attention_prints_a_table_or_its_own_document(
     assert sum(map(sum, json.loads(document.out)["values"])) == pytest.approx(found.score, rel=1e-3, abs=1e-3)
     assert "layer 2 head 1: " in table.out
     assert "looking at" in table.out
+
+
+def test_attention_says_where_there_is_nothing_to_hold_a_key_against(run: Callable[..., Done], files: Files) -> None:
+    pair = ["-l", "0", "-H", "1", "-q", "0", "-k", "0", "--against", "mean"]
+    done = run("attention", *pair, "--ids", "5 6 7", "--model", str(files.bare), "--json")
+    assert done.status == 0
+    assert done.err == json.loads(done.out)["note"] + "\n" != "\n"
 
 
 def test_attention_by_tokens_needs_no_sae(run: Callable[..., Done], files: Files) -> None:

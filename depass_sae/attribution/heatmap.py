@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .render import NEGATIVE, POSITIVE, bar, box, fit_sentence, footing, html, place, shown
+from .render import NEGATIVE, PAGE_DIGITS, POSITIVE, bar, box, drawn_full, fit_sentence, footing, html, place, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,7 +66,7 @@ def _largest(att: ComponentAttribution, target: ComponentTarget, top: int | None
     table.add_column("contribution", justify="right")
     table.add_column("")
     entries = ranked(att, target, top)
-    largest = max((abs(value) for _, value in entries), default=0.0) or 1.0
+    largest = drawn_full(value for _, value in entries)
     for name, value in entries:
         table.add_row(name, f"{value:+.3f}", bar(value / largest))
     return table
@@ -111,11 +111,15 @@ def _has_map(target: ComponentTarget) -> bool:
     return bool(target.rows) and 1 < len(target.rows[0].values) <= WIDEST
 
 
+def _cells(target: ComponentTarget) -> list[float]:
+    return [value for row in target.rows for value in row.values.tolist()]
+
+
 def _map(att: ComponentAttribution, target: ComponentTarget) -> RenderableType:
     """Two characters a cell: the colour says the sign, its strength the size."""
     from rich.text import Text as Line
 
-    largest = max(row.values.abs().max().item() for row in target.rows) or 1.0
+    largest = drawn_full(_cells(target))
     across = len(target.rows[0].values)
     lines = [Line(f"{'layer':>6}  " + "".join(f"{i:<2}" if i % 2 == 0 else "  " for i in range(across)), style="dim")]
     for row in target.rows:
@@ -136,7 +140,7 @@ def components_page(att: ComponentAttribution, top: int = 15) -> str:
     """The same as HTML."""
     pages: list[dict[str, Any]] = []
     for target in att.targets:
-        largest = max((row.values.abs().max().item() for row in target.rows if row.values.numel()), default=0.0) or 1.0
+        largest = drawn_full(_cells(target), PAGE_DIGITS)
         rows = [
             {
                 "name": f"{row.sublayer} {row.layer}",
@@ -173,7 +177,7 @@ def _ledger_cells(att: ComponentAttribution, target: ComponentTarget, top: int) 
     if not any(row.by_token is not None for row in target.rows):
         return []
     rows = ledger_rows(att, target, top)
-    largest = max(abs(value) for _, sources in rows for _, value in sources) or 1.0
+    largest = drawn_full((value for _, sources in rows for _, value in sources), PAGE_DIGITS)
     return [
         {
             "name": name,
@@ -196,7 +200,10 @@ def _ledger_cells(att: ComponentAttribution, target: ComponentTarget, top: int) 
 
 def _pairs_title(att: AttentionAttribution) -> str:
     tokens = att.heading.prompt.tokens
-    against = {None: "", "mean": ", against the average key"}.get(att.against)  # type: ignore[arg-type]
+    named: dict[Any, str] = {
+        None: "", "mean": ", against the average key", "uniform": ", against the plain mean of the keys that it sees"
+    }  # fmt: skip
+    against = named.get(att.against)
     if against is None:
         against = f", against {place(tokens[int(att.against or 0)], int(att.against or 0))}"
     ends = f"{place(tokens[att.query], att.query)} looking at {place(tokens[att.key], att.key)}"
@@ -229,7 +236,7 @@ def pairs_table(att: AttentionAttribution, top: int) -> list[RenderableType]:
     table.add_column("score", justify="right")
     table.add_column("")
     entries = att.largest(top)
-    largest = max((abs(value) for *_, value in entries), default=0.0) or 1.0
+    largest = drawn_full(value for *_, value in entries)
     for row, column, value in entries:
         table.add_row(Line(row), Line(column), f"{value:+.3f}", bar(value / largest))
     return [table]
@@ -239,7 +246,7 @@ def pairs_page(att: AttentionAttribution, widest: int = WIDEST) -> str:
     """The table as a heat map: the components of largest total size, up to ``widest`` each way."""
     down = att.values.abs().sum(dim=1).argsort(descending=True)[:widest].sort().values.tolist()
     across = att.values.abs().sum(dim=0).argsort(descending=True)[:widest].sort().values.tolist()
-    largest = max(att.values.abs().flatten().tolist(), default=0.0) or 1.0
+    largest = drawn_full(att.values.flatten().tolist(), PAGE_DIGITS)
     rows = [
         {
             "name": att.rows[i],
@@ -262,6 +269,7 @@ def pairs_page(att: AttentionAttribution, widest: int = WIDEST) -> str:
         columns=[att.columns[j] for j in across],
         rows=rows,
         largest=att.largest(15),
+        note=att.note,
     )
 
 
@@ -303,7 +311,7 @@ def subspace_table(att: SubspaceAttribution) -> list[RenderableType]:
         table.add_column("contribution", justify="right")
         table.add_column("")
         entries = _subspace_entries(att, target)
-        largest = max(abs(value) for _, value in entries) or 1.0
+        largest = drawn_full(value for _, value in entries)
         for name, value in entries:
             table.add_row(Line(name), f"{value:+.3f}", bar(value / largest))
         table.add_section()

@@ -10,7 +10,9 @@ so with the components of both positions (norm scales, QK-norms included, frozen
 
 whose sum is the score; the biases of W_Q and W_K belong to the ``bias`` row and column. Softmax ignores what all keys
 share, so "why *there*" is answered by the table relative to the head's average key, table(q, k) − Σ_k′ A[q, k′]
-table(q, k′), or relative to one other key.
+table(q, k′), or relative to one other key. Where nearly all of A is on the key, its average key is that very key and
+nothing is left; the plain mean over the keys that the query sees, table(q, k) − mean_k′ table(q, k′), does not depend
+on A.
 """
 
 from __future__ import annotations
@@ -34,14 +36,17 @@ from ..saes import Hook, feature_parts
 from .answer import frame
 from .document import Heading, allocation_dict
 from .heatmap import pairs_page, pairs_table
-from .render import Html, Text, place, table_text
+from .render import Html, Text, place, remarks, table_text
 from .subject import Subject
 
 if TYPE_CHECKING:
     import pandas
 
 QKBy = Literal["tokens", "features"]
-Against = None | Literal["mean"] | int
+Against = None | Literal["mean", "uniform"] | int
+
+CERTAIN = 0.99
+"""With so much of a head's attention on one key, the average key is that key for all that can be read."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class AttentionAttribution:
     """One head's score for a query and a key, in the units of attention scores.
 
     values: [query component, key component]; their sum is ``score`` (or its difference to what it is held ``against``).
-    pattern: how much of the head's attention went there.
+    pattern: how much of the head's attention went there. note: where holding the key against others says nothing.
     """
 
     heading: Heading
@@ -65,6 +70,7 @@ class AttentionAttribution:
     values: Float[Tensor, "query_component key_component"]
     score: float
     pattern: float
+    note: str | None
 
     @property
     def completeness_error(self) -> float:
@@ -95,6 +101,7 @@ class AttentionAttribution:
             "against": self.against,
             "score": self.score,
             "pattern": self.pattern,
+            "note": self.note,
             "rows": list(self.rows),
             "columns": list(self.columns),
             "values": self.values.tolist(),
@@ -122,7 +129,7 @@ class AttentionAttribution:
 
     def table(self, top: int = 12) -> Text:
         """The largest pairs as text."""
-        return table_text(*pairs_table(self, top))
+        return table_text(*pairs_table(self, top), *remarks(None, self.note))
 
     def plot(self) -> Html:
         """A heat map, the query's components down and the key's across."""
@@ -153,7 +160,8 @@ def attribute_attention(
 
     by: "tokens" carries the prompt's tokens to the layer by the allocation's rule; "features" splits the stream by the
     SAE at resid_pre of the layer, or at resid_post of the one before.
-    against: "mean" takes the head's average key off, a position takes that key off.
+    against: "mean" takes the head's average key off, weighed by its attention; "uniform" the plain mean of the keys
+    that the query sees; a position that key.
 
     Raises UserError for a layer, head or position that does not exist, or a key that the head cannot see.
     """
@@ -162,8 +170,11 @@ def attribute_attention(
     pattern = seen.pattern[layer][head, query].to(seen.resid_post.dtype)
     weights = torch.zeros_like(pattern)  # of the keys: the table is Σ_k′ weights[k′] table(query, k′)
     weights[key] = 1
+    first = max(0, query + 1 - (subject.adapter.layer(layer).attention.window or query + 1))
     if against == "mean":
         weights -= pattern
+    elif against == "uniform":
+        weights[first:] -= 1 / (query + 1 - first)
     elif against is not None:
         weights[against] -= 1
     if by == "tokens":
@@ -194,7 +205,20 @@ def attribute_attention(
         values[here][:, there].double().cpu(),
         score.item(),
         pattern[key].item(),
+        _note(query, against, pattern[key].item(), query + 1 - first),
     )
+
+
+def _note(query: int, against: Against, pattern: float, seen: int) -> str | None:
+    """What has to be said where the key is held against itself."""
+    if against in ("mean", "uniform") and seen == 1:
+        return f"query {query} sees this key alone, so that there is none to hold it against"
+    if against == "mean" and pattern > CERTAIN:
+        return (
+            f"{pattern:.1%} of the head's attention is on this key, so that the average key is this very key; "
+            'against="uniform" (--against uniform) holds it against the plain mean of the keys that the query sees'
+        )
+    return None
 
 
 def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, key: int, against: Against) -> None:
@@ -207,8 +231,8 @@ def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, 
     for name, position in (("query", query), ("key", key), ("against", against)):
         if isinstance(position, int) and not 0 <= position < n:
             raise UserError(f"{name} {position} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
-    if against is not None and against != "mean" and not isinstance(against, int):
-        raise UserError(f"against is mean or a position, not {against!r}")
+    if against is not None and against not in ("mean", "uniform") and not isinstance(against, int):
+        raise UserError(f"against is mean, uniform or a position, not {against!r}")
     for name, position in (("key", key), ("against", against)):
         if isinstance(position, int) and not 0 <= query - position < (attention.window or n + 1):
             raise UserError(f"{name} {position} cannot be seen from query {query} in layer {layer}")

@@ -6,7 +6,9 @@ templates.
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from .features import FeatureReport
     from .tokens import TokenAttribution, TokenTarget
 
+PAGE_DIGITS = 4
+"""The decimals of a contribution in HTML; tables of text have 3."""
 POSITIVE, NEGATIVE = (31, 119, 180), (214, 96, 40)  # blue and orange: told apart with any colour vision
 
 
@@ -97,7 +101,7 @@ def _one_target(att: TokenAttribution, target: TokenTarget, top: int | None) -> 
     values = target.contributions.tolist()
     order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
     named = order if top is None else order[:top]
-    largest = max((abs(v) for v in values), default=0.0) or 1.0
+    largest = drawn_full(values)
 
     def row(name: str, value: float, drawn: bool = False, measured: str = "", style: str = "") -> None:
         cells: list[Any] = [Line(name), f"{value:+.3f}", bar(value / largest) if drawn else ""]
@@ -153,7 +157,7 @@ def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableTy
     table.add_column("")
     order = sorted(found.pairs, key=lambda pair: -abs(pair.difference))
     named = order if top is None else order[:top]
-    largest = max((abs(pair.difference) for pair in order), default=0.0) or 1.0
+    largest = drawn_full(pair.difference for pair in order)
     for pair in named:
         cells = [Line("" if end is None else place(end.text, end.pos)) for end in (pair.source, pair.against)]
         values = [
@@ -227,6 +231,13 @@ def fit_sentence(fit: Fit) -> str:
     return f"On this prompt the SAE {explained}has {fit.l0:.1f} features active per token (position 0 left out)."
 
 
+def drawn_full(values: Iterable[float], digits: int = 3) -> float:
+    """What is drawn at full length: the largest by size. Infinite where so many decimals show even that as 0: a bar
+    there would make much of what is only rounding."""
+    largest = max(map(abs, values), default=0.0)
+    return largest if round(largest, digits) else math.inf
+
+
 def bar(share: float, width: int = 24) -> Any:
     from rich.text import Text as Line
 
@@ -260,9 +271,9 @@ def strip_line(att: TokenAttribution, target: TokenTarget) -> Any:
     return line
 
 
-def _shades(target: TokenTarget) -> dict[int, tuple[tuple[int, int, int], float]]:
+def _shades(target: TokenTarget, digits: int = 3) -> dict[int, tuple[tuple[int, int, int], float]]:
     values = target.contributions.tolist()
-    largest = max((abs(v) for v in values), default=0.0) or 1.0
+    largest = drawn_full(values, digits)
     return {
         source.pos: (POSITIVE if value >= 0 else NEGATIVE, abs(value) / largest)
         for source, value in zip(target.sources, values, strict=True)
@@ -305,7 +316,7 @@ def token_strip(att: TokenAttribution) -> str:
             "tokens": [
                 {"source": source, "value": value, "colour": colour, "strength": strength}
                 for source, value, (colour, strength) in zip(
-                    target.sources, target.contributions.tolist(), _shades(target).values(), strict=True
+                    target.sources, target.contributions.tolist(), _shades(target, PAGE_DIGITS).values(), strict=True
                 )
             ],
         }

@@ -12,7 +12,7 @@ from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import bar, box
+from ..attribution.render import bar, box, drawn_full
 from ..errors import UserError
 from .document import node_id
 from .summary import name_of
@@ -109,7 +109,7 @@ def _changes(
         table.add_column(column, justify="left" if column in (what, "") else "right")
     changes = [(name, a, b, (b or 0.0) - (a or 0.0)) for name, a, b in rows]
     changes.sort(key=lambda change: (-abs(change[3]), change[0]))
-    largest = abs(changes[0][3]) if changes else 0.0
+    largest = drawn_full(change for *_, change in changes)
     for name, a, b, change in changes[:top]:
         if change:
             numbers = ["" if number is None else f"{number:.3f}" for number in (a, b)]

@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import UserError
+from . import DEFAULT_RULE
 from .carry import add_attention, add_mlp
 from .memory import SMALL, Blocks, Budget, check_room, gib, is_full, no_room
 from .plan import Step, forecast, planned
@@ -41,7 +42,7 @@ class Allocation:
     at later positions, where rules share neurons out (``linear`` and ``half`` need no such exception).
     """
 
-    rule: str = "softmax"
+    rule: str = DEFAULT_RULE
     temperature: float = TEMPERATURE
     first_token: FirstToken = "skip"
 

@@ -183,12 +183,13 @@ class Subspace:
 
     matrices: rows that span each subspace, [n, d_model] (decoder directions, a probe's weights, a projector), or one
     such matrix. They are orthonormalised by SVD; of several, each is taken orthogonal to those before it.
+    hook: where in the layer; ``resid_post`` is what it hands on.
     rank: keep the first so many singular directions of each (default: all that are not zero).
     """
 
     matrices: Float[Tensor, "n d_model"] | Sequence[Float[Tensor, "n d_model"]]
     layer: int
-    hook: str = "resid_pre"
+    hook: str = "resid_post"
     rank: int | None = None
 
     def start(self, trace: Trace) -> Start:

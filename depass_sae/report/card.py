@@ -454,7 +454,7 @@ def make_card(
     *,
     top: int = TOP,
     strongest: int = STRONGEST,
-    allocation: Allocation = Allocation("half"),  # noqa: B008 (frozen)
+    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> FeatureCard:
     """The card of one feature ("LAYER/INDEX").

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
 from ..files import read_text
+from ..passes import DEFAULT_RULE
 
 if TYPE_CHECKING:
     from ..attribution.subject import Subject
 
-DEFAULT_RULE = "half"
 LABELS_FILE = "labels.json"
 """Where the labels that a study shows are kept, beside its page."""
 

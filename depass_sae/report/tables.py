@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import bar, box, place, shown
+from ..attribution.render import bar, box, drawn_full, place, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,7 +96,7 @@ def _sources(card: Mapping[str, Any], top: int) -> Table:
     found = card["sources"]["tokens"]
     table = _table("source tokens over these firings", ["source token", "sum", "as own", "as earlier", "places"])
     table.add_column("")
-    largest = max((abs(entry["total"]) for entry in found), default=0.0) or 1.0
+    largest = drawn_full(entry["total"] for entry in found)
     for entry in found[:top]:
         numbers = [f"{entry[key]:+.3f}" for key in ("total", "own", "earlier")]
         table.add_row(Line(shown(entry["token"])), *numbers, str(entry["count"]), bar(entry["total"] / largest))

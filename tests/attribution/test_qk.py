@@ -1,5 +1,8 @@
 """Attention scores: the table sums to the score that the model itself computes, and says why a head looked there."""
 
+import copy
+import html
+import re
 from functools import cache
 from typing import Any
 
@@ -15,7 +18,7 @@ from depass_sae.errors import UserError
 from ..passes.models import HEADS, LAYERS, SHAPES
 from ..passes.test_sublayers import own_scores
 from .test_tokens import assert_adds_up, strict_json
-from .tiny import BOS, TEXT, VOCAB, fitting_sae, handle, model, random_sae
+from .tiny import BOS, TEXT, VOCAB, fitting_sae, handle, model, random_sae, tokenizer
 
 RULES = ("softmax", "half")
 IDS = [BOS, 80, 90, 17, 33, 80]
@@ -66,11 +69,12 @@ def test_the_table_sums_to_the_score_that_the_model_computes(
     query = data.draw(st.integers(0, len(ids) - 1))
     first = max(0, query + 1 - (window_of(lm, layer) or len(ids)))
     key = data.draw(st.integers(first, query))
-    against = data.draw(st.sampled_from([None, "mean", *range(first, query + 1)]))
+    against = data.draw(st.sampled_from([None, "mean", "uniform", *range(first, query + 1)]))
     found = lm.attribute_attention(ids, layer, head, query, key, by=by, rule=rule, against=against)
     scores, pattern = expected(shape, ids, layer, head, query)
-    held = 0.0 if against is None else scores @ pattern if against == "mean" else scores[against]
-    assert sums(found, float(scores[key] - held), scores[first:].abs().max().item())
+    held = {None: 0.0, "mean": scores @ pattern, "uniform": scores[first:].mean()}
+    held |= {position: scores[position] for position in range(first, query + 1)}
+    assert sums(found, float(scores[key] - held[against]), scores[first:].abs().max().item())
     assert found.pattern == pytest.approx(pattern[key].item(), abs=1e-5)
     assert found.completeness_error <= 1e-4
     assert found.values.shape == (len(found.rows), len(found.columns))
@@ -90,7 +94,7 @@ def test_the_average_key_weighs_the_others_by_their_attention(shape: str, by: An
     assert against.score == pytest.approx(total, abs=1e-3)
 
 
-@pytest.mark.parametrize(("query", "key", "against"), [(QUERY, KEY, KEY), (0, 0, "mean")])
+@pytest.mark.parametrize(("query", "key", "against"), [(QUERY, KEY, KEY), (0, 0, "mean"), (0, 0, "uniform")])
 def test_where_nothing_is_left_the_table_is_empty(query: int, key: int, against: Any) -> None:
     found = with_saes("llama").attribute_attention(IDS, 1, 2, query, key, against=against)
     assert (found.score, found.completeness_error, found.rows, found.columns) == (0, 0, (), ())
@@ -99,6 +103,45 @@ def test_where_nothing_is_left_the_table_is_empty(query: int, key: int, against:
     assert "looking at" in str(found)
     assert "looking at" in found.plot()
     assert found.to_frame().empty
+
+
+@cache
+def certain() -> tuple[ds.LM, int]:
+    """A model in which a head of layer 1 looks nearly nowhere but at one key, and which."""
+    made = copy.deepcopy(model())
+    made.model.layers[1].self_attn.q_proj.weight.data *= 100
+    lm = ds.load(made, tokenizer())
+    (key,) = [key for key in range(QUERY) if lm.attribute_attention(IDS, 1, 2, QUERY, key).pattern > 0.99]
+    return lm, key
+
+
+def test_where_the_average_key_is_the_key_itself_it_is_said_and_nothing_is_drawn() -> None:
+    lm, key = certain()
+    found = lm.attribute_attention(IDS, 1, 2, QUERY, key, against="mean")
+    assert found.note is not None
+    assert "100.0% of the head's attention is on this key" in found.note
+    assert 'against="uniform"' in found.note
+    assert found.to_dict()["note"] == found.note
+    assert abs(found.score) < 5e-4
+    assert "█" not in found.table()
+    assert "".join(found.note.split()) in "".join(str(found).split())
+    page = found.plot()
+    assert html.escape(found.note) in html.escape(html.unescape(page))
+    assert not re.search(r"rgba\([\d,]+,0\.(?!000)", page)
+    plain = lm.attribute_attention(IDS, 1, 2, QUERY, key, against="uniform")
+    assert plain.note is None
+    assert plain.score > 1
+    assert "█" in plain.table()
+    assert re.search(r"rgba\([\d,]+,1\.000", plain.plot())
+
+
+def test_a_key_that_is_seen_alone_has_nothing_to_be_held_against() -> None:
+    lm = handle()
+    for against in ("mean", "uniform"):
+        note = lm.attribute_attention(IDS, 1, 2, 0, 0, against=against).note  # type: ignore[arg-type]
+        assert note == "query 0 sees this key alone, so that there is none to hold it against"
+    assert lm.attribute_attention(IDS, 1, 2, 0, 0).note is None
+    assert lm.attribute_attention(IDS, 1, 2, QUERY, KEY, against="mean").note is None
 
 
 # --------------------------------------------------------------------------------------------------------- components
@@ -172,7 +215,7 @@ def test_the_rule_decides_which_token_it_was_and_not_the_sum() -> None:
 
 
 @pytest.mark.parametrize("by", ["tokens", "features"])
-@pytest.mark.parametrize("against", [None, "mean", 2])
+@pytest.mark.parametrize("against", [None, "mean", "uniform", 2])
 def test_the_documents_values_sum_to_its_score(by: Any, against: Any) -> None:
     document = with_saes("llama").attribute_attention(TEXT, 1, 2, 6, 4, by=by, against=against).to_dict()
     assert strict_json(document) == document
@@ -225,7 +268,7 @@ def test_a_prompt_of_ids_needs_no_tokenizer() -> None:
         ({"query": 3, "key": 4}, "key 4 cannot be seen from query 3 in layer 1"),
         ({"against": 9}, "against 9 is outside the prompt"),
         ({"query": 3, "key": 2, "against": 4}, "against 4 cannot be seen from query 3 in layer 1"),
-        ({"against": "median"}, "against is mean or a position, not 'median'"),
+        ({"against": "median"}, "against is mean, uniform or a position, not 'median'"),
         ({"by": "heads"}, "an attention score is split by tokens or by features, not by 'heads'"),
         ({"by": "features"}, "where there is an SAE at 1.resid_pre or 0.resid_post; there are none"),
         ({"rule": "nonsense"}, "unknown rule 'nonsense'"),

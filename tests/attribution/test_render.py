@@ -2,14 +2,17 @@
 
 import io
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import depass_sae as ds
+from depass_sae.attribution.heatmap import components_table
 from depass_sae.attribution.render import (
     Html,
     contrast_table,
@@ -22,6 +25,7 @@ from depass_sae.attribution.render import (
 )
 from depass_sae.errors import UserError
 
+from ..passes.models import D_MODEL
 from .tiny import HOSTILE, TEXT
 
 HARMLESS = [shown(text) for text in HOSTILE]
@@ -177,6 +181,29 @@ def test_there_is_a_table_for_every_target(lm: ds.LM) -> None:
         assert f"feature 1/3 at {place(target.token, target.pos)}" in str(att.table())
         assert f"feature 1/3 at {place(target.token, target.pos)}" in att._repr_html_()
         assert f"feature 1/3 at {place(target.token, target.pos)}" in att.plot()
+
+
+def test_where_even_the_largest_is_shown_as_0_nothing_is_drawn(lm: ds.LM) -> None:
+    rows, w = torch.eye(D_MODEL), torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
+
+    def drawn(size: float) -> list[bool]:
+        question: Any = {"direction": size * w, "layer": 1}
+        tokens = lm.attribute_tokens(TEXT, **question)
+        answers = [
+            tokens,
+            lm.attribute_heads(TEXT, by_token=True, **question),
+            lm.attribute_subspace(TEXT, subspace=ds.Subspace([rows[:3], rows[3:]], 0), **question),
+        ]
+        return [
+            *("█" in str(answer) for answer in answers),
+            "█" in str(lm.contrast(TEXT, TEXT + " apple", **question)),
+            *(bool(re.search(r"rgba\([\d,]+,(0\.(?!000)|1\.0)", answer.plot())) for answer in answers[:2]),
+            any("on rgb" in str(span.style) for span in strip_line(tokens, tokens.target).spans),
+            any("on rgb" in str(s.style) for part in components_table(answers[1]) for s in getattr(part, "spans", [])),
+        ]  # fmt: skip
+
+    assert all(drawn(1.0))
+    assert not any(drawn(1e-9))
 
 
 def test_a_text_shows_itself_without_quotes(att: ds.TokenAttribution) -> None:

@@ -219,7 +219,7 @@ def test_on_smollm2_the_money_part_of_the_stream_votes_for_money() -> None:
 
     food = directions(" bread", " cheese", " soup", " salad", " dinner", " restaurant", " chef", " kitchen")
     money = directions(" money", " bank", " market", " economy", " tax", " trade", " price", " debt")
-    found = lm.decode("The restaurant owed the bank a lot of", ds.Subspace([food, money], layer=24))
+    found = lm.decode("The restaurant owed the bank a lot of", ds.Subspace([food, money], layer=23))
     votes = {name: [token for token, _ in tokens] for name, tokens in found.votes}
     assert votes["subspace 1"][0] == " money"
     assert not {" money", "money", " Money"} & set(votes["subspace 0"])

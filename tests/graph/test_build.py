@@ -1,5 +1,6 @@
 """Graphs of random models and SAEs: they add up, and every edge is what a direct computation says."""
 
+from collections import Counter
 from typing import Any
 
 import networkx as nx
@@ -14,10 +15,10 @@ from depass_sae.graph.document import document_of, graph_of
 from depass_sae.graph.influence import is_flow
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.sources import Vectors
-from depass_sae.saes import Hook, encoder_direction, feature_parts
+from depass_sae.saes import Hook, encoder_direction
 
 from ..attribution.tiny import TEXT, activation, handle, pre_activations, random_sae
-from ..passes.models import SHAPES
+from ..passes.models import HEADS, SHAPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 HOOKS = ("0.resid_post", "1.resid_mid", "2.resid_post")
@@ -81,23 +82,40 @@ def test_an_edge_is_the_direct_propagation_of_the_one_feature(shape: str) -> Non
     subject, prompt = lm._subject, lm.encode(TEXT)
     seen = subject.trace(prompt, None)
     g = lm.graph(TEXT, max_nodes=200, edge_threshold=None)
-    checked = 0
+    checked: Counter[str] = Counter()
     for source, target, edge in g.edges(data=True):
         u, v = g.nodes[source], g.nodes[target]
-        if u["kind"] != "feature" or v["kind"] != "feature" or checked >= 12:
+        if u["layer"] < 0 or u["kind"] in ("bias", "remainder") or v["kind"] != "feature" or checked[u["kind"]] >= 8:
             continue
         low, high = (Hook(n["layer"], HOOKS[n["layer"]].partition(".")[2]) for n in (u, v))
-        found = feature_parts(subject.saes[low], seen.at((low.layer, low.name)))
-        which = ((found.pos == u["pos"]) & (found.index == u["index"])).nonzero()[0, 0]
-        part = torch.zeros(len(prompt), 1, found.constant.shape[1])
-        part[u["pos"], 0] = found.part(slice(int(which), int(which) + 1))[0]
+        part = stream_of(subject.saes[low], seen.at((low.layer, low.name)), u)[:, None]
         start = Vectors(part, ["it"], (low.layer, low.name)).start(seen)
         point = (high.layer, high.name)
         rows = propagate(seen, start, {point: torch.tensor([v["pos"]])}, Allocation("half"))[point]
         w = encoder_direction(subject.saes[high], seen.at(point), v["index"]).w[v["pos"]]
         assert edge["weight"] == pytest.approx(rows.project(w[None])[0, 0].item(), rel=1e-4, abs=1e-5)
-        checked += 1
-    assert checked >= 5
+        checked[u["kind"]] += 1
+    assert min(checked[kind] for kind in ("feature", "error", "constant")) >= 3
+
+
+@torch.no_grad()
+def stream_of(sae: Any, x: torch.Tensor, node: dict[str, Any], special: bool = True) -> torch.Tensor:
+    """What a source of a tier is in the stream [pos, d], by sae-lens's own decoder."""
+    out, first = torch.zeros_like(x), torch.arange(len(x)) == 0
+    if node["kind"] == "token":
+        out[0] = x[0]
+        return out
+    acts = sae.encode(x)
+    if node["kind"] == "error":
+        out[node["pos"]] = (x - sae.decode(acts))[node["pos"]]
+        return out
+    constant = sae.decode(acts * 0)
+    if node["kind"] == "constant":
+        return constant * ~(first & special)[:, None]
+    sae.encode(x)  # it keeps the scale from the one to the other
+    alone = torch.zeros_like(acts)
+    alone[node["pos"], node["index"]] = acts[node["pos"], node["index"]]
+    return sae.decode(alone) - constant
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2", "qwen3"])
@@ -124,20 +142,20 @@ def test_effects_are_autograds_on_the_untouched_model_and_sae(normalised: str) -
     g = lm.graph(TEXT, max_nodes=150, edge_threshold=None)
     ids = torch.tensor([lm.encode(TEXT).token_ids])
     low, high = (lm._subject.saes[Hook(layer, "resid_post")] for layer in (0, 2))
-    found = feature_parts(low, activation(lm.model, ids, "0.resid_post")[0])
-    checked = 0
+    x = activation(lm.model, ids, "0.resid_post")[0]
+    checked: Counter[str] = Counter()
     for target in [name for name in g if name.startswith("feature:2/")][:4]:
         node = g.nodes[target]
         slope, reached = gradient_of(lm, ids, high, node["index"], node["pos"])
         assert reached == pytest.approx(node["pre_activation"], rel=1e-4, abs=1e-4)
         for source, _, edge in g.in_edges(target, data=True):
             u = g.nodes[source]
-            if u["kind"] == "feature":
-                which = ((found.pos == u["pos"]) & (found.index == u["index"])).nonzero()[0, 0]
-                expected = (slope[u["pos"]] * found.parts[which]).sum().item()
+            if u["kind"] not in ("bias", "remainder"):
+                expected = (slope * stream_of(low, x, u)).sum().item()
                 assert edge["effect"] == pytest.approx(expected, rel=2e-3, abs=1e-4 * slope.abs().max().item())
-                checked += 1
-    assert checked > 10
+                checked[u["kind"]] += 1
+    assert checked["feature"] > 10
+    assert min(checked[kind] for kind in ("error", "constant")) > 1
 
 
 def gradient_of(lm: ds.LM, ids: torch.Tensor, sae: Any, index: int, pos: int) -> tuple[torch.Tensor, float]:
@@ -198,7 +216,32 @@ def test_without_a_target_the_likeliest_tokens_are_the_targets_by_their_probabil
     assert [node["probability"] for node in found] == pytest.approx(
         chances.sort(descending=True).values[: len(found)].tolist(), rel=1e-4
     )
-    assert sum(target["weight"] for target in g.graph["target"]) == pytest.approx(1)
+    probabilities = torch.tensor([node["probability"] for node in found])
+    weights = [target["weight"] for target in g.graph["target"]]
+    assert weights == pytest.approx((probabilities / probabilities.sum()).tolist())
+    assert len(weights) > 1
+
+
+@pytest.mark.parametrize(
+    ("targets", "by_probability"),
+    [
+        (["logit:5@4", "logit:9", "logit:7@3"], True),
+        (["logit:5@4", "logit-diff:7,9"], False),
+        (["2/0@4", "2/3@5", "logit:5"], False),
+        (["logit:5@4", "logit:5@4"], True),  # once is enough
+    ],
+)
+def test_logits_count_by_probability_and_everything_else_alike(targets: list[str], by_probability: bool) -> None:
+    lm = lm_with()
+    g = lm.graph(TEXT, targets, max_nodes=60)
+    with torch.no_grad():
+        chances = lm.model(torch.tensor([lm.encode(TEXT).token_ids])).logits[0].softmax(-1)
+    nodes = [g.nodes[target["node"]] for target in g.graph["target"]]
+    assert len(nodes) == len(set(targets))
+    counted = [chances[node["pos"], node["index"]].item() if by_probability else 1.0 for node in nodes]
+    assert [target["weight"] for target in g.graph["target"]] == pytest.approx(
+        [count / sum(counted) for count in counted], rel=1e-4
+    )
 
 
 def test_a_features_graph_stands_on_the_saes_below_it() -> None:
@@ -224,6 +267,81 @@ def test_errors_followed_through_add_up_and_are_no_roots_any_more() -> None:
     assert errors
     assert all(shortfall(g, name) <= 1e-4 for name in summed(g))
     assert all(g.in_degree(name) for name in errors)
+
+
+def test_an_error_that_is_followed_is_worth_to_its_readers_what_flows_through_them_to_the_targets() -> None:
+    """Its pre-activation is ⟨u, error⟩, u being the gradient, along all paths, of what the targets count for."""
+    lm = lm_with(hooks=("0.resid_post", "2.resid_post"))
+    g = lm.graph(TEXT, ["2/0@6", "logit:5", "logit:9@6"], max_nodes=55, errors="through", edge_threshold=None)
+    errors = [name for name, node in g.nodes(data=True) if node["kind"] == "error" and g.in_degree(name)]
+    for name in errors:
+        # All were found in one round, upper layers first, so that everything which reads an error was known.
+        expected = sum(edge["weight"] * unit_of(g, reader) for _, reader, edge in g.out_edges(name, data=True))
+        assert g.nodes[name]["pre_activation"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert {g.nodes[name]["layer"] for name in errors} == {0, 2}
+    targets = {target["node"] for target in g.graph["target"]}
+    assert any(set(g.successors(name)) - targets for name in errors)
+
+
+def unit_of(g: nx.DiGraph, name: str) -> float:
+    """What one unit of a node's pre-activation is worth to the targets."""
+    own = sum(target["weight"] for target in g.graph["target"] if target["node"] == name)
+    through = sum(edge["weight"] * unit_of(g, reader) for _, reader, edge in g.out_edges(name, data=True))
+    return own + (through / g.nodes[name]["pre_activation"] if through else 0.0)
+
+
+def heads_edges(g: nx.DiGraph, target: str) -> dict[tuple[int, int], dict[str, Any]]:
+    found = [(g.nodes[source], edge) for source, _, edge in g.in_edges(target, data=True) if edge["kind"] == "head"]
+    return {(head["layer"], head["index"]): edge for head, edge in found}
+
+
+def heads_outputs(lm: ds.LM, ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What every layer gives its o_proj, and the logits that can be differentiated by it."""
+    z: list[torch.Tensor] = []
+    handles = [
+        layer.self_attn.o_proj.register_forward_pre_hook(lambda _m, args: z.append(args[0]))
+        for layer in lm.model.model.layers
+    ]
+    try:
+        return z, lm.model(ids, use_cache=False).logits[0]
+    finally:
+        for handle_ in handles:
+            handle_.remove()
+
+
+def test_a_heads_edge_is_what_it_writes_along_the_direction_that_is_read() -> None:
+    lm = lm_with(hooks=("0.resid_post", "1.resid_mid"))  # nothing but layer 1's attention lies between
+    g = lm.graph(TEXT, ["logit:5"], max_nodes=80, heads=True)
+    z = heads_outputs(lm, torch.tensor([lm.encode(TEXT).token_ids]))[0][1][0].detach().unflatten(-1, (HEADS, -1))
+    out = lm.model.model.layers[1].self_attn.o_proj.weight.detach().unflatten(1, (HEADS, -1))
+    readers = [name for name in g if name.startswith("feature:1/")][:6]
+    for reader in readers:
+        node, edges = g.nodes[reader], heads_edges(g, reader)
+        assert set(edges) == {(1, head) for head in range(HEADS)}
+        for (_, head), edge in edges.items():
+            along = lm.saes[1].W_enc[:, node["index"]].detach()
+            expected = pytest.approx((out[:, head] @ z[node["pos"], head] @ along).item(), rel=1e-3, abs=1e-4)
+            assert edge["weight"] == expected
+            assert edge["effect"] == expected  # nothing is curved there
+    assert len(readers) == 6
+
+
+def test_of_a_nodes_heads_the_largest_are_shown_with_autograds_effects() -> None:
+    lm = lm_with(hooks=("0.resid_post",))
+    g = lm.graph(TEXT, ["logit:5"], max_nodes=40, heads=True)
+    z, logits = heads_outputs(lm, torch.tensor([lm.encode(TEXT).token_ids]))
+    slopes = torch.autograd.grad(logits[-1, 5], z[1:])
+    effects = [(slope * x)[0].unflatten(-1, (HEADS, -1)).sum((0, 2)) for slope, x in zip(slopes, z[1:], strict=True)]
+    edges = heads_edges(g, f"logit:5@{len(logits) - 1}")
+    assert len(edges) == 5
+    for (layer, head), edge in edges.items():
+        assert edge["effect"] == pytest.approx(effects[layer - 1][head].item(), rel=1e-3, abs=1e-4)
+    rows = lm.attribute_heads(TEXT, logit=5).target.rows
+    every = {(row.layer, i): value for row in rows for i, value in enumerate(row.values.tolist()) if row.layer > 0}
+    assert set(edges) == set(sorted(every, key=lambda head: -abs(every[head]))[:5])
+    assert {head: edge["weight"] for head, edge in edges.items()} == pytest.approx(
+        {head: every[head] for head in edges}, rel=1e-3, abs=1e-4
+    )
 
 
 def test_heads_are_a_second_view_and_change_no_sum() -> None:

@@ -162,6 +162,13 @@ def test_the_table_lists_no_more_than_asked_for_and_nothing_unchanged() -> None:
     assert "→" not in table_text(*diff_table(diff_graphs(a, a), 9))
 
 
+def test_changes_that_are_all_shown_as_0_get_no_bar() -> None:
+    large, small = (table_text(*diff_table(diff_graphs(flow(["a"]), flow(["a"], w)), 9)) for w in (2.0, 1 + 1e-6))
+    assert "█" in large
+    assert "→" in small
+    assert "█" not in small
+
+
 def test_a_node_at_a_position_of_b_alone_is_named_by_its_place_in_b() -> None:
     d = diff_graphs(flow(["In", " is"]), flow(["In", " old", " is"]))
     assert "token 1 of b → feature 5/7@1 of b" in table_text(*diff_table(d, 9))

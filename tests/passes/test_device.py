@@ -209,7 +209,7 @@ def test_a_device_without_room_for_a_small_block_gets_one_line(monkeypatch: pyte
         Small(start.rows.values.nbytes * len(WORDS)),
         pytest.raises(UserError, match="cpu has no memory left for even a small part") as caught,
     ):
-        propagate(seen, start, {(LAYERS - 1, "resid_post"): torch.tensor([31])}, Allocation())
+        propagate(seen, start, {(LAYERS - 1, "resid_post"): torch.tensor([31])}, Allocation("softmax"))
     assert "\n" not in str(caught.value)
     aims = [Aim((LAYERS - 1, "resid_post"), torch.randn(D_MODEL), 31)] * 2
     with Small(1000), pytest.raises(UserError, match="cpu has no memory left for even a small part"):

@@ -137,7 +137,7 @@ def test_a_subspace_agrees(prompt: str, rule: str) -> None:
     expected = golden(prompt)[f"subspace.at_layer2.{OFFICIAL_NAME[rule]}"]
     projector = golden(prompt)["subspace.projector"]
     inside = seen(prompt).resid_pre[2] @ projector
-    for source in (Vectors(inside[:, None], ["inside"], (2, "resid_pre")), Subspace(projector, 2)):
+    for source in (Vectors(inside[:, None], ["inside"], (2, "resid_pre")), Subspace(projector, 2, "resid_pre")):
         components = parts(prompt, source, Allocation(rule))
         assert deviation(as_official(prompt, components, expected).flip(1), expected) < TOLERANCE[rule]
 

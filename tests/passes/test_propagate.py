@@ -282,9 +282,9 @@ def test_how_many_queries_are_mixed_at_once_changes_nothing(shape: str, monkeypa
     adapter = tiny(shape, torch.float64)
     seen = recorded(adapter, IDS)
     start = some_vectors(seen, (0, "resid_mid"), 4, True, 0).start(seen)
-    found = carried(adapter, seen, start, Allocation())
+    found = carried(adapter, seen, start, Allocation("softmax"))
     monkeypatch.setattr("depass_sae.passes.carry.QUERIES", 3)
-    for point, rows in carried(adapter, seen, start, Allocation()).items():
+    for point, rows in carried(adapter, seen, start, Allocation("softmax")).items():
         assert torch.allclose(rows.values, found[point].values, atol=1e-10), point
 
 
@@ -357,7 +357,7 @@ def test_a_token_is_absent_and_exactly_zero_before_its_own_position(
 def test_a_window_keeps_a_token_from_positions_that_it_cannot_reach() -> None:
     adapter = tiny("mistral")  # every layer sees three positions: its own and two before
     seen = recorded(adapter, IDS)
-    found = carried(adapter, seen, by_token(IDS).start(seen), Allocation())
+    found = carried(adapter, seen, by_token(IDS).start(seen), Allocation("softmax"))
     distance = torch.arange(len(IDS))[:, None] - torch.arange(len(IDS))
     for layer in range(LAYERS):
         reach = 2 * (layer + 1)
@@ -421,7 +421,7 @@ def test_a_word_is_present_from_its_first_token_on() -> None:
     seen = recorded(adapter, IDS)
     start = Spans([[2, 3, 4]], ["word"]).start(seen)
     assert start.rows.present[:, 0].tolist() == [False, False, True, True, True, False, False, False]
-    rows = carried(adapter, seen, start, Allocation())[0, "attn_out"]
+    rows = carried(adapter, seen, start, Allocation("softmax"))[0, "attn_out"]
     assert rows.present[:, 0].tolist() == [False] * 2 + [True] * 6
     assert (rows.dense()[:2, 0] == 0).all()
 
@@ -439,7 +439,7 @@ def test_a_word_is_the_sum_of_its_tokens_in_linear_rules() -> None:
 def test_bias_is_present_only_after_a_bias_vector(shape: str) -> None:
     adapter = tiny(shape)
     seen = recorded(adapter, IDS)
-    found = carried(adapter, seen, by_token(IDS).start(seen), Allocation())
+    found = carried(adapter, seen, by_token(IDS).start(seen), Allocation("softmax"))
     assert not found[0, "resid_pre"].present[:, -2].any()
     has_bias = shape in ("llama", "qwen2", "gpt2")  # Mistral and Qwen3 have no bias anywhere
     assert found[0, "resid_mid"].present[:, -2].all() == has_bias
@@ -575,7 +575,7 @@ def test_a_bias_that_is_ignored_would_be_missed() -> None:
     """A random Qwen2 has biases on q, k and v: without the bias component the sum is off by percents."""
     adapter = adapter_for(build(CONFIGS["qwen2"]()))
     seen = recorded(adapter, IDS)
-    rows = carried(adapter, seen, by_token(IDS).start(seen), Allocation())[LAYERS - 1, "resid_post"]
+    rows = carried(adapter, seen, by_token(IDS).start(seen), Allocation("softmax"))[LAYERS - 1, "resid_post"]
     whole = seen.resid_post
     assert completeness_error(rows.dense(), whole) <= 1e-5
     assert completeness_error(rows.dense()[:, :-2], whole) > 0.01

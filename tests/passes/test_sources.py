@@ -235,7 +235,7 @@ def test_of_several_subspaces_each_takes_what_those_before_it_leave() -> None:
 def test_the_whole_stream_leaves_no_rest() -> None:
     seen = recorded(tiny("llama", torch.float64), IDS)
     inside, _, rest = parts_of(Subspace(torch.eye(D_MODEL), 1).start(seen))
-    assert close(inside[:, 0], seen.resid_pre[1], 1e-12)
+    assert close(inside[:, 0], seen.at((1, "resid_post")), 1e-12)
     assert rest.abs().max() < 1e-10
 
 

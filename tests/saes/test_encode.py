@@ -3,8 +3,9 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from depass_sae.saes import activations, active_features, feature_parts, fit, reconstructs
+from depass_sae.saes import activations, active_features, feature_parts, fit, reconstructs, written_by
 
 from .builders import D_IN, D_SAE, K, Recipe, activations_of_a_model, built, recipes
 
@@ -43,6 +44,31 @@ def test_each_part_is_the_decode_of_that_feature_alone_less_the_decode_of_none(r
         assert torch.allclose(part, decode_at(int(pos), alone) - decode_at(int(pos), nothing))
     for pos, constant in enumerate(parts.constant):
         assert torch.allclose(constant, decode_at(pos, nothing))
+
+
+@settings(deadline=None, max_examples=60)
+@given(recipes("float64"), activations_of_a_model(torch.float64), st.integers(0, 9))
+def test_what_some_features_write_is_what_sae_lens_decodes_less_what_it_decodes_without_them(recipe, x, seed):
+    sae = built(recipe)
+    which = torch.rand(len(x), D_SAE, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+    def decoded(kept):
+        return sae.decode(sae.encode(x) * kept).detach()  # right after encoding, for the run-time scale
+
+    whole = decoded(torch.ones_like(which))
+    found = written_by(sae, x, which)
+    assert torch.allclose(found, whole - decoded(~which), rtol=1e-10, atol=1e-10 * whole.abs().max().item())
+    assert not written_by(sae, x, torch.zeros_like(which)).any()
+
+
+def test_what_features_write_where_an_sae_reads_the_centred_stream():
+    sae = Recipe("jumprelu", "layer_norm").build()
+    sae.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
+    x = 3 * torch.randn(4, D_IN, generator=torch.Generator().manual_seed(0)) + 5
+    which, centred = torch.arange(D_SAE) % 2 == 0, x - x.mean(-1, keepdim=True)
+    whole, without = (sae.decode(sae.encode(centred) * kept).detach() for kept in (1, ~which))
+    assert (whole - without).abs().max() > 0.1
+    assert torch.allclose(written_by(sae, x, which.expand(4, -1)), whole - without, atol=1e-5)
 
 
 def test_a_skip_connection_is_a_part_of_its_own():
