@@ -349,7 +349,7 @@ def case_study(
         Path | None,
         typer.Argument(help="A YAML file with prompt, features and any of these options.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
     prompt: Prompt = None,
     feature: Annotated[
         list[str] | None,
@@ -535,20 +535,22 @@ def verify(
     loading: Loading,
 ) -> None:
     """A graph against the model: take its nodes out for real, and see what the target loses."""
-    from .files import write_bytes
-    from .graph.export import check_picture, read_graph, write_graph
+    from .files import write_files
+    from .graph.export import check_destination, check_picture, graph_bytes, read_graph
     from .graph.plot import plot_verification, rendered
 
     picture = None if out is None else check_picture(out)  # before the work, not after it
     g = read_graph(path)
+    format = check_destination(path)
     loading = replace(loading, model=loading.model or g.graph["model"])
     layers = [about["layer"] for about in g.graph["saes"]]
     with _working() as status:
         lm = loading.load(status, layers)
         verified = lm.verify(g, max_nodes=max_nodes, seed=seed, progress=status.progress)
-        write_graph(verified, path)
+        contents = {path: graph_bytes(verified, format)}
         if out is not None and picture is not None:
-            write_bytes(out, rendered(plot_verification(verified), picture))
+            contents[out] = rendered(plot_verification(verified), picture)
+        write_files(contents)
     if as_json:
         _print_json(verified.graph["verification"])
     else:
@@ -567,10 +569,10 @@ def diff(
 ) -> None:
     """Two graphs side by side: what is in one alone, and what changed."""
     from .graph.diff import diff_graphs, diff_table
-    from .graph.export import check_destination, read_graph, write_graph
+    from .graph.export import check_destination, check_difference, read_graph, write_graph
 
     if out is not None:
-        check_destination(out)
+        check_difference(check_destination(out))
     found = diff_graphs(read_graph(first), read_graph(second))
     if out is not None:
         write_graph(found, out)

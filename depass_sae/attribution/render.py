@@ -41,7 +41,7 @@ class Html(str):
         """Write a page of its own, whole or not at all."""
         from ..files import write_text
 
-        write_text(Path(path), html("page.html", body=_safe(self)))
+        write_text(path, html("page.html", body=_safe(self)))
 
 
 def shown(token: str) -> str:

@@ -332,9 +332,8 @@ class FeatureCard:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """The card as .html or .json, whole or not at all. Raises UserError where it cannot be written."""
-        path = Path(path)
         check_card_place(path)
-        if path.suffix.lower() == ".html":
+        if Path(path).suffix.lower() == ".html":
             write_text(path, self.to_html())
         else:
             write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=2) + "\n")
@@ -505,9 +504,9 @@ def make_card(
     return card
 
 
-def check_card_place(path: Path) -> None:
+def check_card_place(path: str | os.PathLike[str]) -> None:
     """Raises UserError where a card cannot be written to, before any work is done."""
-    if path.suffix.lower() not in (".html", ".json"):
+    if Path(path).suffix.lower() not in (".html", ".json"):
         raise UserError(f"{path} does not say what to write: let it end with .html or .json")
     check_place(path)
 

@@ -8,13 +8,13 @@ its activation at every token. From them the paper's table is put together, and 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -334,14 +334,14 @@ class CaseStudy:
 
         return case_page(self)
 
-    def write(self, folder: str | Path) -> list[Path]:
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """``index.html``, ``README.md`` with its pictures, ``case.json``, each graph and the labels; what was written.
 
-        Every file is written in one step. Raises UserError where the folder cannot be made or written to.
+        All of it is made before the first file is written. Raises UserError where that cannot be.
         """
         from .markdown import write_case
 
-        return write_case(self, Path(folder))
+        return write_case(self, folder)
 
     @property
     def pages(self) -> dict[str, tuple[str, int]]:
