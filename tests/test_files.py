@@ -170,7 +170,7 @@ def test_a_folder_that_is_read_only_is_one_line_before_the_work_and_after_it(clo
     for attempt in (lambda: check_place(closed / name), lambda: write_text(closed / name, "text")):
         with pytest.raises(UserError, match=f"^cannot write .*{name}: (Read-only file|Permission|it is write-prot)"):
             attempt()
-    with pytest.raises(UserError, match="^cannot write .*: (Read-only file|Permission|it is write-prot)"):
+    with pytest.raises(UserError, match=r"^cannot write .*: (Read-only file|Permission|it is write-prot)"):
         check_place(closed / "missing" / "folder", folder=True)
     assert os.listdir(closed) == ["old.json"]
     assert (closed / "old.json").read_text() == "old"

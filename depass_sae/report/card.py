@@ -32,6 +32,7 @@ from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
+from ..graph.labels import check_labels
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
 from ..passes.batch import alike_in_length
@@ -255,9 +256,7 @@ class FeatureCard:
 
     def with_labels(self, labels: Mapping[str, str]) -> FeatureCard:
         """The same card with what features mean: ``layer/index`` to a text. Raises UserError for one that is none."""
-        for key, label in labels.items():
-            if not (isinstance(key, str) and isinstance(label, str)):
-                raise UserError(f"labels: {key!r}: {label!r} should be like '17/1208': 'a text'")
+        check_labels(labels)
         return replace(self, labels=dict(labels))
 
     def to_dict(self) -> dict[str, Any]:

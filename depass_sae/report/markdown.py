@@ -17,6 +17,7 @@ from ..attribution.render import NEGATIVE, POSITIVE, fit_sentence, place, shown
 from ..files import check_place, write_files
 from ..graph.export import graph_bytes
 from ..graph.plot import check_matplotlib, rendered
+from ..texts import visible
 from .html import written
 from .study import LABELS_FILE
 
@@ -211,7 +212,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]], right: set[int
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no cell that ends early, all on one line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return " ".join(_SPECIAL.sub(r"\\\1", text).split())
+    return visible(" ".join(_SPECIAL.sub(r"\\\1", text).split()))
 
 
 def _activation(value: float | None) -> str:
