@@ -10,6 +10,9 @@ import pytest
 
 from depass_sae.errors import UserError
 from depass_sae.files import check_place, write_files, write_text
+from depass_sae.graph.export import write_graph
+
+from .graph.sample import sample_graph
 
 
 def test_a_file_is_written_as_utf_8(tmp_path: Path) -> None:
@@ -147,17 +150,19 @@ def test_where_a_folder_is_to_be_there_is_no_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a file, neither to be written to."""
+    """A folder with a file and a graph, none of them to be written to."""
     folder = tmp_path / "closed"
     folder.mkdir()
     mounted = os.geteuid() == 0  # to whom permissions mean nothing
     if mounted and subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     (folder / "old.json").write_text("old")
+    write_graph(sample_graph(), folder / "g.json")
     if mounted:
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     else:
-        (folder / "old.json").chmod(0o444)
+        for path in folder.iterdir():
+            path.chmod(0o444)
         folder.chmod(0o555)
     yield folder
     if mounted:
@@ -172,5 +177,5 @@ def test_a_folder_that_is_read_only_is_one_line_before_the_work_and_after_it(clo
             attempt()
     with pytest.raises(UserError, match=r"^cannot write .*: (Read-only file|Permission|it is write-prot)"):
         check_place(closed / "missing" / "folder", folder=True)
-    assert os.listdir(closed) == ["old.json"]
+    assert sorted(os.listdir(closed)) == ["g.json", "old.json"]
     assert (closed / "old.json").read_text() == "old"
