@@ -2,14 +2,14 @@
 
 Results go to stdout, as tables or with ``--json`` as one document; progress and messages go to stderr. A mistake that
 the user can put right ends with status 2 and one line on stderr, anything else with 1. Nothing heavy is imported before
-a command runs.
+a command runs. stdout and stderr may have any encoding, be full, or be closed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
-import json
 import os
 import re
 import sys
@@ -63,6 +63,7 @@ from .options import (
     prompt_of,
     spelled_out,
 )
+from .texts import is_utf_8, json_text, make_printable, visible
 
 if TYPE_CHECKING:
     from .api import LM
@@ -354,7 +355,7 @@ def case_study(
         Path | None,
         typer.Argument(help="A YAML file with prompt, features and any of these options.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
     prompt: Prompt = None,
     feature: Annotated[
         list[str] | None,
@@ -518,7 +519,7 @@ def graph(
             write_graph(g, path, format)
     _say(trouble and f"warning: {trouble}")
     if as_json or (format is not None and not out):
-        sys.stdout.write(graph_text(g, format or "json") + "\n")
+        _print_document(graph_text(g, format or "json"))
         return
     from .graph.summary import graph_table
 
@@ -540,20 +541,22 @@ def verify(
     loading: Loading,
 ) -> None:
     """A graph against the model: take its nodes out for real, and see what the target loses."""
-    from .files import write_bytes
-    from .graph.export import check_picture, read_graph, write_graph
+    from .files import write_files
+    from .graph.export import check_destination, check_picture, graph_bytes, read_graph
     from .graph.plot import plot_verification, rendered
 
     picture = None if out is None else check_picture(out)  # before the work, not after it
     g = read_graph(path)
+    format = check_destination(path)
     loading = replace(loading, model=loading.model or g.graph["model"])
     layers = [about["layer"] for about in g.graph["saes"]]
     with _working() as status:
         lm = loading.load(status, layers)
         verified = lm.verify(g, max_nodes=max_nodes, seed=seed, progress=status.progress)
-        write_graph(verified, path)
+        contents = {path: graph_bytes(verified, format)}
         if out is not None and picture is not None:
-            write_bytes(out, rendered(plot_verification(verified), picture))
+            contents[out] = rendered(plot_verification(verified), picture)
+        write_files(contents)
     if as_json:
         _print_json(verified.graph["verification"])
     else:
@@ -572,10 +575,10 @@ def diff(
 ) -> None:
     """Two graphs side by side: what is in one alone, and what changed."""
     from .graph.diff import diff_graphs, diff_table
-    from .graph.export import check_destination, read_graph, write_graph
+    from .graph.export import check_destination, check_difference, read_graph, write_graph
 
     if out is not None:
-        check_destination(out)
+        check_difference(check_destination(out))
     found = diff_graphs(read_graph(first), read_graph(second))
     if out is not None:
         write_graph(found, out)
@@ -669,7 +672,7 @@ def _plain(text: str) -> str:
     """Without markup: a model's name may have brackets."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
 
 
 @contextlib.contextmanager
@@ -687,50 +690,95 @@ def _working() -> Iterator[_Status]:
         warnings.simplefilter("always")
         yield status
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DepassWarning)):
-        sys.stderr.write(f"warning: {message}\n")
+        _say(f"warning: {message}")
 
 
 def _say(*notes: str | None) -> None:
     for note in dict.fromkeys(notes):
         if note:
-            sys.stderr.write(f"{note}\n")
+            sys.stderr.write(f"{visible(note)}\n")
 
 
 def _print(*parts: Any) -> None:
     from rich.console import Console
 
-    console = Console()
-    for part in parts:
-        console.print(part)
+    from .attribution.render import print_on
+
+    print_on(Console(), *parts)
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    sys.stdout.write(json_text(document, sys.stdout) + "\n")
+
+
+def _print_document(text: str) -> None:
+    """A file's content that goes to stdout is UTF-8, which it says of itself, whatever a terminal would be shown."""
+    if is_utf_8(sys.stdout):
+        sys.stdout.write(text + "\n")
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8") + b"\n")
 
 
 def main() -> None:
     """The entry point: runs a command and turns what goes wrong into a status and a line."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    make_printable()
+    status = _run()
+    sys.exit(_flushed(status))
+
+
+def _run() -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(prog_name="depass-sae", standalone_mode=False)
+    except SystemExit as ended:  # a reader that has seen enough
+        status = ended.code
     except UserError as error:
-        sys.exit(_one_line(error, 2))
+        return _one_line(error, 2)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
+        return 130
     except Exception as error:
         if hasattr(error, "format_message"):  # a mistyped command or option
             help_ = "; see depass-sae --help" if len(sys.argv) == 1 else ""
-            sys.exit(_one_line(error.format_message().rstrip(".") + help_, 2))
+            return _one_line(error.format_message().rstrip(".") + help_, 2)
+        if _is_interrupt(error):
+            return 130
         if _is_memory(error):
             hint = "try a shorter prompt, --memory with less, or --dtype bfloat16"
-            sys.exit(_one_line(f"there is not enough memory; {hint}", 2))
+            return _one_line(f"there is not enough memory; {hint}", 2)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            return _one_line(f"cannot write {error.filename or 'the output'}: {error.strerror}", 2)
         raise
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
+
+
+def _flushed(status: int) -> int:
+    """The status with which all ends, once stdout has what was printed. One that takes nothing is let go of."""
+    try:
+        for stream in (sys.stdout, sys.__stdout__):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try again at its end, and complain
+        if isinstance(error, BrokenPipeError):  # a reader that has seen enough
+            return status or 1
+        return status or _one_line(f"cannot write the output: {error.strerror}", 2)
+    return status
 
 
 def _one_line(message: object, status: int) -> int:
-    sys.stderr.write("depass-sae: " + " ".join(str(message).split()) + "\n")
+    sys.stderr.write("depass-sae: " + visible(" ".join(str(message).split())) + "\n")
     return status
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error comes from: libraries that import others turn it into errors of theirs."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _is_memory(error: Exception) -> bool:

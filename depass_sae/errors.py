@@ -28,7 +28,9 @@ class CompletenessWarning(DepassWarning):
 
 def warn(message: str, category: type[Warning] = DepassWarning) -> None:
     """A warning at the line outside of this package that led here."""
+    from .texts import visible
+
     own, level = __name__.partition(".")[0], 1
     while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == own:
         level += 1
-    warnings.warn(message, category, stacklevel=level + 1)
+    warnings.warn(visible(message), category, stacklevel=level + 1)

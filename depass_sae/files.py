@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import UserError
@@ -17,31 +20,121 @@ def read_text(path: Path) -> str:
         raise UserError(f"it is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise UserError(str(error.strerror)) from None
+    except ValueError as error:  # a name with a null byte
+        raise UserError(str(error)) from None
 
 
-def check_place(path: Path) -> None:
-    """Raises UserError where a file cannot be written for want of its folder, or because it is one."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+def check_place(path: str | os.PathLike[str], *, folder: bool = False) -> None:
+    """Raises UserError where a file (or folder) could not be written, so that it is known before the work.
+
+    Nothing is left there by asking. Folders that are missing are no mistake: they are made when it is written.
+    """
+    if not os.fspath(path):
+        raise UserError(f"cannot write: the {'folder' if folder else 'file'} has no name")
+    try:
+        there = _status(path)
+        if there is not None and stat.S_ISDIR(there.st_mode) != folder:
+            raise UserError(f"cannot write {path}: it is {'no folder' if folder else 'a folder'}")
+        if there is not None and not os.access(path, os.W_OK):
+            raise UserError(f"cannot write {path}: it is write-protected")
+        if folder or there is None or _is_replaced(there):
+            target = Path(os.path.realpath(path))
+            _probe(target if folder else target.parent, None if folder else target.name)
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file in one step: whoever looks sees the old one or the new one, never half of it.
 
-    Raises UserError where the folder is missing or cannot be written to.
+    A link is followed, what was there keeps its permissions, folders that are missing are made.
+    Raises UserError where it cannot be written.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """The same for what is no text."""
-    # Not tempfile: its files can be read by their owner alone, and would stay so.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_files({Path(path): content})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """The same for several: all of them are written before the first takes its place."""
+    ready: dict[Path, Path] = {}
+    path = Path()
+    with contextlib.ExitStack() as undone:
+        try:
+            for path, content in contents.items():
+                there = _status(path)
+                if there is not None and not _is_replaced(there):
+                    path.write_bytes(content)  # a device or a pipe; or a folder, which is told of
+                    continue
+                target = Path(os.path.realpath(path))
+                undone.enter_context(_made(target.parent))
+                # Not tempfile: its files can be read by their owner alone. Not the file's own name, which may be
+                # as long as a name can be.
+                temporary = target.with_name(f".depass-sae-{secrets.token_hex(6)}")
+                undone.callback(_remove, temporary)
+                with temporary.open("xb") as file:
+                    file.write(content)
+                if there is not None:
+                    temporary.chmod(stat.S_IMODE(there.st_mode))
+                ready[temporary] = target
+            for temporary, target in ready.items():
+                path = target
+                os.replace(temporary, target)
+        except (OSError, ValueError) as error:
+            raise _cannot_write(path, error) from error
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """Of what a path leads to; None where nothing is there. Raises OSError for a path that can lead nowhere."""
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _is_replaced(there: os.stat_result) -> bool:
+    """Whether a new file takes its place: not that of a device or a pipe, into which one writes."""
+    return stat.S_ISREG(there.st_mode)
+
+
+def _probe(folder: Path, name: str | None) -> None:
+    """Raises OSError where no file of this name could be made in the folder, or in the folders that are missing."""
+    import tempfile
+
+    missing = [] if name is None else [name]
+    while _status(folder) is None and folder != folder.parent:
+        missing.append(folder.name)
+        folder = folder.parent
+    for part in missing:
+        _status(folder / part)  # a name that is too long
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that is made where it is missing, and taken away again where what is to be in it fails."""
+    missing = [place for place in (folder, *folder.parents) if _status(place) is None]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in missing:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
+
+
+def _remove(temporary: Path) -> None:
+    """What is left of a file that was not finished. A disk that refuses has refused before, and that is told."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def _cannot_write(path: str | os.PathLike[str], error: OSError | ValueError) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"cannot write {path}: {error.strerror if isinstance(error, OSError) else error}")

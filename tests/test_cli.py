@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,16 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import depass_sae as ds
+from depass_sae.__main__ import main as entry
 from depass_sae.cli import _Status, main
+from depass_sae.texts import is_hidden
 
 from .attribution.tiny import HOSTILE, TEXT, VOCAB, fitting_sae, model, random_sae, tokenizer
+from .graph.sample import sample_graph
 from .passes.models import CONTEXT, D_MLP, D_MODEL, HEADS, LAYERS
+from .test_files import closed
 
+__all__ = ["closed"]
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 
 
@@ -764,6 +770,125 @@ def test_a_reader_that_has_seen_enough_is_told_of_nothing() -> None:
     assert running.returncode in (0, 1)
 
 
+# ---------------------------------------------------------------------------------- what is written, and where it goes
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> list[str]:
+    """Two graph files, with a label that orders a terminal about."""
+    paths = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    for seed, path in enumerate(paths):
+        g = sample_graph(seed=seed)
+        for name in g:
+            g.nodes[name]["label"] = "\x1b[31mred \u202e\x9b é"
+        ds.write_graph(g, path)
+    return paths
+
+
+class Encoded(io.TextIOWrapper):
+    """A stream of some encoding, strict as stdout is."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict")
+
+    @property
+    def text(self) -> str:
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "latin-1", "ascii", "cp437"])
+def test_tables_and_lines_are_printed_in_any_encoding(
+    monkeypatch: pytest.MonkeyPatch, graphs: list[str], encoding: str
+) -> None:
+    out, err = Encoded(encoding), Encoded(encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    for arguments, status in ((graphs, 0), (["→\x1b.json", graphs[1]], 2)):
+        monkeypatch.setattr(sys, "argv", ["depass-sae", "diff", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == status
+    assert "largest changes of weight" in out.text
+    assert ("█" if encoding in ("utf-8", "cp437") else "#") in out.text
+    assert ("b − a" if encoding == "utf-8" else "b - a") in out.text
+    assert err.text.startswith("depass-sae: cannot read ")
+    assert err.text.count("\n") == 1
+    assert not {char for char in out.text + err.text if is_hidden(char)} - {"\n"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252", "ascii"])
+def test_json_is_valid_in_any_encoding_and_readable_in_utf_8(
+    monkeypatch: pytest.MonkeyPatch, files: Files, encoding: str
+) -> None:
+    out, text = Encoded(encoding), "a é東🙂" + "".join(HOSTILE) + "\u202e\x9b\x7f"
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["depass-sae", "tokens", "-f", "1/3", "-p", text, *files.options(), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert json.loads(out.text)["prompt"] == text
+    assert ("é東🙂" in out.text) == (encoding == "utf-8")
+    assert not {char for char in out.text if is_hidden(char)} - {"\n"}
+
+
+def test_a_stdout_that_takes_nothing_is_one_line_and_one_that_is_closed_is_none() -> None:
+    help_ = f"{sys.executable} -m depass_sae --help"
+    full = subprocess.run(f"{help_} > /dev/full", shell=True, stderr=subprocess.PIPE)
+    assert (full.returncode, full.stderr) == (2, b"depass-sae: cannot write the output: No space left on device\n")
+    shut = subprocess.run(f"{help_} >&-", shell=True, stderr=subprocess.PIPE)
+    assert (shut.returncode, shut.stderr) == (0, b"")
+
+
+def test_ctrl_c_before_the_command_line_is_imported_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "depass_sae.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "depass_sae.cli")
+    monkeypatch.setattr(sys, "meta_path", [Impatient(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 130
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"depass-sae": "depass_sae.__main__:main"}
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["graph", "-p", "a", "--out"], "g.json"),
+        (["graph", "-p", "a", "--out"], "g.png"),
+        (["feature", "1/3", "-p", "a", "--out"], "card.html"),
+        (["case-study", "-p", "a", "-f", "1/3", "--out"], "folder"),
+        (["diff", "{a}", "{b}", "--out"], "diff.html"),
+        (["verify", "{a}", "--out"], "checks.png"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_of_before_the_work_and_nothing_is_changed(
+    run: Callable[..., Done], graphs: list[str], tmp_path: Path, command: list[str], option: str
+) -> None:
+    command = [part.format(a=graphs[0], b=graphs[1]) for part in command]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for place, why in ((graphs[0], "Not a directory"), (str(tmp_path / ("n" * 300)), "File name too long")):
+        done = run(*command, f"{place}/{option}", *(["--model", "no/model"] if command[0] != "diff" else []))
+        assert_refused(done, why)
+        assert "cannot write" in done.err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_graph_that_cannot_take_its_verification_is_told_of_before_the_work(
+    run: Callable[..., Done], closed: Path
+) -> None:
+    assert_refused(run("verify", str(closed / "g.json"), "--model", "no/model"), "cannot write ")
+
+
+def test_an_empty_name_is_no_place(run: Callable[..., Done]) -> None:
+    assert_refused(run("case-study", "-p", "a", "-f", "1/3", "--out", ""), "the folder has no name")
+    assert_refused(run("graph", "-p", "a", "--format", "json", "--out", ""), "it is a folder")
+
+
 # -------------------------------------------------------------------------------------------------------------- graphs
 
 
@@ -842,7 +967,7 @@ def test_a_verifications_picture_is_a_picture(run, files, tmp_path) -> None:
     ("arguments", "message"),
     [
         (["--out", "g.docx"], "does not say which format"),
-        (["--out", "no/such/folder/g.json"], "there is no such folder"),
+        (["--out", "pyproject.toml/g.json"], "Not a directory"),
         (["--format", "gexf"], "the format 'gexf' is not known"),
         (["--target", "logit-diff:x"], "write a difference of logits as"),
         (["--target", "seventeen"], "is no feature"),

@@ -1,12 +1,18 @@
 """Files that are whole or not there."""
 
 import os
+import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.files import write_text
+from depass_sae.files import check_place, write_files, write_text
+from depass_sae.graph.export import write_graph
+
+from .graph.sample import sample_graph
 
 
 def test_a_file_is_written_as_utf_8(tmp_path: Path) -> None:
@@ -39,10 +45,137 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
-@pytest.mark.parametrize(("name", "why"), [("missing/page.html", "No such file or directory"), ("folder", "directory")])
-def test_a_place_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path, name: str, why: str) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o751])
+def test_what_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "g.json").touch()
+    (tmp_path / "g.json").chmod(mode)
+    write_text(tmp_path / "g.json", "new")
+    assert stat.S_IMODE((tmp_path / "g.json").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_a_link_and_what_it_leads_to_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "g.json", tmp_path / "link.json"
+    if there:
+        target.write_text("old")
+    link.symlink_to(Path("elsewhere") / "g.json")
+    check_place(link)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "link.json"]
+    assert os.listdir(tmp_path / "elsewhere") == ["g.json"]
+
+
+def test_a_device_or_a_pipe_is_written_into_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_place(pipe)
+    write_text(pipe, "through it")
+    assert os.read(reader, 100) == b"through it"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_folders_that_are_missing_are_made_when_the_file_is_written_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "page.html"
+    check_place(path)
+    check_place(path.parent, folder=True)
+    assert not list(tmp_path.iterdir())
+    write_text(path, "text")
+    assert path.read_text() == "text"
+
+
+def test_of_several_files_that_cannot_all_be_written_none_is_and_no_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"^cannot write .*{name}: .*{why}") as caught:
-        write_text(tmp_path / name, "text")
-    assert "\n" not in str(caught.value)
-    assert os.listdir(tmp_path) == ["folder"]
+    contents = {tmp_path / "old.json": b"new", tmp_path / "new" / "a.json": b"", tmp_path / "folder": b""}
+    with pytest.raises(UserError, match=r"^cannot write .*folder: Is a directory$"):
+        write_files(contents)
+    assert (tmp_path / "old.json").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "old.json"]
+
+
+LONG = "n" * 256
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("folder", "[Ii].*a (folder|directory)"),
+        ("file/page.html", "Not a directory"),
+        ("file/a/b/page.html", "Not a directory"),
+        (LONG, "File name too long"),
+        (f"missing/{LONG}", "File name too long"),
+        (f"{LONG}/page.html", "File name too long"),
+        (f"missing/{LONG}/page.html", "File name too long"),
+        ("loop", "Too many levels of symbolic links"),
+        ("nu\0ll", "embedded null byte"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_one_line_before_the_work_and_after_it(
+    tmp_path: Path, name: str, why: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.rglob("*"))
+    for attempt in (lambda: check_place(tmp_path / name), lambda: write_text(tmp_path / name, "text")):
+        with pytest.raises(UserError, match=f"(?s)^cannot write .*{name}: {why}") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path: Path) -> None:
+    check_place(tmp_path / LONG[:255])
+    write_text(tmp_path / LONG[:255], "text")
+    assert os.listdir(tmp_path) == [LONG[:255]]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_an_empty_name_is_told_of(folder: bool) -> None:
+    with pytest.raises(UserError, match=f"^cannot write: the {'folder' if folder else 'file'} has no name$"):
+        check_place("", folder=folder)
+
+
+def test_where_a_folder_is_to_be_there_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^cannot write .*file: it is no folder$"):
+        check_place(tmp_path / "file", folder=True)
+    check_place(tmp_path, folder=True)
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a file and a graph, none of them to be written to."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    mounted = os.geteuid() == 0  # to whom permissions mean nothing
+    if mounted and subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    (folder / "old.json").write_text("old")
+    write_graph(sample_graph(), folder / "g.json")
+    if mounted:
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    else:
+        for path in folder.iterdir():
+            path.chmod(0o444)
+        folder.chmod(0o555)
+    yield folder
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["old.json", "new.json", "missing/new.json"])
+def test_a_folder_that_is_read_only_is_one_line_before_the_work_and_after_it(closed: Path, name: str) -> None:
+    for attempt in (lambda: check_place(closed / name), lambda: write_text(closed / name, "text")):
+        with pytest.raises(UserError, match=f"^cannot write .*{name}: (Read-only file|Permission|it is write-prot)"):
+            attempt()
+    with pytest.raises(UserError, match=r"^cannot write .*: (Read-only file|Permission|it is write-prot)"):
+        check_place(closed / "missing" / "folder", folder=True)
+    assert sorted(os.listdir(closed)) == ["g.json", "old.json"]
+    assert (closed / "old.json").read_text() == "old"

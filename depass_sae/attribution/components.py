@@ -56,6 +56,14 @@ class Kind:
     source: Callable[[int, str], Source]
     read: Callable[[Trace, Level], Float[Tensor, "target part"]]
 
+    def __reduce__(self) -> tuple[Callable[[str], Kind], tuple[str]]:
+        """By its name: answers go to other processes, functions without a name do not."""
+        return kind_named, (self.name,)
+
+
+def kind_named(name: str) -> Kind:
+    return KINDS[name]
+
 
 def _read_modules(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
     before, after = ("resid_pre", "resid_mid") if level.sublayer == "attn" else ("resid_mid", "resid_post")

@@ -1,21 +1,23 @@
 """Answers for people: tables and coloured text in the terminal, the same as HTML in a notebook.
 
-Token text is not trusted: control characters are made visible before they reach a terminal, and HTML is escaped by the
-templates.
+Token text is not trusted: control characters are made visible before they reach a terminal or a page, and HTML is
+escaped by the templates.
 """
 
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..texts import visible, visible_on_page
+
 if TYPE_CHECKING:
     import jinja2
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.table import Table
 
     from ..saes import Fit
@@ -45,16 +47,12 @@ class Html(str):
         """Write a page of its own, whole or not at all."""
         from ..files import write_text
 
-        write_text(Path(path), html("page.html", body=_safe(self)))
+        write_text(path, html("page.html", body=_safe(self)))
 
 
 def shown(token: str) -> str:
     """A token's text on one line: its leading space dropped, line breaks and control characters made visible."""
-    text = token.strip(" ") or token.replace(" ", "␣")
-    marks = {"\n": "↵", "\t": "⇥", "\r": "␍"}
-    return "".join(
-        marks.get(c, "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c) for c in text
-    )
+    return visible(token.strip(" ") or token.replace(" ", "␣"))
 
 
 def place(token: str, pos: int) -> str:
@@ -73,9 +71,23 @@ def table_text(*parts: RenderableType) -> Text:
     console = Console(
         file=out, width=100, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
     )
-    for part in parts:
-        console.print(part)
+    print_on(console, *parts)
     return Text(out.getvalue().rstrip("\n"))
+
+
+def print_on(console: Console, *parts: RenderableType) -> None:
+    """Print renderables; whatever texts they are made of, a terminal finds no orders in them."""
+    for part in parts:
+        console.print(_Visible(part))
+
+
+class _Visible:
+    def __init__(self, part: RenderableType) -> None:
+        self._part = part
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._part, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -265,9 +277,8 @@ def strip_line(att: TokenAttribution, target: TokenTarget) -> Any:
     for source in target.sources:
         colour, strength = shades[source.pos]
         red, green, blue = (int(strength * c) for c in colour)
-        text = "".join(shown(c) if c in "\n\t\r" or not c.isprintable() else c for c in source.text)
         style = f"white on rgb({red},{green},{blue})" if strength > 0.15 else ""
-        line.append(text, style=style + (" underline bold" if target.pos in source.positions else ""))
+        line.append(visible(source.text), style=style + (" underline bold" if target.pos in source.positions else ""))
     return line
 
 
@@ -289,7 +300,7 @@ def _environment() -> jinja2.Environment:
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("depass_sae.attribution"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=visible_on_page,
     )  # fmt: skip
     environment.filters["place"] = lambda source: place(source.text, source.pos)
     environment.filters["shown"] = shown

@@ -12,7 +12,7 @@ from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import bar, box, drawn_full
+from ..attribution.render import bar, box, drawn_full, shown
 from ..errors import UserError
 from .document import node_id
 from .summary import name_of
@@ -90,7 +90,7 @@ def diff_table(d: nx.DiGraph, top: int) -> list[RenderableType]:
         if edge["kind"] != "head"
     ]
     nodes = [
-        (f"{_name(d, name)} {node['label']}".rstrip(), node.get("influence_a"), node.get("influence_b"))
+        (f"{_name(d, name)} {shown(node['label'])}".rstrip(), node.get("influence_a"), node.get("influence_b"))
         for name, node in d.nodes(data=True)
         if node["kind"] != "head"
     ]  # fmt: skip

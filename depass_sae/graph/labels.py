@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import read_text
+from ..texts import check_unicode
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -34,15 +35,24 @@ def with_labels(g: nx.DiGraph, labels: Mapping[str, str]) -> nx.DiGraph:
     labels: ``17/1208`` to a text; features that are not in the graph may be among them. Raises UserError for a key or a
     label that is none.
     """
-    for key, label in labels.items():
-        if not (isinstance(key, str) and FEATURE.fullmatch(key) and isinstance(label, str)):
-            raise UserError(f"labels: {key!r}: {label!r} should be like '17/1208': 'a text' (layer/index of a feature)")
+    check_labels(labels)
+    for key in labels:
+        if not FEATURE.fullmatch(key):
+            raise UserError(f"labels: {key!r} should be like '17/1208' (layer/index of a feature)")
     plain = {_key(*key.split("/")): label for key, label in labels.items()}
     copy = g.copy()
     for _, node in copy.nodes(data=True):
         if node["kind"] == "feature":
             node["label"] = plain.get(f"{node['layer']}/{node['index']}", node["label"])
     return copy
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raises UserError for a label that is no text, or not a text's."""
+    for key, label in labels.items():
+        if not (isinstance(key, str) and isinstance(label, str)):
+            raise UserError(f"labels: {key!r}: {label!r} should be like '17/1208': 'a text' (layer/index of a feature)")
+        check_unicode(label, f"labels: the label of {key}")
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -96,6 +106,7 @@ def _entry(item: Any, where: str) -> tuple[str, str]:
     label = item["label"] if "label" in item else item.get("description")
     if not isinstance(label, str):
         raise UserError(f"{where}: its label should be a text")
+    check_unicode(label, f"{where}: its label")
     if "feature" in item:
         parts = FEATURE.fullmatch(str(item["feature"]).strip())
         if parts is None:

@@ -9,18 +9,15 @@ its sign. Heads are a second view of the same flow and are left out. The same gr
 from __future__ import annotations
 
 import io
-import os
 import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import NEGATIVE, POSITIVE, shown
 from ..errors import UserError
-from ..files import write_bytes
 from .document import TESTED
 from .influence import size
 
@@ -58,12 +55,17 @@ class Layout:
     rows: dict[int, tuple[float, float]]
 
 
-def save_plot(g: nx.DiGraph, path: str | os.PathLike[str], format: str) -> None:
-    """Write the picture in one step. ``format``: png, svg or pdf.
+def picture_of(g: nx.DiGraph, format: str) -> bytes:
+    """The graph's picture as a file's content. ``format``: png, svg or pdf."""
+    return rendered(plot_graph(g), format)
 
-    Raises UserError where matplotlib is missing and for a place that cannot be written to.
-    """
-    write_bytes(Path(path), rendered(plot_graph(g), format))
+
+def check_matplotlib() -> None:
+    """Raises UserError where pictures cannot be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
 
 
 def rendered(picture: Figure, format: str, dpi: float = 120.0) -> bytes:
@@ -129,10 +131,8 @@ def plot_graph(g: nx.DiGraph) -> Figure:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    try:
-        from matplotlib.figure import Figure as Plain
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
+    check_matplotlib()
+    from matplotlib.figure import Figure as Plain
 
     class Figure(Plain):
         """One that notebooks show, with or without pyplot."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import bar, box, place
+from ..attribution.render import bar, box, place, shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -47,7 +47,7 @@ def graph_table(g: nx.DiGraph, top: int) -> list[RenderableType]:
         node: dict[str, Any] = g.nodes[name]
         token = place(node["token"], node["pos"]) if "pos" in node else ""
         activation = f"{node['activation']:.2f}" if "activation" in node else ""
-        label = f" {node['label']}" if node["label"] else ""
+        label = f" {shown(node['label'])}" if node["label"] else ""
         table.add_row(
             Line(name_of(g, name) + label), Line(token), activation, f"{node['influence']:.3f}", bar(node["influence"])
         )

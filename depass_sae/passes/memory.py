@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,11 +59,21 @@ class Budget:
         return SWEPT if self.memory is None else max(1, min(SWEPT, self.memory // 2))
 
     def zeros(self, rows: int, width: int, like: Tensor) -> Tensor:
-        """[rows, width], in memory or in a temporary file."""
+        """[rows, width], in memory or in a temporary file. Raises UserError where the file has no room."""
         need = rows * width * like.element_size()
-        if like.device.type != "cpu" or (self.memory is None and need < SMALL) or need <= self.kept(like):
+        if like.device.type != "cpu" or self.in_memory(need):
             return like.new_zeros(rows, width)
         return _on_disk(rows, width, like.dtype)
+
+    def in_memory(self, need: int) -> bool:
+        """Whether a processor's memory is the place for so many bytes: the alternative is a temporary file.
+
+        Without a budget that is where half of what is free is enough, and where the file would have no room.
+        """
+        if self.memory is not None:
+            return need <= self.memory
+        free = 0 if need < SMALL else available(torch.device("cpu"))
+        return need < SMALL or need <= free // 2 or (need <= free and need > room_for_files())
 
     def kept(self, like: Tensor) -> int:
         """Bytes that may be kept for later, where ``like`` is."""
@@ -96,15 +108,30 @@ class Blocks:
                 self.size //= 2
 
 
-def check_room(need: int, device: torch.device) -> None:
-    """Raises UserError where a pass that needs so many bytes has no room, temporary files included."""
-    if need < SMALL:
+@dataclass(frozen=True)
+class Need:
+    """What a pass holds at once, in bytes: streams, each of them in one place, and what lies in memory beside them."""
+
+    streams: Sequence[int]
+    beside: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.streams) + self.beside
+
+
+def check_room(need: Need, device: torch.device, budget: Budget) -> None:
+    """Raises UserError where a pass has no room: in memory, and in temporary files for the streams that go there."""
+    if need.total < SMALL:
         return
-    free, where = available(device), f"in {device}'s memory"
-    if device.type == "cpu":
-        folder = tempfile.gettempdir()
-        free, where = free + shutil.disk_usage(folder).free, f"in memory and in {folder}"
-    _refuse_beyond(free, where, need, "this pass")
+    free = available(device)
+    if device.type != "cpu":
+        _refuse_beyond(free, f"in {device}'s memory", need.total, "this pass")
+        return
+    filed = sum(size for size in need.streams if not budget.in_memory(size))
+    if need.total - filed > free or filed > room_for_files():
+        where = f"in memory and {gib(room_for_files())} in {_folder()}, of which each stream takes one"
+        raise _too_large("this pass", need.total, free, where)
 
 
 def no_room(device: torch.device) -> UserError:
@@ -150,11 +177,51 @@ def spans(sizes: list[int], width: int, limit: int) -> Iterator[tuple[int, int]]
 
 
 def _on_disk(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """A tensor in a file that is gone when the tensor is."""
-    with tempfile.NamedTemporaryFile(prefix="depass-sae-") as file:
-        return torch.from_file(file.name, shared=True, size=max(rows * width, 1), dtype=dtype)[: rows * width].view(
-            rows, width
-        )
+    """A tensor in a file that is gone when the tensor is. Raises UserError where there is no room for it."""
+    need = max(rows * width, 1) * dtype.itemsize
+    try:
+        with tempfile.NamedTemporaryFile(prefix="depass-sae-", dir=_folder()) as file:
+            _reserve(file.fileno(), need)
+            flat = torch.from_file(file.name, shared=True, size=need // dtype.itemsize, dtype=dtype)
+    except (OSError, RuntimeError) as error:  # a RuntimeError: what cannot be mapped
+        why = error.strerror if isinstance(error, OSError) else "it cannot be mapped into memory"
+        raise UserError(
+            f"a temporary file of {gib(need)} cannot be made in {_folder()}: {why}; let TMPDIR name a folder with more "
+            "room, allow more memory, or try a shorter prompt"
+        ) from None
+    return flat[: rows * width].view(rows, width)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Have the disk set so many bytes of a file aside, all zeros. Raises OSError where it cannot.
+
+    A file that is only declared so long takes its room when it is written to: where there is none then, the system
+    ends the process.
+    """
+    try:
+        os.posix_fallocate(file, 0, size)
+        return
+    except AttributeError:  # a system that has no such call
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that has none
+            raise
+    zeros = memoryview(bytes(2**20))
+    while size:
+        size -= os.write(file, zeros[:size])
+
+
+def room_for_files() -> int:
+    """Free bytes where temporary files go."""
+    return shutil.disk_usage(_folder()).free
+
+
+def _folder() -> str:
+    """Where temporary files go. Raises UserError where there is no such place."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UserError("there is no folder for temporary files; let TMPDIR name one that can be written to") from None
 
 
 def available(device: torch.device) -> int:
@@ -174,11 +241,15 @@ def check_memory(need: int, what: str, device: torch.device) -> None:
 
 def _refuse_beyond(free: int, where: str, need: int, what: str) -> None:
     if need > free:
-        raise UserError(
-            f"{what} needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, fewer "
-            "layers, or the rule half"
-        )
+        raise _too_large(what, need, free, where)
+
+
+def _too_large(what: str, need: int, free: int, where: str) -> UserError:
+    return UserError(
+        f"{what} needs about {gib(need)}, and there are {gib(free)} free {where}; try a shorter prompt, fewer "
+        "layers, or the rule half"
+    )
 
 
 def gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**26 else f"{size / 2**20:.1f} MiB"

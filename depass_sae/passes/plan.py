@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.adapter import Adapter, Layer
+from .memory import Need
 from .rows import BIAS, REST
 from .rules import Rule
 from .sources import Start
@@ -68,27 +69,29 @@ def planned(
     return steps
 
 
-def forecast(steps: list[Step], adapter: Adapter, start: Start, reads: Mapping[Point, Int[Tensor, "kept"]]) -> int:
-    """Bytes that a pass takes at most beside its blocks: the stream, what takes its place where its layout changes,
-    what is read inside a sublayer, and what was read so far.
+def forecast(steps: list[Step], adapter: Adapter, start: Start, reads: Mapping[Point, Int[Tensor, "kept"]]) -> Need:
+    """What a pass takes at most beside its blocks: the stream, what takes its place where its layout changes, and
+    beside these what is read inside a sublayer, and what was read so far.
     """
     attention = adapter.layer(0).attention
     widths = {"hook_z": attention.n_heads * attention.d_head}
-    most, kept = 0, 0
+    size, row = start.rows.values.element_size(), adapter.d_model * start.rows.values.element_size()
+    most, kept = Need((), 0), 0
     positions, present = start.rows.positions, start.rows.present
     for step in steps:
         for point in step.state_reads:
             whole = len(step.produced) == 0 and torch.equal(positions, reads[point])  # handed over as it is
-            kept += 0 if whole else int(present[torch.isin(positions, reads[point])].sum()) * adapter.d_model
-        before, after = int(present.sum()), int(step.present.sum())
+            kept += 0 if whole else int(present[torch.isin(positions, reads[point])].sum()) * row
+        before, after = int(present.sum()) * row, int(step.present.sum())
         in_place = torch.equal(positions, step.produced) and torch.equal(present, step.present)
-        inside = sum(after * widths.get(hook, adapter.d_model) for _, hook in step.output_reads)
-        most = max(most, kept + inside + (before if in_place else before + after) * adapter.d_model)
+        inside = sum(after * widths.get(hook, adapter.d_model) * size for _, hook in step.output_reads)
+        now = Need((before,) if in_place else (before, after * row), kept + inside)
+        most = max(most, now, key=lambda need: need.total)
         for point in step.output_reads:
             rows = int(step.present[torch.isin(step.produced, reads[point])].sum())
-            kept += rows * widths.get(point[1], adapter.d_model)
+            kept += rows * widths.get(point[1], adapter.d_model) * size
         positions, present = step.produced, step.present
-    return most * start.rows.values.element_size()
+    return most
 
 
 # ---------------------------------------------------------------------------------------------- what has to be carried

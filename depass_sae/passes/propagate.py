@@ -85,8 +85,8 @@ def propagate(
     reads = {point: positions.cpu() for point, positions in reads.items()}
     plan = planned(trace, start, reads, rule, allocation.first_token == "skip")
     need, device = forecast(plan, trace.adapter, start, reads), start.rows.values.device
-    check_room(need, device)
-    what = "carrying components through the layers" + (f", {gib(need)}" if need >= SMALL else "")
+    check_room(need, device, budget)
+    what = "carrying components through the layers" + (f", {gib(need.total)}" if need.total >= SMALL else "")
 
     def told(done: int) -> None:
         if progress is not None:

@@ -32,6 +32,7 @@ from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
+from ..graph.labels import check_labels
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode
 from ..passes.batch import alike_in_length
@@ -255,9 +256,7 @@ class FeatureCard:
 
     def with_labels(self, labels: Mapping[str, str]) -> FeatureCard:
         """The same card with what features mean: ``layer/index`` to a text. Raises UserError for one that is none."""
-        for key, label in labels.items():
-            if not (isinstance(key, str) and isinstance(label, str)):
-                raise UserError(f"labels: {key!r}: {label!r} should be like '17/1208': 'a text'")
+        check_labels(labels)
         return replace(self, labels=dict(labels))
 
     def to_dict(self) -> dict[str, Any]:
@@ -332,9 +331,8 @@ class FeatureCard:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """The card as .html or .json, whole or not at all. Raises UserError where it cannot be written."""
-        path = Path(path)
         check_card_place(path)
-        if path.suffix.lower() == ".html":
+        if Path(path).suffix.lower() == ".html":
             write_text(path, self.to_html())
         else:
             write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=2) + "\n")
@@ -505,9 +503,9 @@ def make_card(
     return card
 
 
-def check_card_place(path: Path) -> None:
+def check_card_place(path: str | os.PathLike[str]) -> None:
     """Raises UserError where a card cannot be written to, before any work is done."""
-    if path.suffix.lower() not in (".html", ".json"):
+    if Path(path).suffix.lower() not in (".html", ".json"):
         raise UserError(f"{path} does not say what to write: let it end with .html or .json")
     check_place(path)
 

@@ -8,13 +8,13 @@ its activation at every token. From them the paper's table is put together, and 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -28,7 +28,7 @@ from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens
 from ..errors import UserError
 from ..graph.build import Settings, build_graph
 from ..graph.grow import RULES
-from ..graph.labels import with_labels
+from ..graph.labels import check_labels, with_labels
 from ..graph.neuronpedia_labels import feature_page, graph_pages
 from ..graph.summary import name_of
 from ..graph.tiers import STREAM
@@ -37,6 +37,7 @@ from ..models.prompt import Prompt, encode
 from ..passes.propagate import Allocation, Progress
 from ..passes.sublayers import CONTRIBUTION
 from ..saes import Fit, describe
+from ..texts import visible
 from .card import FeatureCard, make_card
 from .sentence import Facts, HeadFact, Source, UpstreamFact, gather, sentence
 from .study import Study, origin
@@ -334,14 +335,14 @@ class CaseStudy:
 
         return case_page(self)
 
-    def write(self, folder: str | Path) -> list[Path]:
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """``index.html``, ``README.md`` with its pictures, ``case.json``, each graph and the labels; what was written.
 
-        Every file is written in one step. Raises UserError where the folder cannot be made or written to.
+        All of it is made before the first file is written. Raises UserError where that cannot be.
         """
         from .markdown import write_case
 
-        return write_case(self, Path(folder))
+        return write_case(self, folder)
 
     @property
     def pages(self) -> dict[str, tuple[str, int]]:
@@ -356,6 +357,7 @@ class CaseStudy:
 
     def with_labels(self, labels: Mapping[str, str]) -> CaseStudy:
         """The same, these labels (by ``layer/index``) on its features and those of its graphs."""
+        check_labels(labels)
         labels = {key: " ".join(text.split()) for key, text in labels.items()}
         shown = set()
         features = []
@@ -378,7 +380,7 @@ class CaseStudy:
         return in_notebook(self)
 
     def __repr__(self) -> str:
-        return "\n\n".join([self.title, *(finding.sentence for finding in self.findings)])
+        return "\n\n".join(map(visible, [self.title, *(finding.sentence for finding in self.findings)]))
 
 
 def _features_of(g: nx.DiGraph) -> set[tuple[int, int]]:

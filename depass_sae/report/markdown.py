@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..attribution.render import NEGATIVE, POSITIVE, fit_sentence, place, shown
-from ..errors import UserError
-from ..files import write_bytes, write_text
-from ..graph.export import write_graph
-from ..graph.plot import rendered
+from ..files import check_place, write_files
+from ..graph.export import graph_bytes
+from ..graph.plot import check_matplotlib, rendered
+from ..texts import visible
 from .html import written
 from .study import LABELS_FILE
 
@@ -33,46 +33,35 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~$#@!]|:(?=\S))")
 DPI = 140.0
 
 
-def write_case(study: CaseStudy, folder: Path) -> list[Path]:
-    """Everything of a case study, each file in one step."""
+def write_case(study: CaseStudy, folder: str | os.PathLike[str]) -> list[Path]:
+    """Everything of a case study: all of its files, or none."""
     check_folder(folder)
-    files = {
+    files = {}
+    for feature in study.features:
+        files[f"activations-{slug(feature.name)}.png"] = rendered(activations_figure(study, feature), "png", DPI)
+        for finding in feature.findings:
+            if finding.heads.target.rows:
+                files[f"heads-{finding.slug}.png"] = rendered(heads_figure(finding), "png", DPI)
+            if finding.graph is not None:
+                for format in ("json", "png"):
+                    files[f"graph-{finding.slug}.{format}"] = graph_bytes(finding.graph, format)
+    texts = {  # last, so that a page that is there has its pictures
         "index.html": study.to_html(),
         "README.md": markdown(study),
         "case.json": json.dumps(study.to_dict(), indent=1, allow_nan=False) + "\n",
     }
     if study.labels:
-        files[LABELS_FILE] = json.dumps(study.labels, indent=1) + "\n"
-    paths = []
-    for feature in study.features:
-        paths.append(folder / f"activations-{slug(feature.name)}.png")
-        write_bytes(paths[-1], rendered(activations_figure(study, feature), "png", DPI))
-        for finding in feature.findings:
-            if finding.heads.target.rows:
-                paths.append(folder / f"heads-{finding.slug}.png")
-                write_bytes(paths[-1], rendered(heads_figure(finding), "png", DPI))
-            if finding.graph is not None:
-                for suffix in ("json", "png"):
-                    paths.append(folder / f"graph-{finding.slug}.{suffix}")
-                    write_graph(finding.graph, paths[-1])
-    for name, text in files.items():  # last, so that a page that is there has its pictures
-        paths.append(folder / name)
-        write_text(paths[-1], text)
-    return paths
+        texts[LABELS_FILE] = json.dumps(study.labels, indent=1) + "\n"
+    files |= {name: text.encode("utf-8") for name, text in texts.items()}
+    contents = {Path(folder) / name: content for name, content in files.items()}
+    write_files(contents)
+    return list(contents)
 
 
-def check_folder(folder: Path) -> None:
-    """Make the folder. Raises UserError where that cannot be, or where pictures cannot be drawn: before any work."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into the folder {folder}")
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raises UserError where the folder cannot be written, or where pictures cannot be drawn: before any work."""
+    check_matplotlib()
+    check_place(folder, folder=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ markdown
@@ -223,7 +212,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]], right: set[int
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no cell that ends early, all on one line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return " ".join(_SPECIAL.sub(r"\\\1", text).split())
+    return visible(" ".join(_SPECIAL.sub(r"\\\1", text).split()))
 
 
 def _activation(value: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import read_text
+from ..texts import check_unicode
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:
@@ -38,4 +39,5 @@ def _text(line: str, number: int) -> str:
     text = content.get("text") if isinstance(content, dict) else None
     if not isinstance(text, str):
         raise UserError(f'line {number} should be an object with a text, like {{"text": "In economics, ..."}}')
+    check_unicode(text, f"line {number}: its text")
     return text

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import UserError
 from ..files import read_text
 from ..passes import DEFAULT_RULE
+from ..texts import is_hidden, visible
 
 if TYPE_CHECKING:
     from ..attribution.subject import Subject
@@ -76,10 +77,18 @@ def _quoted(words: list[str]) -> list[str]:
     for word in words:
         option = quoted and quoted[-1].startswith("--") and "=" not in quoted[-1]
         if option and word.startswith("-"):
-            quoted[-1] += f"={shlex.quote(word)}"
+            quoted[-1] += f"={_shell(word)}"
         else:
-            quoted.append(shlex.quote(word))
+            quoted.append(_shell(word))
     return quoted
+
+
+def _shell(word: str) -> str:
+    """A word for a shell. Characters that are not seen are written as bash and zsh read them: the command is shown."""
+    if visible(word, keep="\n\t") == word:
+        return shlex.quote(word)
+    marked = word.replace("\\", r"\\").replace("'", r"\'")
+    return "$'" + "".join(f"\\U{ord(c):08x}" if is_hidden(c) and c not in "\n\t" else c for c in marked) + "'"
 
 
 def read_study(path: Path) -> Study:

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Line
 
 import depass_sae as ds
+from depass_sae.attribution import render
 from depass_sae.attribution.heatmap import components_table
 from depass_sae.attribution.render import (
     Html,
@@ -23,7 +26,7 @@ from depass_sae.attribution.render import (
     table_text,
     tokens_table,
 )
-from depass_sae.errors import UserError
+from depass_sae.texts import is_hidden
 
 from ..passes.models import D_MODEL
 from .tiny import HOSTILE, TEXT
@@ -237,9 +240,24 @@ def test_saving_takes_a_path_as_text_and_replaces_what_was_there(tmp_path: Path)
     assert os.listdir(tmp_path) == ["page.html"]
 
 
-def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot write .*: No such file or directory"):
-        Html("").save(tmp_path / "missing" / "page.html")
+ORDERS = "\x1b]0;x\x07 \x9b31m \x7f \u202e\u2066\u200f \ufeff \u2028 \ud800 \b"
+"""What a terminal obeys, what turns directions, and what cannot be encoded."""
+
+
+def test_a_terminal_finds_no_orders_in_any_renderable_whatever_text_it_is_made_of() -> None:
+    table = Table(title=Line(ORDERS), caption=ORDERS)
+    table.add_column(ORDERS)
+    table.add_row(Line(ORDERS))
+    told = table_text(Line(ORDERS), ORDERS, table)
+    assert not {char for char in told if is_hidden(char)} - {"\n"}
+    assert told.count("\ufffd") >= 5 * 8
+
+
+def test_a_page_finds_no_turned_directions_in_any_text_that_is_put_out() -> None:
+    page = render.html("components.html", pages=[], fit=ORDERS, warning=f"<b>{ORDERS}", note=f"a\n\tb {ORDERS}")
+    assert not {char for char in page if is_hidden(char)} - {"\n", "\t"}
+    assert "a\n\tb" in page
+    assert "&lt;b&gt;" in page
 
 
 def test_a_table_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_a_label_of_several_lines_becomes_one_line(tmp_path: Path) -> None:
         ("l.txt", "", "from .csv and .json files"),
         ("l.csv", "", "first line should be"),
         ("l.csv", "feature,text\n1/2,x\n", "first line should be"),
+        ("l.json", '{"1/2": "half \\ud800"}', "'1/2': its label is not valid Unicode at character 5"),
         ("l.csv", "feature,label\n1/2\n", "line 2: its label"),
         ("l.csv", "feature,label\n1-2,x\n", "line 2: a feature is layer/index"),
         ("l.csv", "layer,index,label\n1,-2,x\n", "line 2: layer and index"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.passes.memory import SMALL, Blocks, Budget, check_memory, check_room, spans
+from depass_sae.passes.memory import SMALL, Blocks, Budget, Need, check_memory, check_room, spans
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -53,16 +58,109 @@ def test_a_stream_that_does_not_fit_lies_in_a_file_that_goes_with_it(
     assert not list(tmp_path.iterdir())
 
 
+def free(monkeypatch: pytest.MonkeyPatch, memory: int, disk: int) -> None:
+    monkeypatch.setattr("depass_sae.passes.memory.available", lambda _: memory)
+    monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": disk})())
+
+
 def test_a_pass_that_fits_nowhere_gets_one_line_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("depass_sae.passes.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**30})())
-    monkeypatch.setattr("depass_sae.passes.memory.available", lambda _: 2**30)
-    check_room(SMALL - 1, torch.device("cpu"))
-    check_room(2**31, torch.device("cpu"))
+    free(monkeypatch, memory=2**30, disk=2**30)
+    check_room(Need((SMALL - 1,), 0), CPU, Budget(1))
+    check_room(Need((2**30,), 2**30), CPU, Budget())
     with pytest.raises(
-        UserError, match=r"this pass needs about 4\.0 GiB, and there are 2\.0 GiB free in .*; try"
+        UserError, match=r"needs about 4\.0 GiB, and there are 1\.0 GiB free in memory and 1\.0 GiB in .*; try"
     ) as caught:
-        check_room(2**32, torch.device("cpu"))
+        check_room(Need((2**32,), 0), CPU, Budget())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("streams", "beside", "memory", "fits"),
+    [
+        ((3 * 2**29,), 0, None, False),  # more than either place, less than both together
+        ((2**30, 2**30), 0, None, False),  # both go to the disk
+        ((2**30,), 2**30, None, True),
+        ((2**29, 2**29), 0, None, True),
+        ((2**30,), 0, 1, True),
+        ((2**29, 2**29), 2**29, 1, True),
+        ((2**30, 2**29), 0, 1, False),
+        ((2**30, 2**29), 0, 2**29, True),
+        ((2**29,), 2**31, 1, False),
+    ],
+)
+def test_free_memory_and_free_disk_are_not_added_up_for_what_has_to_lie_in_one_of_them(
+    monkeypatch: pytest.MonkeyPatch, streams: tuple[int, ...], beside: int, memory: int | None, fits: bool
+) -> None:
+    free(monkeypatch, memory=2**30, disk=2**30)
+    if fits:
+        check_room(Need(streams, beside), CPU, Budget(memory))
+    else:
+        with pytest.raises(UserError, match="this pass needs about"):
+            check_room(Need(streams, beside), CPU, Budget(memory))
+
+
+def test_a_stream_for_which_the_disk_is_too_small_lies_in_memory_where_that_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free(monkeypatch, memory=3 * 2**30, disk=2**30)
+    assert Budget().in_memory(2 * 2**30)
+    assert not Budget().in_memory(4 * 2**30)
+    assert not Budget(2**30).in_memory(2 * 2**30)
+
+
+@pytest.fixture
+def no_large_files() -> Iterator[None]:
+    """No file may grow beyond 1 MiB."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def assert_no_file(folder: Path, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However room is set aside there: by the system, or by writing zeros."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"^a temporary file of 4.0 MiB cannot be made in {folder}: {why}; let TMP"):
+            Budget(1).zeros(1024, 1024, torch.zeros(()))
+        assert not list(folder.iterdir())
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+
+
+def test_a_file_that_may_not_grow_so_large_is_one_line_and_no_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_large_files: None
+) -> None:
+    assert_no_file(tmp_path, "File too large", monkeypatch)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_no_bus_error(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_no_file(small_disk, "No space left on device", monkeypatch)
+
+
+def test_a_file_that_is_set_aside_by_writing_zeros_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    rows = Budget(1).zeros(700, 1000, torch.zeros(()))
+    assert not rows.any()
+    assert rows.fill_(1).sum() == 700_000
+
+
+def test_temporary_files_that_have_no_place_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"cannot be made in .*missing: No such file or directory; let TMPDIR name"):
+        Budget(1).zeros(1024, 1024, torch.zeros(()))
 
 
 @pytest.mark.parametrize(

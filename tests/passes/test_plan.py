@@ -57,7 +57,7 @@ def test_a_pass_holds_no_more_than_was_forecast(shape: str, rule: str, points: s
     plan = planned(seen, start, reads, RULES[rule], True)
     found = propagate(seen, start, reads, Allocation(rule))
     kept = {rows.values.untyped_storage().data_ptr(): rows.values.nbytes for rows in found.values()}
-    assert sum(kept.values()) <= forecast(plan, adapter, start, reads)
+    assert sum(kept.values()) <= forecast(plan, adapter, start, reads).total
 
 
 def test_a_pass_of_tokens_is_forecast_as_the_stream_before_and_after_its_first_sublayer() -> None:
@@ -70,7 +70,7 @@ def test_a_pass_of_tokens_is_forecast_as_the_stream_before_and_after_its_first_s
         "last": {(LAYERS - 1, "resid_post"): torch.tensor([n - 1])},
         "heads": {(LAYERS - 1, "hook_z"): torch.arange(n)},
     }.items():
-        needs[what] = forecast(planned(seen, start, reads, RULES["half"], True), adapter, start, reads)
+        needs[what] = forecast(planned(seen, start, reads, RULES["half"], True), adapter, start, reads).total
     assert needs["all"] == (n + triangle) * row
     assert needs["last"] == (triangle + n) * row
     attention = adapter.layer(0).attention
@@ -85,7 +85,7 @@ def test_a_pass_that_takes_much_says_how_much_while_it_runs(monkeypatch: pytest.
     assert set(told) == {"carrying components through the layers"}
     monkeypatch.setattr("depass_sae.passes.propagate.SMALL", 1)
     propagate(seen, by_token(IDS).start(seen), reads, progress=lambda what, *_: told.append(what))
-    assert told[-1] == "carrying components through the layers, 0.0 GiB"
+    assert told[-1] == "carrying components through the layers, 0.0 MiB"
 
 
 def test_nothing_is_computed_of_a_pass_that_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

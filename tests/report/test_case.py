@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.graph.neuronpedia_labels import labels_from
 from depass_sae.report.study import Study, read_study, study_of
+from depass_sae.texts import is_hidden
 
 from ..attribution.tiny import TEXT, handle, random_sae
 from .case_sample import HARM, PROMPT, firing, lm, made, study
@@ -229,3 +231,12 @@ def test_smollm2_s_climate_case_from_one_end_to_the_other(tmp_path: Path):
     assert shlex.split(done.command)[:3] == ["depass-sae", "case-study", "--prompt"]
     assert "--model" not in done.command
     assert "--sae" not in done.command
+
+
+def test_the_command_shows_every_character_of_a_prompt_and_a_shell_reads_them_back():
+    prompt = "it's \\ \x1b[31m \u202e\x9b \U000e0041\n\tend"
+    command = Study(prompt=prompt, features=["1/2"]).command(labelled=False)
+    assert not {char for char in command if is_hidden(char)} - {"\n", "\t"}
+    words = f"for word in {command}; do printf '%s\\0' \"$word\"; done"
+    told = subprocess.run(["bash", "-c", words], stdout=subprocess.PIPE, env={"LC_ALL": "C.UTF-8"}, check=True).stdout
+    assert told.decode().split("\0")[3] == prompt

@@ -116,3 +116,18 @@ def test_mistakes_end_with_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("")
     assert_refused(run("case-study", *arguments, *files.options()), words)
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]  # no folder stays of what was a mistake
+
+
+def test_halves_of_characters_are_refused_wherever_a_text_of_a_study_comes_from(
+    run: Run, files: Files, tmp_path: Path
+) -> None:
+    labels, study = tmp_path / "labels.json", tmp_path / "study.yaml"
+    labels.write_text('{"1/2": "\\ud800"}')
+    for text in ('prompt: "\\ud800"\nfeatures: [1/2]\n', 'prompt: a\nfeatures: [1/2]\nlabels: {1/2: "\\ud800"}\n'):
+        study.write_text(text)
+        assert_refused(run("case-study", str(study), *files.options(), "--out", str(tmp_path / "out")), "nicode")
+    given = ["-p", "a", "-f", "1/2", "--out", str(tmp_path / "out")]
+    assert_refused(run("case-study", *given, "--labels", str(labels)), "not valid Unicode")
+    assert_refused(run("case-study", *given, "--title", "\ud800"), "nicode")
+    assert not (tmp_path / "out").exists()

@@ -87,7 +87,7 @@ def test_neuronpedia_is_asked_for_nothing_unless_it_is_named(
         (["--prompts", "{tmp}/latin.txt"], "it is not UTF-8 text"),
         (["--prompts", "{tmp}/empty.txt"], "there is no prompt in it"),
         (["-p", TEXT, "--out", "{tmp}/card.pdf"], "let it end with .html or .json"),
-        (["-p", TEXT, "--out", "{tmp}/no/card.html"], "there is no such folder"),
+        (["-p", TEXT, "--out", "{tmp}/empty.txt/card.html"], "Not a directory"),
         (["-p", TEXT, "--labels", "{tmp}/none.csv"], "none.csv"),
         (["-p", TEXT, "--labels", "gemma"], "labels are read from .csv and .json files"),
         (["-p", TEXT, "--top", "0"], "--top"),

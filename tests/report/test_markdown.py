@@ -97,5 +97,16 @@ def test_the_same_study_written_twice_gives_the_same_bytes(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder"):
+    with pytest.raises(UserError, match=r"^cannot write .*file: it is no folder$"):
         study().write(tmp_path / "file")
+
+
+def test_a_study_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path):
+    (tmp_path / "old" / "case.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^cannot write .*case\.json: Is a directory$"):
+        study().write(tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["case.json"]
+
+
+def test_markdown_shows_what_turns_directions():
+    assert escaped("a \u202e\x1b b") == "a \ufffd\ufffd b"

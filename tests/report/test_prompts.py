@@ -33,6 +33,7 @@ def test_json_lines_have_a_text_each(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x"}\n3', "line 2 should be an object with a text"),
         ("a.jsonl", '{"text": 3}', "line 1 should be an object with a text"),
         ("a.jsonl", "[" * 100_000, "line 1 is no JSON"),
+        ("a.jsonl", '{"text": "x"}\n{"text": "half \\ud800"}', "line 2: its text is not valid Unicode at character 5"),
         ("a.jsonl", '{"text": ""}', "there is no prompt in it"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
-from ...files import check_place, read_text, write_text
+from ...files import check_place, read_text, write_bytes
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Format:
     """Where a format's functions are, by module (from this package) and name; imported when they are needed.
 
-    ``suffix`` chooses the format by a file's name. ``text`` makes a graph a text; a picture has ``save`` instead, which
-    takes graph, path and format. ``parse`` makes a text a graph.
+    ``suffix`` chooses the format by a file's name. ``text`` makes a graph a text; a picture has ``picture`` instead,
+    which makes graph and format bytes. ``parse`` makes a text a graph.
     """
 
     suffix: str | None
     text: tuple[str, str] | None = None
-    save: tuple[str, str] | None = None
+    picture: tuple[str, str] | None = None
     parse: tuple[str, str] | None = None
 
 
@@ -35,9 +35,9 @@ FORMATS = {
     "graphml": Format(".graphml", text=(".graphml", "to_graphml"), parse=(".graphml", "from_graphml")),
     "html": Format(".html", text=(".html", "to_html")),
     "neuronpedia": Format(None, text=(".neuronpedia", "neuronpedia_text")),
-    "png": Format(".png", save=("..plot", "save_plot")),
-    "svg": Format(".svg", save=("..plot", "save_plot")),
-    "pdf": Format(".pdf", save=("..plot", "save_plot")),
+    "png": Format(".png", picture=("..plot", "picture_of")),
+    "svg": Format(".svg", picture=("..plot", "picture_of")),
+    "pdf": Format(".pdf", picture=("..plot", "picture_of")),
 }
 
 
@@ -47,23 +47,35 @@ def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None 
     ``format``: json, graphml, html, neuronpedia, png, svg or pdf; by default what the path ends with says it.
     Raises UserError for a format that is not known and for a place that cannot be written to.
     """
-    path = Path(path)
-    name = check_destination(path, format)
-    chosen = FORMATS[name]
-    if "diff" in g.graph and name != "html":
-        raise UserError(f"a difference of two graphs is written as html, not as {name}; keep the two graphs themselves")
-    if chosen.text is not None:
-        write_text(path, _function(chosen.text)(g))
-    elif chosen.save is not None:
-        _function(chosen.save)(g, path, name)
+    write_bytes(path, graph_bytes(g, check_destination(path, format)))
+
+
+def graph_bytes(g: nx.DiGraph, format: str) -> bytes:
+    """What a graph's file holds. Raises UserError for a difference of two graphs in a format that cannot hold it."""
+    if "diff" in g.graph:
+        check_difference(format)
+    picture = FORMATS[format].picture
+    if picture is None:
+        return graph_text(g, format).encode("utf-8")
+    drawn: bytes = _function(picture)(g, format)
+    return drawn
 
 
 def check_destination(path: str | os.PathLike[str], format: str | None = None) -> str:
     """The format that a file would be written in. Raises UserError where it could not be, before any work is done."""
-    path = Path(path)
-    name = _by_suffix(path) if format is None else _known(format)
+    name = _by_suffix(Path(path)) if format is None else _known(format)
+    if FORMATS[name].picture is not None:
+        _function(("..plot", "check_matplotlib"))()
     check_place(path)
     return name
+
+
+def check_difference(format: str) -> None:
+    """Raises UserError for a format in which a difference of two graphs is not written."""
+    if format != "html":
+        raise UserError(
+            f"a difference of two graphs is written as html, not as {format}; keep the two graphs themselves"
+        )
 
 
 def check_text_format(format: str) -> tuple[str, str]:
@@ -77,8 +89,8 @@ def check_text_format(format: str) -> tuple[str, str]:
 def check_picture(path: str | os.PathLike[str]) -> str:
     """The format that a picture would be written in. Raises UserError where it could not be, or is no picture."""
     name = check_destination(path)
-    if FORMATS[name].save is None:
-        pictures = ", ".join(str(chosen.suffix) for chosen in FORMATS.values() if chosen.save is not None)
+    if FORMATS[name].picture is None:
+        pictures = ", ".join(str(chosen.suffix) for chosen in FORMATS.values() if chosen.picture is not None)
         raise UserError(f"{path} is no picture: let it end with {pictures}")
     return name
 

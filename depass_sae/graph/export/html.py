@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...attribution.render import shown
 from ...pages import shared
+from ...texts import visible_on_page
 from ..document import document_of
 from ..influence import size
 from ..prune import fold
@@ -246,7 +247,7 @@ def escaping(asset: Callable[[str], str]) -> jinja2.Environment:
 
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=visible_on_page,
     )  # fmt: skip
 
 

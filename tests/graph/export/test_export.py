@@ -82,9 +82,13 @@ def test_a_graph_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_a_folder_that_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^cannot write .*missing/graph\.json: there is no such folder$"):
-        write_graph(sample_graph(), tmp_path / "missing" / "graph.json")
+@pytest.mark.parametrize("suffix", ["json", "png"])
+def test_a_folder_that_is_missing_is_made_and_one_that_is_no_folder_is_one_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "a" / "b" / f"graph.{suffix}"
+    write_graph(sample_graph(), path)
+    assert path.is_file()
+    with pytest.raises(UserError, match=rf"^cannot write .*graph\.{suffix}/graph\.{suffix}: Not a directory$"):
+        write_graph(sample_graph(), path / path.name)
 
 
 def test_a_file_that_is_missing_or_a_folder_is_said_in_one_line(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_a_truncated_file_is_refused_with_one_line(tmp_path: Path) -> None:
 
 def test_every_format_has_one_way_to_be_written() -> None:
     for chosen in FORMATS.values():
-        assert (chosen.text is None) != (chosen.save is None)
+        assert (chosen.text is None) != (chosen.picture is None)
 
 
 def test_choosing_a_format_imports_nothing_heavy() -> None:
