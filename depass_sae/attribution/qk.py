@@ -188,7 +188,11 @@ def attribute_attention(
     values = scale * q[query] @ torch.einsum("k,kmd->md", weights, k).T
     norm = subject.adapter.layer(layer).attn_norm.to(seen.resid_post.dtype)
     whole_q, whole_k = queries_and_keys(subject.adapter.layer(layer).attention, norm(seen.resid_pre[layer]))
-    score = scale * (whole_k[:, head] @ whole_q[query, head]) @ weights
+    scores = scale * (whole_k[:, head] @ whole_q[query, head])
+    score = scores @ weights
+    # Not of the table, whose sum is a score by construction: the pattern is what the model itself made of its scores.
+    missed = (scores[first:].softmax(-1) - pattern[first:]).abs().max().item()
+    subject.warn_incomplete(f"the scores of head {head} in layer {layer}", missed)
     here = [i for i in range(len(labels)) if values[i].any()]
     there = [i for i in range(len(labels)) if values[:, i].any()]
     return AttentionAttribution(

@@ -90,6 +90,21 @@ def test_an_attention_adapter_that_joins_after_loading_is_warned_of() -> None:
         lm.attribute_heads(PROMPT, logit=3)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_attention_scores_that_are_not_those_of_the_pattern_are_warned_of(shape: str) -> None:
+    lm = ds.load(fresh(shape))
+    attention = lm._subject.adapter.layer(1).attention.module
+    proj = attention.c_attn if shape == "gpt2" else attention.q_proj
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompletenessWarning)
+        for query in range(len(PROMPT)):
+            lm.attribute_attention(PROMPT, 1, 1, query, query)
+    handle = proj.register_forward_hook(lambda _module, _args, out: out.roll(1, -1))
+    with pytest.warns(CompletenessWarning, match="the scores of head 1 in layer 1"):
+        lm.attribute_attention(PROMPT, 1, 1, 5, 4)
+    handle.remove()
+
+
 def test_an_answer_in_float64_is_held_to_more_than_one_in_float32() -> None:
     lm = ds.load(fresh("gpt2", torch.float64))
     assert lm._subject.checked.error < 1e-6
