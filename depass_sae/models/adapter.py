@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -160,7 +162,7 @@ class Adapter:
 
     @property
     def vocab_size(self) -> int:
-        return self._part(self.family.embed).weight.shape[0]
+        return weight(self._part(self.family.embed)).shape[0]
 
     @property
     def final_norm(self) -> Norm:
@@ -181,22 +183,44 @@ class Adapter:
         return self.model.get_submodule(path)
 
 
+def weight(module: Any) -> Tensor:
+    """A module's weight, which everything here takes for a plain tensor of floating-point numbers.
+
+    Raises UserError where it is something else: packed, of another dtype, behind a method, or not there.
+    """
+    found = getattr(module, "weight", None)
+    if not isinstance(found, Tensor):
+        raise UserError(_quantized(module, "no plain weight"))
+    if not found.is_floating_point() or found.element_size() < 2:
+        raise UserError(_quantized(module, f"its weight is {str(found.dtype).removeprefix('torch.')}"))
+    if found.layout != torch.strided:
+        raise UserError(f"the weight of a {type(module).__name__} is a sparse tensor; make it dense: weight.to_dense()")
+    return found.detach()
+
+
+def _quantized(module: Any, why: str) -> str:
+    return (
+        f"the model's weights are quantized or packed (a {module._get_name()}: {why}); load a checkpoint that is "
+        "not, in bfloat16 or float32"
+    )
+
+
 def linear(module: Any) -> Linear:
     """A torch ``nn.Linear``, whose weight is stored [d_out, d_in]."""
-    return Linear(module.weight.detach().T, _detached(module.bias))
+    return Linear(weight(module).T, _detached(module.bias))
 
 
 def conv1d(module: Any) -> Linear:
     """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
-    return Linear(module.weight.detach(), _detached(module.bias))
+    return Linear(weight(module), _detached(module.bias))
 
 
 def rms_norm(module: Any) -> Norm:
-    return Norm(module, "rms", module.weight.detach(), None, module.variance_epsilon)
+    return Norm(module, "rms", weight(module), None, module.variance_epsilon)
 
 
 def layer_norm(module: nn.LayerNorm) -> Norm:
-    return Norm(module, "layer", module.weight.detach(), _detached(module.bias), module.eps)
+    return Norm(module, "layer", weight(module), _detached(module.bias), module.eps)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:

@@ -138,13 +138,14 @@ def _name(dtype: torch.dtype) -> str:
 
 def run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) -> Any:
     """The model's own forward, and nothing beside it, whatever its config says that it returns."""
-    return adapter.model(
-        token_ids.to(adapter.model.device),
-        use_cache=False,
-        output_attentions=False,  # would install transformers' own hooks, for good
-        output_hidden_states=False,
-        **options,
-    )
+    with torch.compiler.set_stance("force_eager"):  # what is compiled passes by the hooks
+        return adapter.model(
+            token_ids.to(adapter.model.device),
+            use_cache=False,
+            output_attentions=False,  # would install transformers' own hooks, for good
+            output_hidden_states=False,
+            **options,
+        )
 
 
 @contextmanager
