@@ -25,7 +25,7 @@ from .graph.build import Errors, Settings, build_graph
 from .graph.neuronpedia_labels import labels_from
 from .graph.verify import verify_graph
 from .models.adapter import Adapter
-from .models.kinds import several_dtypes, uncompiled
+from .models.kinds import several_dtypes, unwrapped
 from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
 from .passes.memory import Budget
@@ -540,7 +540,7 @@ def load(
     else:
         if dtype is not None or device is not None:
             raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
-        model = uncompiled(model)
+        model = unwrapped(model)
         name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         loaded = Loaded(model, tokenizer, name)
     adapter = adapter_for(loaded.model)

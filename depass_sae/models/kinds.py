@@ -18,7 +18,7 @@ _DEQUANTIZES = ("fp8",)
 """What transformers turns back into plain weights on machines that do not compute in it."""
 
 
-def uncompiled(model: Any) -> Any:
+def unwrapped(model: Any) -> Any:
     """The model itself where ``torch.compile`` has wrapped it: the same weights, and its own name."""
     return model._orig_mod if _is(model, "OptimizedModule") else model
 

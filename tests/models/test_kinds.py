@@ -188,10 +188,12 @@ def compiled(how: str) -> Any:
         case "its layers":
             for i, block in enumerate(given.model.layers):
                 given.model.layers[i] = torch.compile(block, backend="eager")
+        case "its forward":
+            given.forward = torch.compile(given.forward, backend="eager")
     return given
 
 
-@pytest.mark.parametrize("how", ["wrapped", "in place", "its MLPs", "its layers"])
+@pytest.mark.parametrize("how", ["wrapped", "in place", "its MLPs", "its layers", "its forward"])
 def test_a_compiled_model_that_has_run_gives_what_it_gives_uncompiled(how: str) -> None:
     given = compiled(how)
     with torch.no_grad():
