@@ -26,18 +26,21 @@ from .errors import UserError, warn
 from .graph.build import Errors, Settings, build_graph
 from .graph.neuronpedia_labels import labels_from
 from .graph.verify import verify_graph
-from .models.load import Loaded, adapter_for, dtype_named, load_model
+from .models.adapter import Adapter
+from .models.kinds import several_dtypes, unwrapped
+from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode
 from .passes import DEFAULT_RULE
 from .passes.memory import Budget
 from .passes.propagate import Allocation, FirstToken, Progress
 from .passes.rules import TEMPERATURE
-from .passes.selfcheck import check
+from .passes.selfcheck import Checked, check
 from .passes.sources import Source, Subspace
 from .report.card import STRONGEST, TOP, FeatureCard, make_card
 from .report.case import CaseSettings, CaseStudy, make_case_study
 from .report.study import Study
 from .saes import load_saes
+from .saes.trained_on import warn_of_others
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -573,11 +576,12 @@ def load(
     else:
         if dtype is not None or device is not None:
             raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
+        model = unwrapped(model)
         name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         loaded = Loaded(model, tokenizer, name)
     adapter, tracing = adapter_for(loaded.model), dtype_named(trace_dtype)
-    with adapter.lock:
-        checked = check(adapter, tracing)
+    check_tokenizer(loaded.tokenizer, adapter, loaded.name)
+    checked = _check(adapter, tracing)
     if saes is None and loaded.name == "smollm2":
         from .demo.smollm2 import shipped_saes
 
@@ -596,7 +600,18 @@ def load(
             raise UserError(
                 f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {adapter.n_layers - 1}"
             )
+    warn_of_others(found, loaded.name)
     return LM(Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing))
+
+
+def _check(adapter: Adapter, dtype: torch.dtype | None) -> Checked:
+    try:
+        with adapter.lock:
+            return check(adapter, dtype)
+    except RuntimeError as error:
+        if mixed := several_dtypes(adapter.model):
+            raise UserError(mixed) from error
+        raise
 
 
 def _with_bos(loaded: Loaded, saes: Any) -> Loaded:

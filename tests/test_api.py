@@ -28,7 +28,7 @@ from .attribution.tiny import (
     tokenizer,
     width,
 )
-from .passes.models import CONFIGS, D_MODEL, LAYERS, SHAPES, build
+from .passes.models import CONFIGS, D_MODEL, LAYERS, SHAPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 IDS = [BOS, 80, 90, 17]
@@ -246,7 +246,7 @@ def assert_same(module: torch.nn.Module, before: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("trace_dtype", [None, "float64"])
 def test_model_and_saes_are_left_as_they_were(trace_dtype: str | None) -> None:
-    given, sae, words = build(CONFIGS["llama"]()), random_sae(), tokenizer(adds_bos=False)
+    given, sae, words = copy.deepcopy(model()), random_sae(), tokenizer(adds_bos=False)
     given.train()
     sae.train()
     before, sae_before = state(given), state(sae)

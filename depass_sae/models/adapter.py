@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -150,7 +152,8 @@ class Adapter:
 
     @property
     def lock(self) -> threading.RLock:
-        """The model object's one lock, whichever adapter asks for it: held by whoever changes the model for a pass."""
+        """The model object's one lock, whichever adapter asks for it: held by whoever changes the model for a pass, or
+        takes its parts while another might."""
         with _LOCKING:
             return _LOCKS.setdefault(self.model, threading.RLock())
 
@@ -174,22 +177,25 @@ class Adapter:
 
     @property
     def vocab_size(self) -> int:
-        return self._part(self.family.embed).weight.shape[0]
+        return weight(self._part(self.family.embed)).shape[0]
 
     @property
     def final_norm(self) -> Norm:
-        return self.family.final_norm(self.model)
+        with self.lock:
+            return self.family.final_norm(self.model)
 
     @property
     def unembed(self) -> Linear:
-        return linear(self._part(self.family.unembed))
+        with self.lock:
+            return linear(self._part(self.family.unembed))
 
     def compute_dtype(self, dtype: torch.dtype | None = None) -> torch.dtype:
         """What components are carried in: float32 at least, float64 for a float64 model (or trace)."""
         return torch.promote_types(dtype or self.dtype, torch.float32)
 
     def layer(self, index: int) -> Layer:
-        return self.family.layer(self.model, index)
+        with self.lock:
+            return self.family.layer(self.model, index)
 
     def _part(self, path: str) -> Any:
         return self.model.get_submodule(path)
@@ -200,26 +206,44 @@ _LOCKING = threading.Lock()
 """Hooks, attention implementation and dtype lie on the model object, and every adapter of it shares them."""
 
 
+def weight(module: Any) -> Tensor:
+    """A module's weight, which everything here takes for a plain tensor of floating-point numbers.
+
+    Raises UserError where it is something else: packed, of another dtype, behind a method, or not there.
+    """
+    found = getattr(module, "weight", None)
+    if not isinstance(found, Tensor):
+        raise UserError(_quantized(module, "no plain weight"))
+    if not found.is_floating_point() or found.element_size() < 2:
+        raise UserError(_quantized(module, f"its weight is {str(found.dtype).removeprefix('torch.')}"))
+    if found.layout != torch.strided:
+        raise UserError(f"the weight of a {type(module).__name__} is a sparse tensor; make it dense: weight.to_dense()")
+    return without_gradient(found)
+
+
+def _quantized(module: Any, why: str) -> str:
+    return (
+        f"the model's weights are quantized or packed (a {module._get_name()}: {why}); load a checkpoint that is "
+        "not, in bfloat16 or float32"
+    )
+
+
 def linear(module: Any) -> Linear:
     """A torch ``nn.Linear``, whose weight is stored [d_out, d_in]."""
-    return Linear(_weight(module).T, _bias(module))
+    return Linear(weight(module).T, _bias(module))
 
 
 def conv1d(module: Any) -> Linear:
     """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
-    return Linear(_weight(module), _bias(module))
+    return Linear(weight(module), _bias(module))
 
 
 def rms_norm(module: Any) -> Norm:
-    return Norm(module, "rms", _weight(module), None, module.variance_epsilon)
+    return Norm(module, "rms", weight(module), None, module.variance_epsilon)
 
 
 def layer_norm(module: nn.LayerNorm) -> Norm:
-    return Norm(module, "layer", _weight(module), _bias(module), module.eps)
-
-
-def _weight(module: Any) -> Tensor:
-    return without_gradient(module.weight)
+    return Norm(module, "layer", weight(module), _bias(module), module.eps)
 
 
 def _bias(module: Any) -> Tensor | None:

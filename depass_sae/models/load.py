@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, warn
 from .adapter import Adapter, Family
 from .gpt2 import GPT2
+from .kinds import refuse_quantized, refuse_unreadable
 from .llama import LLAMA
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ _UNREACHABLE = {  # what the hub's client raises, whichever HTTP library it is b
     *("OfflineModeIsEnabled", "LocalEntryNotFoundError"),
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+_ADAPTER = "adapter_config.json"
+_ONLY_ADAPTER = (
+    "{} holds a PEFT adapter beside a model's weights; load it with AutoPeftModelForCausalLM.from_pretrained(...) and "
+    "hand over what its merge_and_unload() returns"
+)
 
 
 @dataclass(frozen=True)
@@ -39,19 +46,61 @@ class Loaded:
 
 
 def adapter_for(model: Any) -> Adapter:
-    """The model seen through its family's table. Raises UserError for a family that has none."""
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    """The model seen through its family's table. Raises UserError for a model that has none, or does not fit it."""
+    refuse_unreadable(model)
+    name = type(model).__name__
+    model_type = getattr(getattr(model, "config", None), "model_type", name)
+    own_type = getattr(getattr(type(model), "config_class", None), "model_type", model_type)
+    if own_type != model_type:
+        raise UserError(
+            f"the model's config is of type {model_type!r}, but a {name} is of type {own_type!r}; load it with "
+            "AutoModelForCausalLM"
+        )
     for family in FAMILIES:
         if model_type in family.model_types:
             if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
-                raise UserError(f"{type(model).__name__} has no unembedding; load it as AutoModelForCausalLM")
-            if not model.dtype.is_floating_point:
-                raise UserError(
-                    f"the model's weights are quantized ({_name(model.dtype)}); load it in bfloat16 or float32"
-                )
-            return Adapter(model, family)
+                raise UserError(f"{name} has no unembedding; load it as AutoModelForCausalLM")
+            adapter = Adapter(model, family)
+            _read_all(adapter)
+            return adapter
     supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise UserError(f"models of type {model_type!r} are not supported; supported types are {supported}")
+
+
+def _read_all(adapter: Adapter) -> None:
+    """Raises UserError where a part that the family's table names is not there, or no plain weights."""
+    try:
+        _ = adapter.vocab_size, adapter.final_norm, adapter.unembed
+        for index in range(adapter.n_layers):
+            adapter.layer(index)
+    except AttributeError as error:
+        raise UserError(
+            f"this {type(adapter.model).__name__} is not built as transformers builds a "
+            f"{adapter.model.config.model_type}: {first_line(error)}"
+        ) from error
+
+
+def check_tokenizer(tokenizer: Any, adapter: Adapter, name: str) -> None:
+    """Raises UserError for what is no tokenizer; warns of one whose texts can have tokens that the model lacks."""
+    if tokenizer is None:
+        return
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            "a tokenizer is transformers' own, such as AutoTokenizer.from_pretrained(name), not a "
+            f"{type(tokenizer).__name__}"
+        )
+    rows = adapter.vocab_size
+    if len(tokenizer) <= rows:
+        return
+    # A padding token is often added without a row for it, and stands in no prompt.
+    beyond = {i for i in tokenizer.get_vocab().values() if i >= rows}.difference(tokenizer.all_special_ids)
+    if beyond:
+        warn(
+            f"the tokenizer has {len(beyond)} tokens that {name} has no embedding for ({rows} rows); does it belong to "
+            "another model?"
+        )
 
 
 def dtype_named(name: str | torch.dtype | None) -> torch.dtype | None:
@@ -102,13 +151,15 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {str(device)!r} cannot be used here: {_first_line(error)}") from error
+        raise UserError(f"device {str(device)!r} cannot be used here: {first_line(error)}") from error
 
 
 def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     local = isinstance(source, Path)
+    if local and (source / _ADAPTER).is_file():  # type: ignore[operator]
+        raise UserError(_ONLY_ADAPTER.format(source))
     if local and not (source / "config.json").is_file():  # type: ignore[operator]
         raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
     trust = {"trust_remote_code": trust_remote_code}
@@ -118,6 +169,7 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
         config = AutoConfig.from_pretrained(source, **trust)
         if not any(config.model_type in family.model_types for family in FAMILIES):
             adapter_for(type("model", (), {"config": config}))  # says which families there are
+        refuse_quantized(source, config)
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -149,9 +201,17 @@ def _ask_hub_once(name: str) -> None:
     Left to itself, huggingface_hub tries six times, with up to a minute each, to reach a hub that is not there.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+    except RemoteEntryNotFoundError:
+        with suppress(RemoteEntryNotFoundError):
+            get_hf_file_metadata(hf_hub_url(name, _ADAPTER), timeout=10)
+            raise UserError(_ONLY_ADAPTER.format(name)) from None
+        raise UserError(f"{name} has no config.json on the hub, so it is no model in the Hugging Face format") from None
 
 
 def _explain(source: str | Path, error: BaseException) -> str:
@@ -174,7 +234,7 @@ def _explain(source: str | Path, error: BaseException) -> str:
     if names & _UNREACHABLE:
         return f"{source} is not on this machine and the hub cannot be reached; check the network, or give a directory"
     if "SafetensorError" in names or ("safetensor" in text.lower() and "header" in text.lower()):
-        return f"the weights of {source} are damaged or cut short ({_first_line(error)}); fetch them again"
+        return f"the weights of {source} are damaged or cut short ({first_line(error)}); fetch them again"
     if "trust_remote_code" in text:
         return (
             f"{source} needs code of its own; if you trust it, say so with --trust-remote-code (trust_remote_code=True)"
@@ -185,13 +245,9 @@ def _explain(source: str | Path, error: BaseException) -> str:
         or "can't allocate" in text
     ):
         return f"there is not enough memory for {source}; try --dtype bfloat16"
-    return f"{source} cannot be loaded: {_first_line(error)}"
+    return f"{source} cannot be loaded: {first_line(error)}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

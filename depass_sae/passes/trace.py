@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.adapter import Adapter
+from .uncompiled import uncompiled
 
 HOOKS = ("resid_pre", "hook_z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 """Where a layer can be read, in the order in which it computes them."""
@@ -150,13 +151,14 @@ def _name(dtype: torch.dtype) -> str:
 
 def run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) -> Any:
     """The model's own forward, and nothing beside it, whatever its config says that it returns."""
-    return adapter.model(
-        token_ids.to(adapter.model.device),
-        use_cache=False,
-        output_attentions=False,  # would install transformers' own hooks, for good
-        output_hidden_states=False,
-        **options,
-    )
+    with uncompiled(adapter.model):
+        return adapter.model(
+            token_ids.to(adapter.model.device),
+            use_cache=False,
+            output_attentions=False,  # would install transformers' own hooks, for good
+            output_hidden_states=False,
+            **options,
+        )
 
 
 @contextmanager

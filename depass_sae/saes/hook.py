@@ -45,6 +45,10 @@ HUGGING_FACE = {
 NAME_IT = 'name it: saes={"17.resid_post": path}'
 
 
+class NoHookNamed(UserError):
+    """An SAE's file does not say where it reads."""
+
+
 @dataclass(frozen=True, order=True)
 class Hook:
     """A read point: ``Hook(17, "resid_post")``, written ``17.resid_post``.
@@ -93,7 +97,7 @@ def hook_in(metadata: Mapping[str, Any], architecture: str, fallback_layer: int 
             f"the SAE reads {names[0]!r}, which is not a read point here; if it is the same as one, {NAME_IT}"
         )
     if fallback_layer is None:
-        raise UserError(f"the SAE's file does not say which hook it reads; {NAME_IT}")
+        raise NoHookNamed(f"the SAE's file does not say which hook it reads; {NAME_IT}")
     return Hook(fallback_layer, "resid_post")
 
 

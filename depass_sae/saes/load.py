@@ -5,7 +5,7 @@ named twice is refused, and weights are read. Inside, everything goes through sa
 """
 
 import json
-import warnings
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 
-from ..errors import SAEFitWarning, UserError
-from .hook import Hook, hook_in, hook_names, named_hook, parse_hook
+from ..errors import SAEFitWarning, UserError, warn
+from .hook import Hook, NoHookNamed, hook_in, hook_names, named_hook, parse_hook
 from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
 from .release import load_release
 
@@ -75,7 +75,7 @@ def load_saes(
         raise UserError("sae_ids choose from a release; from directories and objects choose with layers")
     else:
         with quiet():
-            candidates = list(_candidates(saes))
+            candidates = _candidates(saes)
     chosen = _one_per_hook(candidates if layers is None else _at_layers(candidates, layers))
     return {hook: _loaded(candidate, device, dtype) for hook, candidate in sorted(chosen.items())}
 
@@ -87,11 +87,10 @@ def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype
         except UserError as error:
             raise UserError(f"{candidate.name}: {error}") from error
     if sae.cfg.normalize_activations in FOLDED:
-        warnings.warn(
+        warn(
             f"{candidate.name} was trained on normalised activations ({sae.cfg.normalize_activations}), and the factor "
             "is not folded into its weights: it reads them as they are, as it does in sae-lens",
             SAEFitWarning,
-            stacklevel=3,
         )
     return sae
 
@@ -118,21 +117,53 @@ def _at_layers(candidates: Sequence[Candidate], layers: Sequence[int]) -> list[C
 # --- what the user may hand over ----------------------------------------------------------------------------
 
 
-def _candidates(saes: Any) -> Iterable[Candidate]:
+def _candidates(saes: Any) -> list[Candidate]:
     if saes is None:
-        return
+        return []
     if isinstance(saes, Mapping):
-        for key, source in saes.items():
-            yield _from_key(key, source)
-    elif isinstance(saes, str | Path):
-        yield from _from_folder(Path(saes).expanduser())
-    elif _is_sae(saes):
-        yield _from_object(saes, None)
+        return [_from_key(key, source) for key, source in saes.items()]
+    found: list[Candidate] = []
+    nameless: list[Any] = []
+    for source in _each(saes):
+        try:
+            found.append(_from_directory(source, None) if isinstance(source, Path) else _from_object(source, None))
+        except NoHookNamed:
+            nameless.append(source)
+    if nameless:
+        raise UserError(_name_them(nameless))
+    return found
+
+
+def _each(saes: Any) -> Iterable[Any]:
+    """Every SAE that is meant, by its directory or as an object."""
+    if isinstance(saes, str | Path):
+        yield from _in_folder(Path(saes).expanduser())
     elif isinstance(saes, list | tuple):
         for source in saes:
-            yield from _candidates(source)
-    else:
+            yield from _each(source)
+    elif _is_sae(saes):
+        yield saes
+    elif saes is not None:
         raise UserError(f"SAEs are a release, a directory, an SAE object, a list or a dict of these, not {_kind(saes)}")
+
+
+def _name_them(sources: Sequence[Any]) -> str:
+    """What to write for SAEs that do not say where they read."""
+    directories = all(isinstance(source, Path) for source in sources)
+    in_file = ', or write "hook_name": "blocks.17.hook_resid_post" into the metadata of cfg.json' if directories else ""
+    if len(sources) == 1:
+        what, name = (str(sources[0]), f'"{sources[0]}"') if directories else (f"the {_type(sources[0])} object", "sae")
+        return f'{what} does not say which hook it reads; name it: saes={{"17.resid_post": {name}}}{in_file}'
+    names = [f'"{source}"' if isinstance(source, Path) else f"sae{i}" for i, source in enumerate(sources, 1)]
+    layers = [int(n[-1]) for source in sources if isinstance(source, Path) and (n := re.findall(r"\d+", source.name))]
+    if len(set(layers)) < len(sources):
+        layers = list(range(len(sources)))
+    entries = [f"{layer}: {name}" for layer, name in zip(layers, names, strict=True)]
+    shown = ", ".join(entries[:3] + ["..."] * (len(entries) > 3))
+    return (
+        f"{len(sources)} SAEs do not say which hook they read; name each by its layer, for resid_post, or by its hook, "
+        f'such as "17.mlp_out": saes={{{shown}}}{in_file}'
+    )
 
 
 def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[int] | None) -> list[Candidate]:
@@ -159,18 +190,16 @@ def _from_key(key: HookKey, source: SAESource) -> Candidate:
     raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")
 
 
-def _from_folder(folder: Path) -> Iterable[Candidate]:
+def _in_folder(folder: Path) -> Iterable[Path]:
     """One SAE, or the SAEs of a folder's subfolders."""
     if not folder.is_dir():
         raise UserError(f"there is no SAE directory {folder}")
     if _holds_sae(folder):
-        yield _from_directory(folder, None)
-        return
+        return [folder]
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and _holds_sae(path))
     if not inside:
         raise UserError(f"{folder} holds no SAE: neither {CONFIG} and {WEIGHTS}, nor folders with them")
-    for path in inside:
-        yield _from_directory(path, None)
+    return inside
 
 
 def _from_directory(path: Path, key: Hook | int | None) -> Candidate:
@@ -183,13 +212,15 @@ def _from_directory(path: Path, key: Hook | int | None) -> Candidate:
         raise UserError(f"{path} has no {WEIGHTS}")
     try:
         hook = _placed(metadata, architecture, key)
+    except NoHookNamed:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return Candidate(hook, str(path), partial(_read_weights, path, config))
 
 
 def _from_object(sae: "SAE", key: Hook | int | None) -> Candidate:
-    return Candidate(_place(sae, key), f"the {type(sae).__name__} object", partial(inference_form, sae))
+    return Candidate(_place(sae, key), f"the {_type(sae)} object", partial(inference_form, sae))
 
 
 # --- directories --------------------------------------------------------------------------------------------
@@ -280,4 +311,8 @@ def _is_sae(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
+    return f"a {_type(value)}"
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__

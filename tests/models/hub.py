@@ -1,4 +1,4 @@
-"""Plays the hub, and then no network, to one process: prints what load_model says about four models, as JSON.
+"""Plays the hub, and then no network, to one process: prints what load_model says about some models, as JSON.
 
 Run by itself, because huggingface_hub reads HF_ENDPOINT when it is imported.
 """
@@ -15,6 +15,8 @@ ANSWERS = {
     "gated-403": (403, "GatedRepo", "Access to model owner/gated-403 is restricted and you are not on the list."),
     "missing": (404, "RepoNotFound", "Repository not found"),
     "private": (401, "RepoNotFound", "Invalid username or password."),
+    "empty": (404, "EntryNotFound", "Entry not found"),
+    "adapter": (404, "EntryNotFound", "Entry not found"),
 }
 
 
@@ -22,9 +24,12 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = next((name for name in ANSWERS if f"owner/{name}" in self.path), "missing")
         status, code, message = ANSWERS[name]
+        if self.path.endswith("owner/adapter/resolve/main/adapter_config.json"):
+            status, code, message = 200, "", ""
         body = json.dumps({"error": message}).encode()
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
+        if code:
+            self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -1,9 +1,11 @@
 """Loading by name: local directories, the hub, and one line for whatever is wrong with them."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.models.load import adapter_for, load_model
 from depass_sae.passes.selfcheck import check
 
-from ..passes.models import SHAPES, tiny
+from ..attribution.tiny import model, tokenizer
+from ..passes.models import CONFIGS, SHAPES, build, tiny
 
 WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "the": 3, "cat": 4}
 
@@ -177,6 +181,42 @@ def test_nan_in_the_weights_is_refused_by_the_check(tmp_path: Path) -> None:
         check(adapter_for(load_model(tmp_path).model))
 
 
+def quantized(directory: Path, **how: Any) -> Path:
+    config = json.loads((saved(directory) / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "quantization_config": how}))
+    (directory / "model.safetensors").unlink()
+    return directory
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors"])
+def test_quantized_weights_are_refused_by_their_method_before_they_are_read(tmp_path: Path, method: str) -> None:
+    message = refusal(quantized(tmp_path, quant_method=method, bits=4))
+    assert message.startswith(f"the weights of {tmp_path} are quantized ({method}); load a checkpoint that is not")
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def test_a_tokenizer_with_tokens_that_the_model_lacks_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"has \d+ tokens that LlamaForCausalLM has no embedding for \(48 rows\)"):
+        ds.load(tiny("llama").model, tokenizer())
+
+
+def test_a_padding_token_without_an_embedding_is_no_reason_to_warn() -> None:
+    words, config = copy.deepcopy(tokenizer()), CONFIGS["llama"]()
+    config.vocab_size = len(words)
+    words.add_special_tokens({"pad_token": "<pad>"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ds.load(build(config), words)
+
+
+def test_what_is_no_tokenizer_is_refused_by_its_type() -> None:
+    for given, kind in (("gpt2", "str"), (tokenizer().backend_tokenizer, "Tokenizer")):
+        with pytest.raises(UserError, match=rf"^a tokenizer is transformers' own, such as .*, not a {kind}$"):
+            ds.load(model(), given)
+
+
 # ------------------------------------------------------------------------------------------------------------ the hub
 
 
@@ -205,6 +245,11 @@ def test_a_model_that_the_hub_does_not_have_is_refused(hub: dict[str, dict[str, 
     assert hub[name]["message"] == (
         f"the hub has no model 'owner/{name}' that you may read; check its name, or log in with `hf auth login`"
     )
+
+
+def test_an_adapter_on_the_hub_is_told_from_a_model(hub: dict[str, dict[str, Any]]) -> None:
+    assert hub["adapter"]["message"].startswith("owner/adapter holds a PEFT adapter beside a model's weights")
+    assert hub["empty"]["message"].startswith("owner/empty has no config.json on the hub")
 
 
 def test_without_a_network_one_line_says_so(hub: dict[str, dict[str, Any]]) -> None:

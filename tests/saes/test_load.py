@@ -239,6 +239,12 @@ def test_a_normalisation_that_was_never_folded_is_warned_of():
         load_saes(named(normalize_activations="expected_average_only_in"))
 
 
+def test_a_warning_points_to_the_line_that_loads():
+    with pytest.warns(SAEFitWarning) as caught:
+        load_saes(named(normalize_activations="expected_average_only_in"))
+    assert caught[0].filename == __file__
+
+
 def test_loading_leaves_logging_and_warnings_as_they_were(directory):
     filters, level = list(warnings.filters), logging.root.manager.disable
     load_saes(directory)
@@ -310,9 +316,40 @@ def test_weights_that_are_not_numbers_are_refused_by_name(broken, value):
     assert "W_dec holds NaN or infinite values" in refused(lambda: load_saes(sae))
 
 
-def test_a_hook_that_is_nowhere_named_is_refused_with_the_way_to_name_it(unnamed):
-    for source in (unnamed, Recipe("topk").build()):
-        assert 'saes={"17.resid_post": path}' in refused(lambda source=source: load_saes(source))
+def test_an_sae_that_names_no_hook_is_refused_with_what_to_write(unnamed):
+    for source in (unnamed, str(unnamed), [unnamed]):
+        message = refused(lambda source=source: load_saes(source))
+        assert message.startswith(f"{unnamed} does not say which hook it reads; name it: ")
+        assert f'saes={{"17.resid_post": "{unnamed}"}}' in message
+        assert "into the metadata of cfg.json" in message
+    nameless = Recipe("topk").build()
+    for source in (nameless, [nameless], [named(), nameless]):
+        message = refused(lambda source=source: load_saes(source))
+        assert message == 'the TopKSAE object does not say which hook it reads; name it: saes={"17.resid_post": sae}'
+
+
+def test_a_folder_whose_saes_name_no_hook_is_refused_with_its_own_folders_to_write(unnamed, tmp_path):
+    for i in range(5):
+        shutil.copytree(unnamed, tmp_path / f"sae_{i}")
+    several = f'saes={{0: "{tmp_path}/sae_0", 1: "{tmp_path}/sae_1", 2: "{tmp_path}/sae_2", ...}}'
+    for source in (tmp_path, [tmp_path / f"sae_{i}" for i in range(5)]):
+        message = refused(lambda source=source: load_saes(source))
+        assert message.startswith("5 SAEs do not say which hook they read; name each by its layer")
+        assert several in message
+    written = {i: tmp_path / f"sae_{i}" for i in range(5)}
+    assert list(load_saes(written)) == [Hook(i, "resid_post") for i in range(5)]
+
+
+def test_only_the_saes_of_a_folder_that_name_no_hook_are_asked_for(unnamed, tmp_path):
+    named().save_model(tmp_path / "good")
+    for name in ("layer_11", "layer_23"):
+        shutil.copytree(unnamed, tmp_path / name)
+    message = refused(lambda: load_saes(tmp_path))
+    assert f'saes={{11: "{tmp_path}/layer_11", 23: "{tmp_path}/layer_23"}}' in message
+
+
+def test_objects_that_name_no_hook_are_counted():
+    assert "saes={0: sae1, 1: sae2}" in refused(lambda: load_saes([Recipe("topk").build(), Recipe("topk").build()]))
 
 
 def test_a_key_that_contradicts_the_file_is_refused(directory):
