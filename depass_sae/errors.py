@@ -18,6 +18,10 @@ class SAEFitWarning(UserWarning):
     """An SAE explains so little of a prompt that it must belong to another model, layer, scale or hook point."""
 
 
+class PromptWarning(UserWarning):
+    """A prompt is taken as it is, and is hardly what was meant: two start tokens, or padding at its end."""
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning at the line outside of this package that led here."""
     own, level = __name__.partition(".")[0], 1
