@@ -29,7 +29,7 @@ from .graph.verify import verify_graph
 from .models.adapter import Adapter
 from .models.kinds import several_dtypes, unwrapped
 from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
-from .models.prompt import Prompt, PromptLike, encode
+from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes import DEFAULT_RULE
 from .passes.memory import Budget
 from .passes.propagate import Allocation, FirstToken, Progress
@@ -153,6 +153,7 @@ class LM:
         by: By = "token",
         ablate: int = 0,
         seed: int = 0,
+        replace_from: str | Path | None = None,
         **question: Unpack[Question],
     ) -> TokenAttribution:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
@@ -160,30 +161,32 @@ class LM:
         feature: "LAYER/INDEX" or "LAYER/INDEX@POS"; other targets and the settings are those of :class:`Question`.
         by: "token", "word" (sub-tokens joined from the start) or "sentence".
         ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
+        replace_from: a file of text whose tokens they are (default: some that comes with the package).
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
         target, pos = self._target(feature, question)
-        return self._tokens([Asked(self.encode(prompt), target, pos)], by, ablate, seed, question)[0]
+        return self._tokens([Asked(self.encode(prompt), target, pos)], by, ablate, seed, replace_from, question)[0]
 
     def attribute_tokens_batch(
         self,
-        prompts: Sequence[PromptLike],
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
         feature: str | None = None,
         *,
         by: By = "token",
         ablate: int = 0,
         seed: int = 0,
+        replace_from: str | Path | None = None,
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
-        several = [] if isinstance(prompts, str | Tensor) else list(prompts)
-        if not several or not all(hasattr(prompt, "__len__") for prompt in several):
-            raise UserError("name several prompts, as a list of texts or of lists of ids")
+        given = [] if is_prompt(prompts) else several(prompts)
+        if not given or not all(hasattr(prompt, "__len__") for prompt in given):
+            raise UserError("name several prompts, as a list of texts or of lists of ids, or a tokenizer's batch")
         target, pos = self._target(feature, question)
-        asked = [Asked(self.encode(prompt), target, pos) for prompt in several]
-        return self._tokens(asked, by, ablate, seed, question)
+        asked = [Asked(self.encode(prompt), target, pos) for prompt in given]
+        return self._tokens(asked, by, ablate, seed, replace_from, question)
 
     def attribute_tokens_each(
         self,
@@ -193,6 +196,7 @@ class LM:
         by: By = "token",
         ablate: int = 0,
         seed: int = 0,
+        replace_from: str | Path | None = None,
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
@@ -203,13 +207,26 @@ class LM:
         found = [parse_target(self._subject, text) for text in targets]
         encoded, pos = self.encode(prompt), question.get("pos")
         asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
-        return self._tokens(asked, by, ablate, seed, question)
+        return self._tokens(asked, by, ablate, seed, replace_from, question)
 
-    def _tokens(self, asked: list[Asked], by: By, ablate: int, seed: int, question: Question) -> list[TokenAttribution]:
-        settings = _running(question)
-        allocation = _allocation(question)
+    def _tokens(
+        self,
+        asked: list[Asked],
+        by: By,
+        ablate: int,
+        seed: int,
+        replace_from: str | Path | None,
+        question: Question,
+    ) -> list[TokenAttribution]:
         return attribute_tokens_each(
-            self._subject, asked, by=by, allocation=allocation, ablate=ablate, seed=seed, **settings
+            self._subject,
+            asked,
+            by=by,
+            allocation=_allocation(question),
+            ablate=ablate,
+            seed=seed,
+            replace_from=replace_from,
+            **_running(question),
         )
 
     def attribute_heads(
@@ -404,6 +421,7 @@ class LM:
         title: str | None = None,
         ablate: int = CaseSettings.ablate,
         seed: int = CaseSettings.seed,
+        replace_from: str | Path | None = None,
         max_nodes: int = CaseSettings.max_nodes,
         verify: int = CaseSettings.verify,
         top: int = CaseSettings.top,
@@ -417,7 +435,8 @@ class LM:
         """Everything about features of one prompt, for a paper's appendix; ``.write(folder)`` keeps page and numbers.
 
         features: ``"17/2601@7"``, or ``"17/2601"`` for where it is strongest; one or several. ablate: replace every
-        source by this many random tokens and measure. max_nodes: of each graph; verify: how many of them are taken
+        source by this many random tokens and measure; replace_from: as in :meth:`attribute_tokens`, for the graphs'
+        tokens, too. max_nodes: of each graph; verify: how many of them are taken
         out for real. top: rows that tables name. labels: as in :meth:`card`. asked: how the command line was asked
         for it, which the page repeats (default: worked out, where a command can make it again).
         """
@@ -428,7 +447,14 @@ class LM:
             named,
             title=title,
             allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            settings=CaseSettings(ablate=ablate, seed=seed, max_nodes=max_nodes, verify=verify, top=top),
+            settings=CaseSettings(
+                ablate=ablate,
+                seed=seed,
+                max_nodes=max_nodes,
+                verify=verify,
+                top=top,
+                replace_from=None if replace_from is None else str(replace_from),
+            ),
             asked=asked,
             progress=progress,
         )

@@ -50,6 +50,7 @@ from .options import (
     Prompt,
     Question,
     Rank,
+    ReplaceFrom,
     RuleName,
     Seed,
     Targets,
@@ -117,6 +118,7 @@ def tokens(
     against: Against = None,
     ablate: Ablate = 0,
     seed: Seed = 0,
+    replace_from: ReplaceFrom = None,
     top: Top = 12,
     as_json: AsJson = False,
     loading: Loading,
@@ -126,7 +128,7 @@ def tokens(
     keywords = question.keywords(ids)
     if ablate < 0:
         raise UserError("--ablate takes the number of replacements per source, 1 or more")
-    settings = keywords | {"by": by, "ablate": ablate, "seed": seed}
+    settings = keywords | {"by": by, "ablate": ablate, "seed": seed, "replace_from": replace_from}
     with _working() as status:
         lm = loading.load(status, _layers(question.feature))
         settings["progress"] = status.progress
@@ -374,6 +376,7 @@ def case_study(
     ] = None,
     top: Annotated[int | None, typer.Option("--top", help="How many rows a table names.", show_default="8")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the random replacements.", show_default="0")] = None,
+    replace_from: ReplaceFrom = None,
     rule: RuleName = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Of the softmax rule.", show_default="0.1")
@@ -400,6 +403,7 @@ def case_study(
         "layer": layer or None, "dtype": loading.dtype, "trace_dtype": loading.trace_dtype, "rule": rule,
         "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
         "max_nodes": max_nodes, "verify": verify, "top": top,
+        "replace_from": None if replace_from is None else str(replace_from),
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     if study is None and not {"prompt", "features"} <= given.keys():
@@ -419,6 +423,7 @@ def case_study(
             title=asked.title,
             ablate=asked.ablate,
             seed=asked.seed,
+            replace_from=asked.replace_from,
             max_nodes=asked.max_nodes,
             verify=asked.verify,
             top=asked.top,

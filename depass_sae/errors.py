@@ -26,6 +26,10 @@ class CompletenessWarning(DepassWarning):
     """An answer's parts miss more of the whole than rounding explains: the model is not what the parts were made of."""
 
 
+class PromptWarning(DepassWarning):
+    """A prompt is taken as it is, and is hardly what was meant: two start tokens, or padding at its end."""
+
+
 def warn(message: str, category: type[Warning] = DepassWarning) -> None:
     """A warning at the line outside of this package that led here."""
     from .texts import visible

@@ -96,6 +96,10 @@ By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
 Ablate = Annotated[
     int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
 ]
+ReplaceFrom = Annotated[
+    Path | None,
+    typer.Option("--replace-from", help="A file of text whose tokens are the random ones. Default: text of our own."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
 Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
 Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]

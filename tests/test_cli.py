@@ -118,6 +118,10 @@ def assert_refused(done: Done, why: str = "") -> None:
             {"feature": "1/3", "temperature": 0.5, "first_token": "compete"},
         ),
         (["-f", "1/3", "--ablate", "2", "--seed", "4"], {"feature": "1/3", "ablate": 2, "seed": 4}),
+        (
+            ["-f", "1/3", "--ablate", "2", "--replace-from", __file__],
+            {"feature": "1/3", "ablate": 2, "replace_from": __file__},
+        ),
         (["--logit", " Paris"], {"logit": " Paris"}),
         (["--logit-diff", " Paris", " Rome", "--pos", "3"], {"logit_diff": (" Paris", " Rome"), "pos": 3}),
     ],
@@ -243,6 +247,13 @@ def test_an_answer_whose_parts_miss_the_whole_is_warned_of_on_stderr_in_one_line
     assert "is a hook or an adapter active on the model" in line
 
 
+def test_two_start_tokens_are_warned_of_on_stderr(run: Callable[..., Done], files: Files) -> None:
+    done = run("tokens", "-f", "1/3", "--ids", "0 0 80 90", *files.options(), "--json")
+    assert done.status == 0
+    assert "warning: the prompt begins with two start tokens ('<bos>')" in done.err
+    assert json.loads(done.out)["token_ids"] == [0, 0, 80, 90]
+
+
 def test_an_sae_that_does_not_fit_is_warned_of_on_stderr_and_the_document_stays_whole(
     run: Callable[..., Done], files: Files
 ) -> None:
@@ -316,6 +327,8 @@ PROMPT = ["--prompt", TEXT]
         (["--logit", str(VOCAB), "--ids", "5 6"], "is not in the vocabulary"),
         (["--feature", "1/3", *PROMPT, "--ablate", "-1"], "--ablate takes the number of replacements"),
         (["--feature", "1/3", *PROMPT, "--ablate", "many"], "--ablate"),
+        (["--feature", "1/3", *PROMPT, "--replace-from", __file__], "give --ablate, too"),
+        (["--feature", "1/3", *PROMPT, "--ablate", "1", "--replace-from", "no/such.txt"], "cannot read no/such.txt"),
         (["--feature", "1/3", *PROMPT, "--ablate", "1", "--seed", "9" * 30], "a seed is a whole number"),
         (["--feature", "1/3", *PROMPT, "--top", "0"], "--top"),
         (["--feature", "1/3", "--ids", "5 x"], "--ids takes numbers"),

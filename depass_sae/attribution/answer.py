@@ -186,7 +186,7 @@ def read_all(subject: Subject, questions: Sequence[Asked], allocation: Allocatio
 
 def _reading(subject: Subject, asked: Asked, seen: Trace, readoff: Readoff, allocation: Allocation) -> Reading:
     prompt, target = asked.prompt, asked.target
-    chosen = choose_positions(prompt, target, readoff, asked.pos)
+    chosen = choose_positions(prompt, seen, target, readoff, asked.pos)
     if readoff.fit is not None and readoff.fit.warning:
         warn(readoff.fit.warning, SAEFitWarning)
     common = {

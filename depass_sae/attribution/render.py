@@ -145,6 +145,7 @@ def _settings(att: TokenAttribution, target: TokenTarget) -> str:
     if target.measured is not None:
         correlation = target.rank_correlation
         tried = f"each source replaced by {target.measured.replacements} random tokens"
+        tried += f" of {target.measured.replace_from}" if target.measured.replace_from else ""
         parts.append(tried + ("" if correlation is None else f", rank correlation {correlation:.2f}"))
     return "; ".join(parts)
 

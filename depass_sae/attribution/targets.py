@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import without_gradient
 from ..models.prompt import Prompt, token_id, token_text
+from ..passes.sinks import sinks
 from ..passes.trace import HOOKS, Point, Trace
 from ..saes import (
     Direction,
@@ -309,11 +310,12 @@ class Chosen:
     note: str | None = None
 
 
-def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos | None) -> Chosen:
+def choose_positions(prompt: Prompt, seen: Trace, target: Target, readoff: Readoff, pos: Pos | None) -> Chosen:
     """``max``: where the target is largest; ``all``: wherever a feature fires (every position, for other targets).
 
-    Both leave special tokens out. Where a feature fires nowhere, the position of its largest pre-activation stands in.
-    None: ``max``, or for a logit the last position, whose prediction it is.
+    Both leave special tokens and attention sinks (:mod:`..passes.sinks`) out; sinks may be asked for by number. Where a
+    feature fires nowhere, the position of its largest pre-activation stands in. None: ``max``, or for a logit the last
+    position, whose prediction it is.
     """
     n = len(prompt)
     if pos not in (None, "max", "all"):
@@ -328,17 +330,33 @@ def choose_positions(prompt: Prompt, target: Target, readoff: Readoff, pos: Pos 
         return Chosen([pos])
     if pos is None and target.point is None:
         return Chosen([n - 1])
-    candidates = [p for p in range(n) if not prompt.special[p]]
-    if not candidates:
+    ordinary = [p for p in range(n) if not prompt.special[p]]
+    if not ordinary:
         raise UserError("the prompt has special tokens only")
+    sunk = set(sinks(seen, readoff.point))
+    candidates = [p for p in ordinary if p not in sunk] or ordinary
     pre = readoff.pre.cpu()
     value = pre if readoff.activation is None else readoff.activation.cpu()
-    firing = candidates if readoff.activation is None else [p for p in candidates if value[p] != 0]
+    firing, left_out = (
+        [p for p in some if readoff.activation is None or value[p] != 0]
+        for some in (candidates, [p for p in ordinary if p not in candidates])
+    )
+    note = _left_out(prompt, left_out)
     if not firing:
         best = max(candidates, key=lambda p: pre[p].item())
-        return Chosen(
-            [best],
-            f"{target.name} fires nowhere on this prompt; shown is its largest pre-activation, at position {best}",
-        )
+        where = "elsewhere" if left_out else "on this prompt"
+        said = f"{target.name} fires nowhere {where}; shown is its largest pre-activation, at position {best}"
+        return Chosen([best], said if note is None else f"{note}; {said}")
     strength = value if readoff.activation is None else value.abs()  # abstopk fires with either sign
-    return Chosen(firing if pos == "all" else [max(firing, key=lambda p: strength[p].item())])
+    return Chosen(firing if pos == "all" else [max(firing, key=lambda p: strength[p].item())], note)
+
+
+def _left_out(prompt: Prompt, sunk: Sequence[int]) -> str | None:
+    """What has to be said of sinks at which the target would have been read."""
+    if not sunk:
+        return None
+    places = [f"{p} ({prompt.tokens[p]!r})" for p in sunk]
+    asked = " or ".join(f"--pos {p}" for p in sunk)
+    if len(sunk) == 1:
+        return f"position {places[0]} is left out as an attention sink; ask for it with {asked}"
+    return f"positions {', '.join(places)} are left out as attention sinks; ask for them with {asked}"

@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ from ..passes.sweep import Level
 from ..passes.trace import Point, Trace
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
-from .replace_tokens import Measured, measure
+from .replace_tokens import Measured, Replacing, measure
 from .subject import Subject
 from .targets import Target
 
@@ -108,6 +109,7 @@ class TokenTarget(TargetAt):
             document["measured"] = {
                 "replacements": self.measured.replacements,
                 "seed": self.measured.seed,
+                "replace_from": self.measured.replace_from,
                 "rank_correlation": self.rank_correlation,
             }
         return document
@@ -178,17 +180,22 @@ def attribute_tokens_each(
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     ablate: int = 0,
     seed: int = 0,
+    replace_from: str | Path | None = None,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> list[TokenAttribution]:
     """Contributions of each prompt's tokens, or words, to its targets; prompts of about a length share a pass.
 
-    ablate: with how many random tokens each source is replaced to measure its effect (0: not measured).
+    ablate: with how many random tokens each source is replaced to measure its effect (0: not measured);
+    replace_from: a file of text that they are drawn from (see :mod:`.replace_tokens`).
 
     Raises UserError for a position outside the prompt, and where there is no question.
     """
     if not questions:
         raise UserError("name a target and a prompt, or several")
+    if replace_from is not None and not ablate:
+        raise UserError("--replace-from names the text that --ablate draws from; give --ablate, too")
+    replacing = Replacing.of(subject, ablate, seed, replace_from) if ablate else None
     prompts = {id(question.prompt): question.prompt for question in questions}
     ids, together = list(prompts), alike_in_length([len(prompt) for prompt in prompts.values()])
     found: dict[int, TokenAttribution] = {}
@@ -196,7 +203,7 @@ def attribute_tokens_each(
         members = {ids[i] for i in group}
         some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
         told = part_of(progress, number, len(together))
-        answers = _together(subject, [questions[i] for i in some], by, allocation, ablate, seed, budget, told)
+        answers = _together(subject, [questions[i] for i in some], by, allocation, replacing, budget, told)
         found.update(zip(some, answers, strict=True))
     return [found[i] for i in range(len(questions))]
 
@@ -206,8 +213,7 @@ def _together(
     questions: Sequence[Asked],
     by: By,
     allocation: Allocation,
-    ablate: int,
-    seed: int,
+    replacing: Replacing | None,
     budget: Budget,
     progress: Progress | None,
 ) -> Iterator[TokenAttribution]:
@@ -219,8 +225,8 @@ def _together(
             _answer(reading, position, row, passes.spans[whose])
             for position, row in zip(reading.positions, values, strict=True)
         ]
-        if ablate:
-            answers = [_measured(subject, question.target, reading, a, ablate, seed, progress) for a in answers]
+        if replacing is not None:
+            answers = [_measured(subject, question.target, reading, a, replacing, progress) for a in answers]
         yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))
 
 
@@ -241,12 +247,11 @@ def _measured(
     target: Target,
     reading: Reading,
     answer: TokenTarget,
-    times: int,
-    seed: int,
+    replacing: Replacing,
     progress: Progress | None,
 ) -> TokenTarget:
     value, sources = answer.pre_activation, answer.sources
-    found = measure(subject, reading.prompt, target, answer.pos, value, sources, times, seed, progress)
+    found = measure(subject, reading.prompt, target, answer.pos, value, sources, replacing, progress)
     return replace(answer, measured=found)
 
 

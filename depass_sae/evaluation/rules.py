@@ -3,7 +3,8 @@
 On each of a few dozen prompts, targets are read at the last position: the top feature of some SAEs, and the logit of
 the predicted token (over the mean logit). Sources, each measured in the unfrozen model:
 
-- *tokens*: each is replaced by random ones, several times over; and the most important ones are deleted together.
+- *tokens*: each is replaced by random ones of the whole vocabulary, several times over (``--ablate`` draws from a text
+  instead: the measured numbers are older than that); and the most important ones are deleted together.
 - *heads*: a head's output is set to zero, one head alone; and the most important heads together.
 - *features* of an earlier SAE: a feature's decoder part is taken out of the stream, one alone; and many together.
 - *heads (indirect object)*: all of them, for the difference of two names' logits, on sentences made for it (ioi.py).
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
-from ..models.prompt import Prompt, encode, ordinary_ids, token_id
+from ..models.prompt import Prompt, encode, token_id
 from ..passes.intervene import intervene
 from ..passes.propagate import Allocation, propagate
 from ..passes.sources import Heads, Start, Vectors, tokens
@@ -199,7 +200,7 @@ def _tokens(study: _Study) -> Iterator[Found]:
 
 
 def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
-    allowed = ordinary_ids(study.subject.loaded, study.subject.adapter)
+    allowed = _vocabulary(study.subject)
     batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
     for row, position in enumerate(sources):
         batch[row, :, position] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=study.generator)]
@@ -209,6 +210,13 @@ def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Te
         name: study.targets[name][1] - study._value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
         for name in study.targets
     }
+
+
+def _vocabulary(subject: Subject) -> Int[Tensor, "token"]:
+    """All but the tokens with a role of their own (start, end, padding)."""
+    tokenizer, bos = subject.loaded.tokenizer, subject.loaded.bos_id
+    assert tokenizer is not None
+    return torch.tensor(sorted(set(range(subject.adapter.vocab_size)) - {*tokenizer.all_special_ids, bos}))
 
 
 def _deleted(study: _Study, name: str, gone: set[int]) -> float:

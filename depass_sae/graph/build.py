@@ -160,7 +160,7 @@ def _wanted(
     found: list[tuple[Wanted, str, dict[str, Any]]] = []
     for target, pos in targets:
         readoff = target.read(subject, seen)
-        for position in choose_positions(prompt, target, readoff, pos).positions:
+        for position in choose_positions(prompt, seen, target, readoff, pos).positions:
             read = target_read(subject, seen, target, position)
             place = {"pos": position, "token": prompt.tokens[position]}
             value = {"pre_activation": read.pre.item(), "constant": read.constant.item(), "target": True}

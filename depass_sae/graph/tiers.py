@@ -1,7 +1,8 @@
 """What stands at one level of a graph: the residual stream there, split into sources that sum to it exactly.
 
 At the embeddings the sources are the tokens. At an SAE they are its active features, one error per position, and the
-decoder's constant. Position 0, where it is a special token, has no features: its whole stream is one source there.
+decoder's constant. Position 0, where it is a special token or an attention sink, has no features: its whole stream is
+one source there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..attribution.subject import Subject
 from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.rows import Rows
+from ..passes.sinks import sinks
 from ..passes.sources import Start
 from ..passes.trace import Point, Trace
 from ..saes import FeatureParts, Hook, feature_parts
@@ -121,10 +123,11 @@ def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Hook) -> Tier:
     found = feature_parts(sae, x)
     assert found.error is not None  # graph_hooks takes SAEs of the residual stream only, which are no transcoders
     roots, constant = found.error.to(x).clone(), found.constant.to(x).clone()
-    if prompt.special[0]:
+    means_nothing = prompt.special[0] or 0 in sinks(seen, (hook.layer, hook.name))
+    if means_nothing:
         roots[0], constant[0] = x[0], 0
         found = found.without_position_0()
-    is_token = tuple(pos == 0 and prompt.special[0] for pos in range(len(x)))
+    is_token = tuple(pos == 0 and means_nothing for pos in range(len(x)))
     return Tier(hook.layer, (hook.layer, hook.name), sae, found, roots, is_token, constant)
 
 

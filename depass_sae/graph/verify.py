@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..attribution.replace_tokens import Replacing
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
-from ..models.prompt import Prompt, ordinary_ids, special_ids
+from ..models.prompt import Prompt, special_ids
 from ..passes.intervene import Edit, intervene
 from ..passes.propagate import Progress
 from ..passes.trace import Point, Trace
@@ -54,14 +56,21 @@ def predicted(g: nx.DiGraph, value: str = "weight") -> dict[str, float]:
 
 
 def verify_graph(
-    subject: Subject, g: nx.DiGraph, *, max_nodes: int = 100, seed: int = 0, progress: Progress | None = None
+    subject: Subject,
+    g: nx.DiGraph,
+    *,
+    max_nodes: int = 100,
+    seed: int = 0,
+    replace_from: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> nx.DiGraph:
     """A copy of the graph with ``verification`` among its attributes.
 
-    max_nodes: how many nodes are taken out one at a time, the most influential. Raises UserError where the graph is of
+    max_nodes: how many nodes are taken out one at a time, the most influential. replace_from: a file of text whose
+    tokens replace others (see :mod:`..attribution.replace_tokens`). Raises UserError where the graph is of
     another model, other SAEs or another tokenizer.
     """
-    study = _Study.of(subject, g)
+    study = _Study.of(subject, g, Replacing.of(subject, REPLACEMENTS, seed, replace_from))
     by_influence = sorted(g, key=lambda name: (-g.nodes[name]["influence"], name))
     targets = {target["node"] for target in g.graph["target"]}
     tested = [name for name in by_influence if g.nodes[name]["kind"] in TESTED and name not in targets][:max_nodes]
@@ -111,9 +120,10 @@ class _Study:
     tiers: dict[int, Tier]
     targets: Sequence[tuple[Target, int, float]]
     value: float
+    replacing: Replacing
 
     @classmethod
-    def of(cls, subject: Subject, g: nx.DiGraph) -> _Study:
+    def of(cls, subject: Subject, g: nx.DiGraph, replacing: Replacing) -> _Study:
         ids, specials = tuple(g.graph["token_ids"]), special_ids(subject.loaded)
         if g.graph["model"] != subject.loaded.name:
             raise UserError(f"the graph is of {g.graph['model']}, and {subject.loaded.name} is loaded")
@@ -142,7 +152,7 @@ class _Study:
                 )
             targets.append((at, node["pos"], target["weight"]))
             value += target["weight"] * pre
-        return cls(subject, g, prompt, seen, tiers, targets, value)
+        return cls(subject, g, prompt, seen, tiers, targets, value, replacing)
 
     def without(self, name: str, generator: torch.Generator) -> float:
         """The targets' value when one node is taken out."""
@@ -201,15 +211,14 @@ class _Study:
             some = masks[layer]
             chosen[tier.features.pos.cpu()[some], tier.features.index.cpu()[some]] = True
             gone = chosen if drop else ~chosen
-            if self.prompt.special[0]:
+            if tier.is_token[0]:
                 gone[0] = False  # features mean nothing there
             edits[as_post(tier.point)] = _without_features(tier, gone)
         return edits
 
     def _replaced(self, pos: int, generator: torch.Generator) -> float:
-        allowed = ordinary_ids(self.subject.loaded, self.subject.adapter)
         ids = self.prompt.ids().repeat(REPLACEMENTS, 1)
-        ids[:, pos] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=generator)]
+        ids[:, pos] = self.replacing.draw(REPLACEMENTS, 1, generator)[:, 0]
         return self._value({}, ids)
 
     def _value(self, edits: Mapping[Point, Edit], ids: Tensor | None = None) -> float:

@@ -1,24 +1,25 @@
-"""Prompts: text or token ids, as the model will see them, with every token's text and place."""
+"""Prompts: text, messages or token ids, as the model will see them, with every token's text and place."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import PromptWarning, UserError, warn
 from .adapter import Adapter
 from .load import Loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PromptLike = str | Sequence[int] | Int[Tensor, "pos"]
+PromptLike = str | Sequence[int] | Int[Tensor, "pos"] | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""A text; token ids; what a tokenizer returns (``input_ids``, ``attention_mask``); or the messages of a chat."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,23 @@ class Prompt:
 
 
 def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
-    """A text is tokenized, with the start token in front; ids are taken exactly as they are given.
+    """A text is tokenized, with one start token in front; ids are taken exactly as they are given.
 
-    Raises UserError for a prompt that is empty, longer than the context, or has ids that the model does not know.
+    Messages are written out by the tokenizer's chat template, the answer about to begin. Of what a tokenizer returns
+    (one sequence), the positions that its attention mask leaves out are dropped.
+
+    Warns of ids that begin with two start tokens, and of ids that end with padding. Raises UserError for a prompt that
+    is empty, longer than the context, or has ids that the model does not know.
     """
+    text, ids = None, []
     if isinstance(prompt, str):
-        if not prompt:
-            raise UserError("the prompt is empty")
-        if loaded.tokenizer is None:
-            raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not text")
-        _check_text(prompt, "the prompt")
-        ids = list(loaded.tokenizer(prompt)["input_ids"])
-        if loaded.bos_id is not None and ids[:1] != [loaded.bos_id]:
-            ids = [loaded.bos_id, *ids]
+        text, ids = prompt, _tokenized(loaded, prompt)
+    elif _is_chat(prompt):
+        text = _written_out(loaded, prompt)  # type: ignore[arg-type]
+        ids = _tokenized(loaded, text, as_written=True)
     else:
-        ids = _ids(prompt)
+        ids = _masked(prompt) if isinstance(prompt, Mapping) else _ids(prompt)
+        _warn_of_padding(loaded, ids)
     if not ids:
         raise UserError("the prompt is empty")
     if adapter.context_length is not None and len(ids) > adapter.context_length:
@@ -61,13 +64,141 @@ def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
     if unknown:
         raise UserError(f"token id {unknown[0]} is not in the vocabulary; ids go from 0 to {adapter.vocab_size - 1}")
     tokens = tuple(token_text(loaded.tokenizer, i) for i in ids)
+    if ids[0] in _start_ids(loaded) and ids[:1] == ids[1:2]:
+        warn(f"the prompt begins with two start tokens ({tokens[0]!r}); one of them is too many", PromptWarning)
     specials = special_ids(loaded)
-    text = prompt if isinstance(prompt, str) else "".join(tokens)
-    return Prompt(text, tuple(ids), tokens, tuple(i in specials for i in ids))
+    return Prompt(
+        "".join(tokens) if text is None else text, tuple(ids), tokens, tuple(i in specials for i in ids)
+    )  # fmt: skip
 
 
-def _ids(prompt: Sequence[int] | Tensor) -> list[int]:
+def is_prompt(given: Any) -> bool:
+    """Whether this is one prompt, and no collection of several."""
+    if isinstance(given, str | Tensor) or _is_chat(given):
+        return True
+    if isinstance(given, Mapping):
+        return len(_rows(given)) < 2
+    try:
+        ids = list(given)
+    except TypeError:
+        return True
+    return bool(ids) and all(hasattr(i, "__index__") and getattr(i, "ndim", 0) == 0 for i in ids)
+
+
+def several(given: Any) -> list[Any]:
+    """One prompt or several, a tokenizer's batch among them, as a list of prompts."""
+    if is_prompt(given):
+        return [given]
+    return _rows(given) if isinstance(given, Mapping) else list(given)
+
+
+# ---------------------------------------------------------------------------------------------------- texts and chats
+
+
+def _tokenized(loaded: Loaded, text: str, as_written: bool = False) -> list[int]:
+    """A text's ids with exactly one start token, where the tokenizer or the SAEs want one, whoever wrote it.
+
+    as_written: the tokenizer adds nothing: a chat template writes every special token itself.
+    """
+    if not text:
+        raise UserError("the prompt is empty")
+    if loaded.tokenizer is None:
+        raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not text")
+    _check_text(text, "the prompt")
+    ids = list(loaded.tokenizer(text, add_special_tokens=not as_written)["input_ids"])
+    if ids[:1] == ids[1:2] and ids[:1] and ids[0] in _start_ids(loaded):
+        written = list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if _leading(ids) > _leading(written) > 0:  # one is the text's, one the tokenizer's
+            ids = ids[1:]
+    if loaded.bos_id is not None and ids[:1] != [loaded.bos_id]:
+        ids = [loaded.bos_id, *ids]
+    return ids
+
+
+def _leading(ids: list[int]) -> int:
+    """How often the first id stands at the beginning."""
+    return next((n for n, i in enumerate(ids) if i != ids[0]), len(ids))
+
+
+def _start_ids(loaded: Loaded) -> set[int]:
+    """What a text may begin with: the tokenizer's start token (without one, the configuration's) and the SAEs'."""
+    named = loaded.model.config if loaded.tokenizer is None else loaded.tokenizer
+    return {i for i in (getattr(named, "bos_token_id", None), loaded.bos_id) if isinstance(i, int)}
+
+
+def _is_chat(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, Sequence)
+        and not isinstance(prompt, str)
+        and len(prompt) > 0
+        and all(isinstance(message, Mapping) and "role" in message for message in prompt)
+    )
+
+
+def _written_out(loaded: Loaded, messages: Sequence[Mapping[str, Any]]) -> str:
+    if loaded.tokenizer is None:
+        raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not messages")
+    if not loaded.tokenizer.chat_template:
+        raise UserError(f"the tokenizer of {loaded.name} has no chat template; give the prompt as a text")
+    try:
+        text = loaded.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # whatever the template, a program of the tokenizer's, makes of them
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the chat template of {loaded.name} does not take these messages: {said}") from error
+    return str(text)
+
+
+# ----------------------------------------------------------------------------------------------------------------- ids
+
+
+def _masked(prompt: Mapping[str, Any]) -> list[int]:
+    """The ids of what a tokenizer returned, padding on either side left out."""
+    if "input_ids" not in prompt:
+        hint = "; put the message into a list" if "role" in prompt else ""
+        raise UserError(f"a prompt as a mapping has input_ids, like what a tokenizer returns{hint}")
+    ids, mask = (_row(prompt, name) for name in ("input_ids", "attention_mask"))
+    if mask is None:
+        return _ids(ids)
+    ids, kept = _ids(ids), [bool(i) for i in (mask.tolist() if hasattr(mask, "tolist") else mask)]
+    if len(kept) != len(ids):
+        raise UserError(f"the prompt has {len(ids)} input_ids and an attention_mask of {len(kept)}")
+    seen = [position for position, is_seen in enumerate(kept) if is_seen]
+    if seen and len(seen) <= seen[-1] - seen[0]:
+        raise UserError(
+            "the prompt's attention_mask has gaps between tokens; it may leave out padding at the ends only"
+        )
+    return [ids[position] for position in seen]
+
+
+def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A tokenizer's batch, sequence by sequence."""
+    ids = batch.get("input_ids")
+    if ids is None or not _is_batch(ids):
+        return [dict(batch)]
+    names = [name for name in ("input_ids", "attention_mask") if batch.get(name) is not None]
+    return [{name: batch[name][row] for name in names} for row in range(len(ids))]
+
+
+def _is_batch(values: Any) -> bool:
+    if hasattr(values, "ndim"):
+        return values.ndim == 2
+    return len(values) > 0 and (isinstance(values[0], Sequence) or getattr(values[0], "ndim", 0) == 1)
+
+
+def _row(prompt: Mapping[str, Any], name: str) -> Any:
+    """An entry of what a tokenizer returns, of the one sequence that it is about."""
+    values = prompt.get(name)
+    if values is None or not _is_batch(values):
+        return values
+    if len(values) != 1:
+        raise UserError(f"a prompt is one sequence, not a batch of {len(values)}; give them one at a time")
+    return values[0]
+
+
+def _ids(prompt: Any) -> list[int]:
     if isinstance(prompt, Tensor):
+        if prompt.dim() == 2 and len(prompt) > 1:
+            raise UserError(f"a prompt is one sequence, not a batch of {len(prompt)}; give them one at a time")
         if prompt.dim() == 2 and len(prompt) == 1:  # what a tokenizer returns with return_tensors="pt"
             prompt = prompt[0]
         if prompt.dim() != 1 or prompt.is_floating_point():
@@ -78,7 +209,26 @@ def _ids(prompt: Sequence[int] | Tensor) -> list[int]:
     try:
         return [int(i.__index__()) for i in prompt]
     except (AttributeError, TypeError):
-        raise UserError("a prompt is a text, or token ids as a list of integers or a 1-d tensor") from None
+        raise UserError(
+            "a prompt is a text, token ids as a list of integers or a 1-d tensor, what a tokenizer returns for one "
+            "text, or a list of messages"
+        ) from None
+
+
+def _warn_of_padding(loaded: Loaded, ids: list[int]) -> None:
+    """A sequence may well end with an end token; where that pads, too, it takes two of them to look like padding."""
+    named = loaded.model.config if loaded.tokenizer is None else loaded.tokenizer
+    pad = getattr(named, "pad_token_id", None)
+    if pad is None or ids[-1:] != [pad]:
+        return
+    count = _leading(ids[::-1])
+    if count > (pad == getattr(named, "eos_token_id", None)):
+        said = "a pad token" if count == 1 else f"{count} pad tokens"
+        warn(
+            f"the prompt ends with {said} ({token_text(loaded.tokenizer, pad)!r}), and the last position, where a "
+            "logit is read, is one; leave padding out, or give the attention_mask with the ids",
+            PromptWarning,
+        )
 
 
 def _check_text(text: str, what: str) -> None:
@@ -92,16 +242,12 @@ def _check_text(text: str, what: str) -> None:
 def special_ids(loaded: Loaded) -> frozenset[int]:
     """The ids of special tokens: the tokenizer's, or, without one, those that the model's configuration names."""
     if loaded.tokenizer is not None:
-        known = set(loaded.tokenizer.all_special_ids)
+        known = set(loaded.tokenizer.all_special_ids)  # only those with a role: start, end, padding ...
+        known |= {i for i, token in loaded.tokenizer.added_tokens_decoder.items() if token.special}
     else:
         named = (getattr(loaded.model.config, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad"))
         known = {i for entry in named if entry is not None for i in (entry if isinstance(entry, list) else [entry])}
     return frozenset(known if loaded.bos_id is None else known | {loaded.bos_id})
-
-
-def ordinary_ids(loaded: Loaded, adapter: Adapter) -> Int[Tensor, "token"]:
-    """The vocabulary without special tokens, ascending: what a token may be replaced by."""
-    return torch.tensor(sorted(set(range(adapter.vocab_size)) - special_ids(loaded)))
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase | None, token_id: int) -> str:

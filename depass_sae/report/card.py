@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..attribution.answer import Asked
 from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
@@ -34,10 +32,12 @@ from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
 from ..graph.labels import check_labels
 from ..graph.neuronpedia_labels import feature_page
-from ..models.prompt import Prompt, PromptLike, encode
+from ..models.prompt import Prompt, PromptLike, encode, several
 from ..passes.batch import alike_in_length
 from ..passes.propagate import Allocation, Progress
+from ..passes.sinks import sinks
 from ..passes.sublayers import CONTRIBUTION
+from ..passes.trace import Trace
 from ..saes import Fit, Hook, activations, describe, fit, pre_activations
 from .neighbours import (
     Alike,
@@ -65,12 +65,16 @@ TOP = 10
 
 @dataclass(frozen=True)
 class CardPrompt:
-    """A prompt and the feature on it, at every position (None at position 0, where that is a special token)."""
+    """A prompt and the feature on it, at every position.
+
+    None at position 0, where that is a special token, and at ``sinks``: other positions that are attention sinks.
+    """
 
     prompt: Prompt
     activations: tuple[float | None, ...]
     pre_activations: tuple[float | None, ...]
     fit: Fit
+    sinks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class FeatureCard:
 
     @property
     def n_positions(self) -> int:
-        """Over all prompts, without special tokens at position 0."""
+        """Over all prompts, without special tokens at position 0 and attention sinks."""
         return sum(value is not None for prompt in self.prompts for value in prompt.activations)
 
     @property
@@ -213,11 +217,21 @@ class FeatureCard:
 
     @property
     def note(self) -> str | None:
-        """What has to be said: a feature that fires nowhere."""
-        if self.firings:
-            return None
-        where = "this prompt" if len(self.prompts) == 1 else f"any of the {len(self.prompts)} prompts"
-        return f"feature {self.feature} does not fire on {where}, so nothing is known here of what drives it"
+        """What has to be said: a feature that fires nowhere, and positions that are left out."""
+        said = []
+        several = len(self.prompts) > 1
+        if not self.firings:
+            where = f"any of the {len(self.prompts)} prompts" if several else "this prompt"
+            said.append(f"feature {self.feature} does not fire on {where}, so nothing is known here of what drives it")
+        sunk = [(number, pos) for number, prompt in enumerate(self.prompts, start=1) for pos in prompt.sinks]
+        if sunk:
+            number, pos = sunk[0]
+            place = f"position {pos} ({self.prompts[number - 1].prompt.tokens[pos]!r})"
+            place += f" of text {number}" if several else ""
+            more = f" and {len(sunk) - 1} more" if len(sunk) > 1 else ""
+            sinks = "attention sinks" if more else "an attention sink"
+            said.append(f"{place}{more} left out as {sinks}; tokens --pos {pos} asks for it")
+        return "; ".join(said) or None
 
     @property
     def warning(self) -> str | None:
@@ -412,6 +426,7 @@ def _prompt_dict(prompt: CardPrompt) -> dict[str, Any]:
         "activations": list(prompt.activations),
         "pre_activations": list(prompt.pre_activations),
         "fit": fit_dict(prompt.fit),
+        **({"sinks": list(prompt.sinks)} if prompt.sinks else {}),
     }
 
 
@@ -511,21 +526,16 @@ def check_card_place(path: str | os.PathLike[str]) -> None:
 
 
 def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> list[Prompt]:
-    """A text, ids, or a list of those."""
-    if isinstance(prompts, str | Tensor):
-        several: list[Any] = [prompts]
-    else:
-        several = list(prompts)
-        if several and all(hasattr(entry, "__index__") and not isinstance(entry, str) for entry in several):
-            several = [several]
-    if not several:
+    """A prompt, or a collection of them."""
+    given = several(prompts)
+    if not given:
         raise UserError("a card needs a prompt, or several")
     found = []
-    for number, prompt in enumerate(several, start=1):
+    for number, prompt in enumerate(given, start=1):
         try:
             found.append(encode(subject.loaded, subject.adapter, prompt))
         except UserError as error:
-            raise UserError(f"prompt {number}: {error}" if len(several) > 1 else str(error)) from None
+            raise UserError(f"prompt {number}: {error}" if len(given) > 1 else str(error)) from None
     return found
 
 
@@ -537,21 +547,22 @@ def _read(
     found: dict[int, CardPrompt] = {}
     for group in alike_in_length([len(prompt) for prompt in prompts]):
         some = [prompts[number] for number in group]
-        read = [seen.at(point) for seen in subject.traces(some, point[0], (point,))]
-        cards = [_card_prompt(subject, target, prompt, x) for prompt, x in zip(some, read, strict=True)]
+        read = subject.traces(some, point[0], (point,))
+        cards = [_card_prompt(subject, target, prompt, seen) for prompt, seen in zip(some, read, strict=True)]
         found.update(zip(group, cards, strict=True))
         _tell(progress, "reading the prompts", len(found), len(prompts))
     return [found[number] for number in range(len(prompts))]
 
 
-def _card_prompt(subject: Subject, target: FeatureTarget, prompt: Prompt, x: Float[Tensor, "pos d_in"]) -> CardPrompt:
-    sae = subject.saes[target.hook]
+def _card_prompt(subject: Subject, target: FeatureTarget, prompt: Prompt, seen: Trace) -> CardPrompt:
+    sae, x = subject.saes[target.hook], seen.at(target.point)
     with torch.no_grad():
         active: list[float | None] = list(activations(sae, x)[:, target.index].tolist())
         pre: list[float | None] = list(pre_activations(sae, x, target.path)[:, target.index].tolist())
-    if prompt.special[0]:
-        active[0] = pre[0] = None
-    return CardPrompt(prompt, tuple(active), tuple(pre), fit(sae, x))
+    sunk = [pos for pos in sinks(seen, target.point) if not prompt.special[pos]]
+    for pos in [0, *sunk] if prompt.special[0] else sunk:
+        active[pos] = pre[pos] = None
+    return CardPrompt(prompt, tuple(active), tuple(pre), fit(sae, x), tuple(sunk))
 
 
 def _firings(prompts: Sequence[CardPrompt]) -> tuple[Firing, ...]:

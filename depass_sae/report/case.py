@@ -17,6 +17,9 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from .. import __version__
 from ..attribution.answer import Asked, read
 from ..attribution.components import HEADS, ComponentAttribution, attribute_components
@@ -35,6 +38,7 @@ from ..graph.tiers import STREAM
 from ..graph.verify import verify_graph
 from ..models.prompt import Prompt, encode
 from ..passes.propagate import Allocation, Progress
+from ..passes.sinks import sinks
 from ..passes.sublayers import CONTRIBUTION
 from ..saes import Fit, describe
 from ..texts import visible
@@ -58,7 +62,8 @@ class CaseSettings:
     """How a case study is made, beside the rule.
 
     ablate: random tokens that each source is replaced by (0: not measured). seed: of them. max_nodes: of a graph.
-    verify: how many of its nodes are taken out for real. top: rows that a table names.
+    verify: how many of its nodes are taken out for real. top: rows that a table names. replace_from: the file that
+    random tokens are drawn from (None: the package's text).
     """
 
     ablate: int = 8
@@ -66,6 +71,7 @@ class CaseSettings:
     max_nodes: int = 120
     verify: int = 50
     top: int = 8
+    replace_from: str | None = None
 
     def check(self) -> None:
         for name, least in (("ablate", 0), ("verify", 0), ("top", 1), ("max_nodes", 2)):
@@ -247,8 +253,8 @@ class Finding:
 class FeatureStudy:
     """One feature: where it fires in the prompt, what it is, and what was found.
 
-    activations, pre_activations: at every token; None at position 0 where it is a special token. note: what has to be
-    said of the choice of a position, where the feature fires nowhere.
+    activations, pre_activations: at every token; None at position 0 where it is a special token, and at attention sinks
+    that are not asked about. note: what has to be said of the choice of a position.
     """
 
     name: str
@@ -460,8 +466,12 @@ def _feature_study(
     chosen = sorted({reading.positions[0] for reading in readings})
     readoff = readings[0].readoff
     assert readoff.activation is not None
-    skip = 1 if prompt.special[0] else 0
-    nothing: list[float | None] = [None] * skip
+    sunk = {pos for pos in sinks(readings[0].seen, target.point) if not prompt.special[pos]} - set(chosen)
+    nowhere = sunk | ({0} if prompt.special[0] else set())
+
+    def but_nowhere(values: Float[Tensor, "pos"]) -> tuple[float | None, ...]:
+        return tuple(None if pos in nowhere else value for pos, value in enumerate(values.tolist()))
+
     findings = tuple(_finding(subject, prompt, target, name, pos, allocation, settings, progress) for pos in chosen)
     return FeatureStudy(
         name=name,
@@ -470,8 +480,8 @@ def _feature_study(
         described=target.describe(subject),
         fit=readoff.fit,
         note=next((note for reading in readings if (note := reading.common["note"])), None),
-        activations=tuple(nothing + readoff.activation[skip:].tolist()),
-        pre_activations=tuple(nothing + readoff.pre[skip:].tolist()),
+        activations=but_nowhere(readoff.activation),
+        pre_activations=but_nowhere(readoff.pre),
         card=make_card(subject, [_as_given(subject, prompt)], name, allocation=allocation, progress=progress),
         findings=findings,
     )
@@ -521,7 +531,7 @@ def _finding(
 ) -> Finding:
     (tokens,) = attribute_tokens_each(
         subject, [Asked(prompt, target, pos)], allocation=allocation, ablate=settings.ablate, seed=settings.seed,
-        progress=progress,
+        replace_from=settings.replace_from if settings.ablate else None, progress=progress,
     )  # fmt: skip
     heads = attribute_components(
         subject, prompt, target, HEADS, pos=pos, allocation=allocation, by_token=allocation.rule in CONTRIBUTION,
@@ -532,7 +542,10 @@ def _finding(
         size = Settings(max_nodes=settings.max_nodes)
         g = build_graph(subject, prompt, [(target, pos)], allocation=allocation, settings=size, progress=progress)
         if settings.verify:
-            g = verify_graph(subject, g, max_nodes=settings.verify, seed=settings.seed, progress=progress)
+            g = verify_graph(
+                subject, g, max_nodes=settings.verify, seed=settings.seed, replace_from=settings.replace_from,
+                progress=progress,
+            )  # fmt: skip
     return Finding(
         feature=name, label="", tokens=tokens, heads=heads, graph=g, no_graph=why, top=settings.top
     )  # fmt: skip

@@ -22,6 +22,7 @@ from ..graph.reads import encoder_reads
 from ..graph.tiers import depth, is_stream, sae_tier
 from ..models.prompt import Prompt, token_text
 from ..passes.propagate import Allocation, propagate
+from ..passes.sinks import sinks
 from ..passes.sources import Vectors
 from ..passes.trace import Point, Trace
 from ..saes import Hook, active_features, encoder_directions, feature_parts, reconstructs
@@ -216,7 +217,7 @@ def outflow_to(
 ) -> dict[int, ByFeature]:
     """What one feature, where it fires at ``positions``, contributes to the features that fire at ``target``.
 
-    By position, from its first firing on; position 0, where it is a special token, is left out.
+    By position, from its first firing on; position 0, where it is a special token, and attention sinks are left out.
     """
     place = writes_at(subject, hook)
     assert place is not None
@@ -228,9 +229,10 @@ def outflow_to(
     reached = torch.arange(min(positions), len(parts))
     arrived = propagate(seen, start, {point: reached}, Allocation(rule))[point].dense()[:, 0]
     sae, x = subject.saes[target], seen.at(point)
+    nowhere = {*sinks(seen, point), *([0] if prompt.special[0] else [])}
     active, found = active_features(sae, x), {}
     for row, pos in zip(arrived, reached.tolist(), strict=True):
-        if pos == 0 and prompt.special[0]:
+        if pos in nowhere:
             continue
         indices = active[pos].indices
         w = encoder_directions(sae, x[pos].expand(len(indices), -1), indices).w

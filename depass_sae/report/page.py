@@ -102,7 +102,8 @@ def _token_line(study: CaseStudy, i: int, pos: int) -> str:
     """What a token does here: its activation, and its contribution to each position that is asked about."""
     feature = study.features[i]
     activation = feature.activations[pos]
-    parts = ["a special token" if activation is None else f"activation {written(activation)}"]
+    nothing = "a special token" if study.heading.prompt.special[pos] else "an attention sink"
+    parts = [nothing if activation is None else f"activation {written(activation)}"]
     for finding in feature.findings:
         target = finding.target
         if pos > target.pos:

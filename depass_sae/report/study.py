@@ -40,6 +40,7 @@ class Study(BaseModel):
     first_token: str = "skip"
     ablate: int = Field(default=8, ge=0)
     seed: int = 0
+    replace_from: str | None = None
     max_nodes: int = Field(default=120, ge=2)
     verify: int = Field(default=50, ge=0)
     top: int = Field(default=8, ge=1)

@@ -55,10 +55,10 @@ def _texts(card: Mapping[str, Any]) -> list[Any]:
     lines = []
     for number in list(dict.fromkeys(firing["prompt"] for firing in card["firings"]))[:TEXTS]:
         text, line = card["prompts"][number], Line(f"{number + 1:>3}  ", style="")
-        for token, value in zip(text["tokens"], text["activations"], strict=True):
-            if value is None:
+        for pos, (token, value) in enumerate(zip(text["tokens"], text["activations"], strict=True)):
+            if value is None and pos not in text.get("sinks", ()):
                 continue
-            strength = abs(value) / largest
+            strength = abs(value or 0) / largest
             red, green, blue = (int((0.35 + 0.65 * strength) * part) for part in BLUE)
             line.append(
                 "".join(c if c == " " else shown(c) for c in token),

@@ -10,8 +10,22 @@ from hypothesis import strategies as st
 
 import depass_sae as ds
 from depass_sae.errors import SAEFitWarning, UserError
+from depass_sae.saes import fit
 
-from .tiny import BOS, D_MODEL, EOS, TEXT, VOCAB, activation, fitting_sae, handle, random_sae
+from .tiny import (
+    BOS,
+    D_MODEL,
+    EOS,
+    SINK,
+    TEXT,
+    VOCAB,
+    activation,
+    fitting_sae,
+    handle,
+    random_sae,
+    sinking,
+    tokenizer,
+)  # fmt: skip
 
 HOOKS = ("0.resid_pre", "1.attn_out", "1.resid_post", "2.mlp_out")
 
@@ -50,6 +64,18 @@ def test_position_0_has_features_unless_it_is_a_special_token(lm: ds.LM) -> None
     assert first([BOS, 80]) == ()
     assert first([EOS, 80]) == ()
     assert first([80, 90]) != ()
+
+
+def test_a_sink_that_is_no_special_token_is_listed_with_its_features() -> None:
+    lm = ds.load(sinking(), tokenizer(adds_bos=False), saes=random_sae())
+    ids = [SINK, 90, 70, SINK, 60]
+    acts = lm.saes[1].encode(activation(lm.model, torch.tensor([ids]), "1.resid_post")[0])
+    (layer,) = lm.features(ids).layers
+    for pos in (0, 3):
+        assert set(layer.positions[pos].indices) == set(acts[pos].nonzero()[:, 0].tolist()) != set()
+    expected = fit(lm.saes[1], activation(lm.model, torch.tensor([ids]), "1.resid_post")[0])
+    assert layer.fit.explained_variance == pytest.approx(expected.explained_variance)
+    assert layer.fit.l0 == expected.l0
 
 
 def test_layers_ascend_whatever_order_the_saes_came_in(several: ds.LM) -> None:

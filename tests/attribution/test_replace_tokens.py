@@ -1,19 +1,35 @@
 """Measured effects against a plain loop over transformers and sae-lens."""
 
+import copy
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from scipy.stats import spearmanr
+from tokenizers import Tokenizer, models
 from torch import Tensor
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 import depass_sae as ds
 from depass_sae.attribution import replace_tokens
+from depass_sae.attribution.replace_tokens import replacements
+from depass_sae.demo.corpus import written
 from depass_sae.errors import UserError
 
-from .tiny import BOS, EOS, VOCAB, activation, handle, pre_activations, random_sae, tokenizer
+from .tiny import BOS, EOS, VOCAB, activation, handle, model, pre_activations, random_sae, tokenizer
 
 PROMPT = "supply and demand of apples"
+
+
+@cache
+def ordinary() -> list[int]:
+    """The different tokens of the package's texts, those left out that are only a part of a character."""
+    known = tokenizer(adds_bos=False)
+    found = {i for text in written()[: replace_tokens.TEXTS] for i in known(text)["input_ids"]}
+    return sorted(i for i in found if "\ufffd" not in known.decode([i]))
 
 
 def by_hand(
@@ -21,7 +37,6 @@ def by_hand(
 ) -> list[list[float] | None]:
     """For every source, what is lost in each of ``times`` replacements by random ordinary tokens, one run at a time."""
     generator = torch.Generator().manual_seed(seed)
-    ordinary = [i for i in range(VOCAB) if i not in (BOS, EOS)]
     whole = value(torch.tensor([ids[: pos + 1]]))
     lost: list[list[float] | None] = []
     for positions in sources:
@@ -29,12 +44,12 @@ def by_hand(
         if any(ids[p] in (BOS, EOS) for p in where):
             lost.append(None)
             continue
-        drawn = torch.randint(len(ordinary), (times, len(where)), generator=generator)
+        drawn = torch.randint(len(ordinary()), (times, len(where)), generator=generator)
         runs = []
         for row in drawn.tolist():
             changed = list(ids[: pos + 1])
             for p, token in zip(where, row, strict=True):
-                changed[p] = ordinary[token]
+                changed[p] = ordinary()[token]
             runs.append(whole - value(torch.tensor([changed])))
         lost.append(runs)
     return lost
@@ -140,7 +155,7 @@ def test_the_document_has_what_was_measured_beside_each_contribution(lm: ds.LM) 
     att = lm.attribute_tokens(PROMPT, "1/3", ablate=2, seed=3)
     document = att.to_dict()["targets"][0]
     assert document["measured"] == {
-        "replacements": 2, "seed": 3, "rank_correlation": att.target.rank_correlation,
+        "replacements": 2, "seed": 3, "replace_from": None, "rank_correlation": att.target.rank_correlation,
     }  # fmt: skip
     assert document["contributions"][0]["measured"] is None
     for entry, mean, spread in zip(
@@ -164,3 +179,74 @@ def test_tables_show_what_was_measured(lm: ds.LM) -> None:
         assert f"{mean:+.2f} ± {spread:.2f}" in shown
         assert "each source replaced by 2 random tokens" in " ".join(shown.split())
     assert tokenizer()(PROMPT)["input_ids"][0] == BOS
+
+
+# ---------------------------------------------------------------------------------------------- what tokens give way to
+
+
+def drawn(tokenizer_: Any, replace_from: Path | None = None) -> set[int]:
+    return set(replacements(ds.load(model(), tokenizer_)._subject, replace_from).tolist())
+
+
+def test_tokens_give_way_to_tokens_that_a_text_has() -> None:
+    reserved = copy.deepcopy(tokenizer())
+    added = ["<|reserved|>", "<|tool|>"]
+    reserved.add_tokens([AddedToken(text, special=True) for text in added])
+    small = copy.deepcopy(model())
+    small.resize_token_embeddings(len(reserved) + 30)  # a padded vocabulary
+    found = replacements(ds.load(small, reserved)._subject).tolist()
+    assert found == ordinary()
+    assert max(found) < len(reserved)
+    assert not {BOS, EOS, *reserved.convert_tokens_to_ids(added)} & set(found)
+    assert all("\ufffd" not in reserved.decode([i]) for i in found)
+    assert {tokenizer().decode([i]) for i in found} >= {" supply", " the", "e", "."}
+
+
+def test_tokens_that_only_the_tokenizer_knows_are_not_drawn() -> None:
+    longer = copy.deepcopy(tokenizer())
+    longer.add_tokens([chr(0x4E00 + i) for i in range(VOCAB)])
+    longer.add_tokens([" people"])  # more than the model has embeddings for
+    assert longer(" people", add_special_tokens=False)["input_ids"][0] >= VOCAB
+    assert max(drawn(longer)) < VOCAB
+
+
+def test_another_text_may_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("<bos>supply and demand 🦊<eos>", encoding="utf-8")
+    known = tokenizer().get_vocab()
+    assert drawn(tokenizer(), path) == {known[text] for text in ("supply", "Ġand", "Ġdemand", "Ġ")}
+    lm = handle(random_sae())
+    path.write_text(" Paris")
+    att = lm.attribute_tokens(PROMPT, "1/3", pos=2, ablate=2, replace_from=path)
+    ids = list(att.heading.prompt.token_ids[:3])
+    ids[1] = known["ĠParis"]
+    there = lm.attribute_tokens(ids, "1/3", pos=2).pre_activation
+    assert att.target.measured.mean[1] == pytest.approx(att.pre_activation - there, rel=1e-4)
+    assert att.target.measured.spread[1] == pytest.approx(0, abs=1e-6)
+    assert att.to_dict()["targets"][0]["measured"]["replace_from"] == str(path)
+    assert f"2 random tokens of {path}".replace(" ", "") in "".join(str(att.table()).split())
+
+
+def test_a_text_that_cannot_be_drawn_from_is_refused(tmp_path: Path) -> None:
+    lm, path = handle(random_sae()), tmp_path / "own.txt"
+    with pytest.raises(UserError, match=r"cannot read .*own.txt: No such file"):
+        lm.attribute_tokens(PROMPT, "1/3", ablate=1, replace_from=path)
+    path.write_text("<bos>")
+    with pytest.raises(UserError, match=r"own.txt has no token to replace others by; it should be a text"):
+        lm.attribute_tokens(PROMPT, "1/3", ablate=1, replace_from=path)
+    with pytest.raises(UserError, match="give --ablate, too"):
+        lm.attribute_tokens(PROMPT, "1/3", replace_from=path)
+    with pytest.raises(UserError, match="came without a tokenizer, so nothing can be replaced from a text"):
+        ds.load(model(), saes=random_sae()).attribute_tokens([5, 6], "1/3", ablate=1, replace_from=path)
+
+
+def test_without_a_tokenizer_all_but_special_ids_are_drawn() -> None:
+    assert drawn(None) == set(range(VOCAB)) - {BOS, EOS}
+
+
+def test_a_tokenizer_that_knows_no_english_gives_its_vocabulary() -> None:
+    words = {"<unk>": 0, "<s>": 1, "東": 2, "京": 3}
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")), unk_token="<unk>", bos_token="<s>"
+    )
+    assert drawn(other) == {2, 3}

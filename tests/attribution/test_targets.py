@@ -9,7 +9,7 @@ import torch
 import depass_sae as ds
 from depass_sae.errors import UserError
 
-from .tiny import BOS, D_SAE, EOS, TEXT, VOCAB, activation, handle, random_sae, tokenizer
+from .tiny import BOS, D_SAE, EOS, SINK, TEXT, VOCAB, activation, handle, random_sae, sinking, tokenizer
 
 SILENT = 7
 """A feature that fires nowhere."""
@@ -238,3 +238,83 @@ def test_a_direction_may_be_a_list_or_an_array(lm: ds.LM) -> None:
     for given in (w.tolist(), w.numpy(), w.double()):
         att = lm.attribute_tokens(TEXT, direction=given, layer=1)
         assert att.pre_activation == pytest.approx(lm.attribute_tokens(TEXT, direction=w, layer=1).pre_activation)
+
+
+# --------------------------------------------------------------------------------------------------------------- sinks
+
+
+IDS = [SINK, 90, 70, 60, 90, 75]
+
+
+@pytest.fixture(scope="module")
+def sunk() -> ds.LM:
+    """Without a start token: the first token of a prompt is an ordinary one that the model makes a sink."""
+    return ds.load(sinking(), tokenizer(adds_bos=False), saes=[random_sae(), random_sae("topk", "2.mlp_out", seed=1)])
+
+
+def firing_at_the_sink(lm: ds.LM, name: str = "1") -> str:
+    """The feature that fires most there: it does elsewhere, too."""
+    layer = next(layer for layer in lm.features(IDS).layers if layer.name == name)
+    others = {i for at in layer.positions[1:] for i in at.indices}
+    return f"{name}/{next(i for i in layer.positions[0].indices if i in others)}"
+
+
+@pytest.mark.parametrize("name", ["1", "2"])
+def test_a_sink_is_no_default_position_and_the_note_says_how_to_ask_for_it(sunk: ds.LM, name: str) -> None:
+    feature = firing_at_the_sink(sunk, name)
+    said = f"position 0 ({sunk.tokenizer.decode([SINK])!r}) is left out as an attention sink; ask for it with --pos 0"
+    there = sunk.attribute_tokens(IDS, feature, pos=0)
+    assert there.target.pos == 0
+    assert there.note is None
+    for pos in (None, "max", "all"):
+        att = sunk.attribute_tokens(IDS, feature, pos=pos)
+        assert 0 not in [target.pos for target in att.targets]
+        assert att.note == said
+        assert att.to_dict()["note"] == said
+    assert abs(there.activation) > abs(sunk.attribute_tokens(IDS, feature).activation)
+
+
+def test_a_sink_within_the_prompt_is_left_out_as_well(sunk: ds.LM) -> None:
+    feature = firing_at_the_sink(sunk)
+    ids = [BOS, 90, 70, SINK, 60, 90, SINK]
+    att = sunk.attribute_tokens(ids, feature, pos="all")
+    assert not {0, 3, 6} & {target.pos for target in att.targets}
+    assert "positions 3 (" in att.note
+    assert att.note.endswith("are left out as attention sinks; ask for them with --pos 3 or --pos 6")
+    assert sunk.attribute_tokens(ids, feature, pos=3).target.pos == 3
+
+
+def test_nothing_is_said_of_a_sink_at_which_the_feature_does_not_fire(sunk: ds.LM) -> None:
+    (layer, _) = sunk.features(IDS).layers
+    silent = next(
+        i for at in layer.positions[1:] for i in at.indices if i not in layer.positions[0].indices
+    )  # fmt: skip
+    assert sunk.attribute_tokens(IDS, f"1/{silent}").note is None
+
+
+def test_a_feature_that_fires_on_a_sink_alone_is_shown_where_it_comes_nearest(sunk: ds.LM) -> None:
+    (layer, _) = sunk.features(IDS).layers
+    others = {i for at in layer.positions[1:] for i in at.indices}
+    alone = next(i for i in layer.positions[0].indices if i not in others)
+    att = sunk.attribute_tokens(IDS, f"1/{alone}")
+    assert att.target.pos != 0
+    assert att.note.startswith("position 0 (")
+    assert f"feature 1/{alone} fires nowhere elsewhere; shown is its largest pre-activation" in att.note
+
+
+def test_where_all_other_tokens_are_special_a_sink_is_taken(sunk: ds.LM) -> None:
+    assert sunk.attribute_tokens([SINK, EOS], firing_at_the_sink(sunk)).target.pos == 0
+
+
+def test_directions_leave_sinks_out_too_and_a_logits_own_position_stays_the_last(sunk: ds.LM) -> None:
+    att = sunk.attribute_tokens(IDS, direction=torch.ones(32), layer=1, pos="all")
+    assert [target.pos for target in att.targets] == [1, 2, 3, 4, 5]
+    assert sunk.attribute_tokens([*IDS, SINK], logit=5).target.pos == len(IDS)
+
+
+def test_in_several_prompts_each_has_its_own_sinks(sunk: ds.LM) -> None:
+    feature = firing_at_the_sink(sunk)
+    plain, with_sink = sunk.attribute_tokens_batch([IDS[1:], IDS], feature, pos="all")
+    assert plain.note is None or "sink" not in plain.note
+    assert "sink" in with_sink.note
+    assert "sink" in sunk.contrast(IDS, IDS[1:], feature).attribution.note

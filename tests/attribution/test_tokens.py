@@ -568,3 +568,16 @@ def test_the_prompt_of_a_document_is_the_text_that_was_given(lm: ds.LM) -> None:
     document = lm.attribute_tokens(text, "1/3").to_dict()
     assert document["prompt"] == text
     assert "".join(document["tokens"][1:]) == text
+
+
+def test_a_tokenizers_batch_is_several_prompts_its_padding_left_out(lm: ds.LM) -> None:
+    padding = copy.deepcopy(tokenizer())
+    padding.pad_token = "<eos>"
+    texts = [TEXT, "the price of supply"]
+    batch = padding(texts, return_tensors="pt", padding=True)
+    found = lm.attribute_tokens_batch(batch, "1/3")
+    for att, alone in zip(found, lm.attribute_tokens_batch(texts, "1/3"), strict=True):
+        assert att.heading.prompt.token_ids == alone.heading.prompt.token_ids
+        assert att.to_dict()["targets"] == alone.to_dict()["targets"]
+    with pytest.raises(UserError, match="name several prompts"):
+        lm.attribute_tokens_batch(padding(TEXT), "1/3")

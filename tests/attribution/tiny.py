@@ -1,5 +1,6 @@
 """A tiny model with a tokenizer, tiny SAEs for every hook, and what transformers and sae-lens say of them."""
 
+import copy
 import warnings
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from depass_sae.saes.hook import transformer_lens_name
 from ..passes.models import CONFIGS, D_MODEL, build
 from ..saes.builders import CLASSES
 
-VOCAB, D_SAE, BOS, EOS = 352, 40, 0, 1
+VOCAB, D_SAE, BOS, EOS, SINK = 352, 40, 0, 1, 80
 TEXT = "In economics, supply and demand set the price of a marked-up apple."
 HOSTILE = ("<script>alert(1)</script>", "\x1b[31mred\x1b[0m", "[red]", "[/bold]", "line\nbreak", ":smile:")
 
@@ -50,6 +51,15 @@ def model(shape: str = "llama", dtype: torch.dtype = torch.float32) -> PreTraine
     config = CONFIGS[shape]()
     config.vocab_size = VOCAB
     return build(config, dtype)
+
+
+@cache
+def sinking(shape: str = "llama") -> PreTrainedModel:
+    """The same with an attention sink wherever a prompt has the token ``SINK``."""
+    made = copy.deepcopy(model(shape))
+    with torch.no_grad():
+        made.get_input_embeddings().weight[SINK] *= 10_000
+    return made
 
 
 def width(shape: str, hook: str) -> int:

@@ -13,11 +13,22 @@ import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.graph.document import document_of, graph_of
 from depass_sae.graph.influence import is_flow
+from depass_sae.graph.tiers import sae_tier
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.sources import Vectors
 from depass_sae.saes import Hook, encoder_direction
 
-from ..attribution.tiny import TEXT, activation, handle, pre_activations, random_sae
+from ..attribution.tiny import (
+    BOS,
+    SINK,
+    TEXT,
+    activation,
+    handle,
+    pre_activations,
+    random_sae,
+    sinking,
+    tokenizer,
+)  # fmt: skip
 from ..passes.models import HEADS, SHAPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
@@ -404,3 +415,54 @@ def test_two_saes_at_the_same_point_are_refused() -> None:
     lm = handle([random_sae("jumprelu", "0.resid_post"), random_sae("jumprelu", "1.resid_pre")])
     with pytest.raises(UserError, match="the same point"):
         lm.graph(TEXT)
+
+
+# --------------------------------------------------------------------------------------------------------------- sinks
+
+
+def sunk(hooks: Any = HOOKS) -> ds.LM:
+    """Without a start token: the first token of a prompt is an ordinary one that the model makes a sink."""
+    saes = [random_sae("jumprelu", hook, seed=seed) for seed, hook in enumerate(hooks)]
+    return ds.load(sinking(), tokenizer(adds_bos=False), saes=saes)
+
+
+@pytest.mark.parametrize("rule", ["half", "softmax"])
+def test_at_position_0_a_sink_is_one_root_per_sae_as_a_special_token_is(rule: str) -> None:
+    lm, ids = sunk(), [SINK, 90, 70, 60, 75]
+    g = lm.graph(ids, "logit:5", max_nodes=400, edge_threshold=None, rule=rule)
+    at_0 = {name: node for name, node in g.nodes(data=True) if node.get("pos") == 0}
+    assert {node["kind"] for node in at_0.values()} == {"token"}
+    assert at_0.keys() == {"token:0", "token:0@0", "token:1@0"}  # of the last, nothing looks back to position 0
+    assert adds_up(g)
+    x = activation(lm.model, torch.tensor([ids]), HOOKS[-1])[0]
+    seen = lm._subject.trace(lm.encode(ids), None)
+    tier = sae_tier(lm._subject, seen, lm.encode(ids), Hook(2, "resid_post"))
+    torch.testing.assert_close(tier.roots[0], x[0])
+    assert not tier.constant[0].any()
+    verified = lm.verify(g, max_nodes=8)
+    assert verified.graph["verification"]["together"]["active"] == sum(
+        len(at.indices) for layer in lm.features(ids).layers for at in layer.positions[1:]
+    )
+
+
+def test_a_later_sink_keeps_its_features_in_a_graph_and_is_no_default_target() -> None:
+    lm, ids = sunk(), [BOS, 90, SINK, 60, 75]
+    strongest = next(i for i in lm.features(ids).layers[-1].positions[2].indices)
+    g = lm.graph(ids, f"2/{strongest}", max_nodes=100)
+    assert all(g.nodes[target["node"]]["pos"] != 2 for target in g.graph["target"])
+    asked = lm.graph(ids, f"2/{strongest}@2", max_nodes=100)
+    assert f"feature:2/{strongest}@2" in asked
+    assert adds_up(asked)
+
+
+def test_a_feature_at_a_first_position_that_is_a_sink_may_be_asked_for() -> None:
+    lm, ids = sunk(), [SINK, 90, 70, 60, 75]
+    strongest = lm.features(ids).layers[-1].positions[0].indices[0]
+    g = lm.graph(ids, f"2/{strongest}@0", max_nodes=100)
+    assert adds_up(g)
+    assert {node["kind"] for node in g.nodes.values() if node["layer"] < 2} <= {
+        "token",
+        "bias",
+        "constant",
+        "remainder",
+    }

@@ -1,5 +1,6 @@
 """Prompts as the model sees them: BOS, ids taken as they are, token texts, words."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +9,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
+from transformers import AddedToken
 
-from depass_sae.errors import UserError
+from depass_sae.errors import PromptWarning, UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import Loaded, adapter_for
-from depass_sae.models.prompt import Prompt, encode, sentences, token_id, token_text, words
+from depass_sae.models.prompt import (
+    Prompt,
+    encode,
+    is_prompt,
+    sentences,
+    several,
+    special_ids,
+    token_id,
+    token_text,
+    words,
+)
 
 from ..attribution.tiny import BOS, EOS, HOSTILE, TEXT, VOCAB, model, tokenizer
 from ..passes.models import CONTEXT
@@ -70,6 +83,160 @@ def test_a_start_token_in_the_text_is_not_doubled(plain: Loaded, adapter: Adapte
     assert prompt.tokens == ("<bos>", "supply")
 
 
+CHAT = [{"role": "user", "content": "supply"}, {"role": "assistant", "content": "and demand"}]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def chatty(template: str = TEMPLATE, **options: Any) -> Loaded:
+    """A tokenizer that puts BOS in front by itself, and a chat template that writes it."""
+    made = copy.deepcopy(tokenizer())
+    made.chat_template = template
+    return Loaded(model(), made, "tiny", **options)
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+def test_a_start_token_that_both_the_text_and_the_tokenizer_bring_is_there_once(
+    loaded: Loaded, adapter: Adapter, bos: int | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    body = tokenizer(adds_bos=False)(TEXT)["input_ids"]
+    assert list(encode(replace(loaded, bos_id=bos), adapter, f"<bos>{TEXT}").token_ids) == [BOS, *body]
+    written_out = chatty().tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
+    once = encode(chatty(bos_id=bos), adapter, written_out)
+    assert once.token_ids[0] == BOS
+    assert once.token_ids.count(BOS) == 1
+    assert not recwarn.list
+
+
+def test_what_a_tokenizer_adds_behind_a_text_stays_where_its_start_token_goes(adapter: Adapter) -> None:
+    both = copy.deepcopy(tokenizer())
+    both.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
+    )
+    assert encode(Loaded(model(), both, "tiny"), adapter, "<bos>supply").tokens == ("<bos>", "supply", "<eos>")
+
+
+def test_two_start_tokens_are_warned_of_and_kept(loaded: Loaded, plain: Loaded, bare: Loaded, adapter: Adapter) -> None:
+    for asked in (loaded, replace(plain, bos_id=BOS), bare):
+        with pytest.warns(PromptWarning, match=r"begins with two start tokens .*; one of them is too many") as caught:
+            assert encode(asked, adapter, [BOS, BOS, 5]).token_ids == (BOS, BOS, 5)
+        assert caught[0].filename == __file__
+    with pytest.warns(PromptWarning, match="two start tokens"):
+        assert encode(loaded, adapter, "<bos><bos>supply").tokens == ("<bos>", "<bos>", "supply")
+
+
+@pytest.mark.parametrize("ids", [[BOS, 5], [5, BOS, BOS], [5, 5], [EOS, EOS, 5], [BOS]])
+def test_nothing_is_said_of_ids_that_begin_well(
+    loaded: Loaded, adapter: Adapter, ids: list[int], recwarn: pytest.WarningsRecorder
+) -> None:
+    encode(loaded, adapter, ids)
+    assert not recwarn.list
+
+
+# --------------------------------------------------------------------------------------- messages and tokenizers' words
+
+
+def test_messages_are_written_out_by_the_chat_template_with_the_answer_about_to_begin(adapter: Adapter) -> None:
+    asked = chatty()
+    prompt = encode(asked, adapter, CHAT)
+    expected = asked.tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    assert list(prompt.token_ids) == expected
+    assert prompt.tokens[0] == "<bos>"
+    assert prompt.text == "".join(prompt.tokens) == "<bos>user: supply<eos>assistant: and demand<eos>assistant:"
+
+
+def test_messages_of_a_template_without_a_start_token_get_the_one_that_the_saes_want(adapter: Adapter) -> None:
+    without = TEMPLATE.replace("{{ bos_token }}", "")
+    assert encode(chatty(without), adapter, CHAT).token_ids[0] != BOS
+    assert encode(chatty(without, bos_id=BOS), adapter, CHAT).token_ids.count(BOS) == 1
+
+
+def test_messages_that_cannot_be_written_out_are_refused(loaded: Loaded, bare: Loaded, adapter: Adapter) -> None:
+    assert refusal(lambda: encode(loaded, adapter, CHAT)) == (
+        "the tokenizer of tiny has no chat template; give the prompt as a text"
+    )
+    assert "without a tokenizer, so its prompts are token ids" in refusal(lambda: encode(bare, adapter, CHAT))
+    picky = chatty("{{ raise_exception('roles must\nalternate') }}")
+    assert refusal(lambda: encode(picky, adapter, CHAT)) == (
+        "the chat template of tiny does not take these messages: roles must alternate"
+    )
+    assert "put the message into a list" in refusal(lambda: encode(loaded, adapter, CHAT[0]))
+
+
+def test_what_a_tokenizer_returns_is_a_prompt(loaded: Loaded, adapter: Adapter) -> None:
+    ids = loaded.tokenizer(TEXT)["input_ids"]
+    tensors = loaded.tokenizer(TEXT, return_tensors="pt")
+    forms = [loaded.tokenizer(TEXT), loaded.tokenizer([TEXT]), tensors, loaded.tokenizer([TEXT], return_tensors="np")]
+    for form in (*forms, dict(tensors), {"input_ids": ids}, {"input_ids": list(torch.tensor(ids))}):
+        assert list(encode(loaded, adapter, form).token_ids) == ids
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("tensors", ["pt", "np", None])
+def test_padding_is_left_out_by_the_attention_mask(adapter: Adapter, side: str, tensors: str | None) -> None:
+    padding = copy.deepcopy(tokenizer())
+    padding.pad_token, padding.padding_side = "<eos>", side
+    given = padding(TEXT, return_tensors=tensors, padding="max_length", max_length=25)
+    assert list(encode(Loaded(model(), padding, "tiny"), adapter, given).token_ids) == padding(TEXT)["input_ids"]
+
+
+def test_a_mask_that_fits_no_ids_is_refused(loaded: Loaded, adapter: Adapter) -> None:
+    def said(mask: list[int]) -> str:
+        return refusal(lambda: encode(loaded, adapter, {"input_ids": [5, 6, 7], "attention_mask": mask}))
+
+    assert said([1, 1]) == "the prompt has 3 input_ids and an attention_mask of 2"
+    assert said([0, 0, 0]) == "the prompt is empty"
+    assert "gaps between tokens" in said([1, 0, 1])
+
+
+def test_a_batch_is_no_prompt_but_several(loaded: Loaded, adapter: Adapter) -> None:
+    texts = [TEXT, "supply"]
+    batch = loaded.tokenizer(texts)
+    for form in (batch, {"input_ids": torch.ones(2, 3, dtype=torch.long)}, torch.ones(2, 3, dtype=torch.long)):
+        said = refusal(lambda: encode(loaded, adapter, form))  # noqa: B023
+        assert said == "a prompt is one sequence, not a batch of 2; give them one at a time"
+    found = [list(encode(loaded, adapter, one).token_ids) for one in several(batch)]
+    assert found == [loaded.tokenizer(text)["input_ids"] for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("given", "one"),
+    [
+        (TEXT, True), ([5, 6], True), ([np.int64(5)], True), (list(torch.tensor([5, 6])), True), (CHAT, True),
+        (torch.tensor([5, 6]), True), ({"input_ids": [5]}, True), ({"input_ids": [[5]]}, True), (5, True),
+        ([TEXT], False), ([[5, 6]], False), ([torch.tensor([5, 6])], False), ([CHAT, CHAT], False), ([], False),
+        ([{"input_ids": [5]}], False), ({"input_ids": [[5], [6]]}, False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_one_prompt_is_told_from_several(given: Any, one: bool) -> None:
+    assert is_prompt(given) == one
+    assert (several(given) == [given]) == one or isinstance(given, list)
+
+
+def test_ids_that_end_with_padding_are_warned_of(adapter: Adapter, recwarn: pytest.WarningsRecorder) -> None:
+    padding = copy.deepcopy(tokenizer())
+    padding.pad_token = padding.convert_ids_to_tokens(90)
+    padded = Loaded(model(), padding, "tiny")
+    encode(padded, adapter, [90, 5, 6])
+    encode(padded, adapter, [5, EOS])
+    assert not recwarn.list
+    for ids, count in (([5, 6, 90], "a pad token"), ([5, 90, 90], "2 pad tokens")):
+        with pytest.warns(PromptWarning, match=f"the prompt ends with {count} .* and the last position"):
+            assert list(encode(padded, adapter, ids).token_ids) == ids
+
+
+def test_one_end_token_is_no_padding_where_that_pads_too(adapter: Adapter, recwarn: pytest.WarningsRecorder) -> None:
+    padding = copy.deepcopy(tokenizer())
+    padding.pad_token = "<eos>"
+    encode(Loaded(model(), padding, "tiny"), adapter, [5, EOS])
+    assert not recwarn.list
+    with pytest.warns(PromptWarning, match="2 pad tokens"):
+        encode(Loaded(model(), padding, "tiny"), adapter, [5, EOS, EOS])
+
+
 @pytest.mark.parametrize("bos", [None, BOS])
 @pytest.mark.parametrize("ids", [[5, 6, 7], [BOS, 5], [BOS, BOS, 5], [5, BOS]])
 def test_ids_are_taken_exactly_as_they_are(loaded: Loaded, adapter: Adapter, ids: list[int], bos: int | None) -> None:
@@ -115,7 +282,7 @@ def test_an_id_outside_the_vocabulary_is_refused(loaded: Loaded, adapter: Adapte
     "given",
     [
         torch.ones(3), torch.ones(2, 3, dtype=torch.long), torch.tensor(5), [1.5], ["5"], [[5, 6]], None, 5,
-        {"input_ids": [5]},
+        {"ids": [5]}, {"input_ids": ["5"]}, [{"text": "no message"}],
     ],
     ids=repr,
 )  # fmt: skip
@@ -168,6 +335,15 @@ def test_sentencepiece_tokens_keep_the_space_that_opens_them() -> None:
     pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     fast = PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>")
     assert [token_text(fast, i) for i in (1, 2, 3)] == [" Paris", "is", " "]
+
+
+def test_added_tokens_that_are_marked_special_are_special(adapter: Adapter) -> None:
+    reserved = copy.deepcopy(tokenizer())
+    reserved.add_tokens([AddedToken("<|header|>", special=True)])
+    (added,) = reserved("<|header|>", add_special_tokens=False)["input_ids"]
+    assert added not in reserved.all_special_ids
+    found = special_ids(Loaded(model(), reserved, "tiny"))
+    assert found == {BOS, EOS, added}
 
 
 def test_the_token_that_a_text_is(loaded: Loaded, bare: Loaded) -> None:

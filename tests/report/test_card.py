@@ -1,5 +1,6 @@
 """Feature cards: every number is what the attributions, sae-lens and the weights say, and every split adds up."""
 
+import copy
 import json
 import re
 from collections import defaultdict
@@ -21,6 +22,7 @@ from ..attribution.tiny import (
     BOS,
     D_SAE,
     HOSTILE,
+    SINK,
     TEXT,
     activation,
     fitting_sae,
@@ -28,6 +30,8 @@ from ..attribution.tiny import (
     model,
     pre_activations,
     random_sae,
+    sinking,
+    tokenizer,
     width,
 )
 from ..passes.models import D_MODEL
@@ -82,6 +86,39 @@ def test_firings_come_strongest_first_and_density_leaves_bos_out() -> None:
     assert card.n_positions == len(values)
     assert sorted(sizes) == sorted(value for value in values if value)
     assert card.density == len(sizes) / len(values)
+
+
+def test_attention_sinks_are_left_out_and_said_and_their_words_stay_in_the_text() -> None:
+    lm = ds.load(sinking(), tokenizer(adds_bos=False), saes=[random_sae(hook=hook) for hook in STREAM])
+    ids = [SINK, 90, 70, 60, SINK, 75]
+    index = next(i for i in lm.features(ids, 1).layers[0].positions[0].indices)
+    for prompts in (ids, [ids[1:4], ids]):
+        card = lm.card(f"1/{index}", prompts)
+        shown = card.prompts[-1]
+        assert [pos for pos, value in enumerate(shown.activations) if value is None] == [0, 4]
+        assert shown.sinks == (0, 4)
+        assert not {0, 4} & {firing.pos for firing in card.firings if len(card.prompts) == 1}
+        assert "and 1 more left out as attention sinks; tokens --pos 0 asks for it" in card.note
+        assert card.note.startswith("position 0 ('o')" + (" of text 2" if len(card.prompts) > 1 else ""))
+        assert card.to_dict()["prompts"][-1]["sinks"] == [0, 4]
+        (_, page) = card.to_html().split('<ol class="texts">', 1)
+        text = re.sub(r"<[^>]+>|\s", "", page.partition("</ol>")[0])
+        assert re.sub(r"\s", "", shown.prompt.text) in text
+    assert "sinks" not in lm.card(f"1/{index}", ids[1:4]).to_dict()["prompts"][0]
+
+
+@pytest.mark.parametrize("form", ["batch", "messages", "one"])
+def test_a_card_takes_prompts_in_every_form(form: str) -> None:
+    chat = [{"role": "user", "content": TEXT}]
+    lm = lm_with()
+    if form == "messages":
+        talking = copy.deepcopy(tokenizer())
+        talking.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+        lm = ds.load(model(), talking, saes=random_sae(hook="1.resid_mid", seed=1))
+    given = {"batch": lm.tokenizer(PROMPTS, padding=False), "messages": chat, "one": lm.tokenizer(TEXT)}[form]
+    expected = PROMPTS if form == "batch" else [TEXT]
+    found = [list(prompt.prompt.token_ids) for prompt in lm.card("1/3", given).prompts]
+    assert found == [tokenizer()(text)["input_ids"] for text in expected]
 
 
 def test_firings_of_either_sign_are_sorted_by_size() -> None:

@@ -13,7 +13,7 @@ from depass_sae.graph.neuronpedia_labels import labels_from
 from depass_sae.report.study import Study, read_study, study_of
 from depass_sae.texts import is_hidden
 
-from ..attribution.tiny import TEXT, handle, random_sae
+from ..attribution.tiny import SINK, TEXT, handle, random_sae, sinking, tokenizer
 from .case_sample import HARM, PROMPT, firing, lm, made, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
@@ -43,6 +43,43 @@ def test_activations_are_those_that_the_features_call_finds():
             expected = dict(zip(at.indices, at.activations, strict=True)).get(index, 0.0)
             assert (feature.activations[at.pos] or 0.0) == pytest.approx(expected)
         assert feature.activations[0] is None
+
+
+def test_a_sink_has_an_activation_only_where_it_is_asked_about():
+    sunk = ds.load(sinking(), tokenizer(adds_bos=False), saes=[random_sae(hook="1.resid_post")])
+    ids = [SINK, 90, 70, 60, 75]
+    at_0, *others = (set(at.indices) for at in sunk.features(ids).layers[0].positions)
+    index = next(i for i in at_0 if any(i in other for other in others))
+    quick = {"ablate": 0, "max_nodes": 12, "verify": 2}
+    (by_default,) = sunk.case_study(ids, f"1/{index}", **quick).features
+    assert by_default.activations[0] is by_default.pre_activations[0] is None
+    assert None not in by_default.activations[1:]
+    assert "position 0 ('o') is left out as an attention sink" in by_default.note
+    assert by_default.findings[0].target.pos != 0
+    study = sunk.case_study(ids, f"1/{index}@0", **quick)
+    assert study.features[0].activations[0] == pytest.approx(study.findings[0].target.activation)
+    assert "an attention sink" in sunk.case_study(ids, f"1/{index}", **quick).to_html()
+
+
+def test_another_text_to_replace_from_serves_tokens_and_graph_and_is_in_the_command(tmp_path: Path):
+    path, (name,) = tmp_path / "own.txt", firing(0, 1)  # whose graph is of tokens
+    path.write_text(" Paris")
+    (finding,) = lm().case_study(PROMPT, name, ablate=2, max_nodes=24, verify=24, replace_from=path).findings
+    assert finding.tokens.to_dict() == lm().attribute_tokens(PROMPT, name, ablate=2, replace_from=path).to_dict()
+    assert max(spread for spread in finding.target.measured.spread if spread is not None) < 1e-5  # one token alone
+    ids = list(lm().encode(PROMPT).token_ids)
+    nodes = {entry["node"]: entry["observed"] for entry in finding.graph.graph["verification"]["nodes"]}
+    checked = 0
+    for pos in range(1, finding.target.pos + 1):
+        if f"token:{pos}" in nodes:
+            replaced = [*ids[:pos], lm().tokenizer.convert_tokens_to_ids("ĠParis"), *ids[pos + 1 :]]
+            there = lm().attribute_tokens(replaced, name).pre_activation
+            assert nodes[f"token:{pos}"] == pytest.approx(finding.target.pre_activation - there, rel=1e-3, abs=1e-3)
+            checked += 1
+    assert checked
+    assert f"--replace-from {path}" in study_of(prompt=PROMPT, features=[name], replace_from=str(path)).command(
+        labelled=False
+    )
 
 
 @pytest.mark.parametrize("top", [1, 4, 1000])
