@@ -393,20 +393,21 @@ def test_the_graph_grows_by_the_node_of_most_influence_as_far_as_it_is_known(
 def grown(whole: nx.DiGraph, count: int, kept: int) -> list[str]:
     """The first nodes to join, one at a time, from a graph that has them all; of an inflow so many are remembered."""
     worth = {target["node"]: target["weight"] for target in whole.graph["target"]}
-    expanded, joined = list(worth), []
+    single = {name for name, node in whole.nodes(data=True) if node["kind"] in ("feature", "error", "token")}
     order = list(nx.topological_sort(whole))[::-1]
+    shares = {}
+    for name in order:
+        inflow = {source: abs(edge["weight"]) for source, _, edge in whole.in_edges(name, data=True)}
+        largest = sorted(single & inflow.keys(), key=lambda source: -inflow[source])[:kept]
+        shares[name] = {source: inflow[source] / sum(inflow.values()) for source in largest}
+    expanded, joined = set(worth), []
     while len(joined) < count:
         influence = dict.fromkeys(whole, 0.0) | worth
         for name in order:
-            if name not in expanded:
-                continue
-            inflow = {source: abs(edge["weight"]) for source, _, edge in whole.in_edges(name, data=True)}
-            single = [source for source in inflow if whole.nodes[source]["kind"] in ("feature", "error", "token")]
-            for source in sorted(single, key=lambda source: -inflow[source])[:kept]:
-                influence[source] += influence[name] * inflow[source] / sum(inflow.values())
-        candidates = [name for name in whole if whole.nodes[name]["kind"] in ("feature", "error", "token")]
-        joined.append(max({*candidates} - {*joined, *worth}, key=lambda name: influence[name]))
-        expanded += joined[-1:] if whole.nodes[joined[-1]]["kind"] == "feature" else []
+            for source, share in shares[name].items() if name in expanded else ():
+                influence[source] += influence[name] * share
+        joined.append(max(single - {*joined, *worth}, key=influence.__getitem__))
+        expanded |= {name for name in joined[-1:] if whole.nodes[name]["kind"] == "feature"}
     return joined
 
 
