@@ -383,7 +383,7 @@ def test_the_graph_grows_by_the_node_of_most_influence_as_far_as_it_is_known(
     whole = lm.graph(prompt, targets, max_nodes=5000, edge_threshold=None)
     monkeypatch.setattr("depass_sae.graph.grow.AT_ONCE", 1)
     monkeypatch.setattr("depass_sae.graph.grow.KEPT_SOURCES", kept + 2)
-    g = lm.graph(prompt, targets, max_nodes=45, edge_threshold=None)
+    g = lm.graph(prompt, targets, max_nodes=30, edge_threshold=None)
     shared = ("constant", "bias", "remainder", "logit")
     found = {name for name, node in g.nodes(data=True) if node["kind"] not in shared} - {f"feature:{target}"}
     assert found == set(grown(whole, len(found), kept))
