@@ -65,7 +65,7 @@ def fold(g: nx.DiGraph, nodes: Collection[str], edges: Iterable[tuple[str, str]]
             _add_remainder(small, g.nodes[source]["layer"], target, edge)
         elif source in nodes:
             small.add_edge(source, target, **edge)
-    for name in [name for name, node in small.nodes(data=True) if node["kind"] == "remainder"]:
+    for name in [name for name, node in small.nodes(data=True) if node["kind"] in ("remainder", "head")]:
         if not small.out_degree(name):
             small.remove_node(name)
     small.graph["groups"] = groups_within(g.graph.get("groups", []), small)
@@ -121,11 +121,7 @@ def _largest(values: dict[Any, float], threshold: float) -> list[Any]:
 def _without_dead_ends(g: nx.DiGraph) -> nx.DiGraph:
     """Without the nodes that lead nowhere any more; of a feature that nothing is left of below, the remainder is."""
     while True:
-        dead = {
-            name
-            for name, node in g.nodes(data=True)
-            if not g.out_degree(name) and not node.get("target") and node["kind"] != "head"
-        }
+        dead = {name for name, node in g.nodes(data=True) if not g.out_degree(name) and not node.get("target")}
         if not dead:
             return g
         alive = [name for name in g if name not in dead]

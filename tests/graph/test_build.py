@@ -1,6 +1,7 @@
 """Graphs of random models and SAEs: they add up, and every edge is what a direct computation says."""
 
 from collections import Counter
+from operator import itemgetter
 from typing import Any
 
 import networkx as nx
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.graph.document import document_of, graph_of
-from depass_sae.graph.influence import is_flow
+from depass_sae.graph.influence import is_flow, size
 from depass_sae.graph.tiers import sae_tier
 from depass_sae.passes.propagate import Allocation, propagate
 from depass_sae.passes.sources import Vectors
@@ -364,10 +365,61 @@ def test_heads_are_a_second_view_and_change_no_sum() -> None:
     assert set(with_heads.edges) == set(plain.edges)
 
 
-def test_what_is_remembered_of_a_nodes_inflow_changes_no_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("depass_sae.graph.grow.KEPT_SOURCES", 12)
-    g = lm_with().graph(TEXT, max_nodes=90)
-    assert adds_up(g)
+def test_what_has_no_place_in_a_graph_or_is_not_remembered_changes_no_sum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = lm_with(hooks=HOOKS[:2])
+    prompt = lm.encode(TEXT).token_ids[:9]
+    whole = lm.graph(prompt, "logit:5", max_nodes=5000, edge_threshold=None)  # every node has its place
+    for kept in (12, 20_000):
+        monkeypatch.setattr("depass_sae.graph.grow.KEPT_SOURCES", kept)
+        g = lm.graph(prompt, "logit:5", max_nodes=60)
+        assert adds_up(g)
+        assert len(summed(g)) > 10
+        for name in summed(g):
+            for value in (itemgetter("weight"), itemgetter("effect"), size):
+                mine, its = ([value(edge) for _, _, edge in of.in_edges(name, data=True)] for of in (g, whole))
+                assert sum(mine) == pytest.approx(sum(its), abs=1e-4 * sum(map(abs, its)))
+
+
+@pytest.mark.parametrize("kept", [20_000, 8])
+def test_the_graph_grows_by_the_node_of_most_influence_as_far_as_it_is_known(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = lm_with(hooks=("0.resid_post", "1.resid_post"))
+    prompt = lm.encode(TEXT).token_ids[:9]
+    (at_1,) = lm.features(prompt, 1).layers
+    target = f"1/{at_1.positions[8].indices[0]}@8"  # it fires, so it is a source of the logits, too
+    targets = [target, "logit:5", "logit:9@4"]
+    whole = lm.graph(prompt, targets, max_nodes=5000, edge_threshold=None)
+    monkeypatch.setattr("depass_sae.graph.grow.AT_ONCE", 1)
+    monkeypatch.setattr("depass_sae.graph.grow.KEPT_SOURCES", kept + 2)
+    g = lm.graph(prompt, targets, max_nodes=30, edge_threshold=None)
+    shared = ("constant", "bias", "remainder", "logit")
+    found = {name for name, node in g.nodes(data=True) if node["kind"] not in shared} - {f"feature:{target}"}
+    assert found == set(grown(whole, len(found), kept))
+    assert {g.nodes[name]["layer"] for name in found} == {-1, 0, 1}
+
+
+def grown(whole: nx.DiGraph, count: int, kept: int) -> list[str]:
+    """The first nodes to join, one at a time, from a graph that has them all; of an inflow so many are remembered."""
+    worth = {target["node"]: target["weight"] for target in whole.graph["target"]}
+    single = {name for name, node in whole.nodes(data=True) if node["kind"] in ("feature", "error", "token")}
+    order = list(nx.topological_sort(whole))[::-1]
+    shares = {}
+    for name in order:
+        inflow = {source: abs(edge["weight"]) for source, _, edge in whole.in_edges(name, data=True)}
+        largest = sorted(single & inflow.keys(), key=lambda source: -inflow[source])[:kept]
+        shares[name] = {source: inflow[source] / sum(inflow.values()) for source in largest}
+    expanded, joined = set(worth), []
+    while len(joined) < count:
+        influence = dict.fromkeys(whole, 0.0) | worth
+        for name in order:
+            for source, share in shares[name].items() if name in expanded else ():
+                influence[source] += influence[name] * share
+        joined.append(max(single - {*joined, *worth}, key=influence.__getitem__))
+        expanded |= {name for name in joined[-1:] if whole.nodes[name]["kind"] == "feature"}
+    return joined
 
 
 def test_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

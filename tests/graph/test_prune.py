@@ -1,5 +1,7 @@
 """Influence is circuit tracing's (I − A)⁻¹ sum, and pruning by it loses nothing of the sums."""
 
+from typing import Any
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -50,6 +52,22 @@ def test_scores_are_circuit_tracers() -> None:
     assert sum(scores(g)["shares"].values()) == pytest.approx(1)
 
 
+def test_influence_ends_in_what_nothing_flows_into() -> None:
+    g = sample_graph()
+    before = scores(g)
+    errors = [name for name in g if name.startswith("error:11")]
+    for name in errors[:2]:  # followed further upstream
+        g.add_edge("token:0", name, kind="flow", weight=1.0, effect=0.0)
+    names, a, found = by_matrix(g)
+    ends = dict.fromkeys(("token", "error", "constant", "bias", "remainder"), 0.0)
+    for name, row, value in zip(names, a, found, strict=True):
+        if not row.any() and g.nodes[name]["kind"] in ends:
+            ends[g.nodes[name]["kind"]] += value
+    assert scores(g)["shares"] == pytest.approx({kind: value / sum(ends.values()) for kind, value in ends.items()})
+    assert scores(g)["shares"]["error"] < before["shares"]["error"]
+    assert scores(g)["replacement"] == pytest.approx(ends["token"] / (ends["token"] + ends["error"]))
+
+
 def adds_up(g: nx.DiGraph) -> bool:
     return all(
         node["constant"] + sum(edge["weight"] for _, _, edge in g.in_edges(name, data=True) if is_flow(edge))
@@ -69,10 +87,59 @@ def test_whatever_is_pruned_the_sums_hold(seed, node_threshold, edge_threshold, 
     g = sample_graph(seed=seed)
     small = prune(g, node_threshold=node_threshold, edge_threshold=edge_threshold, max_nodes=max_nodes)
     assert adds_up(small)
+    assert all(inflow(small, name, value) == pytest.approx(inflow(g, name, value)) for name in small for value in SIZES)
     assert set(small) <= {*g, "remainder:-1"}
     assert max_nodes is None or len(small) <= max_nodes
     assert all(target["node"] in small for target in g.graph["target"])
     assert all(small.out_degree(name) or small.nodes[name].get("target") for name in small) or edge_threshold is None
+
+
+SIZES = ("weight", "effect", "magnitude")
+
+
+def inflow(g: nx.DiGraph, name: str, value: str) -> float:
+    """What flows into a node in all, pruned or not; ``magnitude`` is its size."""
+    edges = [edge for _, _, edge in g.in_edges(name, data=True) if is_flow(edge)]
+    return sum(size(edge) if value == "magnitude" else edge[value] for edge in edges)
+
+
+def fewest(values: dict[Any, float], share: float) -> set[Any]:
+    """The largest that together have a share of the sum, none of which could be left out."""
+    order = sorted(values, key=lambda name: -values[name])
+    sums = np.cumsum([values[name] for name in order])
+    return set(order[: int(np.searchsorted(sums, share * sums[-1])) + 1])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_threshold_keeps_the_fewest_that_have_the_share(share: float) -> None:
+    g = sample_graph(per_level=20)
+    found = influence(g)
+    pruned = ("feature", "error", "token")
+    nodes = {name: found.nodes[name] for name in g if g.nodes[name]["kind"] in pruned}
+    kept = {name for name in prune(g, node_threshold=share) if g.nodes.get(name, {}).get("kind") in pruned}
+    assert kept == fewest(nodes, share)
+    edges = {edge: found.edges[edge] for edge in g.edges if g.edges[edge]["kind"] == "flow"}
+    chosen, small = fewest(edges, share), prune(g, edge_threshold=share)
+    left = {edge for edge in small.edges if small.edges[edge]["kind"] == "flow"}
+    assert left <= chosen
+    assert all(target not in small for _, target in chosen - left)  # they led to what leads nowhere any more
+    assert len(left) > 3
+
+
+def test_what_leads_nowhere_any_more_goes_heads_included() -> None:
+    g = sample_graph()
+    (top, *_) = (target["node"] for target in g.graph["target"])
+    g.add_node("head:7.0", kind="head", layer=7, index=0, influence=0.0, label="")
+    g.add_node("head:7.1", kind="head", layer=7, index=1, influence=0.0, label="")
+    g.add_edge("head:7.0", top, kind="head", weight=1.0, effect=1.0)
+    least = min((name for name in g if name.startswith("feature:11")), key=influence(g).nodes.__getitem__)
+    g.add_edge("head:7.1", least, kind="head", weight=1.0, effect=1.0)
+    for small in (prune(g, edge_threshold=0.3), prune(g, node_threshold=0.5)):
+        assert least not in small
+        assert "head:7.1" not in small
+        assert small.edges["head:7.0", top] == g.edges["head:7.0", top]
+    small = prune(g, edge_threshold=0.3)
+    assert all(small.out_degree(name) or small.nodes[name].get("target") for name in small)
 
 
 def test_pruning_keeps_the_most_influential_nodes() -> None:

@@ -195,13 +195,27 @@ def test_what_is_observed_is_the_loss_in_transformers_own_model(targets: Any, no
 @pytest.mark.parametrize("errors", ["roots", "through"])
 def test_a_prediction_takes_every_path_of_a_real_graph_heads_and_targets_on_the_way_included(errors: Any) -> None:
     lm_ = lm()
-    g = lm_.graph(PROMPT, ["2/3@7", "logit:5@7"], max_nodes=64, heads=True, errors=errors)
+    (at_2,) = lm_.features(PROMPT, 2).layers
+    on_the_way = f"2/{at_2.positions[7].indices[0]}@7"  # it fires, so it is a source of the logit, too
+    g = lm_.graph(PROMPT, [on_the_way, "logit:5@7"], max_nodes=64, heads=True, errors=errors)
+    assert g.out_degree(f"feature:{on_the_way}") == 1
     verified = lm_.verify(g, max_nodes=1000).graph["verification"]
     for value in ("weight", "effect"):
         largest = max(abs(entry[value]) for entry in verified["nodes"])
         for entry in verified["nodes"]:
             assert entry[value] == pytest.approx(along_paths(g, entry["node"], value), rel=1e-5, abs=1e-5 * largest)
     assert {g.nodes[entry["node"]]["kind"] for entry in verified["nodes"]} >= {"feature", "error", "token", "head"}
+
+
+def test_the_most_influential_nodes_are_taken_out_first_and_the_target_never() -> None:
+    lm_ = lm()
+    g = lm_.graph(PROMPT, "logit:5", max_nodes=64, heads=True)
+    few, all_ = (lm_.verify(g, max_nodes=n).graph["verification"]["nodes"] for n in (7, 1000))
+    assert [entry["node"] for entry in few] == [entry["node"] for entry in all_[:7]]
+    influences = [g.nodes[entry["node"]]["influence"] for entry in all_]
+    assert influences == sorted(influences, reverse=True)
+    kinds = ("feature", "error", "token", "head")
+    assert {entry["node"] for entry in all_} == {name for name, node in g.nodes(data=True) if node["kind"] in kinds}
 
 
 def test_ranks_and_signs_are_compared_over_all_nodes() -> None:

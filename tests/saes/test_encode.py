@@ -62,7 +62,7 @@ def test_what_some_features_write_is_what_sae_lens_decodes_less_what_it_decodes_
 
 
 def test_what_features_write_where_an_sae_reads_the_centred_stream():
-    sae = Recipe("jumprelu", "layer_norm").build()
+    sae = Recipe("jumprelu", "constant_norm_rescale").build()
     sae.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
     x = 3 * torch.randn(4, D_IN, generator=torch.Generator().manual_seed(0)) + 5
     which, centred = torch.arange(D_SAE) % 2 == 0, x - x.mean(-1, keepdim=True)
