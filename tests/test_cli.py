@@ -652,7 +652,7 @@ PAIR = ["-l", "2", "-H", "1", "-q", "6", "-k", "4"]
         (["attention", *PAIR, *PROMPT, "--key", "7"], "key 7 cannot be seen from query 6"),
         (["attention", *PAIR, *PROMPT, "--query", "99"], "query 99 is outside the prompt"),
         (["attention", *PAIR, *PROMPT, "--query", "last"], "--query"),
-        (["attention", *PAIR, *PROMPT, "--against", "median"], "against is mean or a position"),
+        (["attention", *PAIR, *PROMPT, "--against", "median"], "against is mean, uniform or a position"),
         (["attention", *PAIR, *PROMPT, "--against", "9"], "against 9 cannot be seen from query 6"),
         (["attention", *PAIR, *PROMPT, "--by", "heads"], "split by tokens or by features, not by 'heads'"),
         (["attention", *PAIR, *PROMPT, "--by", "features", "--layer", "1"], "where there is an SAE at 1.resid_pre"),

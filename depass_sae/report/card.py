@@ -480,9 +480,7 @@ def make_card(
     """
     if top < 1 or strongest < 1:
         raise UserError("a card lists 1 entry or more (top) and takes 1 firing or more apart (strongest)")
-    target, at = parse_feature(subject, feature)
-    if at is not None:
-        raise UserError(f"a card is about a feature wherever it fires; write {feature.partition('@')[0]}")
+    target, _ = parse_feature(subject, feature, pos=False)
     target.check(subject)
     encoded = _encoded(subject, prompts)
     read = _read(subject, target, encoded, progress)

@@ -89,6 +89,9 @@ def _gate_above_zero(sae: "SAE", x: Tensor, j: int) -> Tensor:
     return pre_activations(sae, x, path="gate")[:, j]
 
 
+PATHS = ("magnitude", "gate")
+
+
 @dataclass(frozen=True)
 class Kind:
     """An architecture: its affine paths by name, and how far a feature is above its threshold."""
