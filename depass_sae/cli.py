@@ -342,6 +342,8 @@ def feature(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if not texts:
         raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
+    if "" in texts:
+        raise UserError("the prompt is empty")
     check_features([which], pos=False)  # before the work, not after it
     check_rule(rule, temperature, first_token)
     if out is not None:

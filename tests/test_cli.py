@@ -296,7 +296,7 @@ PROMPT = ["--prompt", TEXT]
         (["--feature", "1/3", *PROMPT, "--ids", "5"], "give the text to look at with --prompt"),
         (["--feature", "1/3", "--prompt", "." * CONTEXT], f"the prompt has {CONTEXT + 1} tokens"),
         (["--feature", "1/3", "--prompt", "caf\udce9"], "the prompt is not valid Unicode"),
-        (["--feature", "1/3", *PROMPT, "--against", ""], "the prompt is empty"),
+        (["--feature", "1/3", *PROMPT, "--against", ""], "the prompt of --against is empty"),
         (["--feature", "1/3", *PROMPT, "--pos", "23"], "position 23 is outside the prompt"),
         (["--feature", "1/3", *PROMPT, "--pos", "-1"], "position -1 is outside the prompt"),
         (["--feature", "1/3", *PROMPT, "--pos", "last"], "--pos takes max, all or a position, not 'last'"),
