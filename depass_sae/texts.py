@@ -46,7 +46,7 @@ def visible_on_page(value: Any) -> Any:
 def one_line(text: str) -> str:
     """A message on one line, whatever it names; of one that is too long for people the middle is left out."""
     text = visible(" ".join(line.strip() for line in text.strip().splitlines()))
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - TAIL]} … {text[-TAIL:]}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - TAIL - 3]} … {text[-TAIL:]}"
 
 
 def json_text(document: Any, stream: TextIO) -> str:

@@ -10,8 +10,8 @@ import pytest
 
 from depass_sae.errors import UserError
 from depass_sae.files import check_place, write_files, write_text
-from depass_sae.texts import visible
 from depass_sae.graph.export import write_graph
+from depass_sae.texts import visible
 
 from .graph.sample import sample_graph
 

@@ -300,7 +300,9 @@ def make_target(
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
-        target = DirectionTarget(without_gradient(torch.as_tensor(direction)), (layer, hook or "resid_post"))
+        target = DirectionTarget(
+            without_gradient(torch.as_tensor(direction)), (layer, "resid_post" if hook is None else hook)
+        )
     target.check(subject)
     return target, pos
 

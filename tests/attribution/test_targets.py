@@ -120,7 +120,9 @@ def test_a_position_outside_the_prompt_is_refused(lm: ds.LM, pos: int) -> None:
 
 @pytest.mark.parametrize("pos", ["last", "3", 3.0, [3]])
 def test_what_is_no_position_is_refused(lm: ds.LM, pos: Any) -> None:
-    with pytest.raises(UserError, match=r'is neither max nor all nor a number|pos should be "max", "all" or a position'):
+    with pytest.raises(
+        UserError, match=r'is neither max nor all nor a number|pos should be "max", "all" or a position'
+    ):
         lm.attribute_tokens(TEXT, "1/3", pos=pos)
 
 
