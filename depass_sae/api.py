@@ -596,8 +596,6 @@ def load(
     The adapter is checked against the model before this returns. Raises UserError for what cannot be loaded.
     """
     tracing = dtype_named(trace_dtype)
-    if saes is None and model != "smollm2" and (layers or sae_ids):
-        raise UserError("no SAEs are loaded; name some with --sae (saes=)")
     check_folder(saes)
     if isinstance(model, str | Path):
         loaded = load_model(
@@ -619,6 +617,8 @@ def load(
         from .demo.smollm2 import shipped_saes
 
         saes = shipped_saes()
+    if saes is None and (layers or sae_ids):
+        raise UserError("no SAEs are loaded; name some with --sae (saes=)")
     found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
     for hook, sae in found.items():
         width = adapter.d_model

@@ -713,9 +713,6 @@ def _plain(text: str) -> str:
 @contextlib.contextmanager
 def _working() -> Iterator[_Status]:
     """Keeps libraries quiet: what they print is not ours to show. Our own warnings follow at the end."""
-    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
-    # Threads that wait should sleep: where other programs run, those that spin take many times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with (
         _Status(sys.stderr) as status,
         contextlib.redirect_stdout(io.StringIO()),
@@ -761,6 +758,10 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     make_printable()
+    # Libraries read these when they are imported.
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+    # Threads that wait should sleep: where other programs run, those that spin take many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     status = _run()
     sys.exit(_flushed(status))
 

@@ -5,6 +5,7 @@ Each option is given a family of wrong values; what only looks wrong is taken.
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.texts import is_hidden
+from depass_sae.texts import is_hidden, visible
 
 from .attribution.tiny import D_MODEL, TEXT, fitting_sae, handle, model, random_sae, tokenizer
 from .graph.sample import sample_graph
@@ -497,6 +498,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.card("1/3", TEXT, labels=x),
         [5, True, [], "", "x.txt", NOBODY, {5: "x"}, {"1/3": 5}],
     ),
+    "card write": (lambda lm, x: lm.card("1/3", TEXT).write(x), [*NO_PATH, None, "", "x", f"{NOBODY}.json"]),
     "case features": (lambda lm, x: lm.case_study(TEXT, x), [5, None, [], [5], {}, "", "1"]),
     "case title": (lambda lm, x: lm.case_study(TEXT, "1/3", title=x), [5, True, [], "", " ", "a\nb", "\x1b"]),
     "case top": (lambda lm, x: lm.case_study(TEXT, "1/3", top=x), [*NOTHING_LIKE_IT, 0]),
@@ -728,3 +730,23 @@ def test_the_home_of_somebody_is_found_in_every_path(tmp_path: Path, monkeypatch
     ds.write_graph(sample_graph(), "~/g.json")
     assert os.listdir(tmp_path) == ["g.json"]
     assert len(ds.read_graph("~/g.json")) == len(sample_graph())
+
+
+def test_what_gives_orders_is_hidden_and_what_is_written_is_not() -> None:
+    orders = (
+        "\x00\x1b\x7f\x9b\u2028\u2029\u061c\u200e\u200f\u202a\u202e\u2066\u2069\u206a\u206f\ufeff\ufff9\ufffb\ud800"
+    )
+    written = "\u200d\u200c\u00ad\u2060\u200b\u0600\u06dd\U000e0067\U000e007fa é東🙂"
+    assert all(map(is_hidden, orders))
+    assert not any(map(is_hidden, written))
+    assert visible(f"a{orders}b") == "a" + "\ufffd" * len(orders) + "b"
+    assert visible(written) == written
+
+
+def test_a_message_that_is_too_long_for_people_keeps_its_beginning_and_its_end() -> None:
+    said = str(UserError(f"it is {'x' * 9000}\nand should\tbe y"))
+    assert said.startswith("it is xxx")
+    assert said.endswith("xxx and should⇥be y")
+    assert len(said) == 500
+    assert str(UserError("short")) == "short"
+    assert str(pickle.loads(pickle.dumps(UserError(said)))) == said

@@ -213,9 +213,10 @@ def _ids(prompt: Any) -> list[int]:
             )
         return prompt.tolist()
     try:
-        if isinstance(prompt, bytes | bytearray | Set) or any(isinstance(i, bool) for i in prompt):
+        ids = list(prompt)
+        if isinstance(prompt, bytes | bytearray | Set) or any(isinstance(i, bool) for i in ids):
             raise TypeError
-        return [int(i.__index__()) for i in prompt]
+        return [int(i.__index__()) for i in ids]
     except (AttributeError, TypeError, ValueError):
         raise UserError(
             "a prompt is a text, token ids as a list of integers or a 1-d tensor, what a tokenizer returns for one "

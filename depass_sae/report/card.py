@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import typed
 from ..attribution.answer import Asked
 from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ..attribution.render import Html, Text, table_text
@@ -343,6 +344,7 @@ class FeatureCard:
 
         return card_page(self.to_dict())
 
+    @typed
     def write(self, path: str | os.PathLike[str]) -> None:
         """The card as .html or .json, whole or not at all. Raises UserError where it cannot be written."""
         check_card_place(path)

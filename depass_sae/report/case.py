@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import __version__
+from ..arguments import typed
 from ..attribution.answer import Asked, read
 from ..attribution.components import HEADS, ComponentAttribution, attribute_components
 from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
@@ -342,6 +343,7 @@ class CaseStudy:
 
         return case_page(self)
 
+    @typed
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """``index.html``, ``README.md`` with its pictures, ``case.json``, each graph and the labels; what was written.
 

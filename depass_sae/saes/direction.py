@@ -89,9 +89,6 @@ def _gate_above_zero(sae: "SAE", x: Tensor, j: int) -> Tensor:
     return pre_activations(sae, x, path="gate")[:, j]
 
 
-PATHS = ("magnitude", "gate")
-
-
 @dataclass(frozen=True)
 class Kind:
     """An architecture: its affine paths by name, and how far a feature is above its threshold."""
@@ -111,6 +108,7 @@ KINDS = {
     "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
     "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
 }
+PATHS = tuple(dict.fromkeys(path for kind in KINDS.values() for path in kind.paths))
 
 
 @torch.no_grad()

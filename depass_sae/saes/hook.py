@@ -123,9 +123,8 @@ def transformer_lens_name(hook: Hook) -> str:
 
 
 def _translated(name: str, layer: int | None, architecture: str) -> Hook | None:
-    if match := re.fullmatch(
-        rf"blocks\.({NUMBER}|{{layer}})\.(.+)", name
-    ):  # "{layer}": old files keep the number apart
+    # "{layer}": old files keep the number apart.
+    if match := re.fullmatch(rf"blocks\.({NUMBER}|{{layer}})\.(.+)", name):
         number, suffix = match.groups()
         if number == "{layer}":
             if layer is None:

@@ -89,7 +89,7 @@ def check_folder(saes: Any) -> None:
 
 
 def _is_on_disk(saes: str) -> bool:
-    """Whether a text is a directory and no release. Raises UserError for one that is neither."""
+    """Whether a text names a directory and no release. Raises UserError for one that can name neither."""
     if not saes:
         raise UserError("the SAEs have no name: give a release or a directory")
     return _looks_like_a_path(saes) or expanded(saes).exists()
