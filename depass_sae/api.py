@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .arguments import typed
 from .attribution.answer import Asked
 from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Kind, attribute_components
 from .attribution.contrast import Contrast, contrast
@@ -23,6 +24,7 @@ from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace
 from .attribution.targets import Pos, Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
+from .files import expanded
 from .graph.build import Errors, Settings, build_graph
 from .graph.neuronpedia_labels import labels_from
 from .graph.verify import verify_graph
@@ -39,7 +41,7 @@ from .passes.sources import Source, Subspace
 from .report.card import STRONGEST, TOP, FeatureCard, make_card
 from .report.case import CaseSettings, CaseStudy, make_case_study
 from .report.study import Study
-from .saes import load_saes
+from .saes import check_folder, load_saes
 from .saes.trained_on import warn_of_others
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Question(TypedDict, total=False):
     rule: str | None
     temperature: float
     first_token: FirstToken
-    memory: int | str | None
+    memory: float | str | None
     progress: Progress | None
 
 
@@ -101,10 +103,10 @@ def _one_at_a_time(method: Function) -> Function:
 
 
 def _questions(made: type[Made]) -> type[Made]:
-    """A class whose public methods threads may call at once, in inference mode or not."""
+    """A class whose public methods check their arguments; threads may call them at once, in inference mode or not."""
     for name, method in list(vars(made).items()):
         if isfunction(method) and not name.startswith("_"):
-            setattr(made, name, _without_inference_mode(_one_at_a_time(method)))
+            setattr(made, name, typed(_without_inference_mode(_one_at_a_time(method))))
     return made
 
 
@@ -204,6 +206,8 @@ class LM:
         targets: ``"17/2601@6"``, ``"17/2601"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``. pos, for those
         that name none, and the other settings are those of :class:`Question`.
         """
+        if named := sorted({"logit", "logit_diff", "direction", "layer", "hook", "path"} & question.keys()):
+            raise UserError(f"targets says what is asked for, and {named[0]} something else; leave {named[0]} out")
         found = [parse_target(self._subject, text) for text in targets]
         encoded, pos = self.encode(prompt), question.get("pos")
         asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
@@ -368,7 +372,7 @@ class LM:
         rule: str | None = None,
         temperature: float = TEMPERATURE,
         first_token: FirstToken = "skip",
-        memory: int | str | None = None,
+        memory: float | str | None = None,
         progress: Progress | None = None,
     ) -> Decomposition:
         """The raw parts: any source, carried to a read point.
@@ -516,8 +520,6 @@ class LM:
         return verify_graph(self._subject, graph, max_nodes=max_nodes, seed=seed, progress=progress)
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
-        if unknown := sorted(question.keys() - Question.__annotations__.keys()):
-            raise TypeError(f"there is no setting {unknown[0]!r}; there are {', '.join(Question.__annotations__)}")
         target, at = make_target(
             self._subject,
             feature=feature,
@@ -525,7 +527,7 @@ class LM:
             logit_diff=question.get("logit_diff"),
             direction=question.get("direction"),
             layer=question.get("layer"),
-            hook=question.get("hook", "resid_post"),
+            hook=question.get("hook"),
             path=question.get("path", "magnitude"),
         )
         pos = question.get("pos")
@@ -567,14 +569,15 @@ def _running(question: Question) -> dict[str, Any]:
     return {"budget": Budget.of(question.get("memory")), "progress": question.get("progress")}
 
 
+@typed
 @_without_inference_mode
 def load(
     model: str | Path | PreTrainedModel = "smollm2",
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     saes: Any = None,
-    layers: Sequence[int] | None = None,
-    sae_ids: Sequence[str] | None = None,
+    layers: Sequence[int] | int | None = None,
+    sae_ids: Sequence[str] | str | None = None,
     dtype: str | torch.dtype | None = None,
     trace_dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -592,10 +595,12 @@ def load(
 
     The adapter is checked against the model before this returns. Raises UserError for what cannot be loaded.
     """
+    tracing = dtype_named(trace_dtype)
+    check_folder(saes)
     if isinstance(model, str | Path):
         loaded = load_model(
             model, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
+            cache_dir=None if cache_dir is None else expanded(cache_dir),
         )  # fmt: skip
         if tokenizer is not None:
             loaded = Loaded(loaded.model, tokenizer, loaded.name, loaded.bos_id)
@@ -605,13 +610,15 @@ def load(
         model = unwrapped(model)
         name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         loaded = Loaded(model, tokenizer, name)
-    adapter, tracing = adapter_for(loaded.model), dtype_named(trace_dtype)
+    adapter = adapter_for(loaded.model)
     check_tokenizer(loaded.tokenizer, adapter, loaded.name)
     checked = _check(adapter, tracing)
     if saes is None and loaded.name == "smollm2":
         from .demo.smollm2 import shipped_saes
 
         saes = shipped_saes()
+    if saes is None and (layers or sae_ids):
+        raise UserError("no SAEs are loaded; name some with --sae (saes=)")
     found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
     for hook, sae in found.items():
         width = adapter.d_model

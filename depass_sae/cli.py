@@ -11,7 +11,6 @@ import contextlib
 import errno
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -58,18 +57,19 @@ from .options import (
     Threshold,
     Top,
     WithHeads,
+    check_features,
+    check_rule,
     logits_of,
     number_or_text,
     position_of,
     prompt_of,
     spelled_out,
 )
-from .texts import is_utf_8, json_text, make_printable, visible
+from .passes import DEFAULT_RULE
+from .texts import is_utf_8, json_text, make_printable, one_line, visible
 
 if TYPE_CHECKING:
-    from .api import LM
     from .attribution.components import ComponentAttribution
-    from .passes.sources import Subspace
 
 app = typer.Typer(
     name="depass-sae",
@@ -125,9 +125,14 @@ def tokens(
 ) -> None:
     """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
     asked = prompt_of(prompt, ids)
+    if against == "":
+        raise UserError("the prompt of --against is empty")
     keywords = question.keywords(ids)
-    if ablate < 0:
-        raise UserError("--ablate takes the number of replacements per source, 1 or more")
+    from .attribution.replace_tokens import check_replacing
+    from .attribution.tokens import check_by
+
+    check_by(by)
+    check_replacing(ablate, seed, replace_from)
     settings = keywords | {"by": by, "ablate": ablate, "seed": seed, "replace_from": replace_from}
     with _working() as status:
         lm = loading.load(status, _layers(question.feature))
@@ -167,6 +172,10 @@ def heads(
     """Through which attention heads: layer x head, each layer's row summing to the pre-activation."""
     asked = prompt_of(prompt, ids)
     keywords = question.keywords(ids)
+    if by_token:
+        from .attribution.components import check_by_token
+
+        check_by_token(question.rule or DEFAULT_RULE)
     with _working() as status:
         lm = loading.load(status, _layers(question.feature))
         found = lm.attribute_heads(asked, question.feature, by_token=by_token, progress=status.progress, **keywords)
@@ -219,10 +228,21 @@ def subspace(
     keywords = question.keywords(ids)
     if bool(directions) == bool(matrix):
         raise UserError("name the subspaces: --direction LAYER/INDEX for each feature, or --matrix FILE.safetensors")
+    if matrix is not None and at is None:
+        raise UserError("--at says where the matrix's subspace lies, for example --at 17.resid_post")
+    check_features(directions or [], pos=False)
+    from .passes.sources import Subspace
+    from .saes import parse_hook
+
+    place = None if at is None else parse_hook(at)
+    tensors = {} if matrix is None else _tensors(matrix)
     with _working() as status:
         layers: list[int] | None = None if directions or question.feature is not None else []
         lm = loading.load(status, layers)
-        space, names = _subspace(lm, directions, matrix, at, rank)
+        if place is not None and matrix is not None:
+            space, names = Subspace(list(tensors.values()), place.layer, place.name, rank), list(tensors)
+        else:
+            space, names = lm.decoder_directions(directions or [], at=at, rank=rank), directions or []
         found = lm.attribute_subspace(
             asked, question.feature, subspace=space, names=names, progress=status.progress, **keywords
         )
@@ -264,6 +284,10 @@ def attention(
     """Why a head looked there: its score for a query and a key, split over what stands at both."""
     asked = prompt_of(prompt, ids)
     held: Any = None if against is None else number_or_text(against)
+    from .attribution.qk import check_split
+
+    check_split(by, held)
+    check_rule(rule, temperature, first_token)
     with _working() as status:
         layers: list[int] | None = [] if by == "tokens" else None
         lm = loading.load(status, layers)
@@ -318,7 +342,11 @@ def feature(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if not texts:
         raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
-    if out is not None:  # before the work, not after it
+    if "" in texts:
+        raise UserError("the prompt is empty")
+    check_features([which], pos=False)  # before the work, not after it
+    check_rule(rule, temperature, first_token)
+    if out is not None:
         check_card_place(out)
     meanings = _meanings(labels)
     with _working() as status:
@@ -336,7 +364,7 @@ def feature(
         trouble = None
         if meanings is not None:
             status("putting labels on the features")
-            found = labels_from(meanings, card.pages, loading.cache_dir)
+            found = labels_from(meanings, card.pages, loading.kept)
             card, trouble = card.with_labels(found.labels), found.warning
         if out is not None:
             status(f"writing {out}")
@@ -392,6 +420,7 @@ def case_study(
     loading: Loading,
 ) -> None:
     """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
+    from .report.case import CaseSettings, check_title
     from .report.markdown import check_folder
     from .report.study import read_study, study_of
 
@@ -409,7 +438,11 @@ def case_study(
     if study is None and not {"prompt", "features"} <= given.keys():
         raise UserError("give --prompt and --feature, or a YAML file with both")
     asked = study_of(**(given if study is None else read_study(study).model_dump() | given))
-    check_folder(out)  # before the work, not after it
+    check_features(asked.features)  # before the work, not after it
+    check_rule(asked.rule, asked.temperature, asked.first_token)
+    check_title(asked.title)
+    CaseSettings(asked.ablate, asked.seed, asked.max_nodes, asked.verify, asked.top, asked.replace_from).check()
+    check_folder(out)
     meanings = _meanings(asked.labels)
     with _working() as status:
         chosen = replace(
@@ -438,7 +471,7 @@ def case_study(
             from .graph.neuronpedia_labels import labels_from
 
             status("putting labels on the features")
-            fetched = labels_from(meanings, found.pages, loading.cache_dir)
+            fetched = labels_from(meanings, found.pages, loading.kept)
             found, trouble = found.with_labels(fetched.labels), fetched.warning
         status(f"writing {out}")
         paths = found.write(out)
@@ -485,13 +518,23 @@ def graph(
 ) -> None:
     """The feature-flow graph: from the tokens through the features of every SAE to the target."""
     asked = prompt_of(prompt, ids)
-    targets = [*(target or []), *([feature] if feature else [])]
+    targets = [*(target or []), *([] if feature is None else [feature])]
+    logits, at = logits_of(logit, logit_diff, ids), position_of(pos)
+    if as_json and format not in (None, "json") and not out:
+        raise UserError(f"--json prints one document and --format {format} another; give one of them")
+    from .attribution.targets import WrittenTarget
+    from .graph.build import Settings
     from .graph.export import check_destination, check_text_format, graph_text, write_graph
     from .graph.group import group_automatically, with_groups
     from .graph.labels import with_labels
     from .graph.neuronpedia_labels import graph_pages, labels_from
+    from .passes.propagate import Allocation
 
-    for path in out or []:  # before the work, not after it
+    for text in targets:  # before the work, not after it
+        WrittenTarget.of(text)
+    allocation = Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+    Settings(max_nodes, node_threshold, edge_threshold, errors, heads).check(allocation)  # type: ignore[arg-type]
+    for path in out or []:
         check_destination(path, format)
     if format is not None and not out:
         check_text_format(format)
@@ -501,8 +544,8 @@ def graph(
         g = lm.graph(
             asked,
             targets or None,
-            **logits_of(logit, logit_diff, ids),
-            pos=position_of(pos),
+            **logits,
+            pos=at,
             layers=layer,
             max_nodes=max_nodes,
             node_threshold=node_threshold,
@@ -516,7 +559,7 @@ def graph(
         )
         if meanings is not None:
             status("putting labels on the features")
-            fetched = labels_from(meanings, graph_pages(g), loading.cache_dir)
+            fetched = labels_from(meanings, graph_pages(g), loading.kept)
             g, trouble = with_labels(g, fetched.labels), fetched.warning
         g = with_groups(g, group_automatically(g)) if group else g
         for path in out or []:
@@ -524,7 +567,7 @@ def graph(
             write_graph(g, path, format)
     _say(trouble and f"warning: {trouble}")
     if as_json or (format is not None and not out):
-        _print_document(graph_text(g, format or "json"))
+        _print_document(graph_text(g, "json" if format is None or out else format))
         return
     from .graph.summary import graph_table
 
@@ -549,7 +592,9 @@ def verify(
     from .files import write_files
     from .graph.export import check_destination, check_picture, graph_bytes, read_graph
     from .graph.plot import plot_verification, rendered
+    from .graph.verify import check_verifying
 
+    check_verifying(max_nodes, seed)
     picture = None if out is None else check_picture(out)  # before the work, not after it
     g = read_graph(path)
     format = check_destination(path)
@@ -610,26 +655,11 @@ def _meanings(labels: Any) -> Any:
     return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
 
 
-def _layers(feature: str | None) -> list[int] | None:
-    """Only the SAE that is asked for is loaded; a logit needs none. None: whichever there are."""
-    match = re.match(r"\d+", feature or "")
-    return [] if feature is None else [int(match[0])] if match else None
+def _layers(feature: str | None) -> list[int]:
+    """Only the SAE that is asked for is loaded; a logit needs none."""
+    from .attribution.targets import WrittenFeature
 
-
-def _subspace(
-    lm: LM, directions: list[str] | None, matrix: Path | None, at: str | None, rank: int | None
-) -> tuple[Subspace, list[str]]:
-    """The subspaces that are meant, and what to call them. Decoder directions lie where their SAE reads."""
-    from .passes.sources import Subspace
-    from .saes import parse_hook
-
-    if directions:
-        return lm.decoder_directions(directions, at=at, rank=rank), directions
-    if at is None:
-        raise UserError("--at says where the matrix's subspace lies, for example --at 17.resid_post")
-    tensors = _tensors(matrix or Path())
-    place = parse_hook(at)
-    return Subspace(list(tensors.values()), place.layer, place.name, rank), list(tensors)
+    return [] if feature is None else [WrittenFeature.of(feature).layer]
 
 
 def _tensors(path: Path) -> dict[str, Any]:
@@ -637,8 +667,8 @@ def _tensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        return dict(sorted(load_file(path).items()))
-    except (OSError, SafetensorError) as error:
+        return dict(sorted(load_file(path.expanduser()).items()))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from error
 
 
@@ -683,9 +713,6 @@ def _plain(text: str) -> str:
 @contextlib.contextmanager
 def _working() -> Iterator[_Status]:
     """Keeps libraries quiet: what they print is not ours to show. Our own warnings follow at the end."""
-    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
-    # Threads that wait should sleep: where other programs run, those that spin take many times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with (
         _Status(sys.stderr) as status,
         contextlib.redirect_stdout(io.StringIO()),
@@ -731,6 +758,10 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     make_printable()
+    # Libraries read these when they are imported.
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+    # Threads that wait should sleep: where other programs run, those that spin take many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     status = _run()
     sys.exit(_flushed(status))
 
@@ -775,7 +806,7 @@ def _flushed(status: int) -> int:
 
 
 def _one_line(message: object, status: int) -> int:
-    sys.stderr.write("depass-sae: " + visible(" ".join(str(message).split())) + "\n")
+    sys.stderr.write(f"depass-sae: {one_line(str(message))}\n")
     return status
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 
+from .texts import one_line, visible
+
 
 class UserError(ValueError):
     """A mistake that the person at the keyboard can put right.
@@ -12,6 +14,9 @@ class UserError(ValueError):
     Its message is a single line that says what was wrong and what would be right.
     The command line prints that line and exits with status 2; in Python it is an ordinary ``ValueError``.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class DepassWarning(UserWarning):
@@ -32,8 +37,6 @@ class PromptWarning(DepassWarning):
 
 def warn(message: str, category: type[Warning] = DepassWarning) -> None:
     """A warning at the line outside of this package that led here."""
-    from .texts import visible
-
     own, level = __name__.partition(".")[0], 1
     while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == own:
         level += 1

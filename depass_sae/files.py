@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -12,16 +13,41 @@ from pathlib import Path
 from .errors import UserError
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home that its ``~`` stands for. Raises UserError for that of nobody, and for what is no path."""
+    if not os.fspath(path):
+        raise UserError("an empty name is no path")
+    try:
+        found = Path(path).expanduser()
+        _status(found)
+    except RuntimeError:
+        raise UserError(f"there is no user whose home is {Path(path).parts[0]}") from None
+    except ValueError as error:  # a null byte
+        raise UserError(f"{path} is no path: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{path} is no path: {error.strerror}") from None
+    return found
+
+
 def read_text(path: Path) -> str:
     """A file of UTF-8 text, a byte order mark left out. Raises UserError with one line that does not name the file."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.expanduser().read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"it is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise UserError(str(error.strerror)) from None
-    except ValueError as error:  # a name with a null byte
+    except (ValueError, RuntimeError) as error:  # a name with a null byte, or the home of nobody
         raise UserError(str(error)) from None
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raises UserError for half of a character, as which bytes that are no UTF-8 arrive: no file or page has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} is not valid Unicode at character {error.start}; write it in UTF-8") from None
 
 
 def check_place(path: str | os.PathLike[str], *, folder: bool = False) -> None:
@@ -32,6 +58,7 @@ def check_place(path: str | os.PathLike[str], *, folder: bool = False) -> None:
     if not os.fspath(path):
         raise UserError(f"cannot write: the {'folder' if folder else 'file'} has no name")
     try:
+        path = Path(path).expanduser()
         there = _status(path)
         if there is not None and stat.S_ISDIR(there.st_mode) != folder:
             raise UserError(f"cannot write {path}: it is {'no folder' if folder else 'a folder'}")
@@ -40,7 +67,7 @@ def check_place(path: str | os.PathLike[str], *, folder: bool = False) -> None:
         if folder or there is None or _is_replaced(there):
             target = Path(os.path.realpath(path))
             _probe(target if folder else target.parent, None if folder else target.name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _cannot_write(path, error) from None
 
 
@@ -65,6 +92,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     with contextlib.ExitStack() as undone:
         try:
             for path, content in contents.items():
+                path = path.expanduser()
                 there = _status(path)
                 if there is not None and not _is_replaced(there):
                     path.write_bytes(content)  # a device or a pipe; or a folder, which is told of
@@ -83,7 +111,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             for temporary, target in ready.items():
                 path = target
                 os.replace(temporary, target)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_write(path, error) from error
 
 
@@ -134,7 +162,7 @@ def _remove(temporary: Path) -> None:
         temporary.unlink()
 
 
-def _cannot_write(path: str | os.PathLike[str], error: OSError | ValueError) -> UserError:
+def _cannot_write(path: str | os.PathLike[str], error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
     return UserError(f"cannot write {path}: {error.strerror if isinstance(error, OSError) else error}")

@@ -7,7 +7,7 @@ of its fields (:func:`spelled_out`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from .arguments import NUMBER, whole_in
 from .errors import UserError
+from .files import expanded
 from .passes import DEFAULT_RULE
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
 ]
 CacheDir = Annotated[
-    Path | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
+    str | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
 ]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's repository brings along.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -149,11 +151,16 @@ class Loading:
     cache_dir: CacheDir = None
     trust_remote_code: Trust = False
 
+    @property
+    def kept(self) -> Path | None:
+        """The folder of what is kept between calls. Raises UserError for a path that is none."""
+        return None if self.cache_dir is None else expanded(self.cache_dir)
+
     def load(self, status: Callable[[str], None], layers: list[int] | None) -> LM:
         """layers: of the SAEs; an empty list for none, None for whichever there are."""
         if self.sae_id and self.sae is None:
             raise UserError("--sae-id chooses from a release: name that with --sae")
-        model = self.model or "smollm2"
+        model = "smollm2" if self.model is None else self.model
         status(f"loading {model}")
         from .api import load
 
@@ -165,7 +172,7 @@ class Loading:
             dtype=self.dtype,
             trace_dtype=self.trace_dtype,
             device=self.device,
-            cache_dir=self.cache_dir,
+            cache_dir=self.kept,
             trust_remote_code=self.trust_remote_code,
         )
 
@@ -188,6 +195,13 @@ class Question:
         """As keywords of ``lm.attribute_...``, the feature left out. ids: of the prompt, where it is given so."""
         if sum(target is not None for target in (self.feature, self.logit, self.logit_diff)) != 1:
             raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
+        from .attribution.targets import check_path
+        from .passes.memory import Budget
+
+        check_features([] if self.feature is None else [self.feature])
+        check_path(self.path, self.feature)
+        check_rule(self.rule, self.temperature, self.first_token)
+        Budget.of(self.memory)
         return {
             **logits_of(self.logit, self.logit_diff, ids),
             "pos": position_of(self.pos),
@@ -231,12 +245,15 @@ def prompt_of(prompt: str | None, ids: str | None) -> PromptLike:
     """The prompt that --prompt or --ids gives. Raises UserError for both, for neither, and for ids that are none."""
     if (prompt is None) == (ids is None):
         raise UserError("give the text to look at with --prompt, or its token ids with --ids")
+    if prompt == "":
+        raise UserError("the prompt is empty")
     if prompt is not None:
         return prompt
     words = re.split(r"[\s,]+", (ids or "").strip("[], \t\n"))
-    if not all(word.isdecimal() for word in words):
+    found = [number for word in words if (number := whole_in(word)) is not None]
+    if len(found) < len(words):
         raise UserError(f"--ids takes numbers, e.g. '0 12 7', not {ids!r}")
-    return [int(word) for word in words]
+    return found
 
 
 def logits_of(logit: str | None, logit_diff: tuple[str, str] | None, ids: str | None) -> dict[str, Any]:
@@ -262,4 +279,22 @@ def position_of(text: str | None) -> Any:
 
 
 def number_or_text(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    return int(text) if re.fullmatch(f"-?{NUMBER}", text) else text
+
+
+# --------------------------------------------------------------- what is wrong whatever the model, before it is loaded
+
+
+def check_features(features: Sequence[str], *, pos: bool = True) -> None:
+    """Raises UserError for a text that is no feature; pos: whether it may name a position."""
+    from .attribution.targets import WrittenFeature
+
+    for text in features:
+        WrittenFeature.of(text, pos=pos)
+
+
+def check_rule(rule: str | None, temperature: float, first_token: str) -> None:
+    """Raises UserError for a rule that there is not, or for settings that cannot be."""
+    from .passes.propagate import Allocation
+
+    Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]

@@ -9,13 +9,18 @@ import codecs
 import json
 import re
 import sys
-import unicodedata
 from typing import Any, TextIO
 
-from .errors import UserError
-
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that order instead of being seen: controls, directions, halves, breaks."""
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # controls
+    "\u2028\u2029"  # line and paragraph separators
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # directions
+    "\u206a-\u206f\ufeff\ufff9-\ufffb"  # deprecated ones, a byte order mark in a text, annotations between lines
+    "\ud800-\udfff]"  # halves of characters
+)
+"""Characters that order instead of being seen. Joiners are none of them: emoji, Persian and Hindi are written so."""
+LONGEST, TAIL = 500, 200
+"""Characters of a message, and of its end, where it is cut."""
 _NOT_ASCII = re.compile(r"[^\n -~]")
 _MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _PLAIN = {"█": "#", "▌": "#", "━": "-", "−": "-", "–": "-", "→": ">", "…": ".", "·": ".", "•": "*", "␣": "_", "↵": "/"}
@@ -23,7 +28,7 @@ _PLAIN |= {"“": '"', "”": '"', "‘": "'", "’": "'", "×": "x", "Σ": "S",
 
 
 def is_hidden(char: str) -> bool:
-    return unicodedata.category(char) in _HIDDEN
+    return _HIDDEN.match(char) is not None
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -38,12 +43,10 @@ def visible_on_page(value: Any) -> Any:
     return visible(value, keep="\n\t") if type(value) is str else value
 
 
-def check_unicode(text: str, what: str) -> None:
-    """Raises UserError for half of a character: no file and no page can hold it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{what} is not valid Unicode at character {error.start}") from None
+def one_line(text: str) -> str:
+    """A message on one line, whatever it names; of one that is too long for people the middle is left out."""
+    text = visible(" ".join(line.strip() for line in text.strip().splitlines()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - TAIL - 3]} … {text[-TAIL:]}"
 
 
 def json_text(document: Any, stream: TextIO) -> str:

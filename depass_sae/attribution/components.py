@@ -231,20 +231,22 @@ def attribute_components(
 
     by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``).
     """
+    if by_token:
+        check_by_token(allocation.rule)
     reading = read(subject, prompt, target, pos, allocation)
     question = (reading.seen, reading.readoff, reading.positions, kind, allocation, budget, progress)
-    if allocation.rule in CONTRIBUTION:
-        rows = _swept(*question, by_token)
-    elif by_token:
-        names = " and ".join(CONTRIBUTION)
-        raise UserError(f"heads are split by token with the rules {names}, not with {allocation.rule}")
-    else:
-        rows = _carried(*question)
+    rows = _swept(*question, by_token) if allocation.rule in CONTRIBUTION else _carried(*question)
     targets = [
         ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
     ]
     return checked(subject, target, ComponentAttribution(**reading.common, targets=targets, kind=kind))
+
+
+def check_by_token(rule: str) -> None:
+    """Raises UserError for a rule by which heads cannot be split by token."""
+    if rule not in CONTRIBUTION:
+        raise UserError(f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {rule}")
 
 
 def _steps(kind: Kind, last: int) -> list[tuple[int, str]]:

@@ -165,6 +165,7 @@ def attribute_attention(
 
     Raises UserError for a layer, head or position that does not exist, or a key that the head cannot see.
     """
+    check_split(by, against)
     _check(subject, prompt, layer, head, query, key, against)
     seen = subject.trace(prompt, layer).first(query + 1)
     pattern = seen.pattern[layer][head, query].to(seen.resid_post.dtype)
@@ -179,10 +180,8 @@ def attribute_attention(
         weights[against] -= 1
     if by == "tokens":
         parts, labels = _token_parts(seen, prompt, allocation, layer, budget, progress)
-    elif by == "features":
-        parts, labels = _feature_parts(subject, seen, prompt, layer)
     else:
-        raise UserError(f"an attention score is split by tokens or by features, not by {by!r}")
+        parts, labels = _feature_parts(subject, seen, prompt, layer)
     q, k = _projected(seen, layer, head, parts)
     scale = subject.adapter.layer(layer).attention.scores.scale
     values = scale * q[query] @ torch.einsum("k,kmd->md", weights, k).T
@@ -225,6 +224,14 @@ def _note(query: int, against: Against, pattern: float, seen: int) -> str | None
     return None
 
 
+def check_split(by: str, against: str | int | None) -> None:
+    """Raises UserError for what a score is not split by, or not held against."""
+    if by not in ("tokens", "features"):
+        raise UserError(f"an attention score is split by tokens or by features, not by {by!r}")
+    if against is not None and against not in ("mean", "uniform") and not isinstance(against, int):
+        raise UserError(f"against is mean, uniform or a position, not {against!r}")
+
+
 def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, key: int, against: Against) -> None:
     n_layers, n = subject.adapter.n_layers, len(prompt)
     if not 0 <= layer < n_layers:
@@ -235,8 +242,6 @@ def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, 
     for name, position in (("query", query), ("key", key), ("against", against)):
         if isinstance(position, int) and not 0 <= position < n:
             raise UserError(f"{name} {position} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
-    if against is not None and against not in ("mean", "uniform") and not isinstance(against, int):
-        raise UserError(f"against is mean, uniform or a position, not {against!r}")
     for name, position in (("key", key), ("against", against)):
         if isinstance(position, int) and not 0 <= query - position < (attention.window or n + 1):
             raise UserError(f"{name} {position} cannot be seen from query {query} in layer {layer}")

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 4096
 """About how many tokens go through the model at once."""
 
+MOST = 10_000
+"""Replacements of a source: more than any mean needs, and still a batch that fits into memory."""
+
 TEXTS = 300
 """So many of the package's texts are the reservoir: SmolLM2 knows 6,200 different tokens in them."""
 LEAST = 20
@@ -57,16 +60,23 @@ class Replacing:
 
     @classmethod
     def of(cls, subject: Subject, times: int, seed: int, replace_from: str | Path | None = None) -> Replacing:
-        """Raises UserError for numbers that cannot be, and for a text without tokens."""
-        if times < 1:
-            raise UserError("--ablate takes the number of replacements, at least 1")
-        if not -(2**63) <= seed < 2**64:
-            raise UserError(f"a seed is a whole number of 64 bits, not {seed}")
+        """Raises UserError for numbers that cannot be, and for a file without tokens."""
+        check_replacing(times, seed, replace_from)
         named = None if replace_from is None else str(replace_from)
         return cls(times, seed, replacements(subject, replace_from), named)
 
     def draw(self, rows: int, columns: int, generator: torch.Generator) -> Int[Tensor, "row column"]:
         return self.allowed[torch.randint(len(self.allowed), (rows, columns), generator=generator)]
+
+
+def check_replacing(times: int, seed: int, replace_from: str | Path | None = None) -> None:
+    """Raises UserError for numbers that cannot be. times: 0 where nothing is replaced."""
+    if not 0 <= times <= MOST:
+        raise UserError(f"--ablate takes the number of replacements, from 1 to {MOST:,}, or 0 for none, not {times}")
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"a seed is a whole number of 64 bits, not {seed}")
+    if replace_from is not None and not times:
+        raise UserError("--replace-from names the text that --ablate draws from; give --ablate, too")
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def decoder_directions(
 
     Raises UserError where the features belong to several SAEs.
     """
-    found = [parse_feature(subject, text)[0] for text in features]
+    found = [parse_feature(subject, text, pos=False)[0] for text in features]
     if not found or any(feature.hook != found[0].hook for feature in found):
         raise UserError("directions of one question belong to one SAE")
     sae = subject.saes[found[0].hook]

@@ -7,7 +7,6 @@ for a feature, the model for a logit. How far the two lie apart is the completen
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import NUMBER, whole_in
 from ..errors import UserError
 from ..models.adapter import without_gradient
 from ..models.prompt import Prompt, token_id, token_text
 from ..passes.sinks import sinks
 from ..passes.trace import HOOKS, Point, Trace
 from ..saes import (
+    PATHS,
     Direction,
     Fit,
     Hook,
@@ -217,18 +218,51 @@ def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Te
     return found
 
 
-_FEATURE = re.compile(r"(\d+)(?:\.([a-z_]+))?/(\d+)(?:@(\d+))?")
+_FEATURE = re.compile(rf"({NUMBER})(?:\.([a-z_]+))?/({NUMBER})(?:@({NUMBER}))?")
 
 
-def parse_feature(subject: Subject, text: str, path: str = "magnitude") -> tuple[FeatureTarget, int | None]:
-    """``"17/1208"``, ``"17.resid_post/1208"``, ``"17/1208@6"`` -> the feature and the position, if one is named."""
-    match = _FEATURE.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        raise UserError(f"{text!r} is no feature; write LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
-    layer, name, index, pos = match.groups()
-    written = f"feature {int(layer)}{'.' + name if name else ''}/{int(index)}"
-    target = FeatureTarget(subject.hook(int(layer), name), int(index), path, written)
-    return target, None if pos is None else int(pos)
+@dataclass(frozen=True)
+class WrittenFeature:
+    """A feature as it is written: ``17/1208``, ``17.resid_post/1208``, ``17/1208@6``."""
+
+    layer: int
+    hook: str | None
+    index: int
+    pos: int | None
+
+    @classmethod
+    def of(cls, text: str, *, pos: bool = True) -> WrittenFeature:
+        """Raises UserError for what is no feature. pos: whether a position may be named with it."""
+        match = _FEATURE.fullmatch(text.strip())
+        if match is None:
+            raise UserError(
+                f"{text!r} is no feature; write LAYER/INDEX, for example 17/1208"
+                + (", or 17/1208@6 for position 6" if pos else "")
+            )
+        layer, hook, index, at = match.groups()
+        if at is not None and not pos:
+            raise UserError(
+                f"this is about the feature wherever it fires, not at a position; write {text.partition('@')[0]}"
+            )
+        return cls(int(layer), hook, int(index), None if at is None else int(at))
+
+
+def parse_feature(
+    subject: Subject, text: str, path: str = "magnitude", *, pos: bool = True
+) -> tuple[FeatureTarget, int | None]:
+    """The feature that is written, and the position, if one is named with it."""
+    written = WrittenFeature.of(text, pos=pos)
+    hook = subject.hook(written.layer, written.hook)
+    name = f"feature {written.layer}{'.' + written.hook if written.hook else ''}/{written.index}"
+    return FeatureTarget(hook, written.index, path, name), written.pos
+
+
+def check_path(path: str, feature: str | None) -> None:
+    """Raises UserError for a path that no SAE has, or that is asked for without a feature."""
+    if path not in PATHS:
+        raise UserError(f"an SAE has no path {path!r}; a gated one has {' and '.join(PATHS)}")
+    if path != "magnitude" and feature is None:
+        raise UserError(f"path {path!r} is for features of gated SAEs")
 
 
 def make_target(
@@ -239,7 +273,7 @@ def make_target(
     logit_diff: tuple[str | int, str | int] | None = None,
     direction: Float[Tensor, "d"] | None = None,
     layer: int | None = None,
-    hook: str = "resid_post",
+    hook: str | None = None,
     path: str = "magnitude",
 ) -> tuple[Target, int | None]:
     """The one target that is asked for, and the position that came with it (``feature="17/1208@6"``)."""
@@ -248,8 +282,11 @@ def make_target(
         raise UserError(
             "ask for one target: a feature (LAYER/INDEX), a direction, a logit, or a difference of two logits"
         )
-    if path != "magnitude" and feature is None:
-        raise UserError(f"path {path!r} is for features of gated SAEs")
+    if direction is None and (layer, hook) != (None, None):
+        raise UserError(
+            "layer and hook say where a direction is read; a feature names its layer itself, and a logit none"
+        )
+    check_path(path, feature)
     pos = None
     target: Target
     if feature is not None:
@@ -263,43 +300,61 @@ def make_target(
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
-        target = DirectionTarget(without_gradient(torch.as_tensor(direction)), (layer, hook))
+        target = DirectionTarget(
+            without_gradient(torch.as_tensor(direction)), (layer, "resid_post" if hook is None else hook)
+        )
     target.check(subject)
     return target, pos
 
 
-_WRITTEN = re.compile(r"(logit|logit-diff):(.*?)(?:@(\d+))?", re.DOTALL)
+_WRITTEN = re.compile(rf"(logit|logit-diff):(.*?)(?:@({NUMBER}))?", re.DOTALL)
+_TWO = re.compile(r'\s*("[^"]*"|[^,"]*),("[^"]*"|[^,"]*)\s*')
+
+
+@dataclass(frozen=True)
+class WrittenTarget:
+    """A target as it is written: a feature, ``logit:" Paris"`` or ``logit-diff:" Mary"," John"``, and ``@pos``.
+
+    named: what :func:`make_target` is to be asked for; pos: of a logit.
+    """
+
+    named: dict[str, Any]
+    pos: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> WrittenTarget:
+        """Raises UserError for what is none."""
+        match = _WRITTEN.fullmatch(text)
+        if match is None:
+            WrittenFeature.of(text)
+            return cls({"feature": text})
+        kind, rest, pos = match.groups()
+        at = None if pos is None else int(pos)
+        if kind == "logit":
+            return cls({"logit": _named(rest)}, at)
+        two = _TWO.fullmatch(rest)
+        if two is None:
+            raise UserError(f'write a difference of logits as logit-diff:" Mary"," John", not {text!r}')
+        return cls({"logit_diff": (_named(two[1]), _named(two[2]))}, at)
 
 
 def parse_target(subject: Subject, text: str) -> tuple[Target, int | None]:
-    """``17/1208@6``, ``logit:" Paris"``, ``logit-diff:" Mary"," John"``, each with ``@pos`` or without."""
-    match = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        return make_target(subject, feature=text)
-    kind, rest, pos = match.groups()
-    at = None if pos is None else int(pos)
-    if kind == "logit":
-        return make_target(subject, logit=_named(rest))[0], at
-    quoted = re.fullmatch(r'\s*("[^"]*"|[^,"]*),("[^"]*"|[^,"]*)\s*', rest)
-    if quoted is None:
-        raise UserError(f'write a difference of logits as logit-diff:" Mary"," John", not {text!r}')
-    return make_target(subject, logit_diff=(_named(quoted[1]), _named(quoted[2])))[0], at
+    """The target that is written, and the position, if one is named with it."""
+    written = WrittenTarget.of(text)
+    target, pos = make_target(subject, **written.named)
+    return target, pos if written.pos is None else written.pos
 
 
 def _named(text: str) -> str | int:
     """A token as it is written in a target: in quotes, bare, or by its id."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
-    return int(text) if text.isdigit() else text
+    number = whole_in(text)
+    return text if number is None else number
 
 
 def _token(subject: Subject, token: str | int) -> int:
-    if isinstance(token, str):
-        return token_id(subject.loaded, token)
-    try:
-        return int(operator.index(token))  # also numpy's integers, and what argmax returns
-    except TypeError:
-        raise UserError(f"a logit is a token's text or id, not {token!r}") from None
+    return token_id(subject.loaded, token) if isinstance(token, str) else token
 
 
 @dataclass(frozen=True)
@@ -319,10 +374,8 @@ def choose_positions(prompt: Prompt, seen: Trace, target: Target, readoff: Reado
     """
     n = len(prompt)
     if pos not in (None, "max", "all"):
-        try:
-            pos = int(operator.index(pos))  # type: ignore[arg-type]
-        except TypeError:
-            raise UserError(f"position {pos!r} is neither max nor all nor a number") from None
+        if not isinstance(pos, int):
+            raise UserError(f"position {pos!r} is neither max nor all nor a number")
         if not 0 <= pos < n:
             raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
         if pos == 0 and prompt.special[0] and readoff.activation is not None:

@@ -31,7 +31,7 @@ from ..passes.sweep import Level
 from ..passes.trace import Point, Trace
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
-from .replace_tokens import Measured, Replacing, measure
+from .replace_tokens import Measured, Replacing, check_replacing, measure
 from .subject import Subject
 from .targets import Target
 
@@ -53,16 +53,21 @@ class Span:
         return self.positions[0]
 
 
+def check_by(by: str) -> None:
+    """Raises UserError for what a prompt is not split into."""
+    if by not in ("token", "word", "sentence"):
+        raise UserError(f"sources are tokens, words or sentences, not {by!r}; choose token, word or sentence")
+
+
 def spans_of(prompt: Prompt, by: By) -> list[Span]:
     """The prompt's tokens, its words with their sub-tokens joined, or its sentences."""
+    check_by(by)
     if by == "token":
         groups = [[position] for position in range(len(prompt))]
     elif by == "word":
         groups = words(prompt)
-    elif by == "sentence":
-        groups = sentences(prompt)
     else:
-        raise UserError(f"sources are tokens, words or sentences, not {by!r}; choose token, word or sentence")
+        groups = sentences(prompt)
     return [Span(tuple(group), "".join(prompt.tokens[position] for position in group)) for group in groups]
 
 
@@ -193,8 +198,8 @@ def attribute_tokens_each(
     """
     if not questions:
         raise UserError("name a target and a prompt, or several")
-    if replace_from is not None and not ablate:
-        raise UserError("--replace-from names the text that --ablate draws from; give --ablate, too")
+    check_by(by)
+    check_replacing(ablate, seed, replace_from)
     replacing = Replacing.of(subject, ablate, seed, replace_from) if ablate else None
     prompts = {id(question.prompt): question.prompt for question in questions}
     ids, together = list(prompts), alike_in_length([len(prompt) for prompt in prompts.values()])

@@ -28,7 +28,7 @@ from ..passes.trace import Trace
 from ..saes import Hook, describe, fit
 from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
 from .influence import influence, scores
-from .prune import fold, prune
+from .prune import check_thresholds, fold, prune
 from .reads import target_read
 from .tiers import Tier, depth, embedding_tier, graph_hooks, sae_tier
 
@@ -65,6 +65,7 @@ class Settings:
             raise UserError(f"heads and errors followed through need a rule of {' and '.join(SWEPT)}")
         if self.max_nodes < 2:
             raise UserError(f"max_nodes {self.max_nodes} is too few for a graph")
+        check_thresholds(self.node_threshold, self.edge_threshold)
 
 
 def build_graph(
@@ -330,7 +331,8 @@ def _check_size(tiers: Sequence[Tier], allocation: Allocation, settings: Setting
     """Raises UserError before the work starts, where its result would not fit into memory."""
     device, d_model = tiers[0].roots.device, tiers[0].roots.shape[1]
     widest = max(tier.n_sources for tier in tiers)
-    need = 24 * settings.max_nodes * min(widest, KEPT_SOURCES)
+    nodes = min(settings.max_nodes, sum(tier.n_sources for tier in tiers) + 1)
+    need = 24 * nodes * min(widest, KEPT_SOURCES)
     if allocation.rule not in SWEPT:
         for tier in tiers:
             rows = sum(len(tier.roots) - pos for pos in tier.positions)

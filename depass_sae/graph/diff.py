@@ -12,6 +12,7 @@ from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import typed
 from ..attribution.render import bar, box, drawn_full, shown
 from ..errors import UserError
 from .document import node_id
@@ -26,6 +27,7 @@ NUMBERS = ("influence", "activation", "pre_activation", "constant")
 """What a node of both graphs has from each; b's with ``_b`` behind."""
 
 
+@typed
 def diff_graphs(a: nx.DiGraph, b: nx.DiGraph) -> nx.DiGraph:
     """The nodes and edges of both, each with ``diff``: both, only_a or only_b.
 

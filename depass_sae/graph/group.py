@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import typed
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ NAMED = 2
 """How many features a supernode without a label is named after."""
 
 
+@typed
 def group_automatically(g: nx.DiGraph) -> list[dict[str, Any]]:
     """Supernodes as ``{"name", "nodes"}``: disjoint, at least two members, members and groups in the graph's order."""
     import networkx as nx
@@ -42,6 +44,7 @@ def group_automatically(g: nx.DiGraph) -> list[dict[str, Any]]:
     ]
 
 
+@typed
 def with_groups(g: nx.DiGraph, groups: Iterable[Mapping[str, Any]]) -> nx.DiGraph:
     """A copy with these supernodes instead of its own.
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import typed
 from ..errors import UserError
-from ..files import read_text
-from ..texts import check_unicode
+from ..files import check_unicode, read_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -29,6 +29,7 @@ LAYER = re.compile(r"(\d{1,9})(?:-\S*)?", re.ASCII)
 INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
 
+@typed
 def with_labels(g: nx.DiGraph, labels: Mapping[str, str]) -> nx.DiGraph:
     """A copy whose features have these labels; other nodes keep theirs.
 
@@ -55,6 +56,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
         check_unicode(label, f"labels: the label of {key}")
 
 
+@typed
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     """The labels in a .csv or .json file, by ``layer/index``. Raises UserError with one line: where it breaks."""
     path = Path(path)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UserError
 from ..files import write_text
+from ..texts import is_hidden
 from .labels import read_labels
 
 if TYPE_CHECKING:
@@ -267,12 +268,13 @@ def _explanation(body: bytes) -> str | None:
 
 def plain(text: str) -> str:
     """A label on one line, without control and direction characters, at most LONGEST_LABEL long."""
-    kept = (" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN)
+    kept = (" " if c.isspace() else c for c in text if c.isspace() or not (is_hidden(c) or _is_unassigned(c)))
     line = " ".join("".join(kept).split())
     return line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1].rstrip() + "…"
 
 
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")
+def _is_unassigned(char: str) -> bool:
+    return unicodedata.category(char) in ("Co", "Cn")
 
 
 def _is_id(text: Any) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import typed
 from ..attribution.render import NEGATIVE, POSITIVE, shown
 from ..errors import UserError
 from .document import TESTED
@@ -84,6 +85,7 @@ def rendered(picture: Figure, format: str, dpi: float = 120.0) -> bytes:
     return out.getvalue()
 
 
+@typed
 def plot_verification(g: nx.DiGraph) -> Figure:
     """What the graph says of each node that was taken out, beside what the target really lost; notebooks show it.
 
@@ -113,6 +115,7 @@ def plot_verification(g: nx.DiGraph) -> Figure:
     return picture
 
 
+@typed
 def plot_graph(g: nx.DiGraph) -> Figure:
     """The graph as a matplotlib figure; notebooks show it. Raises UserError where matplotlib is missing."""
     at = layout(g)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import typed
 from ..errors import UserError
 from .influence import influence, scores, size
 
@@ -20,6 +21,7 @@ ALWAYS = ("constant", "bias", "remainder", "head")
 """Kinds that stand for many and are not pruned."""
 
 
+@typed
 def prune(
     g: nx.DiGraph,
     *,
@@ -33,9 +35,7 @@ def prune(
     influence. max_nodes: keep at most so many, the most influential.
     ``scores["whole"]`` stays, ``scores["pruned"]`` is the copy's.
     """
-    for name, threshold in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
-        if threshold is not None and not 0 < threshold <= 1:
-            raise UserError(f"{name} is a share, above 0 and at most 1, not {threshold}")
+    check_thresholds(node_threshold, edge_threshold)
     nodes = set(g)
     if node_threshold is not None or max_nodes is not None:
         nodes = _kept_nodes(g, node_threshold, max_nodes)
@@ -46,6 +46,13 @@ def prune(
         small = _without_dead_ends(fold(small, small, _largest(listed, edge_threshold)))
     small.graph["scores"] = {**small.graph.get("scores", {"whole": scores(g)}), "pruned": scores(small)}
     return small
+
+
+def check_thresholds(node_threshold: float | None, edge_threshold: float | None) -> None:
+    """Raises UserError for one that is no share."""
+    for name, threshold in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+        if threshold is not None and not 0 < threshold <= 1:
+            raise UserError(f"{name} is a share, above 0 and at most 1, not {threshold}")
 
 
 SUMMED = {"weight", "effect", "weight_a", "weight_b", "effect_a", "effect_b"}

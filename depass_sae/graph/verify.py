@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..attribution.replace_tokens import Replacing
+from ..attribution.replace_tokens import Replacing, check_replacing
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
@@ -70,6 +70,7 @@ def verify_graph(
     tokens replace others (see :mod:`..attribution.replace_tokens`). Raises UserError where the graph is of
     another model, other SAEs or another tokenizer.
     """
+    check_verifying(max_nodes, seed)
     study = _Study.of(subject, g, Replacing.of(subject, REPLACEMENTS, seed, replace_from))
     by_influence = sorted(g, key=lambda name: (-g.nodes[name]["influence"], name))
     targets = {target["node"] for target in g.graph["target"]}
@@ -92,6 +93,13 @@ def verify_graph(
         "together": study.together(generator),
     }
     return verified
+
+
+def check_verifying(max_nodes: int, seed: int) -> None:
+    """Raises UserError for numbers that cannot be."""
+    if max_nodes < 0:
+        raise UserError(f"max_nodes is how many nodes are taken out, and not {max_nodes}")
+    check_replacing(REPLACEMENTS, seed)
 
 
 def _agreement(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError, warn
+from ..files import expanded
 from .adapter import Adapter, Family
 from .gpt2 import GPT2
 from .kinds import refuse_quantized, refuse_unreadable
@@ -104,11 +105,12 @@ def check_tokenizer(tokenizer: Any, adapter: Adapter, name: str) -> None:
 
 
 def dtype_named(name: str | torch.dtype | None) -> torch.dtype | None:
-    if name is None or isinstance(name, torch.dtype):
-        return name
-    if name not in DTYPES:
-        raise UserError(f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name is None:
+        return None
+    named = str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name
+    if named not in DTYPES:
+        raise UserError(f"unknown dtype {named!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[named]
 
 
 def load_model(
@@ -126,9 +128,11 @@ def load_model(
 
     Raises UserError, in one line, for whatever cannot be loaded.
     """
+    if not str(name):
+        raise UserError("the model has no name: give a hub id or a directory")
     device = _device(device)
     wanted: torch.dtype | str | None = dtype_named(dtype)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if str(name) == "smollm2" or (path.suffix == ".gguf"):
         from ..demo.smollm2 import BOS_ID, prepare
 
@@ -149,9 +153,12 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        found = torch.empty(0, device=device).device
+    except Exception as error:  # whatever torch raises for one of its many kinds that it was built without
         raise UserError(f"device {str(device)!r} cannot be used here: {first_line(error)}") from error
+    if found.type == "meta":
+        raise UserError("device 'meta' cannot be used here: it computes nothing")
+    return found
 
 
 def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, Any]:

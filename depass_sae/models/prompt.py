@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..arguments import whole_in
 from ..errors import PromptWarning, UserError, warn
+from ..files import check_unicode
 from .adapter import Adapter
 from .load import Loaded
 
@@ -104,7 +106,7 @@ def _tokenized(loaded: Loaded, text: str, as_written: bool = False) -> list[int]
         raise UserError("the prompt is empty")
     if loaded.tokenizer is None:
         raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not text")
-    _check_text(text, "the prompt")
+    check_unicode(text, "the prompt")
     ids = list(loaded.tokenizer(text, add_special_tokens=not as_written)["input_ids"])
     if ids[:1] == ids[1:2] and ids[:1] and ids[0] in _start_ids(loaded):
         written = list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -182,7 +184,11 @@ def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _is_batch(values: Any) -> bool:
     if hasattr(values, "ndim"):
         return values.ndim == 2
-    return len(values) > 0 and (isinstance(values[0], Sequence) or getattr(values[0], "ndim", 0) == 1)
+    return (
+        hasattr(values, "__len__")
+        and len(values) > 0
+        and ((isinstance(values[0], Sequence) and not isinstance(values[0], str)) or getattr(values[0], "ndim", 0) == 1)
+    )
 
 
 def _row(prompt: Mapping[str, Any], name: str) -> Any:
@@ -201,14 +207,17 @@ def _ids(prompt: Any) -> list[int]:
             raise UserError(f"a prompt is one sequence, not a batch of {len(prompt)}; give them one at a time")
         if prompt.dim() == 2 and len(prompt) == 1:  # what a tokenizer returns with return_tensors="pt"
             prompt = prompt[0]
-        if prompt.dim() != 1 or prompt.is_floating_point():
+        if prompt.dim() != 1 or prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise UserError(
                 f"a prompt of token ids is one-dimensional and integer, not {prompt.dtype} {list(prompt.shape)}"
             )
         return prompt.tolist()
     try:
-        return [int(i.__index__()) for i in prompt]
-    except (AttributeError, TypeError):
+        ids = list(prompt)
+        if isinstance(prompt, bytes | bytearray | Set) or any(isinstance(i, bool) for i in ids):
+            raise TypeError
+        return [int(i.__index__()) for i in ids]
+    except (AttributeError, TypeError, ValueError):
         raise UserError(
             "a prompt is a text, token ids as a list of integers or a 1-d tensor, what a tokenizer returns for one "
             "text, or a list of messages"
@@ -229,14 +238,6 @@ def _warn_of_padding(loaded: Loaded, ids: list[int]) -> None:
             "logit is read, is one; leave padding out, or give the attention_mask with the ids",
             PromptWarning,
         )
-
-
-def _check_text(text: str, what: str) -> None:
-    """Bytes that are no UTF-8 come from a command line as lone surrogates, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{what} is not valid Unicode at character {error.start}; write it in UTF-8") from None
 
 
 def special_ids(loaded: Loaded) -> frozenset[int]:
@@ -263,10 +264,11 @@ def token_text(tokenizer: PreTrainedTokenizerBase | None, token_id: int) -> str:
 def token_id(loaded: Loaded, text: str) -> int:
     """The single token that a text is. Raises UserError where it is several, or none."""
     if loaded.tokenizer is None:
-        if text.removeprefix("#").isdecimal():
-            return int(text.removeprefix("#"))
+        number = whole_in(text.removeprefix("#"))
+        if number is not None:
+            return number
         raise UserError(f"{loaded.name} came without a tokenizer; give the logit as a token id")
-    _check_text(text, "the token")
+    check_unicode(text, "the token")
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) == 1:
         return ids[0]

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..arguments import NUMBER
 from ..errors import UserError
 
 BLOCK = {"cpu": 8 * 2**20}
@@ -43,10 +44,14 @@ class Budget:
             raise UserError(f"memory is a number of bytes, or a text like '4GiB', not {self.memory}")
 
     @classmethod
-    def of(cls, memory: int | str | None) -> Budget:
+    def of(cls, memory: float | str | None) -> Budget:
         """From bytes, or from ``"4GiB"``, ``"500MB"``. Raises UserError for what is neither."""
+        if isinstance(memory, float):
+            if not memory.is_integer():  # nor are infinity and NaN
+                raise UserError(f"memory is a number of bytes, or a text like '4GiB', not {memory}")
+            memory = int(memory)
         if isinstance(memory, str):
-            match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE)
+            match = re.fullmatch(rf"\s*({NUMBER}(?:\.\d{{1,18}})?)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE)
             if match is None:
                 raise UserError(f"memory is a number of bytes, or a text like '4GiB', not {memory!r}")
             number, prefix, binary = match.groups()

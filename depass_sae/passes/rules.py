@@ -66,8 +66,9 @@ class Rule:
 
 def softmax(n: Neurons) -> None:
     """ω = softmax_m(s / T) over the components that compete (paper eq. 14, T = 0.1)."""
-    # The floor keeps scores finite; at any smaller temperature the largest score takes all, as it does at this one.
-    s = n.s.div_(max(n.temperature, 1e-30))
+    # The bounds keep scores finite: at any smaller temperature the largest score takes all, as it does at 1e-30, and at
+    # any larger one those that compete have equal shares, as they do at 1e30.
+    s = n.s.div_(min(max(n.temperature, 1e-30), 1e30))
     torch.mul(torch.softmax(s, dim=1), n.activation[:, None], out=s)
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..arguments import typed
 from ..errors import UserError
 from .rows import Rows, on
 from .sublayers import CONTRIBUTION, head_outputs
@@ -44,6 +45,7 @@ class Source(Protocol):
     def start(self, trace: Trace) -> Start: ...
 
 
+@typed
 @dataclass(frozen=True)
 class Spans:
     """One component for each group of positions, at ``resid_pre`` of a layer (0: the embeddings, positions included).
@@ -83,6 +85,7 @@ def tokens(labels: Sequence[str], layer: int = 0) -> Spans:
     return Spans([[position] for position in range(len(labels))], labels, layer)
 
 
+@typed
 @dataclass(frozen=True)
 class Vectors:
     """Any given vectors, at any point of the residual stream; what they leave over is ``rest``.
@@ -122,6 +125,7 @@ class Vectors:
         return Start(self.at, rows, start.labels, first_only)
 
 
+@typed
 @dataclass(frozen=True)
 class Heads:
     """One component per attention head of a layer; the residual stream before it is ``rest``, b_O goes to ``bias``."""
@@ -138,6 +142,7 @@ class Heads:
         return _start((self.layer, "resid_mid"), labels, parts, o.bias, rest)
 
 
+@typed
 @dataclass(frozen=True)
 class Modules:
     """The output of a layer's attention ("attn") or MLP ("mlp"); the residual stream before it is ``rest``."""
@@ -154,6 +159,7 @@ class Modules:
         return _start((self.layer, after), [f"{self.module} {self.layer}"], part[:, None], None, rest)
 
 
+@typed
 @dataclass(frozen=True)
 class Neurons:
     """One component per group of an MLP's neurons (default: each neuron its own).
@@ -177,6 +183,7 @@ class Neurons:
         return _start((self.layer, "resid_post"), labels, parts, down.bias, rest)
 
 
+@typed
 @dataclass(frozen=True)
 class Subspace:
     """The stream's projection on one or several subspaces of the residual stream; what is off them all is ``rest``.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import typed
 from ..attribution.answer import Asked
 from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ..attribution.render import Html, Text, table_text
@@ -343,6 +344,7 @@ class FeatureCard:
 
         return card_page(self.to_dict())
 
+    @typed
     def write(self, path: str | os.PathLike[str]) -> None:
         """The card as .html or .json, whole or not at all. Raises UserError where it cannot be written."""
         check_card_place(path)
@@ -480,9 +482,7 @@ def make_card(
     """
     if top < 1 or strongest < 1:
         raise UserError("a card lists 1 entry or more (top) and takes 1 firing or more apart (strongest)")
-    target, at = parse_feature(subject, feature)
-    if at is not None:
-        raise UserError(f"a card is about a feature wherever it fires; write {feature.partition('@')[0]}")
+    target, _ = parse_feature(subject, feature, pos=False)
     target.check(subject)
     encoded = _encoded(subject, prompts)
     read = _read(subject, target, encoded, progress)

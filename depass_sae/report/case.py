@@ -21,10 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import __version__
+from ..arguments import typed
 from ..attribution.answer import Asked, read
 from ..attribution.components import HEADS, ComponentAttribution, attribute_components
 from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
-from ..attribution.render import shown
+from ..attribution.replace_tokens import check_replacing
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens_each
@@ -77,6 +78,7 @@ class CaseSettings:
         for name, least in (("ablate", 0), ("verify", 0), ("top", 1), ("max_nodes", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, and should be {least} at least")
+        check_replacing(self.ablate, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +343,7 @@ class CaseStudy:
 
         return case_page(self)
 
+    @typed
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """``index.html``, ``README.md`` with its pictures, ``case.json``, each graph and the labels; what was written.
 
@@ -427,8 +430,7 @@ def make_case_study(
     Raises UserError for a feature that is none, and a position outside the prompt.
     """
     settings.check()
-    if title is not None and shown(title) != title.strip(" "):
-        raise UserError("the title has control characters or is no Unicode text; give it on one line")
+    check_title(title)
     if not features:
         raise UserError("name a feature: LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
     wanted: dict[FeatureTarget, list[int | None]] = {}
@@ -450,6 +452,14 @@ def make_case_study(
         asked=asked or _asked(subject, prompt, features, title, allocation, settings),
         features=made,
     )
+
+
+def check_title(title: str | None) -> None:
+    """Raises UserError for one that cannot be shown."""
+    if title is not None and not title.strip():
+        raise UserError("the title is empty; leave it out, or give it some words")
+    if title is not None and visible(title) != title:
+        raise UserError("the title has control characters or is no Unicode text; give it on one line")
 
 
 def _feature_study(

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_text
-from ..texts import check_unicode
+from ..files import check_unicode, read_text
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:

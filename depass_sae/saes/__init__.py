@@ -1,6 +1,7 @@
 """SAEs: loaded through sae-lens, read as directions, split into features. Importing this does not import sae-lens."""
 
 from .direction import (
+    PATHS,
     Direction,
     activations,
     encoder_direction,
@@ -21,11 +22,12 @@ from .encode import (
     written_by,
 )
 from .hook import HOOK_NAMES, Hook, hook_of, parse_hook
-from .load import load_saes
+from .load import check_folder, load_saes
 from .own import describe
 
 __all__ = [
     "HOOK_NAMES",
+    "PATHS",
     "ActiveFeatures",
     "Direction",
     "FeatureParts",
@@ -33,6 +35,7 @@ __all__ = [
     "Hook",
     "activations",
     "active_features",
+    "check_folder",
     "describe",
     "encoder_direction",
     "encoder_directions",

@@ -108,6 +108,7 @@ KINDS = {
     "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
     "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
 }
+PATHS = tuple(dict.fromkeys(path for kind in KINDS.values() for path in kind.paths))
 
 
 @torch.no_grad()

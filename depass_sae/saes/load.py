@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 
+from ..arguments import whole_in
 from ..errors import SAEFitWarning, UserError, warn
+from ..files import expanded
 from .hook import Hook, NoHookNamed, hook_in, hook_names, named_hook, parse_hook
 from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
 from .release import load_release
@@ -69,7 +71,7 @@ def load_saes(
     layers = [layers] if isinstance(layers, int) else layers
     sae_ids = [sae_ids] if isinstance(sae_ids, str) else sae_ids
     dtype = _dtype(dtype)
-    if isinstance(saes, str) and not Path(saes).expanduser().exists() and not _looks_like_a_path(saes):
+    if isinstance(saes, str) and not _is_on_disk(saes):
         candidates = _from_release(saes, sae_ids, layers)
     elif sae_ids is not None:
         raise UserError("sae_ids choose from a release; from directories and objects choose with layers")
@@ -78,6 +80,19 @@ def load_saes(
             candidates = _candidates(saes)
     chosen = _one_per_hook(candidates if layers is None else _at_layers(candidates, layers))
     return {hook: _loaded(candidate, device, dtype) for hook, candidate in sorted(chosen.items())}
+
+
+def check_folder(saes: Any) -> None:
+    """Raises UserError for a directory that holds no SAE, before the model is loaded."""
+    if isinstance(saes, Path) or (isinstance(saes, str) and _is_on_disk(saes)):
+        _in_folder(expanded(saes))
+
+
+def _is_on_disk(saes: str) -> bool:
+    """Whether a text names a directory and no release. Raises UserError for one that can name neither."""
+    if not saes:
+        raise UserError("the SAEs have no name: give a release or a directory")
+    return _looks_like_a_path(saes) or expanded(saes).exists()
 
 
 def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype | None) -> "SAE":
@@ -137,7 +152,7 @@ def _candidates(saes: Any) -> list[Candidate]:
 def _each(saes: Any) -> Iterable[Any]:
     """Every SAE that is meant, by its directory or as an object."""
     if isinstance(saes, str | Path):
-        yield from _in_folder(Path(saes).expanduser())
+        yield from _in_folder(expanded(saes))
     elif isinstance(saes, list | tuple):
         for source in saes:
             yield from _each(source)
@@ -180,11 +195,12 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
 
 def _from_key(key: HookKey, source: SAESource) -> Candidate:
     if isinstance(key, str):
-        key = int(key) if key.strip().isdecimal() else parse_hook(key)
-    if not isinstance(key, Hook | Integral):
+        number = whole_in(key.strip())
+        key = parse_hook(key) if number is None else number
+    if not isinstance(key, Hook | Integral) or isinstance(key, bool):
         raise UserError(f"an SAE's key is its layer or hook, such as 17 or '17.resid_post', not {_kind(key)}")
     if isinstance(source, str | Path):
-        return _from_directory(Path(source).expanduser(), key)
+        return _from_directory(expanded(source), key)
     if _is_sae(source):
         return _from_object(source, key)
     raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")

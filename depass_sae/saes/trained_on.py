@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SAEFitWarning, warn
+from ..errors import SAEFitWarning, UserError, warn
+from ..files import expanded
 from .hook import Hook
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def warn_of_others(saes: Mapping[Hook, "SAE"], model: str) -> None:
 
 def _model_name(name: str) -> str | None:
     """What a model is called, where that can be told: a hub id, or a name of a known family and size."""
-    path = Path(name).expanduser()
+    try:
+        path = expanded(name)
+    except UserError:  # an SAE's file may name anything
+        return _surely(name)
     if not path.is_dir():
         return _surely(name)
     cached = re.search(r"models--([^/\\]+)--([^/\\]+)", str(path))  # a directory of the hub's cache

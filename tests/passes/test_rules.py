@@ -68,6 +68,13 @@ def test_softmax_is_the_softmax_of_the_scores_over_the_temperature() -> None:
     assert shares("softmax", one_neuron(0.2, 0.1, temperature=0.1)) == pytest.approx([0.7310585786, 0.2689414214])
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e39, 1e308])
+def test_softmax_shares_out_evenly_at_any_high_temperature(temperature: float) -> None:
+    compete = torch.tensor([[True, True, False]])
+    n = neurons(torch.tensor([[[5.0], [-3.0], [9.0]]]), compete=compete, temperature=temperature)
+    assert shares("softmax", n) == pytest.approx([0.5, 0.5, 0])
+
+
 def test_linear_norm_counts_from_the_lowest_score() -> None:
     assert shares("linear-norm", one_neuron(2.0, 0.0, 1.0)) == pytest.approx([2 / 3, 0, 1 / 3])
     assert shares("linear-norm", one_neuron(0.5, 0.5, 0.5)) == pytest.approx([1 / 3] * 3)

@@ -407,7 +407,7 @@ def test_a_frame_has_a_row_per_position() -> None:
 @pytest.mark.parametrize(
     ("feature", "prompts", "why"),
     [
-        ("1/3@2", TEXT, "a card is about a feature wherever it fires; write 1/3"),
+        ("1/3@2", TEXT, "this is about the feature wherever it fires, not at a position; write 1/3"),
         ("1/999", TEXT, "there is no feature 999"),
         ("7/3", TEXT, "there is no SAE at 7"),
         ("nonsense", TEXT, "is no feature"),

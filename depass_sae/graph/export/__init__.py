@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...arguments import typed
 from ...errors import UserError
 from ...files import check_place, read_text, write_bytes
 
@@ -41,6 +42,7 @@ FORMATS = {
 }
 
 
+@typed
 def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None = None) -> None:
     """Write a feature-flow graph in one step: whoever looks sees the old file or the new one.
 
@@ -107,6 +109,7 @@ def _known(format: str) -> str:
     return format.lower()
 
 
+@typed
 def read_graph(path: str | os.PathLike[str]) -> nx.DiGraph:
     """The feature-flow graph in a .json or .graphml file that `write_graph` wrote.
 

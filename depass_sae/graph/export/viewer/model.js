@@ -8,7 +8,7 @@ const model = (() => {
   /** Control and direction marks made visible, line breaks as arrows: one line of harmless text. */
   function visible(text) {
     const marks = { "\n": "↵", "\t": "⇥", "\r": "␍" };
-    return String(text ?? "").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => marks[c] ?? "\ufffd");
+    return String(text ?? "").replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb]/gu, (c) => marks[c] ?? "\ufffd");
   }
 
   function plain(x) {
