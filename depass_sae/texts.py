@@ -38,6 +38,13 @@ def visible_on_page(value: Any) -> Any:
     return visible(value, keep="\n\t") if type(value) is str else value
 
 
+def quoted(value: Any) -> str:
+    """A value out of a file, for a message: printable and on one line, whatever it holds."""
+    text = json.dumps(value) if isinstance(value, str) else repr(value)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
 def check_unicode(text: str, what: str) -> None:
     """Raises UserError for half of a character: no file and no page can hold it."""
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict
+from ..attribution.document import Heading, allocation_dict
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
 from ..errors import SAEFitWarning, UserError, warn
@@ -26,6 +26,7 @@ from ..passes.memory import check_memory
 from ..passes.propagate import Allocation, Progress
 from ..passes.trace import Trace
 from ..saes import Hook, describe, fit
+from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
 from .influence import influence, scores
 from .prune import fold, prune

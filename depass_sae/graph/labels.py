@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import read_text
+from ..files import parse_json, read_text
 from ..texts import check_unicode
 
 if TYPE_CHECKING:
@@ -87,12 +86,7 @@ def _from_csv(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _from_json(text: str) -> Iterable[tuple[str, str]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"it is no JSON ({error.msg}, line {error.lineno})") from None
-    except (RecursionError, ValueError):
-        raise UserError("it is no JSON of labels (nested too deep, or a number too long)") from None
+    content = parse_json(text)
     if isinstance(content, dict):
         return [_entry({"feature": key, "label": label}, f"{key!r}") for key, label in content.items()]
     if isinstance(content, list):

@@ -38,7 +38,7 @@ def test_a_graph_with_every_kind_of_node_and_edge_passes_the_checks() -> None:
 
 def test_networkx_reads_the_document_as_it_is() -> None:
     g = sample_graph()
-    read = nx.node_link_graph(document_of(g), edges="links")
+    read = nx.node_link_graph(document_of(g))
     assert same(read, g)
 
 
@@ -75,13 +75,13 @@ def test_what_is_no_graph_is_refused(document: Any) -> None:
 
 
 def test_a_newer_document_is_refused_with_its_version() -> None:
-    document = document_of(sample_graph()) | {"schema_version": 2, "nodes": "of another shape"}
-    assert refused(document).startswith("schema_version is 2, and this version of depass-sae reads 1")
+    document = document_of(sample_graph()) | {"schema_version": 3, "nodes": "of another shape"}
+    assert refused(document).startswith("schema_version is 3, and this version of depass-sae reads 2")
 
 
 @pytest.mark.parametrize("version", [0, True, "1", None, 1.0])
 def test_a_schema_version_that_never_was_is_refused(version: Any) -> None:
-    assert refused(document_of(sample_graph()) | {"schema_version": version}).startswith("schema_version should be 1")
+    assert refused(document_of(sample_graph()) | {"schema_version": version}).startswith("schema_version should be 2")
 
 
 def test_a_neuronpedia_graph_is_named_as_such() -> None:
@@ -91,7 +91,7 @@ def test_a_neuronpedia_graph_is_named_as_such() -> None:
 Change = Callable[[dict[str, Any]], object]
 
 MISTAKES: dict[str, tuple[Change, str]] = {
-    "a missing part": (lambda d: d.pop("links"), "links: is missing"),
+    "a missing part": (lambda d: d.pop("edges"), "edges: is missing"),
     "nodes that are no list": (lambda d: d.update(nodes={}), "nodes: should be a valid list"),
     "a node that is no object": (lambda d: d["nodes"].insert(0, 7), r"nodes\[0\]: should be an object"),
     "a missing attribute": (lambda d: of_kind(d, "feature").pop("index"), r'node "feature:.*": index: is missing'),
@@ -110,25 +110,25 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         r'node "bias:.*": kind should be token, .*, and is "neuron\\n"',
     ),
     "no kind of node": (lambda d: of_kind(d, "bias").pop("kind"), "kind should be .* is None"),
-    "an unknown kind of edge": (lambda d: d["links"][0].update(kind="road"), 'edge .*: kind should be flow, .*"road"'),
+    "an unknown kind of edge": (lambda d: d["edges"][0].update(kind="road"), 'edge .*: kind should be flow, .*"road"'),
     "a remainder without magnitude": (
-        lambda d: next(e for e in d["links"] if e["kind"] == "remainder").pop("magnitude"),
+        lambda d: next(e for e in d["edges"] if e["kind"] == "remainder").pop("magnitude"),
         "edge .*: magnitude: is missing",
     ),
-    "a number that is not finite": (lambda d: d["links"][3].update(weight=float("nan")), "edge .*: weight: nan is not"),
+    "a number that is not finite": (lambda d: d["edges"][3].update(weight=float("nan")), "edge .*: weight: nan is not"),
     "an infinite number deep inside": (
         lambda d: d["graph"]["scores"]["whole"]["shares"].update(token=float("inf")),
         r"graph\.scores\.(whole|pruned)\.shares\.token: inf is not a finite number",
     ),
     "two nodes of one id": (lambda d: d["nodes"].append(d["nodes"][0]), 'two nodes have the id "token:0"'),
-    "an edge from nowhere": (lambda d: d["links"][0].update(source="token:99"), 'edge .*: there is no node "token:99"'),
-    "an edge that is there twice": (lambda d: d["links"].append(dict(d["links"][0])), "edge .* is there twice"),
+    "an edge from nowhere": (lambda d: d["edges"][0].update(source="token:99"), 'edge .*: there is no node "token:99"'),
+    "an edge that is there twice": (lambda d: d["edges"].append(dict(d["edges"][0])), "edge .* is there twice"),
     "an edge downwards": (
-        lambda d: d["links"][0].update(source=d["links"][0]["target"], target=d["links"][0]["source"]),
+        lambda d: d["edges"][0].update(source=d["edges"][0]["target"], target=d["edges"][0]["source"]),
         "edge .*: edges point upwards",
     ),
     "a remainder edge from a token": (
-        lambda d: d["links"][0].update(kind="remainder", magnitude=1.0),
+        lambda d: d["edges"][0].update(kind="remainder", magnitude=1.0),
         "a remainder edge cannot join a token",
     ),
     "an id that says something else": (

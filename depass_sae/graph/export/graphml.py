@@ -19,8 +19,9 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ...errors import UserError
-from ..document import KIND, GraphAttributes, Text, document_of, graph_of, quoted
-from .node_link import parse
+from ...files import parse_json
+from ...texts import quoted
+from ..document import KIND, GraphAttributes, Text, document_of, graph_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -47,22 +48,22 @@ def unescape(text: str) -> str:
 def to_graphml(g: nx.DiGraph) -> str:
     """A graph as a GraphML text. Raises UserError for a value that JSON cannot hold either."""
     document = document_of(g)
-    nodes, links = document["nodes"], document["links"]
+    nodes, edges = document["nodes"], document["edges"]
     for node in nodes:
         node.setdefault("name", display_name(node))
     root = ElementTree.Element("graphml", xmlns=NAMESPACE)
     scopes = {
         "graph": _Keys(root, "graph", [document["graph"]]),
         "node": _Keys(root, "node", nodes, skip=("id",)),
-        "edge": _Keys(root, "edge", links, skip=("source", "target")),
+        "edge": _Keys(root, "edge", edges, skip=("source", "target")),
     }
     graph = ElementTree.SubElement(root, "graph", edgedefault="directed")
     scopes["graph"].write(graph, document["graph"])
     for node in nodes:
         scopes["node"].write(ElementTree.SubElement(graph, "node", id=escape(node["id"])), node)
-    for link in links:
-        ends = {"source": escape(link["source"]), "target": escape(link["target"])}
-        scopes["edge"].write(ElementTree.SubElement(graph, "edge", ends), link)
+    for edge in edges:
+        ends = {"source": escape(edge["source"]), "target": escape(edge["target"])}
+        scopes["edge"].write(ElementTree.SubElement(graph, "edge", ends), edge)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
@@ -88,7 +89,7 @@ def from_graphml(text: str) -> nx.DiGraph:
             "multigraph": False,
             "graph": attributes,
             "nodes": nodes,
-            "links": [
+            "edges": [
                 {end: unescape(edge.get(end, "")) for end in ("source", "target")} | _data(edge, readers)
                 for edge in graph.findall("edge")
             ],
@@ -170,13 +171,17 @@ class _Reader:
         is_json = key.findtext("desc") == JSON or (key.get("for") == "graph" and self.name in _CONTAINERS)
         if kind not in _READERS:
             raise UserError(f"key {quoted(self.name)}: {quoted(kind)} is no GraphML type")
-        self.read = parse if is_json else _READERS[kind]
+        self.read = _json if is_json else _READERS[kind]
 
     def __call__(self, text: str) -> Any:
         try:
             return self.read(text)
-        except (ValueError, KeyError):  # a UserError of parse's among them
+        except (ValueError, KeyError):  # a UserError of the JSON's among them
             raise UserError(f"attribute {quoted(self.name)}: {quoted(text)} is not of its key's type") from None
+
+
+def _json(text: str) -> Any:
+    return parse_json(text, finite=True)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

@@ -174,7 +174,7 @@ def test_a_document_type_declaration_is_refused(text: str) -> None:
         ("<graphml>\0</graphml>", "not XML: not well-formed .* at line 1, column 10"),
         ("<svg/>", "not a feature-flow graph: a GraphML file holds one <graphml> with one <graph>"),
         ("<graphml/>", "not a feature-flow graph: .* one <graph>"),
-        ("<graphml><graph edgedefault='directed'/></graphml>", "schema_version should be 1, and is None"),
+        ("<graphml><graph edgedefault='directed'/></graphml>", "schema_version should be 2, and is None"),
         ("<graphml><graph><data key='d7'>1</data></graph></graphml>", 'there is no key "d7"'),
         (
             "<graphml><key id='d' attr.name='x' attr.type='date'/><graph/></graphml>",
