@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.graph.export.graphml import NAMESPACE, display_name, escape, from_graphml, to_graphml, unescape
+from depass_sae.graph.export.graphml import NAMESPACE, escape, from_graphml, to_graphml, unescape
+from depass_sae.graph.export.names import label_of, unique_name
 from tests.graph.sample import sample_graph
 
 from .every_kind import every_kind, same, texts, with_text
@@ -127,30 +128,48 @@ def test_a_file_that_networkx_wrote_again_can_still_be_read() -> None:
     assert dict(again.edges) == dict(g.edges)
 
 
-def test_every_node_has_a_label_and_a_readable_name() -> None:
+def test_every_node_has_a_label_and_a_readable_name_of_its_own() -> None:
     g = every_kind()
     read = nx.parse_graphml(to_graphml(g))
-    feature = next(name for name in g if name.startswith("feature:5/"))
-    names = nx.get_node_attributes(read, "name")
+    feature = next(name for name, node in g.nodes(data=True) if node["kind"] == "feature" and node["token"] == " word0")
+    names, labels = (nx.get_node_attributes(read, key) for key in ("name", "label"))
     assert names[feature] == feature.removeprefix("feature:")
-    assert names["token:1"] == " word0@1"
-    assert names["logit:17@5"] == "output  out0"
-    assert names["bias:5"] == "bias 5"
-    assert names["head:11.3"] == "head 11.3"
-    assert 'plural "nouns"' in names.values()
-    assert all(names.values())
-    assert len(nx.get_node_attributes(read, "label")) == len(g)
+    assert labels[feature] == feature.removeprefix("feature:").partition("@")[0] + " @word0"
+    assert (names["token:1"], labels["token:1"]) == ("token 1 word0", "token word0")
+    assert (names["token:5@0"], labels["token:5@0"]) == ("token 5@0 <s>", "token <s>, layer 5")
+    assert (names["logit:17@5"], labels["logit:17@5"]) == ("logit 17@5 out0", "output out0")
+    assert (names["bias:5"], labels["bias:-1"]) == ("bias 5", "bias of the embeddings")
+    assert names["head:11.3"] == labels["head:11.3"] == "head 11.3"
+    assert 'plural "nouns"' in labels.values()
+    assert all(label.strip() for label in labels.values())
+    assert len(set(names.values())) == len(labels) == len(g)
     assert not nx.get_node_attributes(from_graphml(to_graphml(g)), "name")
+
+
+@settings(deadline=None, max_examples=40)
+@given(text=texts)
+def test_whatever_tokens_and_labels_say_no_label_is_empty_and_no_name_is_there_twice(text: str) -> None:
+    for label in (text, ""):
+        g = with_text(text)
+        nx.set_node_attributes(g, label, "label")
+        nodes = list(dict(g.nodes).values())
+        assert all(label_of(node) for node in nodes)
+        assert len({unique_name(node) for node in nodes}) == len(nodes)
+
+
+def test_a_file_of_version_1_is_read_without_its_names() -> None:
+    text = to_graphml(sample_graph())
+    old = re.sub(r'(<data key="graph.schema_version">)2', r"\g<1>1", text)
+    old = re.sub(r'(<data key="node.label">)[^<]+', r"\g<1>", old)
+    old = re.sub(r'(<data key="node.name">)[^<]+', r"\g<1>old", old)
+    assert old != text
+    assert same(from_graphml(old), sample_graph())
 
 
 def test_names_of_ones_own_stay() -> None:
     g = sample_graph()
     g.nodes["token:0"]["name"] = "start"
     assert same(from_graphml(to_graphml(g)), g)
-
-
-def test_a_name_is_found_for_a_node_that_says_little() -> None:
-    assert display_name({}) == "None None"
 
 
 BOMB = """<?xml version="1.0"?>

@@ -45,6 +45,13 @@ def test_networkx_reads_the_file() -> None:
     assert same(nx.node_link_graph(json.loads(to_json(g))), g)
 
 
+def test_a_file_of_version_1_with_its_edges_under_links_is_read() -> None:
+    document = json.loads(to_json(every_kind()))
+    document["links"] = document.pop("edges")
+    document["schema_version"] = document["graph"]["schema_version"] = 1
+    assert same(from_json(json.dumps(document)), every_kind())
+
+
 def test_a_number_that_is_not_finite_is_not_written() -> None:
     g = sample_graph()
     g.nodes["token:0"]["influence"] = float("nan")
