@@ -73,6 +73,16 @@ def _no_number(name: str) -> None:
     raise UserError(f"not JSON: it holds {name}, and numbers must be finite")
 
 
+def same_place(one: str, other: str) -> bool:
+    """Whether two names are one: the same text, or two ways to write one folder. Names of other things are texts."""
+    if one == other:
+        return True
+    try:
+        return os.path.isdir(one) and os.path.isdir(other) and os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
 def check_place(path: str | os.PathLike[str], *, folder: bool = False) -> None:
     """Raises UserError where a file (or folder) could not be written, so that it is known before the work.
 

@@ -34,6 +34,9 @@ def with_labels(g: nx.DiGraph, labels: Mapping[str, str]) -> nx.DiGraph:
     labels: ``17/1208`` to a text; features that are not in the graph may be among them. Raises UserError for a key or a
     label that is none.
     """
+    from .document import check_graph
+
+    check_graph(g)
     check_labels(labels)
     for key in labels:
         if not FEATURE.fullmatch(key):

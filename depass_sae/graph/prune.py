@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .document import check_graph
 from .influence import influence, scores, size
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def prune(
     influence. max_nodes: keep at most so many, the most influential.
     ``scores["whole"]`` stays, ``scores["pruned"]`` is the copy's.
     """
+    check_graph(g)
     for name, threshold in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
         if threshold is not None and not 0 < threshold <= 1:
             raise UserError(f"{name} is a share, above 0 and at most 1, not {threshold}")

@@ -320,7 +320,8 @@ def test_a_graph_of_another_model_or_other_saes_is_refused() -> None:
     with pytest.raises(UserError, match=r"stands on SAEs at 0\.resid_post"):
         handle([random_sae("jumprelu", "2.resid_post")]).verify(g)
     changed = g.copy()
-    changed.nodes[g.graph["target"][0]["node"]]["pre_activation"] += 5
+    for value in ("pre_activation", "constant"):
+        changed.nodes[g.graph["target"][0]["node"]][value] += 5
     with pytest.raises(UserError, match="other weights, SAEs or dtype"):
         handle_.verify(changed)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import networkx as nx
@@ -170,6 +171,21 @@ def test_names_of_ones_own_stay() -> None:
     g = sample_graph()
     g.nodes["token:0"]["name"] = "start"
     assert same(from_graphml(to_graphml(g)), g)
+
+
+def test_igraph_reads_the_same_graph_and_finds_a_name_of_its_own_and_a_label_for_every_node(tmp_path: Path) -> None:
+    igraph = pytest.importorskip("igraph")
+    g = every_kind()
+    (tmp_path / "g.graphml").write_text(to_graphml(g), encoding="utf-8")
+    read = igraph.Graph.Read_GraphML(str(tmp_path / "g.graphml"))
+    assert read.is_directed()
+    assert (read.vcount(), read.ecount()) == (len(g), g.number_of_edges())
+    assert read.vs["id"] == [*g]
+    assert len(set(read.vs["name"])) == len(g)
+    assert all(label.strip() for label in read.vs["label"])
+    ends = [(read.vs[edge.source]["id"], read.vs[edge.target]["id"]) for edge in read.es]
+    assert dict(zip(ends, read.es["weight"], strict=True)) == nx.get_edge_attributes(g, "weight")
+    assert dict(zip(ends, read.es["effect"], strict=True)) == nx.get_edge_attributes(g, "effect")
 
 
 BOMB = """<?xml version="1.0"?>
