@@ -144,7 +144,7 @@ def test_graphs_of_two_models_are_refused_with_one_line() -> None:
 
 def test_graphs_of_two_saes_of_one_layer_are_refused_with_one_line() -> None:
     with pytest.raises(UserError, match="two different SAEs at layer 5"):
-        diff_graphs(flow(["a"]), flow(["a"], saes=[{"layer": 5, "hook": "resid_post", "d_sae": 128}]))
+        diff_graphs(flow(["a"]), flow(["a"], saes=[{"layer": 5, "hook": "resid_post", "d_sae": 128, "l0": 1.0}]))
 
 
 def test_the_table_counts_and_lists_the_largest_changes_first() -> None:

@@ -28,7 +28,8 @@ def wired(inputs: list[list[float]], outputs: list[list[float]], kind: str = "fl
     for i, (coming, going) in enumerate(zip(inputs, outputs, strict=True)):
         for j, weight in enumerate(coming):
             g.add_node(f"s{j}", kind="token", layer=-1, pos=0, token="", label="", influence=0.0)
-            g.add_edge(f"s{j}", f"feature:5/{i}@1", kind=kind, weight=weight, effect=0.0)
+            g.add_edge(f"s{j}", f"feature:5/{i}@1", kind=kind, weight=weight, effect=0.0,
+                       magnitude=abs(weight))  # fmt: skip
         for j, weight in enumerate(going):
             g.add_node(f"t{j}", kind="bias", layer=9, label="", influence=0.0)
             g.add_edge(f"feature:5/{i}@1", f"t{j}", kind="flow", weight=weight, effect=0.0)
