@@ -31,15 +31,17 @@ def read_text(path: Path) -> str:
         raise UserError(str(error)) from None
 
 
-def parse_json(text: str, *, finite: bool = False) -> Any:
+def parse_json(text: str, *, finite: bool = False, twice: bool = False) -> Any:
     """What a JSON text holds. Raises UserError with one line, which does not name the file, for whatever is wrong.
 
     Wrong is what is no JSON, what Python cannot hold, a name that an object has twice (which of the two is meant?), and
     what is nested so deep that other code would break on it. finite: NaN and infinities too, which are no JSON, but
-    which many programs write.
+    which many programs write. twice: names may stand twice, the last counts.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
+        value = json.loads(
+            text, object_pairs_hook=None if twice else _object, parse_constant=_no_number if finite else None
+        )
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:

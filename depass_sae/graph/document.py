@@ -424,6 +424,9 @@ def _first_mistake(error: ValidationError, document: dict[str, Any]) -> str:
         path = (*path[:2], *path[3:])  # pydantic puts the kind between the node and its attribute
     if mistake["type"] == "missing":
         message = "is missing"
+    elif mistake["type"] in ("less_than_equal", "greater_than_equal"):
+        ((which, limit),) = mistake["ctx"].items()
+        message = f"should be at {'most' if which == 'le' else 'least'} {limit:g}, and is {quoted(mistake['input'])}"
     elif mistake["type"].startswith("union_tag"):
         found = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
         kinds = "token, feature, error, constant, bias, remainder, logit or head"

@@ -71,7 +71,7 @@ class Hook:
 
 def parse_hook(text: str) -> Hook:
     """``"17.resid_post"`` -> ``Hook(17, "resid_post")``. Raises UserError for anything that is not ``layer.name``."""
-    match = re.fullmatch(r"(\d{1,9})\.(\w+)", text.strip())
+    match = re.fullmatch(r"(\d+)\.(\w+)", text.strip())
     if match is None:
         raise UserError(f"{text!r} is not a hook: write layer.name, such as 17.resid_post")
     return Hook(int(match[1]), match[2])
@@ -122,14 +122,14 @@ def transformer_lens_name(hook: Hook) -> str:
 
 
 def _translated(name: str, layer: int | None, architecture: str) -> Hook | None:
-    if match := re.fullmatch(r"blocks\.(\d{1,9}|\{layer\})\.(.+)", name):  # "{layer}": old files keep the number apart
+    if match := re.fullmatch(r"blocks\.(\d+|\{layer\})\.(.+)", name):  # "{layer}": old files keep the number apart
         number, suffix = match.groups()
         if number == "{layer}":
             if layer is None:
                 return None
             number = str(layer)
         return _transformer_lens_hook(int(number), suffix, architecture)
-    if match := re.fullmatch(r"(?:\w+\.)*(?:layers|h)\.(\d{1,9})(?:\.(.+))?", name):
+    if match := re.fullmatch(r"(?:\w+\.)*(?:layers|h)\.(\d+)(?:\.(.+))?", name):
         kind = HUGGING_FACE.get(match[2] or "")
         return None if kind is None else Hook(int(match[1]), kind)
     return None

@@ -228,6 +228,17 @@ def test_a_value_that_is_not_of_its_type_is_refused_with_one_line(value: str) ->
     assert "weight" in refused(text)
 
 
+def test_an_attribute_that_is_there_twice_is_refused_with_one_line() -> None:
+    text = re.sub(r'(<data key="edge.weight">[^<]*</data>)', r"\1\1", to_graphml(sample_graph()), count=1)
+    assert refused(text) == 'attribute "weight" is there twice in one edge'
+
+
+def test_json_that_is_nested_too_deeply_or_names_something_twice_is_refused_with_one_line() -> None:
+    for wrong in ("[" * 200_000, "[" * 900 + "]" * 900, '{"a": 1, "a": 2}'):
+        text = re.sub(r'(<data key="graph.tokens">)[^<]*', rf"\g<1>{wrong}", to_graphml(sample_graph()), count=1)
+        assert refused(text).startswith('attribute "tokens": ')
+
+
 def test_json_that_is_broken_is_refused_with_one_line() -> None:
     text = re.sub(r'(<data key="graph.tokens">)[^<]*', r"\g<1>[", to_graphml(sample_graph()), count=1)
     assert refused(text).startswith('attribute "tokens": "[" is not of its key\'s type')
