@@ -1,16 +1,23 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what is in those that a user hands over."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
+from .texts import quoted
+
+DEEPEST = 100
+"""How deep lists and objects may be nested in a file that is read: far deeper than in any that means something."""
+TOO_DEEP = f"lists and objects are nested too deeply (more than {DEEPEST} levels)"
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -48,6 +55,60 @@ def check_unicode(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{what} is not valid Unicode at character {error.start}; write it in UTF-8") from None
+
+
+def parse_json(text: str, *, finite: bool = False, twice: bool = False) -> Any:
+    """What a JSON text holds. Raises UserError with one line, which does not name the file, for whatever is wrong.
+
+    Wrong is what is no JSON, what Python cannot hold, a name that an object has twice (which of the two is meant?), and
+    what is nested so deep that other code would break on it. finite: NaN and infinities too, which are no JSON, but
+    which many programs write. twice: names may stand twice, the last counts.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=None if twice else _object, parse_constant=_no_number if finite else None
+        )
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise UserError(TOO_DEEP) from None
+    except UserError:
+        raise
+    except ValueError:  # Python converts no whole number of thousands of digits
+        raise UserError("it holds a number of too many digits") from None
+    inside = [value]
+    for _ in range(DEEPEST):
+        inside = [inner for outer in inside for inner in _inside(outer) if isinstance(inner, dict | list)]
+        if not inside:
+            return value
+    raise UserError(TOO_DEEP)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"it names {quoted(twice)} twice in one object")
+    return found
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _no_number(name: str) -> None:
+    raise UserError(f"not JSON: it holds {name}, and numbers must be finite")
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two names are one: the same text, or two ways to write one folder. Names of other things are texts."""
+    if one == other:
+        return True
+    try:
+        return os.path.isdir(one) and os.path.isdir(other) and os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 def check_place(path: str | os.PathLike[str], *, folder: bool = False) -> None:

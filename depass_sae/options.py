@@ -120,7 +120,12 @@ Outs = Annotated[
     typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
 ]
 Format = Annotated[
-    str | None, typer.Option("--format", help="json, graphml, html or neuronpedia, whatever the file is called.")
+    str | None,
+    typer.Option(
+        "--format",
+        help="json, graphml, html or neuronpedia, whatever the file is called; or circuit-tracer, with the folder that "
+        "its viewer serves as --out.",
+    ),
 ]
 Layers = Annotated[
     list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")

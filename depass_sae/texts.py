@@ -49,6 +49,13 @@ def one_line(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - TAIL - 3]} … {text[-TAIL:]}"
 
 
+def quoted(value: Any) -> str:
+    """A value out of a file, for a message: printable and on one line, whatever it holds."""
+    text = json.dumps(value) if isinstance(value, str) else repr(value)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
 def json_text(document: Any, stream: TextIO) -> str:
     """A document for a stream: as it is where the stream takes UTF-8, else in ASCII. Hidden characters are escaped."""
     if not is_utf_8(stream):

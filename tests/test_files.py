@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.files import check_place, write_files, write_text
+from depass_sae.files import check_place, parse_json, same_place, write_files, write_text
 from depass_sae.graph.export import write_graph
 from depass_sae.texts import visible
 
@@ -97,6 +97,52 @@ def test_of_several_files_that_cannot_all_be_written_none_is_and_no_folder_stays
         write_files(contents)
     assert (tmp_path / "old.json").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["folder", "old.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON: Expecting value at line 1, column 1"),
+        ("{", "not JSON: Expecting property name enclosed in double quotes at line 1, column 2"),
+        ("{} {}", "not JSON: Extra data at line 1, column 4"),
+        ('"\n"', "not JSON: Invalid control character at at line 1, column 2"),
+        ("[" * 200_000, "lists and objects are nested too deeply (more than 100 levels)"),
+        ('{"a":' * 200_000, "lists and objects are nested too deeply (more than 100 levels)"),
+        ("[" * 900 + "]" * 900, "lists and objects are nested too deeply (more than 100 levels)"),
+        ("9" * 5000, "it holds a number of too many digits"),
+        ('{"a": 1, "a": 2}', 'it names "a" twice in one object'),
+        ('[{"\\u202e": 1, "\\u202e": 2}]', 'it names "\\u202e" twice in one object'),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_json_that_is_wrong_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_json(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_no_json_are_refused_where_numbers_count(number: str) -> None:
+    assert isinstance(parse_json(f"[{number}]")[0], float)
+    with pytest.raises(UserError, match=f"^not JSON: it holds {number}, and numbers must be finite$"):
+        parse_json(f"[{number}]", finite=True)
+
+
+def test_json_of_a_hundred_levels_is_read_and_where_names_may_stand_twice_the_last_counts() -> None:
+    assert parse_json("[" * 100 + "]" * 100)
+    assert parse_json('{"a": 1, "a": 2}', twice=True) == {"a": 2}
+
+
+def test_two_ways_to_write_one_folder_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("tiny")
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "./tiny", "tiny/", "link", str(tmp_path / "tiny"), "other/../tiny"):
+        assert same_place("tiny", name)
+    for name in ("other", "missing", "owner/tiny", "ti\0ny", ""):
+        assert not same_place("tiny", name)
+        assert same_place(name, name)
 
 
 LONG = "n" * 256

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict
+from ..attribution.document import Heading, allocation_dict
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
 from ..errors import SAEFitWarning, UserError, warn
@@ -26,6 +26,7 @@ from ..passes.memory import check_memory
 from ..passes.propagate import Allocation, Progress
 from ..passes.trace import Trace
 from ..saes import Hook, describe, fit
+from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
 from .influence import influence, scores
 from .prune import check_thresholds, fold, prune
@@ -85,7 +86,7 @@ def build_graph(
     """
     settings.check(allocation)
     hooks = _hooks(subject, targets, layers)
-    check_memory(_trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
+    check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
     until = None if not targets or any(t.point is None for t, _ in targets) else max(hook.layer for hook in hooks)
     seen = subject.trace(prompt, until)
     tiers = [embedding_tier(seen), *(sae_tier(subject, seen, prompt, hook) for hook in hooks)]
@@ -111,9 +112,8 @@ def build_graph(
     }
     for name, value in influence(g).nodes.items():
         g.nodes[name]["influence"] = value
-    g.graph["scores"] = {"whole": scores(g)}
+    g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
     if settings.node_threshold is None and settings.edge_threshold is None:
-        g.graph["scores"]["pruned"] = g.graph["scores"]["whole"]
         return g
     return prune(g, node_threshold=settings.node_threshold, edge_threshold=settings.edge_threshold)
 
@@ -319,7 +319,7 @@ def _attributes(
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-def _trace_bytes(subject: Subject, n: int) -> int:
+def trace_bytes(subject: Subject, n: int) -> int:
     """What a trace holds, once as it is and once as tiers and their work space."""
     layer = subject.adapter.layer(0)
     neurons = layer.mlp.down.weight.shape[0]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import typed
 from ..attribution.render import bar, box, drawn_full, shown
 from ..errors import UserError
-from .document import node_id
+from ..files import same_place
+from .document import check_graph, node_id
 from .summary import name_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ def diff_graphs(a: nx.DiGraph, b: nx.DiGraph) -> nx.DiGraph:
     where a has it. Graph attributes are a's, ``tokens`` and ``token_ids`` with b's unaligned ones at the end, and
     ``diff``: ``{"a": name, "b": name}``. Raises UserError for graphs of two models or of two SAEs of one layer.
     """
+    for g in (a, b):
+        check_graph(g)
+        if "diff" in g.graph:
+            raise UserError("one of the graphs is itself a difference of two; compare two graphs of lm.graph(...)")
     _check_comparable(a, b)
     names, nodes, added = _laid_onto(a, b)
     d = a.copy()
@@ -169,7 +174,7 @@ def _prompt(g: nx.DiGraph) -> str:
 
 
 def _check_comparable(a: nx.DiGraph, b: nx.DiGraph) -> None:
-    if a.graph["model"] != b.graph["model"]:
+    if not same_place(a.graph["model"], b.graph["model"]):
         raise UserError(
             f"the graphs are of two models, {a.graph['model']!r} and {b.graph['model']!r}; compare graphs of one model"
         )

@@ -1,30 +1,35 @@
 """The JSON document of a feature-flow graph: what it must hold, and the way between it and a networkx graph.
 
-The layout is networkx's node-link form, so that ``networkx.node_link_graph(document, edges="links")`` reads it too;
-``schema_version`` leads. What comes in is checked in three steps: every value is plain and finite; every node, edge and
-graph attribute has the shape of its kind (pydantic); and the graph holds together: ids say what the nodes are, edges
-point upwards between nodes that exist, groups are disjoint, and for every feature and logit node (and every error node
-that has inflow) the weights of the incoming flow and remainder edges + constant = pre_activation. Keys beyond the known
-ones are kept. Whatever is wrong is told in one line: where, and what.
+The layout is networkx's node-link form: ``networkx.node_link_graph(document)`` reads it too. ``schema_version`` leads;
+it rises when a key goes or changes its meaning. Version 1 had the edges under ``links``, and is read as well.
+
+What comes in is checked in three steps: every value is plain and finite; every node, edge and graph attribute has the
+shape of its kind (pydantic); and the graph holds together: ids say what the nodes are, nodes stand at tokens and SAEs
+that exist, edges point upwards between nodes that exist, targets are features or logits, groups are disjoint, and for
+every feature and logit node (and every error node that has inflow) the weights of the incoming flow and remainder edges
++ constant = pre_activation. Keys beyond the known ones are kept. Whatever is wrong is told in one line: where and what.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import networkx as nx
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..errors import UserError
+from ..files import DEEPEST, TOO_DEEP
+from ..texts import quoted
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "feature-flow graph"
 TESTED = ("feature", "error", "token", "head")
 """The kinds of nodes that a verification takes out."""
+TARGETS = ("feature", "logit")
+"""The kinds of nodes that a graph can be grown from."""
 TOLERANCE = 1e-3
 """How far a node's inflow may be from its pre-activation, as a part of the largest number in the sum."""
 
@@ -37,7 +42,12 @@ def _text(value: Any) -> str:
 
 # Not str: pydantic refuses lone surrogates, which byte-level tokenizers do produce.
 Text = Annotated[Any, PlainValidator(_text, json_schema_input_type=str)]
+LARGEST = 3.4e38
+"""What float32 holds: sums and products of numbers up to this stay finite."""
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _Part(BaseModel):
@@ -45,41 +55,41 @@ class _Part(BaseModel):
 
 
 class SAE(_Part):
-    layer: NonNegativeInt
-    hook: Text
+    layer: Count
+    hook: Literal["resid_pre", "resid_mid", "resid_post"]
     release: Text | None = None
     id: Text | None = None
     neuronpedia_id: Text | None = None
-    d_sae: NonNegativeInt
-    explained_variance: float | None = None
-    l0: float | None
+    d_sae: Count
+    explained_variance: Number | None = None
+    l0: Number | None
 
 
 class Target(_Part):
     node: Text
     name: Text
-    weight: float
+    weight: Number
 
 
 class Settings(_Part):
-    max_nodes: NonNegativeInt
-    node_threshold: float | None
-    edge_threshold: float | None
+    max_nodes: Count
+    node_threshold: Number | None
+    edge_threshold: Number | None
     errors: Literal["roots", "through"]
     heads: bool
 
 
 class Shares(_Part):
-    token: float
-    error: float
-    constant: float
-    bias: float
-    remainder: float
+    token: Number
+    error: Number
+    constant: Number
+    bias: Number
+    remainder: Number
 
 
 class Score(_Part):
-    replacement: float
-    completeness: float
+    replacement: Number
+    completeness: Number
     shares: Shares
 
 
@@ -93,34 +103,66 @@ class Group(_Part):
     nodes: list[Text]
 
 
+class Tested(_Part):
+    node: Text
+    weight: Number
+    effect: Number
+    observed: Number
+
+
+class Agreement(_Part):
+    weight: Number | None
+    effect: Number | None
+
+
+class Together(_Part):
+    features: Count
+    active: Count
+    draws: Count
+    only_graph: Number
+    without_graph: Number
+    only_random: Number
+    without_random: Number
+
+
+class Verification(_Part):
+    target: Number
+    seed: int
+    replacements: Count
+    nodes: list[Tested]
+    rank_correlation: Agreement
+    sign_agreement: Agreement
+    together: Together
+
+
 class GraphAttributes(_Part):
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     model: Text
-    saes: list[SAE]
-    n_layers: NonNegativeInt
+    saes: Annotated[list[SAE], Field(min_length=1)]
+    n_layers: Count
     prompt: Text
-    tokens: list[Text]
-    token_ids: list[NonNegativeInt]
+    tokens: Annotated[list[Text], Field(min_length=1)]
+    token_ids: list[Count]
     dtype: Text
     rule: Text
-    temperature: float
+    temperature: Number
     first_token: Text
-    target: list[Target]
+    target: Annotated[list[Target], Field(min_length=1)]
     settings: Settings
     scores: Scores
     groups: list[Group]
-    verification: dict[str, Any] = Field(default_factory=dict)
+    verification: Verification | None = None
 
 
 class _Node(_Part):
     id: Text
-    layer: Annotated[int, Field(ge=-1)]
-    influence: Annotated[float, Field(ge=0)]
+    layer: Annotated[int, Field(ge=-1, lt=2**31)]
+    influence: Amount
     label: Text
 
 
 class _Placed(_Node):
-    pos: NonNegativeInt
+    pos: Count
     token: Text
 
 
@@ -130,34 +172,34 @@ class TokenNode(_Placed):
 
 class FeatureNode(_Placed):
     kind: Literal["feature"]
-    index: NonNegativeInt
-    activation: float
-    pre_activation: float
-    constant: float
+    index: Count
+    activation: Number
+    pre_activation: Number
+    constant: Number
     target: bool = False
 
 
 class ErrorNode(_Placed):
     kind: Literal["error"]
-    pre_activation: float = 0.0
-    constant: float = 0.0
+    pre_activation: Number = 0.0
+    constant: Number = 0.0
 
 
 class LogitNode(_Placed):
     kind: Literal["logit"]
-    index: NonNegativeInt
-    activation: float
-    pre_activation: float
-    constant: float
+    index: Count
+    activation: Number
+    pre_activation: Number
+    constant: Number
     probability: Share = 0.0
     target: bool = False
-    against: NonNegativeInt = 0
+    against: Count = 0
     against_token: Text = ""
 
 
 class HeadNode(_Node):
     kind: Literal["head"]
-    index: NonNegativeInt
+    index: Count
 
 
 class RestNode(_Node):
@@ -169,8 +211,8 @@ class RestNode(_Node):
 class _Edge(_Part):
     source: Text
     target: Text
-    weight: float
-    effect: float
+    weight: Number
+    effect: Number
 
 
 class FlowEdge(_Edge):
@@ -179,7 +221,7 @@ class FlowEdge(_Edge):
 
 class RemainderEdge(_Edge):
     kind: Literal["remainder"]
-    magnitude: Annotated[float, Field(ge=0)]
+    magnitude: Amount
 
 
 Node = Annotated[
@@ -190,13 +232,13 @@ Edge = Annotated[FlowEdge | RemainderEdge, Field(discriminator="kind")]
 
 
 class Document(_Part):
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     kind: Literal["feature-flow graph"]
     directed: Literal[True]
     multigraph: Literal[False]
     graph: GraphAttributes
-    nodes: list[Node]
-    links: list[Edge]
+    nodes: Annotated[list[Node], Field(min_length=1)]
+    edges: list[Edge]
 
 
 def json_schema() -> dict[str, Any]:
@@ -210,7 +252,7 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
     Raises UserError for a value that JSON cannot hold: a number that is NaN or infinite, a tensor, a tuple.
     """
     nodes = [{"id": name, **data} for name, data in g.nodes(data=True)]
-    links = [{"source": source, "target": target, **data} for source, target, data in g.edges(data=True)]
+    edges = [{"source": source, "target": target, **data} for source, target, data in g.edges(data=True)]
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
@@ -218,7 +260,7 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
         "multigraph": False,
         "graph": dict(g.graph),
         "nodes": nodes,
-        "links": links,
+        "edges": edges,
     }
     _check_plain(document)
     return document
@@ -226,12 +268,7 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
 
 def graph_of(document: Any) -> nx.DiGraph:
     """The graph that a document tells of, once it has passed every check. Raises UserError with one line."""
-    _check_heading(document)
-    _check_plain(document)
-    try:
-        values = _as_in(document, Document.model_validate(document).model_dump())
-    except ValidationError as error:
-        raise UserError(_first_mistake(error, document)) from None
+    values = _validated(document)
     g = nx.DiGraph()
     g.graph.update(values["graph"])
     for node in values["nodes"]:
@@ -239,16 +276,35 @@ def graph_of(document: Any) -> nx.DiGraph:
         if name in g:
             raise UserError(f"two nodes have the id {quoted(name)}; ids must be unique")
         g.add_node(name, **node)
-    for link in values["links"]:
-        source, target = link.pop("source"), link.pop("target")
+    for edge in values["edges"]:
+        source, target = edge.pop("source"), edge.pop("target")
         for name in (source, target):
             if name not in g:
                 raise UserError(f"{_edge(source, target)}: there is no node {quoted(name)}")
         if g.has_edge(source, target):
             raise UserError(f"{_edge(source, target)} is there twice")
-        g.add_edge(source, target, **link)
+        g.add_edge(source, target, **edge)
     _check_whole(g)
     return g
+
+
+def check_graph(g: Any, *, whole: bool = False) -> None:
+    """Raises UserError with one line for what is no feature-flow graph.
+
+    whole: it must hold together as one that is read from a file; else it may be a part of one, or a difference.
+    """
+    if not isinstance(g, nx.DiGraph) or g.is_multigraph():
+        raise UserError(
+            f"a feature-flow graph is a networkx.DiGraph as lm.graph(...) makes it, not a {type(g).__name__}"
+        )
+    try:
+        document = document_of(g)
+        if whole:
+            graph_of(document)
+        else:
+            _validated(document)
+    except UserError as error:
+        raise UserError(f"this is no feature-flow graph as lm.graph(...) makes it: {error}") from None
 
 
 def node_id(node: Mapping[str, Any]) -> str:
@@ -269,20 +325,35 @@ def node_id(node: Mapping[str, Any]) -> str:
             return f"{kind}:{node['layer']}"
 
 
-def quoted(value: Any) -> str:
-    """A value out of a file, for a message: printable and on one line, whatever it holds."""
-    text = json.dumps(value) if isinstance(value, str) else repr(value)
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
 def _edge(source: Any, target: Any) -> str:
     return f"edge {quoted(source)} -> {quoted(target)}"
 
 
-def _check_heading(document: Any) -> None:
+def _validated(document: Any) -> dict[str, Any]:
+    """A document's values, every one of the shape of its kind."""
     if not isinstance(document, dict):
         raise UserError(f"not a {KIND}: the document should be a JSON object")
+    _check_plain(document)
+    document = _upgraded(document)
+    _check_heading(document)
+    try:
+        values: dict[str, Any] = _as_in(document, Document.model_validate(document).model_dump())
+    except ValidationError as error:
+        raise UserError(_first_mistake(error, document)) from None
+    return values
+
+
+def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of version 1 as one of this version."""
+    if type(version := document.get("schema_version")) is not int or version != 1 or document.get("kind") != KIND:
+        return document
+    now = {("edges" if key == "links" else key): value for key, value in document.items()}
+    if isinstance(graph := now.get("graph"), dict) and graph.get("schema_version") == 1:
+        now["graph"] = graph | {"schema_version": SCHEMA_VERSION}
+    return now | {"schema_version": SCHEMA_VERSION}
+
+
+def _check_heading(document: dict[str, Any]) -> None:
     if {"metadata", "qParams"} <= document.keys():
         raise UserError(
             "this is a Neuronpedia graph, which leaves out what a graph needs to be read back; "
@@ -306,9 +377,14 @@ def _check_plain(document: dict[str, Any]) -> None:
     stack: list[tuple[Any, tuple[str | int, ...]]] = [(document, ())]
     while stack:
         value, path = stack.pop()
-        if value is None or isinstance(value, str | bool | int):
+        if value is None or isinstance(value, str | bool):
             continue
-        if isinstance(value, float):
+        if len(path) > DEEPEST:
+            raise UserError(f"{_where(path[:3], document)}: {TOO_DEEP}")
+        if isinstance(value, int):
+            if value.bit_length() > 1024:  # no float holds it, and Python writes no number of thousands of digits
+                raise UserError(f"{_where(path, document)}: the number is too large")
+        elif isinstance(value, float):
             if not math.isfinite(value):
                 raise UserError(f"{_where(path, document)}: {value} is not a finite number")
         elif isinstance(value, list):
@@ -328,14 +404,14 @@ def _check_plain(document: dict[str, Any]) -> None:
 def _where(path: tuple[str | int, ...], document: dict[str, Any]) -> str:
     """A place in the document, nodes and edges by their names."""
     place = ""
-    if len(path) >= 2 and path[0] in ("nodes", "links") and isinstance(path[1], int):
+    if len(path) >= 2 and path[0] in ("nodes", "edges") and isinstance(path[1], int):
         item = document[path[0]][path[1]]
         item = item if isinstance(item, dict) else {}
         if path[0] == "nodes":
             place = f"node {quoted(item['id'])}" if "id" in item else f"nodes[{path[1]}]"
         else:
             ends = "source" in item and "target" in item
-            place = _edge(item["source"], item["target"]) if ends else f"links[{path[1]}]"
+            place = _edge(item["source"], item["target"]) if ends else f"edges[{path[1]}]"
         path = path[2:]
     inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
     return ": ".join(part for part in (place, inside) if part) or "the document"
@@ -344,10 +420,13 @@ def _where(path: tuple[str | int, ...], document: dict[str, Any]) -> str:
 def _first_mistake(error: ValidationError, document: dict[str, Any]) -> str:
     mistake = error.errors(include_url=False)[0]
     path, message = mistake["loc"], mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if path[0] in ("nodes", "links") and len(path) > 2:
+    if path[0] in ("nodes", "edges") and len(path) > 2:
         path = (*path[:2], *path[3:])  # pydantic puts the kind between the node and its attribute
     if mistake["type"] == "missing":
         message = "is missing"
+    elif mistake["type"] in ("less_than_equal", "greater_than_equal"):
+        ((which, limit),) = mistake["ctx"].items()
+        message = f"should be at {'most' if which == 'le' else 'least'} {limit:g}, and is {quoted(mistake['input'])}"
     elif mistake["type"].startswith("union_tag"):
         found = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
         kinds = "token, feature, error, constant, bias, remainder, logit or head"
@@ -369,27 +448,63 @@ def _as_in(raw: Any, checked: Any) -> Any:
 
 
 def _check_whole(g: nx.DiGraph) -> None:
-    n_tokens = len(g.graph["tokens"])
+    n_tokens, n_layers = len(g.graph["tokens"]), g.graph["n_layers"]
     if len(g.graph["token_ids"]) != n_tokens:
         raise UserError(f"graph: {len(g.graph['token_ids'])} token_ids for {n_tokens} tokens")
+    widths: dict[int, int] = {}
+    for sae in g.graph["saes"]:
+        if sae["layer"] in widths or sae["layer"] >= n_layers:
+            wrong = (
+                "has two SAEs" if sae["layer"] in widths else f"is none of the model's, which are 0 to {n_layers - 1}"
+            )
+            raise UserError(f"graph.saes: layer {sae['layer']} {wrong}")
+        widths[sae["layer"]] = sae["d_sae"]
     for name, node in g.nodes(data=True):
         if name != node_id(node):
             raise UserError(f"node {quoted(name)}: its attributes make it {quoted(node_id(node))}")
         if node.get("pos", 0) >= n_tokens:
             raise UserError(f"node {quoted(name)}: pos is {node['pos']}, and there are {n_tokens} tokens")
+        _check_level(name, node, widths, n_layers)
     for source, target, edge in g.edges(data=True):
         _check_edge(g, source, target, edge["kind"])
     for name in g:
         _check_conservation(g, name)
-    for target in g.graph["target"]:
-        if target["node"] not in g:
-            raise UserError(f"graph.target: there is no node {quoted(target['node'])}")
+    for what, entries in (
+        ("target", g.graph["target"]),
+        ("verification", (g.graph.get("verification") or {}).get("nodes", [])),
+    ):
+        for entry in entries:
+            if entry["node"] not in g:
+                raise UserError(f"graph.{what}: there is no node {quoted(entry['node'])}")
+    names = [target["node"] for target in g.graph["target"]]
+    for name in names:
+        if g.nodes[name]["kind"] not in TARGETS or names.count(name) > 1:
+            wrong = "is there twice" if names.count(name) > 1 else f"is no {' or '.join(TARGETS)}"
+            raise UserError(f"graph.target: node {quoted(name)} {wrong}")
     grouped = Counter(name for group in g.graph["groups"] for name in group["nodes"])
     for name, times in grouped.items():
         if name not in g:
             raise UserError(f"graph.groups: there is no node {quoted(name)}")
         if times > 1:
             raise UserError(f"graph.groups: node {quoted(name)} is in more than one place; groups must be disjoint")
+
+
+def _check_level(name: str, node: Mapping[str, Any], widths: Mapping[int, int], n_layers: int) -> None:
+    """A logit stands above all layers, a head in one of them, and all else at the embeddings or an SAE."""
+    kind, layer = node["kind"], node["layer"]
+    there = {
+        "logit": layer == n_layers,
+        "head": 0 <= layer < n_layers,
+        "feature": layer in widths,
+        "error": layer in widths,
+    }
+    if not there.get(kind, layer in widths or layer == -1):
+        raise UserError(
+            f"node {quoted(name)}: layer {layer} is none where a {kind} can stand: the graph's SAEs are at "
+            f"{', '.join(map(str, sorted(widths)))} of {n_layers} layers"
+        )
+    if kind == "feature" and node["index"] >= widths[layer]:
+        raise UserError(f"node {quoted(name)}: the SAE of layer {layer} has {widths[layer]} features")
 
 
 def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str) -> None:
@@ -401,8 +516,9 @@ def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str) -> None:
     }
     if not fits[kind]:
         raise UserError(f"{_edge(source, target)}: a {kind} edge cannot join a {below['kind']} and a {above['kind']}")
-    # A head writes into the stream of its own layer.
-    if below["layer"] > above["layer"] or (below["layer"] == above["layer"] and kind != "head"):
+    # A head writes into the stream of its own layer, for others than heads to read.
+    writes = below["kind"] == "head" != above["kind"]
+    if below["layer"] > above["layer"] or (below["layer"] == above["layer"] and not writes):
         raise UserError(f"{_edge(source, target)}: edges point upwards, from a lower layer to a higher one")
 
 

@@ -31,6 +31,9 @@ def group_automatically(g: nx.DiGraph) -> list[dict[str, Any]]:
     """Supernodes as ``{"name", "nodes"}``: disjoint, at least two members, members and groups in the graph's order."""
     import networkx as nx
 
+    from .document import check_graph
+
+    check_graph(g)
     alike = nx.Graph()
     features = [name for name, node in g.nodes(data=True) if node["kind"] == "feature"]
     alike.add_nodes_from(features)
@@ -51,6 +54,9 @@ def with_groups(g: nx.DiGraph, groups: Iterable[Mapping[str, Any]]) -> nx.DiGrap
     groups: ``{"name", "nodes"}`` each. Raises UserError where one is not of that form or is empty, names a node that is
     not in the graph, or shares a node with another.
     """
+    from .document import check_graph
+
+    check_graph(g)
     checked = [_checked(group) for group in groups]
     for name, times in Counter(name for group in checked for name in group["nodes"]).items():
         if name not in g:

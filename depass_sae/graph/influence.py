@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     import networkx as nx
 
@@ -67,10 +69,15 @@ def scores(g: nx.DiGraph) -> dict[str, Any]:
 
 
 def downwards(g: nx.DiGraph) -> list[str]:
-    """The nodes, each after everything that it flows into."""
+    """The nodes, each after everything that it flows into. Raises UserError for a graph with a cycle."""
     import networkx as nx
 
-    return list(nx.topological_sort(g))[::-1]
+    try:
+        return list(nx.topological_sort(g))[::-1]
+    except nx.NetworkXUnfeasible:
+        raise UserError(
+            "the graph has a cycle: edges should point upwards, from a lower layer to a higher one"
+        ) from None
 
 
 def is_flow(edge: dict[str, Any]) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
-from ..files import check_unicode, read_text
+from ..files import check_unicode, parse_json, read_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -36,6 +35,9 @@ def with_labels(g: nx.DiGraph, labels: Mapping[str, str]) -> nx.DiGraph:
     labels: ``17/1208`` to a text; features that are not in the graph may be among them. Raises UserError for a key or a
     label that is none.
     """
+    from .document import check_graph
+
+    check_graph(g)
     check_labels(labels)
     for key in labels:
         if not FEATURE.fullmatch(key):
@@ -89,12 +91,7 @@ def _from_csv(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _from_json(text: str) -> Iterable[tuple[str, str]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"it is no JSON ({error.msg}, line {error.lineno})") from None
-    except (RecursionError, ValueError):
-        raise UserError("it is no JSON of labels (nested too deep, or a number too long)") from None
+    content = parse_json(text)
     if isinstance(content, dict):
         return [_entry({"feature": key, "label": label}, f"{key!r}") for key, label in content.items()]
     if isinstance(content, list):

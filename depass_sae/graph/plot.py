@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import typed
 from ..attribution.render import NEGATIVE, POSITIVE, shown
 from ..errors import UserError
-from .document import TESTED
+from .document import TESTED, check_graph
 from .influence import size
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def plot_verification(g: nx.DiGraph) -> Figure:
     Left by weights, right by effects; on the line both are equal. Raises UserError for a graph that was not verified,
     and where matplotlib is missing.
     """
+    check_graph(g, whole=True)
     found = g.graph.get("verification")
     if found is None:
         raise UserError("the graph has not been verified yet: lm.verify(graph), or depass-sae verify FILE")
@@ -117,7 +118,11 @@ def plot_verification(g: nx.DiGraph) -> Figure:
 
 @typed
 def plot_graph(g: nx.DiGraph) -> Figure:
-    """The graph as a matplotlib figure; notebooks show it. Raises UserError where matplotlib is missing."""
+    """The graph as a matplotlib figure; notebooks show it. Raises UserError where matplotlib is missing.
+
+    It may be a part of one, such as ``g.subgraph(names)``.
+    """
+    check_graph(g)
     at = layout(g)
     left, right = min(GUTTER.values()) - 2.6, max((end for _, end in at.columns.values()), default=1.0)
     bottom, top = -1.7, max((end for _, end in at.rows.values()), default=1.0) + 0.1

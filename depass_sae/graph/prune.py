@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
+from .document import check_graph
 from .influence import influence, scores, size
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def prune(
     influence. max_nodes: keep at most so many, the most influential.
     ``scores["whole"]`` stays, ``scores["pruned"]`` is the copy's.
     """
+    check_graph(g)
     check_thresholds(node_threshold, edge_threshold)
     nodes = set(g)
     if node_threshold is not None or max_nodes is not None:

@@ -25,12 +25,15 @@ from ..attribution.replace_tokens import Replacing, check_replacing
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
-from ..models.prompt import Prompt, special_ids
+from ..files import same_place
+from ..models.prompt import Prompt, check_ids, special_ids
 from ..passes.intervene import Edit, intervene
+from ..passes.memory import check_memory
 from ..passes.propagate import Progress
 from ..passes.trace import Point, Trace
 from ..saes import Hook, written_by
-from .document import TESTED
+from .build import trace_bytes
+from .document import LARGEST, TESTED, check_graph
 from .flow import as_post
 from .influence import downwards
 from .tiers import Tier, sae_tier
@@ -71,11 +74,16 @@ def verify_graph(
     another model, other SAEs or another tokenizer.
     """
     check_verifying(max_nodes, seed)
+    check_graph(g, whole=True)
+    weights, effects = predicted(g), predicted(g, "effect")
+    if not all(abs(value) <= LARGEST for value in (*weights.values(), *effects.values())):  # NaN, too
+        raise UserError(
+            "what the graph predicts along its paths is too large for a number; its weights cannot be right"
+        )
     study = _Study.of(subject, g, Replacing.of(subject, REPLACEMENTS, seed, replace_from))
     by_influence = sorted(g, key=lambda name: (-g.nodes[name]["influence"], name))
     targets = {target["node"] for target in g.graph["target"]}
     tested = [name for name in by_influence if g.nodes[name]["kind"] in TESTED and name not in targets][:max_nodes]
-    weights, effects = predicted(g), predicted(g, "effect")
     generator = torch.Generator().manual_seed(seed)
     nodes = []
     for number, name in enumerate(tested, start=1):
@@ -117,6 +125,31 @@ def _agreement(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _check_fits(subject: Subject, g: nx.DiGraph) -> None:
+    """Raises UserError where the graph has what the model or its SAEs do not have."""
+    adapter, name = subject.adapter, subject.loaded.name
+    if g.graph["n_layers"] != adapter.n_layers:
+        raise UserError(f"the graph is of a model with {g.graph['n_layers']} layers, and {name} has {adapter.n_layers}")
+    try:
+        check_ids(subject.loaded, adapter, g.graph["token_ids"])
+    except UserError as error:
+        raise UserError(f"the graph does not fit this model: {error}") from None
+    logits = [node for node in g.nodes.values() if node["kind"] == "logit"]
+    largest = max((max(node["index"], node.get("against", 0)) for node in logits), default=0)
+    if largest >= adapter.vocab_size:
+        raise UserError(f"the graph has a logit of token {largest}, and the tokens are 0 to {adapter.vocab_size - 1}")
+    hooks = {Hook(sae["layer"], sae["hook"]): sae["d_sae"] for sae in g.graph["saes"]}
+    missing = [str(hook) for hook in hooks if hook not in subject.saes]
+    if missing:
+        raise UserError(f"the graph stands on SAEs at {', '.join(missing)}, which are not loaded")
+    for hook, d_sae in hooks.items():
+        if d_sae != (loaded := subject.saes[hook].cfg.d_sae):
+            raise UserError(f"the graph stands on an SAE of {d_sae} features at {hook}, and one of {loaded} is loaded")
+    for node in g.nodes.values():
+        if node["kind"] == "head" and node["index"] >= (n := adapter.layer(node["layer"]).attention.n_heads):
+            raise UserError(f"the graph has a head {node['layer']}.{node['index']}, and the heads are 0 to {n - 1}")
+
+
 @dataclass(frozen=True)
 class _Study:
     """The graph's prompt in the model that it was made of. value: the targets, each by what it counts for."""
@@ -133,15 +166,12 @@ class _Study:
     @classmethod
     def of(cls, subject: Subject, g: nx.DiGraph, replacing: Replacing) -> _Study:
         ids, specials = tuple(g.graph["token_ids"]), special_ids(subject.loaded)
-        if g.graph["model"] != subject.loaded.name:
+        if not same_place(g.graph["model"], subject.loaded.name):
             raise UserError(f"the graph is of {g.graph['model']}, and {subject.loaded.name} is loaded")
-        if max(ids) >= subject.adapter.vocab_size:
-            raise UserError("the graph's prompt has tokens that this model does not know")
+        _check_fits(subject, g)
+        check_memory(trace_bytes(subject, len(ids)), "recording the prompt", subject.adapter.model.device)
         prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
         hooks = {sae["layer"]: Hook(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
-        missing = [str(hook) for hook in hooks.values() if hook not in subject.saes]
-        if missing:
-            raise UserError(f"the graph stands on SAEs at {', '.join(missing)}, which are not loaded")
         seen = subject.trace(prompt, None)
         tiers = {layer: sae_tier(subject, seen, prompt, hook) for layer, hook in hooks.items()}
         targets, value = [], 0.0

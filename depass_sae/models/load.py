@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from .adapter import Adapter, Family
 from .gpt2 import GPT2
 from .kinds import refuse_quantized, refuse_unreadable
 from .llama import LLAMA
+from .sizes import check_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +28,7 @@ _UNREACHABLE = {  # what the hub's client raises, whichever HTTP library it is b
     *("OfflineModeIsEnabled", "LocalEntryNotFoundError"),
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+_LAYER = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d{1,9})\.")
 _ADAPTER = "adapter_config.json"
 _ONLY_ADAPTER = (
     "{} holds a PEFT adapter beside a model's weights; load it with AutoPeftModelForCausalLM.from_pretrained(...) and "
@@ -79,6 +82,8 @@ def _read_all(adapter: Adapter) -> None:
             f"this {type(adapter.model).__name__} is not built as transformers builds a "
             f"{adapter.model.config.model_type}: {first_line(error)}"
         ) from error
+    if adapter.n_layers < 1:
+        raise UserError(f"this {type(adapter.model).__name__} has no layers")
 
 
 def check_tokenizer(tokenizer: Any, adapter: Adapter, name: str) -> None:
@@ -169,6 +174,8 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
         raise UserError(_ONLY_ADAPTER.format(source))
     if local and not (source / "config.json").is_file():  # type: ignore[operator]
         raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
+    if local:
+        check_config(source)  # type: ignore[arg-type]
     trust = {"trust_remote_code": trust_remote_code}
     try:
         if not local:
@@ -199,6 +206,10 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
             f"the checkpoint of {source} lacks weights or has them in another shape: {', '.join(wrong[:3])}"
             + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         )
+    layers = model.config.get_text_config().num_hidden_layers
+    beyond = [key for key in info["unexpected_keys"] if (found := _LAYER.match(key)) and int(found[1]) >= layers]
+    if beyond:
+        raise UserError(f"{source} has {layers} layers by its config.json, and weights of more: {min(beyond)}")
     return model, tokenizer
 
 
@@ -252,9 +263,14 @@ def _explain(source: str | Path, error: BaseException) -> str:
         or "can't allocate" in text
     ):
         return f"there is not enough memory for {source}; try --dtype bfloat16"
+    if isinstance(error, KeyError):
+        return f"{source} cannot be loaded: its config.json names {error}, which transformers does not know"
     return f"{source} cannot be loaded: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    """An error's first line, and the next one where it leads to that."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
+    return lines[0] if lines else type(error).__name__

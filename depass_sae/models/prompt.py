@@ -58,13 +58,7 @@ def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
     else:
         ids = _masked(prompt) if isinstance(prompt, Mapping) else _ids(prompt)
         _warn_of_padding(loaded, ids)
-    if not ids:
-        raise UserError("the prompt is empty")
-    if adapter.context_length is not None and len(ids) > adapter.context_length:
-        raise UserError(f"the prompt has {len(ids)} tokens; {loaded.name} takes {adapter.context_length} at most")
-    unknown = [i for i in ids if not 0 <= i < adapter.vocab_size]
-    if unknown:
-        raise UserError(f"token id {unknown[0]} is not in the vocabulary; ids go from 0 to {adapter.vocab_size - 1}")
+    check_ids(loaded, adapter, ids)
     tokens = tuple(token_text(loaded.tokenizer, i) for i in ids)
     if ids[0] in _start_ids(loaded) and ids[:1] == ids[1:2]:
         warn(f"the prompt begins with two start tokens ({tokens[0]!r}); one of them is too many", PromptWarning)
@@ -72,6 +66,17 @@ def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
     return Prompt(
         "".join(tokens) if text is None else text, tuple(ids), tokens, tuple(i in specials for i in ids)
     )  # fmt: skip
+
+
+def check_ids(loaded: Loaded, adapter: Adapter, ids: Sequence[int]) -> None:
+    """Raises UserError for ids that are no prompt of this model."""
+    if not ids:
+        raise UserError("the prompt is empty")
+    if adapter.context_length is not None and len(ids) > adapter.context_length:
+        raise UserError(f"the prompt has {len(ids)} tokens; {loaded.name} takes {adapter.context_length} at most")
+    unknown = [i for i in ids if not 0 <= i < adapter.vocab_size]
+    if unknown:
+        raise UserError(f"token id {unknown[0]} is not in the vocabulary; ids go from 0 to {adapter.vocab_size - 1}")
 
 
 def is_prompt(given: Any) -> bool:

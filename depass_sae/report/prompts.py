@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import check_unicode, read_text
+from ..files import check_unicode, parse_json, read_text
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:
@@ -32,9 +31,9 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 
 def _text(line: str, number: int) -> str:
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UserError(f"line {number} is no JSON") from None
+        content = parse_json(line)
+    except UserError as error:
+        raise UserError(f"line {number}: {str(error).replace('line 1, ', '')}") from None
     text = content.get("text") if isinstance(content, dict) else None
     if not isinstance(text, str):
         raise UserError(f'line {number} should be an object with a text, like {{"text": "In economics, ..."}}')

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
-from ..files import read_text
+from ..files import TOO_DEEP, read_text
 from ..passes import DEFAULT_RULE
 from ..texts import is_hidden, visible
 
@@ -36,10 +36,10 @@ class Study(BaseModel):
     dtype: str | None = None
     trace_dtype: str | None = None
     rule: str | None = None
-    temperature: float = Field(default=0.1, gt=0)
+    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     first_token: str = "skip"
     ablate: int = Field(default=8, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**64)
     replace_from: str | None = None
     max_nodes: int = Field(default=120, ge=2)
     verify: int = Field(default=50, ge=0)
@@ -96,17 +96,19 @@ def read_study(path: Path) -> Study:
     """The study that a YAML file describes. Raises UserError with one line: where in the file, and what is wrong."""
     import yaml
 
+    from .plain_yaml import PlainLoader
+
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.load(read_text(path), PlainLoader)
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-        what = getattr(error, "problem", None) or "it cannot be parsed"
+        what = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise UserError(f"cannot read {path}: not YAML: {what}{where}") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"cannot read {path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"cannot read {path}: {TOO_DEEP}") from None
     if not isinstance(content, dict):
         raise UserError(f"cannot read {path}: a case study is a mapping with prompt and features")
     try:

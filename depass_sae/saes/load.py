@@ -4,7 +4,6 @@ Every form is first turned into candidates, an SAE's hook and how to load it; on
 named twice is refused, and weights are read. Inside, everything goes through sae-lens.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import torch
 
 from ..arguments import whole_in
 from ..errors import SAEFitWarning, UserError, warn
-from ..files import expanded
+from ..files import expanded, parse_json, read_text
+from ..texts import quoted
 from .hook import Hook, NoHookNamed, hook_in, hook_names, named_hook, parse_hook
 from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
 from .release import load_release
@@ -29,6 +29,11 @@ SAESource: TypeAlias = Union[str, Path, "SAE"]
 HookKey: TypeAlias = Hook | str | int
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+TEXTS = (
+    *("architecture", "hf_hook_name", "hook_name", "hook_point", "model_name", "release", "sae_id", "neuronpedia_id"),
+    *("activation_fn", "activation_fn_str"),
+)
+"""What is a text, or nothing, in a configuration."""
 # Normalisations that exist only until they are folded into the weights.
 FOLDED = ("expected_average_only_in", "covariance_whitening")
 
@@ -247,15 +252,50 @@ def _holds_sae(path: Path) -> bool:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / CONFIG).exists():
+        raise UserError(f"{path} has no {CONFIG}")
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} has no {CONFIG}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / CONFIG} cannot be read: {one_line(error)}") from error
+        config = parse_json(read_text(path / CONFIG))
+    except UserError as error:
+        raise UserError(f"{path / CONFIG} cannot be read: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG} is not an SAE's configuration: it holds {_kind(config)}, not an object")
+    if wrong := _wrong_in(config):
+        raise UserError(f"{path / CONFIG}: {wrong}")
     return config
+
+
+def _wrong_in(config: Mapping[str, Any]) -> str | None:
+    """What sae-lens would take as it is, or stumble over, in a configuration."""
+    metadata = config.get("metadata", {})
+    if not isinstance(metadata, dict):
+        return f"metadata should be an object, and is {quoted(metadata)}"
+    for key in TEXTS:
+        for place in (config, metadata):
+            if not isinstance(place.get(key), str | None):
+                return f"{key} should be a text, and is {quoted(place[key])}"
+    for key in ("d_in", "d_sae"):
+        if not _is_count(config.get(key)):
+            return (
+                f"{key} should be a whole number from 1, and is {quoted(config[key]) if key in config else 'missing'}"
+            )
+    old = config.get("activation_fn_kwargs")  # before sae-lens 6
+    k = config.get("k", old.get("k") if isinstance(old, dict) else None)
+    is_topk = config.get("architecture") in ("topk", "abstopk") or "topk" in (
+        config.get("activation_fn"), config.get("activation_fn_str"),
+    )  # fmt: skip
+    if is_topk and not (_is_count(k) and k <= config["d_sae"]):
+        # A missing one is 100 to sae-lens, whatever the SAE was trained with.
+        is_ = "is missing" if k is None else f"is {quoted(k)}"
+        return f"k, the number of features that are active, should be from 1 to d_sae ({config['d_sae']}), and {is_}"
+    layer = metadata.get("hook_layer", config.get("hook_layer"))
+    if not (layer is None or layer == 0 or _is_count(layer)):
+        return f"hook_layer should be a whole number from 0, and is {quoted(layer)}"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
 
 
 def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
@@ -274,7 +314,7 @@ def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
         sae = SAE.load_from_disk(path, device="cpu", dtype="float64" if config.get("dtype") == "float64" else "float32")
     except SafetensorError as error:
         raise UserError(f"{WEIGHTS} is damaged or cut short ({one_line(error)}); copy it again") from error
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OSError) as error:
         raise UserError(
             f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}"
         ) from error

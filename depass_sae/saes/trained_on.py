@@ -4,14 +4,13 @@ An SAE's file may name its model as TransformerLens does (``gpt2-small``), by a 
 known by a hub id or only by its directory. What is not surely the name of a model is not compared.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SAEFitWarning, UserError, warn
-from ..files import expanded
+from ..files import expanded, parse_json, read_text
 from .hook import Hook
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ def _surely(name: str) -> str | None:
 def _saved_under(directory: Path) -> str:
     """The hub id that a model had when it was saved, as transformers noted it before its version 5."""
     try:
-        return str(json.loads((directory / "config.json").read_text(encoding="utf-8"))["_name_or_path"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return str(parse_json(read_text(directory / "config.json"), twice=True)["_name_or_path"])
+    except (UserError, TypeError, KeyError):
         return ""
 
 

@@ -18,7 +18,7 @@ def sample_graph(
     rng = random.Random(seed)
     tokens = ["<s>", *(HOSTILE[i % len(HOSTILE)] if i % 2 else f" word{i}" for i in range(n_pos - 1))]
     g = nx.DiGraph(
-        schema_version=1, model="tiny/model", prompt="".join(tokens), tokens=tokens, token_ids=list(range(n_pos)),
+        schema_version=2, model="tiny/model", prompt="".join(tokens), tokens=tokens, token_ids=list(range(n_pos)),
         saes=[
             {"layer": layer, "hook": "resid_post", "release": None, "id": None, "d_sae": 4096, "l0": 12.5,
              "neuronpedia_id": f"tiny/{layer}-res", "explained_variance": 0.8}

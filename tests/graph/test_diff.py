@@ -20,18 +20,20 @@ from .sample import sample_graph
 def flow(tokens: list[str], weight: float = 1.0, rule: str = "half", **graph: Any) -> nx.DiGraph:
     """Every token to feature 5/7 at its own position, and the last of these to a logit."""
     last = len(tokens) - 1
-    g = nx.DiGraph(
-        model="tiny", saes=[{"layer": 5, "hook": "resid_post", "d_sae": 64}], n_layers=8, tokens=tokens,
-        token_ids=list(range(len(tokens))), prompt="".join(tokens), rule=rule, temperature=0.1, first_token="skip",
-        target=[{"node": f"logit:3@{last}", "name": "logit", "weight": 1.0}], groups=[],
-    )  # fmt: skip
-    g.graph.update(graph)
+    g = nx.DiGraph(**sample_graph().graph)
+    g.graph |= {
+        "model": "tiny", "saes": [{"layer": 5, "hook": "resid_post", "d_sae": 64, "l0": 1.0}], "n_layers": 8,
+        "tokens": tokens, "token_ids": list(range(len(tokens))), "prompt": "".join(tokens), "rule": rule,
+        "target": [{"node": f"logit:3@{last}", "name": "logit", "weight": 1.0}], **graph,
+    }  # fmt: skip
+    numbers = {"activation": weight, "pre_activation": weight, "constant": 0.0}
     for pos, token in enumerate(tokens):
         here = {"pos": pos, "token": token, "influence": 0.5, "label": ""}
         g.add_node(f"token:{pos}", kind="token", layer=-1, **here)
-        g.add_node(f"feature:5/7@{pos}", kind="feature", layer=5, index=7, **here)
+        g.add_node(f"feature:5/7@{pos}", kind="feature", layer=5, index=7, **here, **numbers)
         g.add_edge(f"token:{pos}", f"feature:5/7@{pos}", kind="flow", weight=weight, effect=0.1)
-    g.add_node(f"logit:3@{last}", kind="logit", layer=8, index=3, pos=last, token=" x", influence=1.0, label="")
+    g.add_node(f"logit:3@{last}", kind="logit", layer=8, index=3, pos=last, token=" x", influence=1.0, label="",
+               **numbers)  # fmt: skip
     g.add_edge(f"feature:5/7@{last}", f"logit:3@{last}", kind="flow", weight=weight, effect=0.2)
     return g
 
@@ -142,7 +144,7 @@ def test_graphs_of_two_models_are_refused_with_one_line() -> None:
 
 def test_graphs_of_two_saes_of_one_layer_are_refused_with_one_line() -> None:
     with pytest.raises(UserError, match="two different SAEs at layer 5"):
-        diff_graphs(flow(["a"]), flow(["a"], saes=[{"layer": 5, "hook": "resid_post", "d_sae": 128}]))
+        diff_graphs(flow(["a"]), flow(["a"], saes=[{"layer": 5, "hook": "resid_post", "d_sae": 128, "l0": 1.0}]))
 
 
 def test_the_table_counts_and_lists_the_largest_changes_first() -> None:

@@ -14,10 +14,11 @@ from .sample import sample_graph
 
 def features(*places: tuple[int, int, int]) -> nx.DiGraph:
     """Features (layer, index, pos) without edges, the first the most influential."""
-    g = nx.DiGraph(groups=[])
+    g = nx.DiGraph(**sample_graph().graph)
+    numbers = {"activation": 1.0, "pre_activation": 1.0, "constant": 0.0}
     for i, (layer, index, pos) in enumerate(places):
         g.add_node(f"feature:{layer}/{index}@{pos}", kind="feature", layer=layer, index=index, pos=pos, label="",
-                   influence=1 / (i + 1))  # fmt: skip
+                   token="", influence=1 / (i + 1), **numbers)  # fmt: skip
     return g
 
 
@@ -26,11 +27,12 @@ def wired(inputs: list[list[float]], outputs: list[list[float]], kind: str = "fl
     g = features(*((5, i, 1) for i in range(len(inputs))))
     for i, (coming, going) in enumerate(zip(inputs, outputs, strict=True)):
         for j, weight in enumerate(coming):
-            g.add_node(f"s{j}", kind="token", layer=-1, label="", influence=0.0)
-            g.add_edge(f"s{j}", f"feature:5/{i}@1", kind=kind, weight=weight)
+            g.add_node(f"s{j}", kind="token", layer=-1, pos=0, token="", label="", influence=0.0)
+            g.add_edge(f"s{j}", f"feature:5/{i}@1", kind=kind, weight=weight, effect=0.0,
+                       magnitude=abs(weight))  # fmt: skip
         for j, weight in enumerate(going):
-            g.add_node(f"t{j}", kind="logit", layer=9, label="", influence=0.0)
-            g.add_edge(f"feature:5/{i}@1", f"t{j}", kind="flow", weight=weight)
+            g.add_node(f"t{j}", kind="bias", layer=9, label="", influence=0.0)
+            g.add_edge(f"feature:5/{i}@1", f"t{j}", kind="flow", weight=weight, effect=0.0)
     return g
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 from depass_sae.errors import UserError
 from depass_sae.graph.plot import layout, picture_of, plot_graph, plot_verification, rendered
 
-from .export.every_kind import every_kind
+from .export.every_kind import every_kind, verification
 from .sample import sample_graph
 
 
@@ -90,7 +90,8 @@ def test_a_verification_is_drawn_as_predicted_beside_observed() -> None:
     g = small()
     features = [name for name, node in g.nodes(data=True) if node["kind"] == "feature"][:3]
     nodes = [{"node": n, "weight": float(i), "effect": -1.0 * i, "observed": 2.0 * i} for i, n in enumerate(features)]
-    g.graph["verification"] = {"nodes": nodes, "rank_correlation": {"weight": 1.0, "effect": None}}
+    rank = {"weight": 1.0, "effect": None}
+    g.graph["verification"] = verification(features[0]) | {"nodes": nodes, "rank_correlation": rank}
     picture = plot_verification(g)
     weights, effects = ([tuple(p) for p in axis.collections[0].get_offsets().tolist()] for axis in picture.axes)
     assert weights == [(0.0, 0.0), (1.0, 2.0), (2.0, 4.0)]

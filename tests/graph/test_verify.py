@@ -1,7 +1,10 @@
 """Predictions along paths, and interventions that are what transformers does when its stream is edited."""
 
+import copy
+import shutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -324,6 +327,69 @@ def test_the_graph_is_left_as_it_was_and_the_copy_carries_the_result(tmp_path: A
     assert ds.read_graph(tmp_path / "g.json").graph["verification"] == verified.graph["verification"]
 
 
+Change = Callable[[nx.DiGraph], object]
+
+
+def longer(g: nx.DiGraph) -> None:
+    g.graph |= {"tokens": ["a"] * 10_000, "token_ids": [1] * 10_000}
+
+
+def beyond_the_heads(g: nx.DiGraph) -> None:
+    g.add_node("head:0.99", kind="head", layer=0, index=99, influence=0.0, label="")
+
+
+def many_features(g: nx.DiGraph) -> None:
+    g.graph["saes"] = [{**sae, "d_sae": 10**6} for sae in g.graph["saes"]]
+
+
+def tiny_pre_activations(g: nx.DiGraph) -> None:
+    for name, node in g.nodes(data=True):
+        if node["kind"] == "feature":
+            inflow = sum(edge["weight"] for *_, edge in g.in_edges(name, data=True))
+            node.update(pre_activation=1e-320, constant=-inflow)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (longer, r"the prompt has 10000 tokens; .* takes \d+ at most"),
+        (lambda g: g.graph.update(token_ids=[10**6] * len(g.graph["tokens"])), "token id 1000000 is not in the vocab"),
+        (lambda g: g.graph.update(n_layers=g.graph["n_layers"] + 1), "layer 3 is none where a logit can stand"),
+        (many_features, r"the graph stands on an SAE of 1000000 features at 0\.resid_post, and one of \d+ is loaded"),
+        (beyond_the_heads, "the graph has a head 0.99, and the heads are 0 to"),
+        (tiny_pre_activations, "what the graph predicts along its paths is too large for a number"),
+        (lambda g: g.graph.update(target=[]), "graph.target"),
+        (lambda g: g.graph.update(saes=[]), "graph.saes"),
+        (lambda g: g.graph["target"][0].update(node=next(n for n in g if "token" in n)), "is no feature or logit"),
+        (lambda g: g.graph.clear(), "graph.schema_version: is missing"),
+    ],
+)
+def test_a_graph_that_no_model_can_have_is_refused_before_anything_is_taken_out(change: Change, message: str) -> None:
+    handle_ = lm()
+    g = copy.deepcopy(handle_.graph(TEXT, "logit:5", max_nodes=30))
+    change(g)
+    with pytest.raises(UserError, match=message) as caught:
+        handle_.verify(g)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_directory_may_be_written_in_any_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = handle([random_sae("jumprelu", "0.resid_post")])
+    saved.model.save_pretrained(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    sae = random_sae("jumprelu", "0.resid_post")
+    g = ds.load("./tiny", saes=sae).graph(PROMPT, "logit:5", max_nodes=30)
+    assert g.graph["model"] == "./tiny"
+    verified = ds.load(tmp_path / "tiny", saes=sae).verify(g, max_nodes=1)
+    assert verified.graph["verification"]["nodes"]
+    other = g.copy()
+    other.graph["model"] = str(tmp_path / "tiny")
+    assert set(ds.diff_graphs(g, other)) == set(g)
+    shutil.copytree(tmp_path / "tiny", tmp_path / "copy")
+    with pytest.raises(UserError, match=r"the graph is of ./tiny, and .*copy is loaded"):
+        ds.load(tmp_path / "copy", saes=sae).verify(g, max_nodes=1)
+
+
 def test_a_graph_of_another_model_or_other_saes_is_refused() -> None:
     handle_ = lm()
     g = handle_.graph(TEXT, "logit:5", max_nodes=30)
@@ -334,7 +400,8 @@ def test_a_graph_of_another_model_or_other_saes_is_refused() -> None:
     with pytest.raises(UserError, match=r"stands on SAEs at 0\.resid_post"):
         handle([random_sae("jumprelu", "2.resid_post")]).verify(g)
     changed = g.copy()
-    changed.nodes[g.graph["target"][0]["node"]]["pre_activation"] += 5
+    for value in ("pre_activation", "constant"):
+        changed.nodes[g.graph["target"][0]["node"]][value] += 5
     with pytest.raises(UserError, match="other weights, SAEs or dtype"):
         handle_.verify(changed)
 

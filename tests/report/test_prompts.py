@@ -29,11 +29,13 @@ def test_json_lines_have_a_text_each(tmp_path: Path) -> None:
     [
         ("a.txt", b"\xff\xfe", "it is not UTF-8 text (byte 0)"),
         ("a.txt", "\n \n", "there is no prompt in it"),
-        ("a.jsonl", "{", "line 1 is no JSON"),
+        ("a.jsonl", "{", "line 1: not JSON"),
         ("a.jsonl", '{"text": "x"}\n3', "line 2 should be an object with a text"),
         ("a.jsonl", '{"text": 3}', "line 1 should be an object with a text"),
-        ("a.jsonl", "[" * 100_000, "line 1 is no JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1: lists and objects are nested too deeply"),
         ("a.jsonl", '{"text": "x"}\n{"text": "half \\ud800"}', "line 2: its text is not valid Unicode at character 5"),
+        ("a.jsonl", '{"text": "x", "text": "y"}', 'line 1: it names "text" twice in one object'),
+        ("a.jsonl", f'{{"text": "x", "n": {"9" * 5000}}}', "line 1: it holds a number of too many digits"),
         ("a.jsonl", '{"text": ""}', "there is no prompt in it"),
     ],
 )

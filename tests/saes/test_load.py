@@ -295,6 +295,52 @@ def test_a_configuration_that_is_broken_is_named(broken, text):
     assert "cfg.json" in refused(lambda: load_saes(broken))
 
 
+K = "k, the number of features that are active, should be from 1 to d_sae"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("topk", {"k": None}, f"{K} (20), and is missing"),
+        ("topk", {"k": 0}, f"{K} (20), and is 0"),
+        ("topk", {"k": -5}, f"{K} (20), and is -5"),
+        ("topk", {"k": 21}, f"{K} (20), and is 21"),
+        ("topk", {"k": 2.5}, f"{K} (20), and is 2.5"),
+        ("abstopk", {"k": "5"}, f'{K} (20), and is "5"'),
+        ("jumprelu", {"activation_fn_str": "topk"}, f"{K} (20), and is missing"),
+        ("jumprelu", {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 99}}, f"{K} (20), and is 99"),
+        ("jumprelu", {"architecture": 7}, "architecture should be a text, and is 7"),
+        ("jumprelu", {"architecture": ["topk"]}, "architecture should be a text, and is ['topk']"),
+        ("jumprelu", {"hook_name": 17}, "hook_name should be a text, and is 17"),
+        ("jumprelu", {"metadata": {"hook_name": ["blocks.17.hook_resid_post"]}}, "hook_name should be a text"),
+        ("jumprelu", {"metadata": {"neuronpedia_id": 3}}, "neuronpedia_id should be a text, and is 3"),
+        ("jumprelu", {"metadata": {"hook_layer": "a", "hook_name": "blocks.{layer}.hook_resid_post"}}, "hook_layer"),
+        ("jumprelu", {"metadata": []}, "metadata should be an object, and is []"),
+        ("jumprelu", {"d_in": 0}, "d_in should be a whole number from 1, and is 0"),
+        ("jumprelu", {"d_in": -8}, "d_in should be a whole number from 1, and is -8"),
+        ("jumprelu", {"d_in": "8"}, 'd_in should be a whole number from 1, and is "8"'),
+        ("jumprelu", {"d_sae": 20.0}, "d_sae should be a whole number from 1, and is 20.0"),
+        ("jumprelu", {"d_sae": None}, "d_sae should be a whole number from 1, and is None"),
+        ("jumprelu", {"d_sae": True}, "d_sae should be a whole number from 1, and is True"),
+        ("jumprelu", {"d_sae": 10**400}, "d_sae should be a whole number from 1, and is 1000"),
+        ("jumprelu", {"d_sae": 10**9}, "do not fit together"),
+    ],
+)  # fmt: skip
+def test_a_configuration_whose_values_cannot_be_is_refused_with_what_would_be_right(tmp_path, kind, change, message):
+    named(kind).save_model(tmp_path / "sae")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config | change))
+    assert message in refused(lambda: load_saes(tmp_path / "sae"))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "{" * 5, "[]", '{"d_in": ' + "9" * 5000 + "}", '{"k": 1, "k": 2}', "\0"]
+)
+def test_a_configuration_that_is_no_json_of_one_meaning_is_one_line(broken, text):
+    (broken / "cfg.json").write_text(text)
+    assert refused(lambda: load_saes(broken)).startswith(f"{broken / 'cfg.json'} ")
+
+
 def test_a_configuration_that_is_missing_or_incomplete_is_named(broken):
     config = json.loads((broken / "cfg.json").read_text())
     (broken / "cfg.json").write_text(json.dumps({key: value for key, value in config.items() if key != "d_in"}))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...arguments import typed
 from ...errors import UserError
-from ...files import check_place, read_text, write_bytes
+from ...files import check_place, read_text, write_bytes, write_files
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -22,12 +22,14 @@ class Format:
     """Where a format's functions are, by module (from this package) and name; imported when they are needed.
 
     ``suffix`` chooses the format by a file's name. ``text`` makes a graph a text; a picture has ``picture`` instead,
-    which makes graph and format bytes. ``parse`` makes a text a graph.
+    which makes graph and format bytes; several files have ``folder``, which makes graph and folder their contents.
+    ``parse`` makes a text a graph.
     """
 
     suffix: str | None
     text: tuple[str, str] | None = None
     picture: tuple[str, str] | None = None
+    folder: tuple[str, str] | None = None
     parse: tuple[str, str] | None = None
 
 
@@ -36,6 +38,7 @@ FORMATS = {
     "graphml": Format(".graphml", text=(".graphml", "to_graphml"), parse=(".graphml", "from_graphml")),
     "html": Format(".html", text=(".html", "to_html")),
     "neuronpedia": Format(None, text=(".neuronpedia", "neuronpedia_text")),
+    "circuit-tracer": Format(None, folder=(".circuit_tracer", "circuit_tracer_files")),
     "png": Format(".png", picture=("..plot", "picture_of")),
     "svg": Format(".svg", picture=("..plot", "picture_of")),
     "pdf": Format(".pdf", picture=("..plot", "picture_of")),
@@ -46,16 +49,24 @@ FORMATS = {
 def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None = None) -> None:
     """Write a feature-flow graph in one step: whoever looks sees the old file or the new one.
 
-    ``format``: json, graphml, html, neuronpedia, png, svg or pdf; by default what the path ends with says it.
-    Raises UserError for a format that is not known and for a place that cannot be written to.
+    ``format``: json, graphml, html, neuronpedia, circuit-tracer (``path`` is then the folder that its viewer serves),
+    png, svg or pdf; by default what the path ends with says it. ``networkx.node_link_graph`` reads the JSON.
+    networkx's own ``write_graphml`` takes no lists, and a graph's attributes have some: write the GraphML here, which
+    networkx reads, or call it on a copy without them (``h = g.copy(); h.graph.clear()``).
+    Raises UserError for a format that is not known, for what is no such graph, and where nothing can be written.
     """
-    write_bytes(path, graph_bytes(g, check_destination(path, format)))
+    name = check_destination(path, format)
+    folder = FORMATS[name].folder
+    if folder is None:
+        write_bytes(path, graph_bytes(g, name))
+    else:
+        _check(g, name)
+        write_files(_function(folder)(g, Path(path)))
 
 
 def graph_bytes(g: nx.DiGraph, format: str) -> bytes:
     """What a graph's file holds. Raises UserError for a difference of two graphs in a format that cannot hold it."""
-    if "diff" in g.graph:
-        check_difference(format)
+    _check(g, format)
     picture = FORMATS[format].picture
     if picture is None:
         return graph_text(g, format).encode("utf-8")
@@ -63,12 +74,21 @@ def graph_bytes(g: nx.DiGraph, format: str) -> bytes:
     return drawn
 
 
+def _check(g: Any, format: str) -> None:
+    """Raises UserError for what is no graph, and for a difference of two where the format cannot hold it."""
+    _function(("..document", "check_graph"))(g)
+    if "diff" in g.graph:
+        check_difference(format)
+
+
 def check_destination(path: str | os.PathLike[str], format: str | None = None) -> str:
     """The format that a file would be written in. Raises UserError where it could not be, before any work is done."""
     name = _by_suffix(Path(path)) if format is None else _known(format)
     if FORMATS[name].picture is not None:
         _function(("..plot", "check_matplotlib"))()
-    check_place(path)
+    check_place(path, folder=FORMATS[name].folder is not None)
+    if FORMATS[name].folder is not None:
+        _function((".circuit_tracer", "listed"))(Path(path))
     return name
 
 
@@ -84,7 +104,8 @@ def check_text_format(format: str) -> tuple[str, str]:
     """The home of a format that is a text. Raises UserError for a picture, which needs a file."""
     home = FORMATS[_known(format)].text
     if home is None:
-        raise UserError(f"{format} is a picture: name a file with --out")
+        what = "a folder of files: name it" if FORMATS[_known(format)].folder else "a picture: name a file"
+        raise UserError(f"{format} is {what} with --out")
     return home
 
 

@@ -3,8 +3,9 @@
 Every attribute is one typed key per scope (int, long, double, boolean, string). Lists and objects are JSON strings;
 their keys say so in ``<desc>``. XML cannot hold control characters or lone surrogates, and its readers turn a carriage
 return into a newline: in texts such a character is written as a backslash, u and four hex digits, and so is a backslash
-that would otherwise read as the start of one, which makes the way back exact. Each node also gets a readable ``name``
-(the column that Cytoscape shows); it is dropped on reading.
+that would otherwise read as the start of one, which makes the way back exact. A node without a label gets one that says
+what it is, and each a readable ``name`` that no other has (the column that Cytoscape shows, igraph's key); both are
+dropped on reading.
 
 A GraphML file may come from anywhere: a document type declaration, and with it every entity, is refused.
 """
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ...errors import UserError
-from ..document import KIND, GraphAttributes, Text, document_of, graph_of, quoted
-from .node_link import parse
+from ...files import parse_json
+from ...texts import quoted
+from ..document import KIND, GraphAttributes, Text, document_of, graph_of
+from .names import label_of, unique_name, unlabelled
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -47,22 +50,23 @@ def unescape(text: str) -> str:
 def to_graphml(g: nx.DiGraph) -> str:
     """A graph as a GraphML text. Raises UserError for a value that JSON cannot hold either."""
     document = document_of(g)
-    nodes, links = document["nodes"], document["links"]
+    nodes, edges = document["nodes"], document["edges"]
     for node in nodes:
-        node.setdefault("name", display_name(node))
+        node.setdefault("name", unique_name(node))
+        node["label"] = label_of(node)
     root = ElementTree.Element("graphml", xmlns=NAMESPACE)
     scopes = {
         "graph": _Keys(root, "graph", [document["graph"]]),
         "node": _Keys(root, "node", nodes, skip=("id",)),
-        "edge": _Keys(root, "edge", links, skip=("source", "target")),
+        "edge": _Keys(root, "edge", edges, skip=("source", "target")),
     }
     graph = ElementTree.SubElement(root, "graph", edgedefault="directed")
     scopes["graph"].write(graph, document["graph"])
     for node in nodes:
         scopes["node"].write(ElementTree.SubElement(graph, "node", id=escape(node["id"])), node)
-    for link in links:
-        ends = {"source": escape(link["source"]), "target": escape(link["target"])}
-        scopes["edge"].write(ElementTree.SubElement(graph, "edge", ends), link)
+    for edge in edges:
+        ends = {"source": escape(edge["source"]), "target": escape(edge["target"])}
+        scopes["edge"].write(ElementTree.SubElement(graph, "edge", ends), edge)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
@@ -77,10 +81,7 @@ def from_graphml(text: str) -> nx.DiGraph:
     readers = {key.get("id", ""): _Reader(key) for key in root.findall("key")}
     attributes = _data(graph, readers)
     nodes = [{"id": unescape(node.get("id", "")), **_data(node, readers)} for node in graph.findall("node")]
-    for node in nodes:
-        if "name" in node and "kind" in node and node["name"] == display_name(node):
-            del node["name"]
-    return graph_of(
+    g = graph_of(
         {
             "schema_version": attributes.get("schema_version"),
             "kind": KIND,
@@ -88,33 +89,18 @@ def from_graphml(text: str) -> nx.DiGraph:
             "multigraph": False,
             "graph": attributes,
             "nodes": nodes,
-            "links": [
+            "edges": [
                 {end: unescape(edge.get(end, "")) for end in ("source", "target")} | _data(edge, readers)
                 for edge in graph.findall("edge")
             ],
         }
     )
-
-
-def display_name(node: Mapping[str, Any]) -> str:
-    """What to write beside a node: its label, or what it is."""
-    if node.get("label"):
-        return str(node["label"])
-    kind, layer, pos = node.get("kind"), node.get("layer"), node.get("pos")
-    match kind:
-        case "feature":
-            return f"{layer}/{node.get('index')}@{pos}"
-        case "token":
-            return f"{node.get('token')}@{pos}"
-        case "logit":
-            against = f" - {node['against_token']}" if "against_token" in node else ""
-            return f"output {node.get('token')}{against}"
-        case "head":
-            return f"head {layer}.{node.get('index')}"
-        case "error":
-            return f"error {layer}@{pos}"
-        case _:
-            return f"{kind} {layer}"
+    for _, node in g.nodes(data=True):
+        if node["label"] == unlabelled(node):
+            node["label"] = ""
+        if "name" in node and (attributes["schema_version"] == 1 or node["name"] == unique_name(node)):
+            del node["name"]  # version 1 had other names
+    return g
 
 
 class _Keys:
@@ -170,13 +156,17 @@ class _Reader:
         is_json = key.findtext("desc") == JSON or (key.get("for") == "graph" and self.name in _CONTAINERS)
         if kind not in _READERS:
             raise UserError(f"key {quoted(self.name)}: {quoted(kind)} is no GraphML type")
-        self.read = parse if is_json else _READERS[kind]
+        self.read = _json if is_json else _READERS[kind]
 
     def __call__(self, text: str) -> Any:
         try:
             return self.read(text)
-        except (ValueError, KeyError):  # a UserError of parse's among them
+        except (ValueError, KeyError):  # a UserError of the JSON's among them
             raise UserError(f"attribute {quoted(self.name)}: {quoted(text)} is not of its key's type") from None
+
+
+def _json(text: str) -> Any:
+    return parse_json(text, finite=True)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -195,6 +185,8 @@ def _data(element: ElementTree.Element, readers: dict[str, _Reader]) -> dict[str
         key = data.get("key", "")
         if key not in readers:
             raise UserError(f"there is no key {quoted(key)}")
+        if readers[key].name in values:
+            raise UserError(f"attribute {quoted(readers[key].name)} is there twice in one {element.tag}")
         values[readers[key].name] = readers[key](data.text or "")
     return values
 

@@ -5,7 +5,9 @@ What the viewer relies on beyond its JSON Schema, and this module keeps to:
 - ``feature`` of a feature is the Cantor pairing of layer and index (``metadata.schema_version`` 1 says so); with
   ``scan`` and ``neuronpedia_source_set`` it leads to the feature's page, so the source set is named only where every
   SAE of the graph belongs to it.
-- ``influence`` is cumulative: the part of all influence that this node and every stronger one have together.
+- ``influence`` is cumulative: the part of all influence that this node and every stronger one have together. Its slider
+  keeps the nodes up to a value, and logits whatever theirs. A feature that is a target is kept alike: it has 0, and its
+  influence, of which its own worth is the most, is no part of the sum.
 - A logit's ``clerp`` holds its token between double quotes and ``(p=...)``; both are parsed, so neither may occur in
   the token.
 - The viewer needs a node at a numeric layer above 0.
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...errors import UserError
 from ..document import document_of
+from .names import label_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -72,7 +75,13 @@ def to_neuronpedia(g: nx.DiGraph, slug: str | None = None, scan: str | None = No
     model, source_set = _source(g)
     drawn = {name: node for name, node in g.nodes(data=True) if node["kind"] in FEATURE_TYPES}
     ids = {name: _id(g, node) for name, node in drawn.items()}
-    influence = _cumulative({name: node["influence"] for name, node in drawn.items() if node["kind"] != "logit"})
+    targets = {target["node"] for target in g.graph["target"]}
+    ranked = {
+        name: node["influence"] for name, node in drawn.items() if node["kind"] != "logit" and name not in targets
+    }
+    influence = _cumulative(ranked) | {
+        name: 0.0 for name in drawn if name in targets and drawn[name]["kind"] != "logit"
+    }
     nodes = [
         _node(g, name, ids[name]) | ({"influence": influence[name]} if name in influence else {}) for name in drawn
     ]
@@ -88,6 +97,7 @@ def to_neuronpedia(g: nx.DiGraph, slug: str | None = None, scan: str | None = No
             "node_threshold": 1.0,  # the graph has been pruned already: the slider starts with all of it
             "info": {
                 "description": _description(g),
+                **({"neuronpedia_source_set": source_set} if source_set else {}),
                 "generator": {"name": "depass-sae", "version": __version__},
             },
             "generation_settings": _known(
@@ -159,7 +169,7 @@ def _node(g: nx.DiGraph, name: str, node_id: str) -> dict[str, Any]:
         "token_prob": probability,
         "is_target_logit": kind == "logit" and node.get("target", False),
         "jsNodeId": "-".join(node_id.rsplit("_", 1)),
-        "clerp": _output(node, probability) if kind == "logit" else _clean(node["label"]),
+        "clerp": _output(node, probability) if kind == "logit" else _clean(label_of(node)),
     } | ({"activation": node["activation"]} if kind == "feature" else {})
 
 
@@ -174,7 +184,7 @@ def _footing() -> dict[str, Any]:
         "token_prob": 0.0,
         "is_target_logit": False,
         "jsNodeId": "1_error_mlp-0",
-        "clerp": "",
+        "clerp": "error 1",
         "influence": 1.0,
     }
 
@@ -236,9 +246,14 @@ def _source(g: nx.DiGraph) -> tuple[str | None, str | None]:
 def _description(g: nx.DiGraph) -> str:
     targets = ", ".join(_clean(target["name"]) for target in g.graph["target"])
     shares = ", ".join(f"{name} {share:.1%}" for name, share in g.graph["scores"]["pruned"]["shares"].items())
+    scores = g.graph["scores"]["pruned"]
+    differ = "so the scores that a viewer computes from what is drawn differ"
+    if not any(node["kind"] == "logit" for _, node in g.nodes(data=True)):
+        differ += "; they count what reaches logits, and there are none here"
     return (
-        f"Feature-flow graph of {_clean(g.graph['model'])} for {targets}. Where the target's influence comes from: "
-        f"{shares}. Constants, biases and what was pruned (remainder) are not drawn."
+        f"Feature-flow graph of {_clean(g.graph['model'])} for {targets}. Replacement score "
+        f"{scores['replacement']:.2f}, completeness score {scores['completeness']:.2f}. Where the target's influence "
+        f"comes from: {shares}. Constants, biases and what was pruned (remainder) are not drawn, {differ}."
     )
 
 

@@ -16,7 +16,7 @@ def every_kind() -> nx.DiGraph:
     features = [name for name in g if name.startswith("feature:11/")]
     g.nodes[features[0]].update(target=True, label='plural "nouns"')
     g.graph["groups"] = [{"name": "first </script>", "nodes": features[:2]}, {"name": "second", "nodes": features[2:4]}]
-    g.graph["verification"] = {"effects": [{"node": features[0], "predicted": 0.5, "measured": 0.25}], "seed": 0}
+    g.graph["verification"] = verification(features[0])
     g.add_node("head:11.3", kind="head", layer=11, index=3, influence=0.0, label="")
     g.add_edge("head:11.3", features[0], kind="head", weight=0.5, effect=0.25)
     error = "error:11@2"
@@ -31,6 +31,17 @@ def every_kind() -> nx.DiGraph:
     )  # fmt: skip
     g.add_edge(features[0], difference, kind="flow", weight=1.5, effect=0.0)
     return g
+
+
+def verification(node: str) -> dict[str, Any]:
+    """What a verification that took one node out leaves."""
+    together = {"features": 1, "active": 5, "draws": 5, "only_graph": 1.5, "without_graph": 0.5, "only_random": 0.25}
+    return {
+        "target": 2.0, "seed": 0, "replacements": 4,
+        "nodes": [{"node": node, "weight": 0.5, "effect": 0.25, "observed": 0.375}],
+        "rank_correlation": {"weight": None, "effect": None}, "sign_agreement": {"weight": 1.0, "effect": 1.0},
+        "together": {**together, "without_random": 1.75},
+    }  # fmt: skip
 
 
 def same(one: nx.DiGraph, other: nx.DiGraph) -> bool:

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.graph.export import FORMATS, read_graph, write_graph
+from depass_sae.graph.export import FORMATS, check_destination, check_text_format, read_graph, write_graph
 from tests.graph.sample import sample_graph
 
 from .every_kind import every_kind, same
@@ -134,7 +136,7 @@ def test_a_truncated_file_is_refused_with_one_line(tmp_path: Path) -> None:
 
 def test_every_format_has_one_way_to_be_written() -> None:
     for chosen in FORMATS.values():
-        assert (chosen.text is None) != (chosen.picture is None)
+        assert [chosen.text, chosen.picture, chosen.folder].count(None) == 2
 
 
 def test_choosing_a_format_imports_nothing_heavy() -> None:
@@ -144,3 +146,54 @@ def test_choosing_a_format_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_circuit_tracers_viewer_gets_a_folder_with_the_graph_and_a_list_that_keeps_others(tmp_path: Path) -> None:
+    folder = tmp_path / "viewer"
+    for seed in (0, 1, 0):
+        write_graph(sample_graph(seed=seed), folder, "circuit-tracer")
+    listed = json.loads((folder / "graph-metadata.json").read_text())["graphs"]
+    slugs = [entry["slug"] for entry in listed]
+    assert len(set(slugs)) == len(slugs) == 2
+    assert sorted(os.listdir(folder)) == sorted([*(f"{slug}.json" for slug in slugs), "graph-metadata.json"])
+    for entry in listed:
+        document = json.loads((folder / f"{entry['slug']}.json").read_text())
+        assert document["metadata"] == entry
+        assert entry["node_threshold"] == 1.0
+        assert entry["transcoder_list"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "not JSON"),
+        ("[]", "it should list"),
+        ('{"graphs": {}}', "it should list"),
+        ('{"graphs": [{"scan": "x"}]}', "it should list circuit-tracer's graphs, each with its slug"),
+    ],
+)
+def test_a_list_that_circuit_tracer_did_not_write_is_left_as_it_is(tmp_path: Path, content: str, why: str) -> None:
+    (tmp_path / "graph-metadata.json").write_text(content)
+    for attempt in (check_destination, partial(write_graph, sample_graph())):
+        with pytest.raises(UserError, match=rf"^cannot read .*graph-metadata\.json: {why}"):
+            attempt(tmp_path, "circuit-tracer")
+    assert os.listdir(tmp_path) == ["graph-metadata.json"]
+    assert (tmp_path / "graph-metadata.json").read_text() == content
+
+
+def test_circuit_tracers_format_takes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "g.json").touch()
+    with pytest.raises(UserError, match=r"^cannot write .*g\.json: it is no folder$"):
+        write_graph(sample_graph(), tmp_path / "g.json", "circuit-tracer")
+    with pytest.raises(UserError, match=r"^circuit-tracer is a folder of files: name it with --out$"):
+        check_text_format("circuit-tracer")
+
+
+def test_networkx_writes_graphml_itself_once_the_lists_are_gone(tmp_path: Path) -> None:
+    g = sample_graph()
+    nx.set_node_attributes(g, {name: {"token": "word"} for name, node in g.nodes(data=True) if "token" in node})
+    g.graph.clear()
+    nx.write_graphml(g, tmp_path / "g.graphml")
+    read = nx.read_graphml(tmp_path / "g.graphml")
+    assert dict(read.nodes) == dict(g.nodes)
+    assert dict(read.edges) == dict(g.edges)

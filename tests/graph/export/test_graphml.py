@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import networkx as nx
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.graph.export.graphml import NAMESPACE, display_name, escape, from_graphml, to_graphml, unescape
+from depass_sae.graph.export.graphml import NAMESPACE, escape, from_graphml, to_graphml, unescape
+from depass_sae.graph.export.names import label_of, unique_name
 from tests.graph.sample import sample_graph
 
 from .every_kind import every_kind, same, texts, with_text
@@ -127,20 +129,42 @@ def test_a_file_that_networkx_wrote_again_can_still_be_read() -> None:
     assert dict(again.edges) == dict(g.edges)
 
 
-def test_every_node_has_a_label_and_a_readable_name() -> None:
+def test_every_node_has_a_label_and_a_readable_name_of_its_own() -> None:
     g = every_kind()
     read = nx.parse_graphml(to_graphml(g))
-    feature = next(name for name in g if name.startswith("feature:5/"))
-    names = nx.get_node_attributes(read, "name")
+    feature = next(name for name, node in g.nodes(data=True) if node["kind"] == "feature" and node["token"] == " word0")
+    names, labels = (nx.get_node_attributes(read, key) for key in ("name", "label"))
     assert names[feature] == feature.removeprefix("feature:")
-    assert names["token:1"] == " word0@1"
-    assert names["logit:17@5"] == "output  out0"
-    assert names["bias:5"] == "bias 5"
-    assert names["head:11.3"] == "head 11.3"
-    assert 'plural "nouns"' in names.values()
-    assert all(names.values())
-    assert len(nx.get_node_attributes(read, "label")) == len(g)
+    assert labels[feature] == feature.removeprefix("feature:").partition("@")[0] + " @word0"
+    assert (names["token:1"], labels["token:1"]) == ("token 1 word0", "token word0")
+    assert (names["token:5@0"], labels["token:5@0"]) == ("token 5@0 <s>", "token <s>, layer 5")
+    assert (names["logit:17@5"], labels["logit:17@5"]) == ("logit 17@5 out0", "output out0")
+    assert (names["bias:5"], labels["bias:-1"]) == ("bias 5", "bias of the embeddings")
+    assert names["head:11.3"] == labels["head:11.3"] == "head 11.3"
+    assert 'plural "nouns"' in labels.values()
+    assert all(label.strip() for label in labels.values())
+    assert len(set(names.values())) == len(labels) == len(g)
     assert not nx.get_node_attributes(from_graphml(to_graphml(g)), "name")
+
+
+@settings(deadline=None, max_examples=40)
+@given(text=texts)
+def test_whatever_tokens_and_labels_say_no_label_is_empty_and_no_name_is_there_twice(text: str) -> None:
+    for label in (text, ""):
+        g = with_text(text)
+        nx.set_node_attributes(g, label, "label")
+        nodes = list(dict(g.nodes).values())
+        assert all(label_of(node) for node in nodes)
+        assert len({unique_name(node) for node in nodes}) == len(nodes)
+
+
+def test_a_file_of_version_1_is_read_without_its_names() -> None:
+    text = to_graphml(sample_graph())
+    old = re.sub(r'(<data key="graph.schema_version">)2', r"\g<1>1", text)
+    old = re.sub(r'(<data key="node.label">)[^<]+', r"\g<1>", old)
+    old = re.sub(r'(<data key="node.name">)[^<]+', r"\g<1>old", old)
+    assert old != text
+    assert same(from_graphml(old), sample_graph())
 
 
 def test_names_of_ones_own_stay() -> None:
@@ -149,8 +173,19 @@ def test_names_of_ones_own_stay() -> None:
     assert same(from_graphml(to_graphml(g)), g)
 
 
-def test_a_name_is_found_for_a_node_that_says_little() -> None:
-    assert display_name({}) == "None None"
+def test_igraph_reads_the_same_graph_and_finds_a_name_of_its_own_and_a_label_for_every_node(tmp_path: Path) -> None:
+    igraph = pytest.importorskip("igraph")
+    g = every_kind()
+    (tmp_path / "g.graphml").write_text(to_graphml(g), encoding="utf-8")
+    read = igraph.Graph.Read_GraphML(str(tmp_path / "g.graphml"))
+    assert read.is_directed()
+    assert (read.vcount(), read.ecount()) == (len(g), g.number_of_edges())
+    assert read.vs["id"] == [*g]
+    assert len(set(read.vs["name"])) == len(g)
+    assert all(label.strip() for label in read.vs["label"])
+    ends = [(read.vs[edge.source]["id"], read.vs[edge.target]["id"]) for edge in read.es]
+    assert dict(zip(ends, read.es["weight"], strict=True)) == nx.get_edge_attributes(g, "weight")
+    assert dict(zip(ends, read.es["effect"], strict=True)) == nx.get_edge_attributes(g, "effect")
 
 
 BOMB = """<?xml version="1.0"?>
@@ -174,7 +209,7 @@ def test_a_document_type_declaration_is_refused(text: str) -> None:
         ("<graphml>\0</graphml>", "not XML: not well-formed .* at line 1, column 10"),
         ("<svg/>", "not a feature-flow graph: a GraphML file holds one <graphml> with one <graph>"),
         ("<graphml/>", "not a feature-flow graph: .* one <graph>"),
-        ("<graphml><graph edgedefault='directed'/></graphml>", "schema_version should be 1, and is None"),
+        ("<graphml><graph edgedefault='directed'/></graphml>", "schema_version should be 2, and is None"),
         ("<graphml><graph><data key='d7'>1</data></graph></graphml>", 'there is no key "d7"'),
         (
             "<graphml><key id='d' attr.name='x' attr.type='date'/><graph/></graphml>",
@@ -191,6 +226,17 @@ def test_a_value_that_is_not_of_its_type_is_refused_with_one_line(value: str) ->
     text = to_graphml(sample_graph())
     text = re.sub(r'(<data key="edge.weight">)[^<]*', rf"\g<1>{value}", text, count=1)
     assert "weight" in refused(text)
+
+
+def test_an_attribute_that_is_there_twice_is_refused_with_one_line() -> None:
+    text = re.sub(r'(<data key="edge.weight">[^<]*</data>)', r"\1\1", to_graphml(sample_graph()), count=1)
+    assert refused(text) == 'attribute "weight" is there twice in one edge'
+
+
+def test_json_that_is_nested_too_deeply_or_names_something_twice_is_refused_with_one_line() -> None:
+    for wrong in ("[" * 200_000, "[" * 900 + "]" * 900, '{"a": 1, "a": 2}'):
+        text = re.sub(r'(<data key="graph.tokens">)[^<]*', rf"\g<1>{wrong}", to_graphml(sample_graph()), count=1)
+        assert refused(text).startswith('attribute "tokens": ')
 
 
 def test_json_that_is_broken_is_refused_with_one_line() -> None:

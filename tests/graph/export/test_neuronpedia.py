@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from depass_sae.attribution.render import shown
 from depass_sae.errors import UserError
 from depass_sae.graph.export import neuronpedia
 from depass_sae.graph.export.neuronpedia import cantor, from_cantor, neuronpedia_text, to_neuronpedia
@@ -96,7 +97,7 @@ def test_tokens_errors_and_logits_are_named_as_the_viewer_names_them() -> None:
     nodes = nodes_of(to_neuronpedia(sample_graph()))
     assert nodes["E_2_2"] | {"influence": 0} == {
         "node_id": "E_2_2", "feature": 2, "layer": "E", "ctx_idx": 2, "feature_type": "embedding", "token_prob": 0.0,
-        "is_target_logit": False, "jsNodeId": "E_2-2", "clerp": "", "influence": 0,
+        "is_target_logit": False, "jsNodeId": "E_2-2", "clerp": "token \ufffd\ufffd", "influence": 0,
     }  # fmt: skip
     assert nodes["5_error_mlp_3"]["feature_type"] == "mlp reconstruction error"
     assert nodes["5_error_mlp_3"]["layer"] == "5"
@@ -154,6 +155,21 @@ def test_a_feature_that_is_the_target_stays_a_feature_and_is_pinned() -> None:
     assert not of_type(document, "logit")
 
 
+def test_a_feature_that_is_the_target_is_kept_by_the_slider_and_its_own_worth_counts_for_nothing() -> None:
+    g = sample_graph(n_logits=0)
+    first, second = [name for name in g if name.startswith("feature:11/")][:2]
+    nx.set_node_attributes(g, 0.0, "influence")
+    for name, influence in ((first, 100.0), (second, 50.0), ("token:1", 3.0), ("error:5@1", 1.0)):
+        g.nodes[name]["influence"] = influence
+    g.graph["target"] = [{"node": name, "name": name, "weight": 0.5} for name in (first, second)]
+    nodes = nodes_of(to_neuronpedia(g))
+    for name in (first, second):
+        layer, index, pos = re.split("[/@]", name.removeprefix("feature:"))
+        assert nodes[f"{layer}_{index}_{pos}"]["influence"] == 0.0
+    assert nodes["E_1_1"]["influence"] == 3 / 4
+    assert nodes["5_error_mlp_1"]["influence"] == 1.0
+
+
 def test_influence_is_the_share_of_a_node_and_all_stronger_ones() -> None:
     g = sample_graph()
     for name in g:
@@ -207,15 +223,26 @@ def test_links_carry_the_flow_between_the_nodes_that_are_drawn() -> None:
 def test_what_is_not_drawn_is_said_in_the_description() -> None:
     description = to_neuronpedia(sample_graph())["metadata"]["info"]["description"]
     assert "token 50.0%, error 20.0%, constant 10.0%, bias 10.0%, remainder 10.0%" in description
+    assert "Replacement score 0.70, completeness score 0.80." in description
+    assert "so the scores that a viewer computes from what is drawn differ." in description
+    assert "logits" not in description
+    assert (
+        "they count what reaches logits, and there are none here."
+        in to_neuronpedia(sample_graph(n_logits=0))["metadata"]["info"]["description"]
+    )
 
 
-def test_labels_become_clerps() -> None:
+def test_labels_become_clerps_and_what_has_none_says_what_it_is() -> None:
     g = sample_graph()
     name = next(name for name in g if name.startswith("feature:5/"))
     g.nodes[name]["label"] = "capital cities"
-    assert [node["clerp"] for node in of_type(to_neuronpedia(g), "cross layer transcoder") if node["clerp"]] == [
-        "capital cities"
-    ]
+    clerps = {node["node_id"]: node["clerp"] for node in to_neuronpedia(g)["nodes"]}
+    assert all(clerp.strip() for clerp in clerps.values())
+    layer, index, pos = re.split("[/@]", name.removeprefix("feature:"))
+    assert clerps.pop(f"{layer}_{index}_{pos}") == "capital cities"
+    other = next(node for node in g if node.startswith("feature:11/"))
+    layer, index, pos = re.split("[/@]", other.removeprefix("feature:"))
+    assert clerps[f"{layer}_{index}_{pos}"] == f"{layer}/{index} @{shown(g.nodes[other]['token'])}"
 
 
 def test_groups_become_supernodes_and_their_members_are_pinned() -> None:
@@ -233,6 +260,7 @@ def test_model_and_source_set_come_from_the_saes() -> None:
     metadata = to_neuronpedia(with_ids(*ids))["metadata"]
     assert metadata["scan"] == "llama3.1-8b"
     assert metadata["feature_details"] == {"neuronpedia_source_set": "llamascope-res-32k"}
+    assert metadata["info"]["neuronpedia_source_set"] == "llamascope-res-32k"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +275,9 @@ def test_model_and_source_set_come_from_the_saes() -> None:
     ],
 )
 def test_a_source_set_that_some_sae_is_not_of_is_left_out(ids: tuple[str | None, ...]) -> None:
-    assert "feature_details" not in to_neuronpedia(with_ids(*ids))["metadata"]
+    metadata = to_neuronpedia(with_ids(*ids))["metadata"]
+    assert "feature_details" not in metadata
+    assert "neuronpedia_source_set" not in metadata["info"]
 
 
 def test_without_a_neuronpedia_id_the_models_name_is_made_into_one() -> None:

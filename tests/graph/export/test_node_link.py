@@ -42,7 +42,14 @@ def test_writing_what_was_read_gives_the_same_text() -> None:
 
 def test_networkx_reads_the_file() -> None:
     g = every_kind()
-    assert same(nx.node_link_graph(json.loads(to_json(g)), edges="links"), g)
+    assert same(nx.node_link_graph(json.loads(to_json(g))), g)
+
+
+def test_a_file_of_version_1_with_its_edges_under_links_is_read() -> None:
+    document = json.loads(to_json(every_kind()))
+    document["links"] = document.pop("edges")
+    document["schema_version"] = document["graph"]["schema_version"] = 1
+    assert same(from_json(json.dumps(document)), every_kind())
 
 
 def test_a_number_that_is_not_finite_is_not_written() -> None:
@@ -59,8 +66,8 @@ def test_a_number_that_is_not_finite_is_not_written() -> None:
         ('{\n"a" 1}', "not JSON: Expecting ':' delimiter at line 2, column 5"),
         ('{"a": NaN}', "not JSON: it holds NaN, and numbers must be finite"),
         ('{"a": -Infinity}', "not JSON: it holds -Infinity, and numbers must be finite"),
-        ("[" * 100_000, "not a feature-flow graph: the JSON is nested too deeply"),
-        ("9" * 5000, "not a feature-flow graph: it holds a number of too many digits"),
+        ("[" * 100_000, "lists and objects are nested too deeply (more than 100 levels)"),
+        ("9" * 5000, "it holds a number of too many digits"),
     ],
 )
 def test_broken_json_is_refused_with_one_line(text: str, message: str) -> None:
