@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from .errors import UserError
@@ -20,6 +21,8 @@ _NOT_ASCII = re.compile(r"[^\n -~]")
 _MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _PLAIN = {"█": "#", "▌": "#", "━": "-", "−": "-", "–": "-", "→": ">", "…": ".", "·": ".", "•": "*", "␣": "_", "↵": "/"}
 _PLAIN |= {"“": '"', "”": '"', "‘": "'", "’": "'", "×": "x", "Σ": "S", "≥": ">", "≤": "<", "±": "~", "⇥": ">"}
+_PLAIN |= {"⟨": "<", "⟩": ">"}
+_PIECE = re.compile("⟨([0-9a-f]{2}(?: [0-9a-f]{2})*)⟩")
 
 
 def is_hidden(char: str) -> bool:
@@ -36,6 +39,50 @@ def visible(text: str, keep: str = "") -> str:
 def visible_on_page(value: Any) -> Any:
     """What a template puts out: its texts as on a terminal, but for spaces; HTML and numbers as they are."""
     return visible(value, keep="\n\t") if type(value) is str else value
+
+
+def spelled(raw: bytes) -> str:
+    """A token's bytes as a text: what is no whole character is spelled out, as ``⟨e2 9c⟩``."""
+    text = raw.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]+", lambda m: f"⟨{m[0].encode('utf-8', 'surrogateescape').hex(' ')}⟩", text)
+
+
+def joined(tokens: Iterable[str]) -> str:
+    """Tokens that follow each other as one text, the characters that are cut between them whole again."""
+    tokens = list(tokens)
+    if not any("⟨" in token for token in tokens):
+        return "".join(tokens)
+    return spelled(b"".join(map(_bytes_of, tokens)))
+
+
+def characters(tokens: Sequence[str]) -> list[list[int]]:
+    """The positions of tokens, those together that have parts of one character."""
+    groups: list[list[int]] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for position, token in enumerate(tokens):
+        raw = _bytes_of(token)
+        if decoder.getstate()[0] and raw and 0x80 <= raw[0] < 0xC0:
+            groups[-1].append(position)
+        else:
+            decoder.reset()
+            groups.append([position])
+        decoder.decode(raw)
+    return groups
+
+
+def is_whole(token: str) -> bool:
+    """Whether a token has whole characters only."""
+    return "\ufffd" not in token and _PIECE.search(token) is None
+
+
+def _bytes_of(token: str) -> bytes:
+    parts = _PIECE.split(token)  # texts, and between them bytes
+    return b"".join(bytes.fromhex(p) if i % 2 else p.encode("utf-8", "surrogatepass") for i, p in enumerate(parts))
+
+
+def together(*notes: str | None) -> str | None:
+    """Notes as one, each once; None where there are none."""
+    return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
 
 def check_unicode(text: str, what: str) -> None:

@@ -54,7 +54,8 @@ class AttentionAttribution:
     """One head's score for a query and a key, in the units of attention scores.
 
     values: [query component, key component]; their sum is ``score`` (or its difference to what it is held ``against``).
-    pattern: how much of the head's attention went there. note: where holding the key against others says nothing.
+    pattern: how much of the head's attention went there. note: what has to be said of the rule, and where holding the
+    key against others says nothing.
     """
 
     heading: Heading
@@ -209,7 +210,9 @@ def attribute_attention(
         values[here][:, there].double().cpu(),
         score.item(),
         pattern[key].item(),
-        _note(query, against, pattern[key].item(), query + 1 - first),
+        together(
+            _note(query, against, pattern[key].item(), query + 1 - first), allocation.note if by == "tokens" else None
+        ),
     )
 
 

@@ -29,6 +29,7 @@ from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level
 from ..passes.trace import Point, Trace
+from ..texts import joined
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, Replacing, measure
@@ -63,7 +64,7 @@ def spans_of(prompt: Prompt, by: By) -> list[Span]:
         groups = sentences(prompt)
     else:
         raise UserError(f"sources are tokens, words or sentences, not {by!r}; choose token, word or sentence")
-    return [Span(tuple(group), "".join(prompt.tokens[position] for position in group)) for group in groups]
+    return [Span(tuple(group), joined(prompt.tokens[position] for position in group)) for group in groups]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,6 +109,7 @@ class GraphAttributes(_Part):
     settings: Settings
     scores: Scores
     groups: list[Group]
+    note: Text = ""
     verification: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from ...attribution.render import named
 from ...errors import UserError
 from ..document import KIND, GraphAttributes, Text, document_of, graph_of, quoted
 from .node_link import parse
@@ -107,8 +108,8 @@ def display_name(node: Mapping[str, Any]) -> str:
         case "token":
             return f"{node.get('token')}@{pos}"
         case "logit":
-            against = f" - {node['against_token']}" if "against_token" in node else ""
-            return f"output {node.get('token')}{against}"
+            against = f" - {named(str(node['against_token']))}" if "against_token" in node else ""
+            return f"output {named(str(node.get('token')))}{against}"
         case "head":
             return f"head {layer}.{node.get('index')}"
         case "error":
