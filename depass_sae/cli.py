@@ -510,6 +510,7 @@ def graph(
     from .graph.group import group_automatically, with_groups
     from .graph.labels import with_labels
     from .graph.neuronpedia_labels import graph_pages, labels_from
+    from .graph.summary import graph_table, note_of
 
     for path in out or []:  # before the work, not after it
         check_destination(path, format)
@@ -542,13 +543,11 @@ def graph(
         for path in out or []:
             status(f"writing {path}")
             write_graph(g, path, format)
-    _say(g.graph.get("note"), trouble and f"warning: {trouble}")
+    _say(note_of(g), trouble and f"warning: {trouble}")
     as_document = as_json or (format is not None and not out)
     if as_document:
         _print_document(graph_text(g, format or "json"))
     else:
-        from .graph.summary import graph_table
-
         _print(*graph_table(g, top))
     _wrote(out or [], as_document)
 
@@ -571,6 +570,7 @@ def verify(
     """A graph against the model: take its nodes out for real, and see what the target loses."""
     from .files import write_files
     from .graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
+    from .graph.summary import note_of, verification_table
 
     beside = None if out is None else check_verification(out, path)  # before the work, not after it
     g = read_graph(path)
@@ -587,11 +587,9 @@ def verify(
     if as_json:
         _print_json(verified.graph["verification"])
     else:
-        from .graph.summary import verification_table
-
         _print(*verification_table(verified, top))
     _wrote(contents, as_json)
-    _say(verified.graph.get("note"))
+    _say(note_of(verified))
 
 
 @app.command()
@@ -605,6 +603,7 @@ def diff(
     """Two graphs side by side: what is in one alone, and what changed."""
     from .graph.diff import diff_graphs, diff_table
     from .graph.export import check_destination, check_difference, read_graph, write_graph
+    from .graph.summary import note_of
 
     if out is not None:
         check_difference(check_destination(out))
@@ -614,7 +613,7 @@ def diff(
         write_graph(found, out)
     _print(*diff_table(found, top))
     _wrote([] if out is None else [out])
-    _say(*(g.graph.get("note") for g in graphs))
+    _say(*map(note_of, graphs))
 
 
 def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:

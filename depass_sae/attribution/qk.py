@@ -33,6 +33,7 @@ from ..passes.sources import tokens
 from ..passes.sublayers import queries_and_keys, rotate
 from ..passes.trace import Trace
 from ..saes import Hook, feature_parts
+from ..texts import together
 from .answer import frame
 from .document import Heading, allocation_dict
 from .heatmap import pairs_page, pairs_table

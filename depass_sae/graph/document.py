@@ -109,7 +109,6 @@ class GraphAttributes(_Part):
     settings: Settings
     scores: Scores
     groups: list[Group]
-    note: Text = ""
     verification: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -134,7 +134,7 @@ def test_every_node_has_a_label_and_a_readable_name() -> None:
     names = nx.get_node_attributes(read, "name")
     assert names[feature] == feature.removeprefix("feature:")
     assert names["token:1"] == " word0@1"
-    assert names["logit:17@5"] == "output  out0"
+    assert names["logit:17@5"] == "output ␣out0"
     assert names["bias:5"] == "bias 5"
     assert names["head:11.3"] == "head 11.3"
     assert 'plural "nouns"' in names.values()
