@@ -1,5 +1,7 @@
 """Texts that are not ours: characters that are cut into several tokens are whole again where tokens are joined."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ def cut(text: str, places: list[int]) -> list[str]:
     """A text's bytes as tokens, cut anywhere."""
     raw = text.encode()
     ends = sorted({0, len(raw), *(place % (len(raw) + 1) for place in places)})
-    return [spelled(raw[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [spelled(raw[a:b]) for a, b in pairwise(ends)]
 
 
 @given(text=st.text(min_size=1, max_size=8), places=st.lists(st.integers(0, 40), max_size=8))

@@ -207,7 +207,7 @@ def test_a_prompt_of_one_token_is_reported(lm: ds.LM) -> None:
         assert layer["l0"] == 0
 
 
-# ------------------------------------------------------------------------------------------- what is specific to a place
+# ------------------------------------------------------------------------------------------ what is specific to a place
 
 
 @pytest.mark.parametrize("kind", ["jumprelu", "abstopk"])
