@@ -17,7 +17,7 @@ from .attribution.answer import Asked
 from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Kind, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
-from .attribution.features import FeatureReport, find_features
+from .attribution.features import FeatureReport, Sort, find_features
 from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_attention
 from .attribution.subject import Subject
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
@@ -143,9 +143,13 @@ class LM:
         """The prompt as the model sees it: ``.token_ids``, ``.tokens``, ``.special``. BOS is there where it belongs."""
         return encode(self._subject.loaded, self._subject.adapter, prompt)
 
-    def features(self, prompt: PromptLike, layer: int | None = None) -> FeatureReport:
-        """Which features fire on the prompt, strongest first, per layer and position."""
-        return find_features(self._subject, self.encode(prompt), layer)
+    def features(self, prompt: PromptLike, layer: int | None = None, sort: Sort = "activation") -> FeatureReport:
+        """Which features fire on the prompt, strongest first, per layer and position.
+
+        sort: "specific" puts first what is most above the feature's own mean over the prompt, so that features which
+        fire everywhere (marked with * in tables) head no position.
+        """
+        return find_features(self._subject, self.encode(prompt), layer, sort)
 
     def attribute_tokens(
         self,

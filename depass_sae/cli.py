@@ -13,13 +13,14 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import __version__
 from .errors import DepassWarning, UserError
 from .options import (
     Ablate,
@@ -52,6 +53,7 @@ from .options import (
     ReplaceFrom,
     RuleName,
     Seed,
+    Sort,
     Targets,
     Temperature,
     Threshold,
@@ -78,6 +80,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"depass-sae {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
@@ -87,6 +105,7 @@ def features(
     prompt: Prompt = None,
     layer: Layer = None,
     ids: Ids = None,
+    sort: Sort = "activation",
     top: Top = 5,
     as_json: AsJson = False,
     *,
@@ -98,7 +117,7 @@ def features(
         layers = None if layer is None else [layer]
         lm = loading.load(status, layers)
         status("reading the features")
-        report = lm.features(asked, layer)
+        report = lm.features(asked, layer, sort)  # type: ignore[arg-type]
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -375,6 +394,7 @@ def feature(
         from .report.tables import card_table
 
         _print(*card_table(card.to_dict(), top))
+    _wrote([] if out is None else [out], as_json)
     _say(card.note if as_json else None, trouble and f"warning: {trouble}")
 
 
@@ -484,7 +504,7 @@ def case_study(
 
         for finding in found.findings:
             _print(Text(finding.sentence), "", *tokens_table(finding.tokens, asked.top))
-        _print(*(Text(f"wrote {path}") for path in paths))
+    _wrote(paths, as_json)
     _say(*(feature.note for feature in found.features), trouble and f"warning: {trouble}")
 
 
@@ -528,6 +548,7 @@ def graph(
     from .graph.group import group_automatically, with_groups
     from .graph.labels import with_labels
     from .graph.neuronpedia_labels import graph_pages, labels_from
+    from .graph.summary import graph_table, note_of
     from .passes.propagate import Allocation
 
     for text in targets:  # before the work, not after it
@@ -565,13 +586,13 @@ def graph(
         for path in out or []:
             status(f"writing {path}")
             write_graph(g, path, format)
-    _say(trouble and f"warning: {trouble}")
-    if as_json or (format is not None and not out):
+    _say(note_of(g), trouble and f"warning: {trouble}")
+    as_document = as_json or (format is not None and not out)
+    if as_document:
         _print_document(graph_text(g, "json" if format is None or out else format))
-        return
-    from .graph.summary import graph_table
-
-    _print(*graph_table(g, top))
+    else:
+        _print(*graph_table(g, top))
+    _wrote(out or [], as_document)
 
 
 @app.command()
@@ -581,7 +602,8 @@ def verify(
     max_nodes: Annotated[int, typer.Option("--max-nodes", help="How many nodes are taken out one at a time.")] = 100,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="FILE.png, .svg or .pdf: predicted beside observed.")
+        Path | None,
+        typer.Option("--out", "-o", help="FILE.png, .svg or .pdf: predicted beside observed; FILE.json: the numbers."),
     ] = None,
     top: Top = 12,
     as_json: AsJson = False,
@@ -590,12 +612,12 @@ def verify(
 ) -> None:
     """A graph against the model: take its nodes out for real, and see what the target loses."""
     from .files import write_files
-    from .graph.export import check_destination, check_picture, graph_bytes, read_graph
-    from .graph.plot import plot_verification, rendered
+    from .graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
+    from .graph.summary import note_of, verification_table
     from .graph.verify import check_verifying
 
     check_verifying(max_nodes, seed)
-    picture = None if out is None else check_picture(out)  # before the work, not after it
+    beside = None if out is None else check_verification(out, path)  # before the work, not after it
     g = read_graph(path)
     format = check_destination(path)
     loading = replace(loading, model=loading.model or g.graph["model"])
@@ -604,15 +626,15 @@ def verify(
         lm = loading.load(status, layers)
         verified = lm.verify(g, max_nodes=max_nodes, seed=seed, progress=status.progress)
         contents = {path: graph_bytes(verified, format)}
-        if out is not None and picture is not None:
-            contents[out] = rendered(plot_verification(verified), picture)
+        if out is not None and beside is not None:
+            contents[out] = verification_bytes(verified, beside)
         write_files(contents)
     if as_json:
         _print_json(verified.graph["verification"])
     else:
-        from .graph.summary import verification_table
-
         _print(*verification_table(verified, top))
+    _wrote(contents, as_json)
+    _say(note_of(verified))
 
 
 @app.command()
@@ -626,13 +648,17 @@ def diff(
     """Two graphs side by side: what is in one alone, and what changed."""
     from .graph.diff import diff_graphs, diff_table
     from .graph.export import check_destination, check_difference, read_graph, write_graph
+    from .graph.summary import note_of
 
     if out is not None:
         check_difference(check_destination(out))
-    found = diff_graphs(read_graph(first), read_graph(second))
+    graphs = [read_graph(path) for path in (first, second)]
+    found = diff_graphs(*graphs)
     if out is not None:
         write_graph(found, out)
     _print(*diff_table(found, top))
+    _wrote([] if out is None else [out])
+    _say(*map(note_of, graphs))
 
 
 def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:
@@ -734,9 +760,15 @@ def _say(*notes: str | None) -> None:
 def _print(*parts: Any) -> None:
     from rich.console import Console
 
-    from .attribution.render import print_on
+    from .attribution.render import UNBOUNDED, print_on
 
-    print_on(Console(), *parts)
+    console = Console()
+    print_on(console if console.is_terminal else Console(width=UNBOUNDED), *parts)
+
+
+def _wrote(paths: Iterable[Path], as_json: bool = False) -> None:
+    """What was written: with the tables, or beside a document that has all of stdout."""
+    (sys.stderr if as_json else sys.stdout).writelines(f"wrote {visible(str(path))}\n" for path in paths)
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -106,6 +106,12 @@ Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")
 Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
 Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
 Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
+Sort = Annotated[
+    str,
+    typer.Option(
+        "--sort", help="activation, or specific: activation minus the feature's own mean over the prompt's positions."
+    ),
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,6 +9,7 @@ import codecs
 import json
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 _HIDDEN = re.compile(
@@ -25,6 +26,8 @@ _NOT_ASCII = re.compile(r"[^\n -~]")
 _MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _PLAIN = {"█": "#", "▌": "#", "━": "-", "−": "-", "–": "-", "→": ">", "…": ".", "·": ".", "•": "*", "␣": "_", "↵": "/"}
 _PLAIN |= {"“": '"', "”": '"', "‘": "'", "’": "'", "×": "x", "Σ": "S", "≥": ">", "≤": "<", "±": "~", "⇥": ">"}
+_PLAIN |= {"⟨": "<", "⟩": ">"}
+_PIECE = re.compile("⟨([0-9a-f]{2}(?: [0-9a-f]{2})*)⟩")
 
 
 def is_hidden(char: str) -> bool:
@@ -54,6 +57,50 @@ def quoted(value: Any) -> str:
     text = json.dumps(value) if isinstance(value, str) else repr(value)
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def spelled(raw: bytes) -> str:
+    """A token's bytes as a text: what is no whole character is spelled out, as ``⟨e2 9c⟩``."""
+    text = raw.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]+", lambda m: f"⟨{m[0].encode('utf-8', 'surrogateescape').hex(' ')}⟩", text)
+
+
+def joined(tokens: Iterable[str]) -> str:
+    """Tokens that follow each other as one text, the characters that are cut between them whole again."""
+    tokens = list(tokens)
+    if not any("⟨" in token for token in tokens):
+        return "".join(tokens)
+    return spelled(b"".join(map(_bytes_of, tokens)))
+
+
+def characters(tokens: Sequence[str]) -> list[list[int]]:
+    """The positions of tokens, those together that have parts of one character."""
+    groups: list[list[int]] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for position, token in enumerate(tokens):
+        raw = _bytes_of(token)
+        if decoder.getstate()[0] and raw and 0x80 <= raw[0] < 0xC0:
+            groups[-1].append(position)
+        else:
+            decoder.reset()
+            groups.append([position])
+        decoder.decode(raw)
+    return groups
+
+
+def is_whole(token: str) -> bool:
+    """Whether a token has whole characters only."""
+    return "\ufffd" not in token and _PIECE.search(token) is None
+
+
+def _bytes_of(token: str) -> bytes:
+    parts = _PIECE.split(token)  # texts, and between them bytes
+    return b"".join(bytes.fromhex(p) if i % 2 else p.encode("utf-8", "surrogatepass") for i, p in enumerate(parts))
+
+
+def together(*notes: str | None) -> str | None:
+    """Notes as one, each once; None where there are none."""
+    return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
 
 def json_text(document: Any, stream: TextIO) -> str:

@@ -1,5 +1,6 @@
 """The command line: documents and tables on stdout, everything else on stderr, one line for every mistake."""
 
+import copy
 import io
 import json
 import os
@@ -204,6 +205,35 @@ def test_features_prints_a_table_per_sae(run: Callable[..., Done], files: Files)
     assert "supply (4)" in done.out
 
 
+def test_features_can_be_sorted_by_what_is_specific(run: Callable[..., Done], files: Files) -> None:
+    done = run("features", "-p", TEXT, *files.options(), "--sort", "specific", "--json")
+    assert json.loads(done.out) == ds.load(files.model, saes=files.fitting).features(TEXT, sort="specific").to_dict()
+    assert "above their usual" in run("features", "-p", TEXT, *files.options(), "--sort", "specific").out
+    assert_refused(run("features", "-p", TEXT, *files.options(), "--sort", "size"), "activation or specific")
+
+
+def test_a_table_that_no_window_shows_is_as_wide_as_it_needs_to_be(
+    run: Callable[..., Done], files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    (layer,) = ds.load(files.model, saes=files.fitting).features(TEXT).layers
+    done = run("features", "-p", TEXT, *files.options(), "--top", "40")
+    for at in layer.positions[1:]:
+        (line,) = [line for line in done.out.splitlines() if f"({at.pos})" in line]
+        assert all(f"{activation:.2f}" in line for activation in at.activations)
+    assert "…" not in done.out
+
+
+def test_words_with_characters_of_several_tokens_are_whole(run: Callable[..., Done], files: Files) -> None:
+    options = ["--logit", " Paris", "-p", "✨ naïve 東", "--by", "word", *files.options()]
+    done = run("tokens", *options, "--json")
+    sources = json.loads(done.out)["targets"][0]["contributions"]
+    texts = [source["token"].strip() for source in sources]
+    assert {"✨", "naïve", "東"} <= set(texts), texts
+    assert "\ufffd" not in done.out
+    assert "naïve (" in run("tokens", *options).out
+
+
 def test_a_contrast_prints_a_table_of_differences(run: Callable[..., Done], files: Files) -> None:
     prompts = ["-p", "supply and demand", "--against", "supply and price"]
     done = run("tokens", "--logit", " Paris", *prompts, *files.options())
@@ -273,6 +303,23 @@ def test_a_feature_that_fires_nowhere_is_noted_on_stderr(run: Callable[..., Done
     assert done.status == 0
     assert done.err.startswith("feature 1/159 fires nowhere on this prompt; shown is its largest pre-activation")
     assert json.loads(done.out)["note"] == done.err.strip()
+
+
+def test_a_token_that_is_hardly_meant_is_noted_on_stderr(
+    run: Callable[..., Done], files: Files, tmp_path: Path
+) -> None:
+    sure = copy.deepcopy(model())
+    with torch.no_grad():
+        last = sure.model(torch.tensor([tokenizer()(TEXT)["input_ids"]])).last_hidden_state[0, -1]
+        sure.lm_head.weight[tokenizer().get_vocab()["ĠParis"]] = 10 * last / last.norm()
+    sure.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    options = ["-p", TEXT, "--model", str(tmp_path), "--sae", str(files.fitting)]
+    for command in (["tokens"], ["graph", "--max-nodes", "12"]):
+        done = run(*command, *options, "--logit", "Paris", "--json")
+        assert done.err.startswith("'Paris' is another token than ' Paris', which the model gives a probability of ")
+        assert done.err.count("\n") == 1
+        assert run(*command, *options, "--logit", " Paris", "--json").err == ""
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
@@ -517,7 +564,8 @@ def test_every_row_of_a_document_sums_to_the_pre_activation(
 ) -> None:
     done = run(command, "--prompt", TEXT, *files.options(), *options, "--json")
     document = json.loads(done.out)
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    assert done.err == ("" if document["note"] is None else f"{document['note']}\n")
     lm = ds.load(files.model, saes=files.fitting)
     assert document == getattr(lm, f"attribute_{command}")(TEXT, **question).to_dict()
     for target in document["targets"]:
@@ -750,10 +798,18 @@ def test_help_imports_nothing_heavy() -> None:
         "with contextlib.suppress(SystemExit): main()\n"
         "assert not {'torch', 'transformers', 'sae_lens'} & set(sys.modules)"
     )
-    for arguments in (["--help"], *([name, "--help"] for name in COMMANDS)):
+    for arguments in (["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "Usage: depass-sae" in done.stdout
+        if arguments == ["--version"]:
+            assert (done.stdout, done.stderr) == (f"depass-sae {ds.__version__}\n", "")
+        else:
+            assert "Usage: depass-sae" in done.stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert ds.__version__ == project["version"]
 
 
 def test_an_unexpected_error_ends_with_status_1_and_an_empty_stdout() -> None:
@@ -915,7 +971,8 @@ def test_a_graph_is_written_in_every_format_that_is_named(run, files, tmp_path) 
     done = run("graph", *graph_options(files), "--target", "logit:5", *named)
     assert done.status == 0
     assert "nodes" in done.out
-    assert "whole graph: completeness" in " ".join(done.out.split())
+    assert "whole graph: completeness" in done.out
+    assert done.out.splitlines()[-3:] == [f"wrote {out}" for out in outs]
     assert outs[2].read_text().startswith("<!doctype html>")
     one, two = (ds.read_graph(out) for out in outs[:2])
     assert set(one.edges) == set(two.edges)
@@ -925,9 +982,21 @@ def test_json_and_neuronpedias_format_go_to_stdout_alone(run, files) -> None:
     done = run("graph", *graph_options(files), "--logit-diff", " Mary", " John", "--json")
     document = json.loads(done.out)
     assert next(iter(document)) == "schema_version"
+    assert "wrote" not in done.err
     assert document["graph"]["target"][0]["node"].startswith("logit:")
     done = run("graph", *graph_options(files), "--feature", "1.resid_post/3", "--format", "neuronpedia")
     assert json.loads(done.out)["metadata"]["schema_version"] == 1
+
+
+def test_what_was_written_is_said_beside_a_document_that_has_stdout(run, files, tmp_path) -> None:
+    path = tmp_path / "g.json"
+    done = run("graph", *graph_options(files), "--target", "logit:5", "--json", "--out", str(path))
+    assert json.loads(done.out) == json.loads(path.read_text())
+    assert done.err.splitlines()[-1] == f"wrote {path}"
+    card = tmp_path / "card.json"
+    done = run("feature", "1/3", "-p", TEXT, *files.options(), "--json", "--out", str(card))
+    assert json.loads(done.out) == json.loads(card.read_text())
+    assert done.err == f"wrote {card}\n"
 
 
 def test_labels_and_groups_are_in_the_graphs_that_are_written(run, files, tmp_path) -> None:
@@ -961,19 +1030,26 @@ def test_verify_writes_its_result_into_the_file(run, files, tmp_path) -> None:
     done = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--out", str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert done.status == 0
-    assert "rank correlation over 5 nodes" in " ".join(done.out.split())
+    assert "rank correlation over 5 nodes" in done.out
+    assert done.out.splitlines()[-2:] == [f"wrote {path}", f"wrote {picture}"]
     verified = ds.read_graph(path).graph["verification"]
     assert len(verified["nodes"]) == 5
+    numbers = tmp_path / "checks.json"
+    run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--out", str(numbers))
+    assert json.loads(numbers.read_text()) == verified
     again = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--json")
     assert json.loads(again.out) == verified
 
 
-def test_a_verifications_picture_is_a_picture(run, files, tmp_path) -> None:
+def test_a_verification_is_written_as_a_picture_or_as_numbers_beside_the_graph(run, files, tmp_path) -> None:
     path = tmp_path / "g.json"
     run("graph", *graph_options(files), "--target", "logit:5", "--out", str(path))
     done = run("verify", str(path), "--sae", str(files.saes), "--out", str(tmp_path / "checks.html"))
     assert (done.status, done.out) == (2, "")
-    assert "is no picture: let it end with .png, .svg, .pdf" in done.err
+    assert "is no place for a verification: let it end with .json, .png, .svg, .pdf" in done.err
+    before = path.read_bytes()
+    assert_refused(run("verify", str(path), "--out", str(path)), "is the graph's own file")
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -1012,4 +1088,5 @@ def test_two_rules_side_by_side(run, files, tmp_path) -> None:
     done = run("diff", *paths, "--out", str(tmp_path / "diff.html"))
     assert done.status == 0
     assert "half" in done.out
+    assert done.out.endswith(f"wrote {tmp_path / 'diff.html'}\n")
     assert (tmp_path / "diff.html").read_text().startswith("<!doctype html>")

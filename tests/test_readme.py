@@ -1,6 +1,7 @@
 """The documented examples run: every Python block and every ``depass-sae`` line of the README and of docs/*.md.
 
-They run on SmolLM2 as they stand, but for the stand-ins below. Lines that only list what there is (``heads | modules``,
+They run on SmolLM2 as they stand, but for the stand-ins below; what the README's first block defines is all that Python
+blocks have. Lines that only list what there is (``heads | modules``,
 ``[--by word]`` in a comment) are checked against the commands and options that exist.
 """
 
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
 
 import depass_sae as ds
@@ -26,11 +26,10 @@ from depass_sae.demo.smollm2 import shipped_saes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROMPT, OTHER_PROMPT = CASES[0].prompt, CASES[1].prompt
+PROMPT = CASES[0].prompt
 
 IN_TEXT = {
     '"..."': f'"{PROMPT}"',
-    "prompt, ...)": 'prompt, feature="17/2601")',  # "the same question"
     "ablate=8": "ablate=1",  # eight times as fast
     "--ablate 8": "--ablate 1",
     "meta-llama/Llama-3.1-8B": "smollm2",
@@ -43,20 +42,6 @@ IN_TEXT = {
     "--out case-study": "--out case-study --ablate 1 --verify 3",
 }
 """What an example says, and what is said instead of it here."""
-
-
-def names(lm: ds.LM) -> dict[str, Any]:
-    """What an example may use without making it."""
-    return {
-        "ds": ds,
-        "lm": lm,
-        "prompt": PROMPT,
-        "other_prompt": OTHER_PROMPT,
-        "matrix": torch.eye(2, lm.model.config.hidden_size),
-        "model": lm.model,
-        "tokenizer": lm.tokenizer,
-        "sae": lm.saes[17],
-    }
 
 
 @dataclass(frozen=True)
@@ -115,11 +100,24 @@ SHELL = list(shell_lines())
 
 
 @pytest.fixture(scope="session")
-def lm() -> ds.LM:
+def defined() -> dict[str, Any]:
+    """What the README defines first, for the examples that follow."""
+    names: dict[str, Any] = {}
     try:
-        return ds.load("smollm2")
+        run(PYTHON[0], names)
     except ds.UserError as missing:
         pytest.skip(str(missing))
+    return names
+
+
+@pytest.fixture(scope="session")
+def lm(defined: dict[str, Any]) -> ds.LM:
+    return defined["lm"]
+
+
+def run(example: Example, names: dict[str, Any]) -> None:
+    code = "\n" * (example.line - 1) + example.filled_in()  # so that a traceback shows the page's line
+    exec(compile(code, str(example.page), "exec"), names)
 
 
 @pytest.fixture(scope="session")
@@ -143,9 +141,15 @@ def test_the_readme_has_examples_of_both_kinds() -> None:
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 @pytest.mark.parametrize("example", PYTHON, ids=str)
-def test_a_python_example_runs(example: Example, lm: ds.LM) -> None:
-    code = "\n" * (example.line - 1) + example.filled_in()  # so that a traceback shows the page's line
-    exec(compile(code, str(example.page), "exec"), names(lm))
+def test_a_python_example_runs(example: Example, defined: dict[str, Any]) -> None:
+    lm = defined["lm"]  # beside it what "the notebook already has"
+    run(example, {**defined, "model": lm.model, "tokenizer": lm.tokenizer, "sae": lm.saes[17]})
+
+
+@pytest.mark.smollm2
+def test_the_prompt_of_the_readme_is_that_of_the_demo(defined: dict[str, Any]) -> None:
+    assert defined["prompt"] == PROMPT
+    assert len(defined["lm"].encode(PROMPT)) == len(defined["lm"].encode(defined["other_prompt"])) == 33
 
 
 @pytest.mark.smollm2

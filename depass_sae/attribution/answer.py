@@ -11,6 +11,7 @@ from ..models.prompt import Prompt
 from ..passes.propagate import Allocation
 from ..passes.trace import Trace
 from ..saes import Fit, Hook
+from ..texts import together
 from .document import Heading, allocation_dict, fit_dict
 from .subject import Subject
 from .targets import Pos, Readoff, Target, choose_positions
@@ -195,6 +196,6 @@ def _reading(subject: Subject, asked: Asked, seen: Trace, readoff: Readoff, allo
         "described": target.describe(subject),
         "allocation": allocation,
         "fit": readoff.fit,
-        "note": chosen.note,
+        "note": together(chosen.note, allocation.note),
     }
     return Reading(prompt, seen, readoff, chosen.positions, common)

@@ -35,6 +35,10 @@ class Decomposition:
     allocation: Allocation
 
     @property
+    def note(self) -> str | None:
+        return self.allocation.note
+
+    @property
     def completeness_error(self) -> float:
         """The largest |Σ parts − whole| over the largest entry of either, at the worst position."""
         missing = (self.parts.double().sum(dim=1) - self.whole.double()).abs().amax(-1)

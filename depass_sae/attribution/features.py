@@ -1,12 +1,21 @@
-"""Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
+"""Which features fire on a prompt, strongest first, per layer and position: where every question starts.
+
+A feature that fires everywhere heads every position and says nothing about any. Such features are marked, and
+``sort="specific"`` puts first what a position has beyond a feature's usual activation on the prompt:
+
+    |activation| − mean of |activation| over the prompt's positions, without position 0, special tokens and sinks
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import SAEFitWarning, UserError, warn
 from ..models.prompt import Prompt
+from ..passes.sinks import sinks
 from ..saes import Fit, Hook, active_features, describe, fit
 from .document import Heading, fit_dict
 from .render import Html, Text, features_page, features_table, remarks, table_text
@@ -16,9 +25,14 @@ if TYPE_CHECKING:
     import pandas
 
 
+Sort = Literal["activation", "specific"]
+ALWAYS, ENOUGH = 0.9, 8
+"""A feature is always on where it fires at such a share of the positions that count, and there are so many of them."""
+
+
 @dataclass(frozen=True)
 class ActiveAt:
-    """The active features of one position, strongest first; none at position 0 where that is a special token."""
+    """The active features of one position in the report's order; none at position 0 where that is a special token."""
 
     pos: int
     token: str
@@ -28,32 +42,44 @@ class ActiveAt:
 
 @dataclass(frozen=True)
 class LayerFeatures:
-    """One SAE on the prompt. ``name``: what its features are written with; ``17.attn_out`` where SAEs share a layer."""
+    """One SAE on the prompt. ``name``: what its features are written with; ``17.attn_out`` where SAEs share a layer.
+
+    usual: every active feature's mean activation by size; always_on: those that fire at nearly every position. Neither
+    counts position 0, special tokens and attention sinks.
+    """
 
     hook: Hook
     name: str
     sae: dict[str, Any]
     fit: Fit
     positions: tuple[ActiveAt, ...]
+    usual: Mapping[int, float]
+    always_on: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """Every active feature of every SAE that was asked, layers ascending."""
+    """Every active feature of every SAE that was asked, layers ascending.
+
+    sort: what comes first at a position: the strongest ("activation"), or what is most above its usual ("specific").
+    """
 
     heading: Heading
     layers: tuple[LayerFeatures, ...]
+    sort: Sort = "activation"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that ``depass-sae features --json`` prints."""
         return {
             **self.heading.to_dict(),
+            "sort": self.sort,
             "layers": [
                 {
                     "layer": layer.hook.layer,
                     "hook": layer.hook.name,
                     "sae": layer.sae,
                     **(fit_dict(layer.fit) or {}),
+                    "always_on": list(layer.always_on),
                     "positions": [
                         {
                             "pos": at.pos,
@@ -70,19 +96,23 @@ class FeatureReport:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per active feature."""
+        """One row per active feature. above_usual: what ``sort="specific"`` goes by."""
         import pandas
 
         rows = [
-            (layer.hook.layer, layer.hook.name, at.pos, at.token, f"{layer.name}/{index}", index, activation)
+            (
+                *(layer.hook.layer, layer.hook.name, at.pos, at.token, f"{layer.name}/{index}", index, activation),
+                *(abs(activation) - layer.usual.get(index, 0.0), index in layer.always_on),
+            )
             for layer in self.layers
             for at in layer.positions
             for index, activation in zip(at.indices, at.activations, strict=True)
         ]
-        return pandas.DataFrame(rows, columns=["layer", "hook", "pos", "token", "feature", "index", "activation"])
+        columns = ["layer", "hook", "pos", "token", "feature", "index", "activation", "above_usual", "always_on"]
+        return pandas.DataFrame(rows, columns=columns)
 
     def table(self, top: int = 5) -> Text:
-        """The ``top`` strongest features of every position, as text."""
+        """The first ``top`` features of every position, as text."""
         said = [line for layer in self.layers for line in remarks(layer.fit, None)]
         return table_text(*features_table(self, top), *said)
 
@@ -97,11 +127,15 @@ class FeatureReport:
         return str(self.table())
 
 
-def find_features(subject: Subject, prompt: Prompt, layer: int | None = None) -> FeatureReport:
+def find_features(
+    subject: Subject, prompt: Prompt, layer: int | None = None, sort: Sort = "activation"
+) -> FeatureReport:
     """The features that fire on a prompt, for all SAEs or those of one layer.
 
-    Raises UserError where there is no SAE at the layer.
+    Raises UserError where there is no SAE at the layer, and for an order that is none.
     """
+    if sort not in get_args(Sort):
+        raise UserError(f"features are sorted by {' or '.join(get_args(Sort))}, not by {sort!r}")
     hooks = sorted(hook for hook in subject.saes if layer in (None, hook.layer))
     if not hooks:
         subject.hook(-1 if layer is None else layer)  # says which there are
@@ -114,20 +148,42 @@ def find_features(subject: Subject, prompt: Prompt, layer: int | None = None) ->
     for hook, point in zip(hooks, points, strict=True):
         sae, x = subject.saes[hook], seen.at(point)
         shared = sum(other.layer == hook.layer for other in subject.saes) > 1
-        positions = []
-        for pos, active in enumerate(active_features(sae, x)):
-            skip = pos == 0 and prompt.special[0]
-            positions.append(
-                ActiveAt(
-                    pos,
-                    prompt.tokens[pos],
-                    () if skip else tuple(active.indices.tolist()),
-                    () if skip else tuple(active.activations.tolist()),
-                )
-            )
+        positions = [
+            {}
+            if pos == 0 and prompt.special[0]
+            else dict(zip(active.indices.tolist(), active.activations.tolist(), strict=True))
+            for pos, active in enumerate(active_features(sae, x))
+        ]
+        left_out = {0, *sinks(seen, point)}
+        counted = [at for pos, at in enumerate(positions) if pos not in left_out and not prompt.special[pos]]
+        usual, always_on = _usual(counted)
         name = str(hook) if shared else str(hook.layer)
         fitted = fit(sae, x)
         if fitted.warning:
             warn(f"{hook}: {fitted.warning}", SAEFitWarning)
-        layers.append(LayerFeatures(hook, name, describe(sae), fitted, tuple(positions)))
-    return FeatureReport(Heading.of(subject, prompt), tuple(layers))
+        ordered = tuple(
+            ActiveAt(pos, token, tuple(at), tuple(at.values()))
+            for pos, (token, at) in enumerate(
+                zip(prompt.tokens, (_ordered(at, usual, sort) for at in positions), strict=True)
+            )
+        )
+        layers.append(LayerFeatures(hook, name, describe(sae), fitted, ordered, usual, always_on))
+    return FeatureReport(Heading.of(subject, prompt), tuple(layers), sort)
+
+
+def _usual(positions: Sequence[Mapping[int, float]]) -> tuple[dict[int, float], tuple[int, ...]]:
+    """The mean size of every feature's activation over some positions, and the features that fire at nearly all."""
+    sums: defaultdict[int, float] = defaultdict(float)
+    for at in positions:
+        for index, activation in at.items():
+            sums[index] += abs(activation)
+    counts = Counter(index for at in positions for index in at)
+    n = len(positions)
+    always = sorted(index for index, count in counts.items() if n >= ENOUGH and count >= ALWAYS * n)
+    return {index: total / n for index, total in sums.items()}, tuple(always)
+
+
+def _ordered(at: Mapping[int, float], usual: Mapping[int, float], sort: Sort) -> dict[int, float]:
+    if sort == "activation":  # as they come
+        return dict(at)
+    return dict(sorted(at.items(), key=lambda entry: usual.get(entry[0], 0.0) - abs(entry[1])))

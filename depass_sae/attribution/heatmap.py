@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .render import NEGATIVE, PAGE_DIGITS, POSITIVE, bar, box, drawn_full, fit_sentence, footing, html, place, shown
+from .render import NEGATIVE, PAGE_DIGITS, POSITIVE, bar, box, drawn_full, fit_sentence, footing, html, named, place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -348,6 +348,6 @@ def votes_table(votes: Votes) -> list[RenderableType]:
     table.add_column("component")
     table.add_column("tokens it raises most (logit)")
     for name, tokens in votes.votes:
-        listed = Line("  ").join(Line.assemble(shown(token), (f" {logit:.1f}", "dim")) for token, logit in tokens)
+        listed = Line("  ").join(Line.assemble(named(token), (f" {logit:.1f}", "dim")) for token, logit in tokens)
         table.add_row(Line(name), listed)
     return [table]

@@ -33,6 +33,7 @@ from ..passes.sources import tokens
 from ..passes.sublayers import queries_and_keys, rotate
 from ..passes.trace import Trace
 from ..saes import Hook, feature_parts
+from ..texts import together
 from .answer import frame
 from .document import Heading, allocation_dict
 from .heatmap import pairs_page, pairs_table
@@ -54,7 +55,8 @@ class AttentionAttribution:
     """One head's score for a query and a key, in the units of attention scores.
 
     values: [query component, key component]; their sum is ``score`` (or its difference to what it is held ``against``).
-    pattern: how much of the head's attention went there. note: where holding the key against others says nothing.
+    pattern: how much of the head's attention went there. note: what has to be said of the rule, and where holding the
+    key against others says nothing.
     """
 
     heading: Heading
@@ -208,7 +210,9 @@ def attribute_attention(
         values[here][:, there].double().cpu(),
         score.item(),
         pattern[key].item(),
-        _note(query, against, pattern[key].item(), query + 1 - first),
+        together(
+            _note(query, against, pattern[key].item(), query + 1 - first), allocation.note if by == "tokens" else None
+        ),
     )
 
 

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
     from ..saes import Fit
     from .contrast import Contrast
-    from .features import FeatureReport
+    from .features import FeatureReport, LayerFeatures
     from .tokens import TokenAttribution, TokenTarget
 
 PAGE_DIGITS = 4
 """The decimals of a contribution in HTML; tables of text have 3."""
 POSITIVE, NEGATIVE = (31, 119, 180), (214, 96, 40)  # blue and orange: told apart with any colour vision
+
+
+UNBOUNDED = 100_000
+"""The width of what no window shows: a table is as wide as its cells, and no line is wrapped."""
 
 
 class Text(str):
@@ -55,6 +59,13 @@ def shown(token: str) -> str:
     return visible(token.strip(" ") or token.replace(" ", "␣"))
 
 
+def named(token: str) -> str:
+    """A token without a place, such as a logit's: spaces at its ends are seen, which alone tell it from its twins."""
+    inner = token.strip(" ")
+    before, _, after = token.partition(inner) if inner else (token, "", "")
+    return "␣" * len(before) + visible(inner) + "␣" * len(after)
+
+
 def place(token: str, pos: int) -> str:
     """The paper's way to name a token: ``supply (4)``."""
     return f"{shown(token)} ({pos})"
@@ -76,8 +87,12 @@ def table_text(*parts: RenderableType) -> Text:
 
 
 def print_on(console: Console, *parts: RenderableType) -> None:
-    """Print renderables; whatever texts they are made of, a terminal finds no orders in them."""
+    """Print renderables; whatever texts they are made of, a terminal finds no orders in them, and no cell is cut."""
+    from rich.table import Table
+
     for part in parts:
+        for column in part.columns if isinstance(part, Table) else ():
+            column.overflow = "fold"
         console.print(_Visible(part))
 
 
@@ -203,7 +218,7 @@ def contrast_table(found: Contrast, top: int | None = None) -> list[RenderableTy
 
 
 def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
-    """A table per layer: the strongest features of each position."""
+    """A table per layer: the first features of each position."""
     from rich.table import Table
     from rich.text import Text as Line
 
@@ -211,19 +226,40 @@ def features_table(report: FeatureReport, top: int) -> list[RenderableType]:
     for layer in report.layers:
         table = Table(
             title=f"layer {layer.hook.layer}, {layer.hook.name}", title_justify="left",
-            caption=fit_sentence(layer.fit), caption_justify="left", box=box(),
+            caption=Line(features_caption(report, layer), style="table.caption"), caption_justify="left", box=box(),
         )  # fmt: skip
         table.add_column("position")
-        table.add_column("strongest features (activation)")
+        table.add_column(FEATURES_FIRST[report.sort])
         for at in layer.positions:
             line = Line("  ").join(
-                Line.assemble((f"{layer.name}/{index}", "bold"), f" {activation:.2f}")
+                Line.assemble((feature_marked(layer, index), "bold"), f" {activation:.2f}")
                 for index, activation in list(zip(at.indices, at.activations, strict=True))[:top]
             )
             more = len(at.indices) - top
             table.add_row(Line(place(at.token, at.pos)), line + Line(f"  +{more}" if more > 0 else "", style="dim"))
         parts.append(table)
     return parts
+
+
+FEATURES_FIRST = {
+    "activation": "strongest features (activation)",
+    "specific": "features most above their usual activation (activation)",
+}
+
+
+def feature_marked(layer: LayerFeatures, index: int) -> str:
+    return f"{layer.name}/{index}{'*' if index in layer.always_on else ''}"
+
+
+def features_caption(report: FeatureReport, layer: LayerFeatures) -> str:
+    from .features import ALWAYS
+
+    said = [fit_sentence(layer.fit)]
+    if layer.always_on:
+        said.append(f"* fires at {100 * ALWAYS:.0f} % of the positions or more, so that it says little about any one.")
+    if report.sort == "specific":
+        said.append("Usual is a feature's mean over the prompt's positions, without position 0 and sinks.")
+    return " ".join(said)
 
 
 def footing(fit: Fit | None) -> list[RenderableType]:
@@ -256,7 +292,7 @@ def bar(share: float, width: int = 24) -> Any:
 
     length = max(0.0, min(1.0, abs(share))) * width
     blocks = "█" * int(length) + ("▌" if length - int(length) >= 0.5 else "")
-    return Line(blocks, style=_rgb(POSITIVE if share >= 0 else NEGATIVE))
+    return Line(blocks, style=_rgb(POSITIVE if share >= 0 else NEGATIVE), no_wrap=True, overflow="crop")
 
 
 def _rgb(colour: tuple[int, int, int]) -> str:
@@ -349,5 +385,6 @@ def tokens_page(att: TokenAttribution) -> str:
 
 
 def features_page(report: FeatureReport, top: int = 8) -> str:
-    sentences = [fit_sentence(layer.fit) for layer in report.layers]
-    return html("features.html", report=report, top=top, sentences=sentences)
+    sentences = [features_caption(report, layer) for layer in report.layers]
+    first = FEATURES_FIRST[report.sort]
+    return html("features.html", report=report, top=top, sentences=sentences, first=first, marked=feature_marked)

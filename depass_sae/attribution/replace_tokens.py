@@ -26,6 +26,7 @@ from ..files import read_text
 from ..models.prompt import Prompt, special_ids, token_text
 from ..passes.propagate import Progress
 from ..passes.trace import read_batch
+from ..texts import is_whole
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -188,4 +189,4 @@ def _tokens_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int
 
 def _whole(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     """Without what is part of a character, or nothing."""
-    return [i for i in ids if (text := token_text(tokenizer, i)) and "\ufffd" not in text]
+    return [i for i in ids if (text := token_text(tokenizer, i)) and is_whole(text)]

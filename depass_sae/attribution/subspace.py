@@ -183,11 +183,13 @@ class Votes:
     pos: int
     token: str
     votes: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "pos": self.pos,
             "token": self.token,
+            "note": self.note,
             "components": [
                 {"name": name, "tokens": [{"token": token, "logit": logit} for token, logit in tokens]}
                 for name, tokens in self.votes
@@ -196,7 +198,7 @@ class Votes:
 
     def table(self) -> Text:
         """A line per component."""
-        return table_text(*votes_table(self))
+        return table_text(*votes_table(self), *remarks(None, self.note))
 
     def __repr__(self) -> str:
         return str(self.table())
@@ -241,4 +243,4 @@ def decode_parts(
             tokens = [token_text(subject.loaded.tokenizer, i) for i in best.indices.tolist()]
             votes.append((start.labels[component], tuple(zip(tokens, best.values.tolist(), strict=True))))
     position = int(last)
-    return Votes(position, prompt.tokens[position], tuple(votes))
+    return Votes(position, prompt.tokens[position], tuple(votes), allocation.note)

@@ -34,9 +34,12 @@ from ..saes import (
     pre_activations,
     threshold_gap,
 )
+from ..texts import together
 from .subject import Subject
 
 Pos = int | Literal["max", "all"]
+TWIN_LIKELIER = 10
+"""So many times as likely, the token with a space is what was meant rather than the one without."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,47 @@ class FeatureTarget:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A token that is named without its space, and the one that is the same with it."""
+
+    text: str
+    token: int
+    spaced: int
+
+    @classmethod
+    def of(cls, subject: Subject, text: str | int) -> Twin | None:
+        if not isinstance(text, str) or text[:1].isspace() or subject.loaded.tokenizer is None:
+            return None
+        try:
+            token, spaced = (token_id(subject.loaded, written) for written in (text, f" {text}"))
+        except UserError:  # it is several tokens with its space
+            return None
+        return None if token == spaced else cls(text, token, spaced)
+
+    def note(self, logits: Float[Tensor, "vocab"]) -> str | None:
+        """What has to be said where the model plainly thinks of the other one."""
+        chances = logits.softmax(-1)
+        given, other = chances[self.token].item(), chances[self.spaced].item()
+        if other < TWIN_LIKELIER * given:
+            return None
+        return (
+            f"{self.text!r} is another token than {' ' + self.text!r}, which the model gives a probability of "
+            f"{other:.2g} here, and {self.text!r} {given:.2g}"
+        )
+
+
+@dataclass(frozen=True)
 class LogitTarget:
-    """A token's logit, the final norm frozen; with ``against``, its difference to another token's."""
+    """A token's logit, the final norm frozen; with ``against``, its difference to another token's.
+
+    twins: of tokens that are named by a text without a space, those that have one.
+    """
 
     token: int
     against: int | None = None
     name: str = "logit"
     point: Point | None = None
+    twins: tuple[Twin, ...] = ()
 
     def check(self, subject: Subject) -> None:
         for token in (self.token, self.against):
@@ -292,11 +329,13 @@ def make_target(
     if feature is not None:
         target, pos = parse_feature(subject, feature, path)
     elif logit is not None:
-        target = LogitTarget(_token(subject, logit), name=f"logit {logit!r}")
+        target = LogitTarget(_token(subject, logit), name=f"logit {logit!r}", twins=_twins(subject, logit))
     elif logit_diff is not None:
         token, against = logit_diff
         name = f"logit difference {token!r} − {against!r}"
-        target = LogitTarget(_token(subject, token), _token(subject, against), name)
+        target = LogitTarget(
+            _token(subject, token), _token(subject, against), name, twins=_twins(subject, token, against)
+        )
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
@@ -357,6 +396,10 @@ def _token(subject: Subject, token: str | int) -> int:
     return token_id(subject.loaded, token) if isinstance(token, str) else token
 
 
+def _twins(subject: Subject, *texts: str | int) -> tuple[Twin, ...]:
+    return tuple(twin for text in texts if (twin := Twin.of(subject, text)) is not None)
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The target positions of a question, and what has to be said about the choice."""
@@ -372,6 +415,13 @@ def choose_positions(prompt: Prompt, seen: Trace, target: Target, readoff: Reado
     feature fires nowhere, the position of its largest pre-activation stands in. None: ``max``, or for a logit the last
     position, whose prediction it is.
     """
+    chosen = _chosen(prompt, seen, target, readoff, pos)
+    twins = target.twins if isinstance(target, LogitTarget) and seen.logits is not None else ()
+    said = (twin.note(seen.logits[p]) for p in chosen.positions for twin in twins)  # type: ignore[index]
+    return Chosen(chosen.positions, together(chosen.note, next((note for note in said if note), None)))
+
+
+def _chosen(prompt: Prompt, seen: Trace, target: Target, readoff: Readoff, pos: Pos | None) -> Chosen:
     n = len(prompt)
     if pos not in (None, "max", "all"):
         if not isinstance(pos, int):

@@ -29,6 +29,7 @@ from ..passes.sources import Spans
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.sweep import Level
 from ..passes.trace import Point, Trace
+from ..texts import joined
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace_tokens import Measured, Replacing, check_replacing, measure
@@ -68,7 +69,7 @@ def spans_of(prompt: Prompt, by: By) -> list[Span]:
         groups = words(prompt)
     else:
         groups = sentences(prompt)
-    return [Span(tuple(group), "".join(prompt.tokens[position] for position in group)) for group in groups]
+    return [Span(tuple(group), joined(prompt.tokens[position] for position in group)) for group in groups]
 
 
 @dataclass(frozen=True, kw_only=True)

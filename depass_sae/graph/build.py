@@ -26,6 +26,7 @@ from ..passes.memory import check_memory
 from ..passes.propagate import Allocation, Progress
 from ..passes.trace import Trace
 from ..saes import Hook, describe, fit
+from ..texts import together
 from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
 from .influence import influence, scores
@@ -90,7 +91,7 @@ def build_graph(
     until = None if not targets or any(t.point is None for t, _ in targets) else max(hook.layer for hook in hooks)
     seen = subject.trace(prompt, until)
     tiers = [embedding_tier(seen), *(sae_tier(subject, seen, prompt, hook) for hook in hooks)]
-    wanted, named = _wanted(subject, seen, prompt, hooks, targets or _top_logits(subject, seen))
+    wanted, named, notes = _wanted(subject, seen, prompt, hooks, targets or _top_logits(subject, seen))
     tiers = tiers[: max(target.level for target in wanted) + 1]
     _check_size(tiers, allocation, settings)
     shared = sum(bool(tier.constant.any()) + 2 for tier in tiers)  # constant, bias and remainder
@@ -110,6 +111,8 @@ def build_graph(
         ],
         "groups": [],
     }
+    if (note := together(*notes, allocation.note)) is not None:
+        g.graph["note"] = note
     for name, value in influence(g).nodes.items():
         g.nodes[name]["influence"] = value
     g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
@@ -156,12 +159,18 @@ def _wanted(
     prompt: Prompt,
     hooks: Sequence[Hook],
     targets: Sequence[tuple[Target, Pos | None]],
-) -> tuple[list[Wanted], list[tuple[str, dict[str, Any]]]]:
-    """The targets with their readings, and the nodes that they become. Logits count by probability, if all are."""
+) -> tuple[list[Wanted], list[tuple[str, dict[str, Any]]], list[str | None]]:
+    """The targets with their readings, the nodes that they become, and what has to be said of the choice.
+
+    Logits count by probability, if all are.
+    """
     found: list[tuple[Wanted, str, dict[str, Any]]] = []
+    notes = []
     for target, pos in targets:
         readoff = target.read(subject, seen)
-        for position in choose_positions(prompt, seen, target, readoff, pos).positions:
+        chosen = choose_positions(prompt, seen, target, readoff, pos)
+        notes.append(chosen.note)
+        for position in chosen.positions:
             read = target_read(subject, seen, target, position)
             place = {"pos": position, "token": prompt.tokens[position]}
             value = {"pre_activation": read.pre.item(), "constant": read.constant.item(), "target": True}
@@ -182,7 +191,7 @@ def _wanted(
         Wanted(w.level, w.reads, worth / sum(worths), w.feature)
         for (w, _), worth in zip(unique.values(), worths, strict=True)
     ]
-    return wanted, [(name, node) for name, (_, node) in unique.items()]
+    return wanted, [(name, node) for name, (_, node) in unique.items()], notes
 
 
 def _logit_node(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
-from ..attribution.render import NEGATIVE, POSITIVE, shown
+from ..attribution.render import NEGATIVE, POSITIVE, named, shown
 from ..errors import UserError
 from .document import TESTED, check_graph
 from .influence import size
@@ -265,9 +265,9 @@ def _draw_nodes(axes: Any, g: nx.DiGraph, at: Layout) -> None:
         node = g.nodes[name]
         if node["kind"] == "logit":
             chance = f" {node['probability']:.0%}" if "probability" in node else ""
-            text = _shortened(node["token"], 9)
+            text = _shortened(named(node["token"]), 9)
             if "against_token" in node:
-                text = f"{_shortened(node['token'], 6)} − {_shortened(node['against_token'], 6)}"
+                text = f"{_shortened(named(node['token']), 6)} − {_shortened(named(node['against_token']), 6)}"
             box = {"boxstyle": "round,pad=0.3", "facecolor": "#ece3f4", "edgecolor": "#333333", "linewidth": 0.6}
             _write(axes, *at.places[name], text + chance, size=5.5 + 1.5 * shares[name], bbox=box, zorder=4)
 

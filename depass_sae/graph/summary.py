@@ -28,6 +28,12 @@ def name_of(g: nx.DiGraph, node: str) -> str:
             return f"{kind} {node.partition(':')[2]}"
 
 
+def note_of(g: nx.DiGraph) -> str | None:
+    """What has to be said of a graph, in words of its own; a file may have anything under that key."""
+    note = g.graph.get("note")
+    return note if isinstance(note, str) else None
+
+
 def graph_table(g: nx.DiGraph, top: int) -> list[RenderableType]:
     """What the graph is, its scores, and its nodes, the most influential first."""
     from rich.table import Table

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from ..arguments import whole_in
 from ..errors import PromptWarning, UserError, warn
 from ..files import check_unicode
+from ..texts import characters, joined, spelled
 from .adapter import Adapter
 from .load import Loaded
 
@@ -64,7 +67,7 @@ def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
         warn(f"the prompt begins with two start tokens ({tokens[0]!r}); one of them is too many", PromptWarning)
     specials = special_ids(loaded)
     return Prompt(
-        "".join(tokens) if text is None else text, tuple(ids), tokens, tuple(i in specials for i in ids)
+        joined(tokens) if text is None else text, tuple(ids), tokens, tuple(i in specials for i in ids)
     )  # fmt: skip
 
 
@@ -257,13 +260,33 @@ def special_ids(loaded: Loaded) -> frozenset[int]:
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase | None, token_id: int) -> str:
-    """The text that one token stands for, its leading space included."""
+    """The text that one token stands for, its leading space included; bytes of a part of a character: ``⟨e2 9c⟩``."""
     if tokenizer is None:
         return f"#{token_id}"
     text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     raw = tokenizer.convert_ids_to_tokens(token_id)
+    if "\ufffd" in text and (known := _raw_bytes(raw)) is not None:
+        return spelled(known)
     # SentencePiece drops the space that opens a text, and every token is decoded as if it did.
     return f" {text}" if isinstance(raw, str) and raw.startswith("▁") and not text.startswith(" ") else text
+
+
+def _raw_bytes(raw: Any) -> bytes | None:
+    """The bytes of a token as its vocabulary writes them: of byte-level BPE, or ``<0xE2>``; None where it does not."""
+    if isinstance(raw, bytes):
+        return raw
+    if match := re.fullmatch(r"<0x([0-9A-F]{2})>", str(raw)):
+        return bytes.fromhex(match[1])
+    known = _byte_alphabet()
+    return bytes(known[c] for c in raw) if isinstance(raw, str) and all(c in known for c in raw) else None
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """How byte-level BPE writes bytes: printable ones as their character, the others by characters from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def token_id(loaded: Loaded, text: str) -> int:
@@ -290,37 +313,50 @@ def words(prompt: Prompt) -> list[list[int]]:
 
     A token goes on with the word before it where both are letters or digits with no space between them (an apostrophe
     between letters too), and a space that is a token of its own belongs to the word that it opens.
-    Scripts written without spaces stay token by token.
+    Scripts written without spaces stay character by character.
     """
+    units, texts, special = _units(prompt)
     groups: list[list[int]] = []
-    for position, token in enumerate(prompt.tokens):
+    for i, text in enumerate(texts):
         goes_on = (
-            position > 0
-            and not prompt.special[position]
-            and not prompt.special[position - 1]
-            and (_begins_within_word(token) or _is_apostrophe_within_word(prompt.tokens[position : position + 2]))
-            and (_ends_within_word([prompt.tokens[i] for i in groups[-1]]) or prompt.tokens[position - 1] == " ")
+            i > 0
+            and not special[i]
+            and not special[i - 1]
+            and (_begins_within_word(text) or _is_apostrophe_within_word(texts[i : i + 2]))
+            and (_ends_within_word([texts[j] for j in groups[-1]]) or texts[i - 1] == " ")
         )
         if goes_on:
-            groups[-1].append(position)
+            groups[-1].append(i)
         else:
-            groups.append([position])
-    return groups
+            groups.append([i])
+    return _positions(units, groups)
 
 
 def sentences(prompt: Prompt) -> list[list[int]]:
     """The positions of each sentence; special tokens alone. A sentence ends with . ! or ? before a space, or a line."""
+    units, texts, special = _units(prompt)
     groups: list[list[int]] = []
     open_ = False
-    for position, token in enumerate(prompt.tokens):
-        following = prompt.tokens[position + 1] if position + 1 < len(prompt) else " "
-        if open_ and not prompt.special[position]:
-            groups[-1].append(position)
+    for i, text in enumerate(texts):
+        following = texts[i + 1] if i + 1 < len(texts) else " "
+        if open_ and not special[i]:
+            groups[-1].append(i)
         else:
-            groups.append([position])
-        ends = token.rstrip("\"'”’)]").endswith((".", "!", "?")) and following[:1].isspace()
-        open_ = not (prompt.special[position] or ends or token.endswith("\n"))
-    return groups
+            groups.append([i])
+        ends = text.rstrip("\"'”’)]").endswith((".", "!", "?")) and following[:1].isspace()
+        open_ = not (special[i] or ends or text.endswith("\n"))
+    return _positions(units, groups)
+
+
+def _units(prompt: Prompt) -> tuple[list[list[int]], list[str], list[bool]]:
+    """The prompt's tokens, those with parts of one character together: positions, text, and whether it is special."""
+    units = characters(prompt.tokens)
+    texts = [joined(prompt.tokens[position] for position in unit) for unit in units]
+    return units, texts, [prompt.special[unit[0]] for unit in units]
+
+
+def _positions(units: list[list[int]], groups: list[list[int]]) -> list[list[int]]:
+    return [[position for i in group for position in units[i]] for group in groups]
 
 
 def _is_apostrophe_within_word(tokens: Sequence[str]) -> bool:
@@ -337,7 +373,7 @@ def _begins_within_word(token: str) -> bool:
 
 
 def _is_word_character(character: str) -> bool:
-    if character == "\ufffd":  # part of a character that was cut into several tokens
+    if character == "\ufffd":  # part of a character, of a tokenizer that does not say which
         return True
     wide = character and unicodedata.east_asian_width(character) in "WF"
     return bool(character) and not wide and (character.isalnum() or unicodedata.category(character).startswith("M"))

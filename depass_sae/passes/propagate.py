@@ -53,6 +53,11 @@ class Allocation:
         if self.first_token not in ("skip", "compete"):
             raise UserError(f'first_token must be "skip" or "compete", not {self.first_token!r}')
 
+    @property
+    def note(self) -> str | None:
+        """What has to be said with every answer by this rule."""
+        return rule_named(self.rule).note
+
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""

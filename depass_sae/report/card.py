@@ -40,6 +40,7 @@ from ..passes.sinks import sinks
 from ..passes.sublayers import CONTRIBUTION
 from ..passes.trace import Trace
 from ..saes import Fit, Hook, activations, describe, fit, pre_activations
+from ..texts import together
 from .neighbours import (
     Alike,
     ByFeature,
@@ -218,7 +219,7 @@ class FeatureCard:
 
     @property
     def note(self) -> str | None:
-        """What has to be said: a feature that fires nowhere, and positions that are left out."""
+        """What has to be said: a feature that fires nowhere, positions that are left out, and what the rule needs."""
         said = []
         several = len(self.prompts) > 1
         if not self.firings:
@@ -232,7 +233,7 @@ class FeatureCard:
             more = f" and {len(sunk) - 1} more" if len(sunk) > 1 else ""
             sinks = "attention sinks" if more else "an attention sink"
             said.append(f"{place}{more} left out as {sinks}; tokens --pos {pos} asks for it")
-        return "; ".join(said) or None
+        return together(*said, self.allocation.note if self.drives else None)
 
     @property
     def warning(self) -> str | None:

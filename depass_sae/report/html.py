@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import place, shown
+from ..attribution.render import named, place, shown
 from ..graph.export.html import escaping, inert, policy
 from ..pages import shared
 
@@ -98,7 +98,9 @@ def asset(file: str) -> str:
 def environment() -> jinja2.Environment:
     """Of all templates of this package."""
     made = escaping(asset)
-    made.filters.update(shown=shown, running=running, signed=signed, number=number, percent=percent, count=count)
+    made.filters.update(
+        shown=shown, named=named, running=running, signed=signed, number=number, percent=percent, count=count
+    )
     made.globals.update(place=place, shade=shade)
     return made
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import NEGATIVE, POSITIVE, fit_sentence, place, shown
+from ..attribution.render import NEGATIVE, POSITIVE, fit_sentence, named, place, shown
 from ..files import check_place, write_files
 from ..graph.export import graph_bytes
 from ..graph.plot import check_matplotlib, rendered
@@ -163,9 +163,9 @@ def _card(card: Mapping[str, Any]) -> list[str]:
     if card["logits"] is not None:
         rows = [
             [
-                escaped(shown(up["token"])),
+                escaped(named(up["token"])),
                 written(up["logit"], "+"),
-                escaped(shown(down["token"])),
+                escaped(named(down["token"])),
                 written(down["logit"], "+"),
             ]
             for up, down in list(zip(card["logits"]["top"], card["logits"]["bottom"], strict=True))[:CARD_ROWS]

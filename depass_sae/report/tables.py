@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.render import bar, box, drawn_full, place, shown
+from ..attribution.render import bar, box, drawn_full, named, place, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,7 +99,7 @@ def _sources(card: Mapping[str, Any], top: int) -> Table:
     largest = drawn_full(entry["total"] for entry in found)
     for entry in found[:top]:
         numbers = [f"{entry[key]:+.3f}" for key in ("total", "own", "earlier")]
-        table.add_row(Line(shown(entry["token"])), *numbers, str(entry["count"]), bar(entry["total"] / largest))
+        table.add_row(Line(named(entry["token"])), *numbers, str(entry["count"]), bar(entry["total"] / largest))
     return table
 
 
@@ -114,7 +114,7 @@ def _logits(card: Mapping[str, Any], top: int) -> Table:
     for up, down in pairs:
         row: list[Any] = []
         for vote in (up, down):
-            name = "" if vote is None else shown(vote["token"]) or f"#{vote['id']}"
+            name = "" if vote is None else named(vote["token"]) or f"#{vote['id']}"
             row += [Line(name), "" if vote is None else f"{vote['logit']:+.3f}"]
         table.add_row(*row)
     return table

@@ -1,6 +1,8 @@
 """Which features fire: against sae-lens's own encode, position by position."""
 
+import html
 import json
+import re
 import warnings
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import depass_sae as ds
+from depass_sae.attribution.render import feature_marked
 from depass_sae.errors import SAEFitWarning, UserError
 from depass_sae.saes import fit
 
@@ -177,20 +180,24 @@ def test_the_document_has_the_keys_that_it_promises(several: ds.LM) -> None:
 def test_the_frame_has_a_row_for_every_active_feature(several: ds.LM) -> None:
     report = several.features(TEXT)
     frame = report.to_frame()
-    assert list(frame.columns) == ["layer", "hook", "pos", "token", "feature", "index", "activation"]
+    named = ["layer", "hook", "pos", "token", "feature", "index", "activation", "above_usual", "always_on"]
+    assert list(frame.columns) == named
     assert len(frame) == sum(len(at.indices) for layer in report.layers for at in layer.positions)
 
 
 def test_tables_show_the_strongest_and_count_the_others(lm: ds.LM) -> None:
     report = lm.features(TEXT)
     at = report.layers[0].positions[4]
-    shown = " ".join(f"1/{i} {a:.2f} " for i, a in list(zip(at.indices, at.activations, strict=True))[:2])
+    shown = " ".join(
+        f"{feature_marked(report.layers[0], i)} {a:.2f} "
+        for i, a in list(zip(at.indices, at.activations, strict=True))[:2]
+    )
     line = next(line for line in report.table(top=2).splitlines() if "supply (4)" in line)
     assert shown.strip() in line
     assert f"+{len(at.indices) - 2}" in line
-    html = report.plot(top=2)
-    assert f"<b>1/{at.indices[1]}</b>" in html
-    assert f"<b>1/{at.indices[2]}</b> {at.activations[2]:.2f}" not in html
+    page = report.plot(top=2)
+    assert re.search(rf"<b>1/{at.indices[1]}\*?</b>", page)
+    assert not re.search(rf"<b>1/{at.indices[2]}\*?</b> {at.activations[2]:.2f}", page)
 
 
 def test_a_prompt_of_one_token_is_reported(lm: ds.LM) -> None:
@@ -198,3 +205,60 @@ def test_a_prompt_of_one_token_is_reported(lm: ds.LM) -> None:
         (layer,) = lm.features(ids).to_dict()["layers"]
         assert layer["explained_variance"] is None
         assert layer["l0"] == 0
+
+
+# ------------------------------------------------------------------------------------------ what is specific to a place
+
+
+@pytest.mark.parametrize("kind", ["jumprelu", "abstopk"])
+def test_specific_is_the_size_of_the_activation_above_its_mean_over_the_prompt(kind: str) -> None:
+    lm = ds.load(sinking(), tokenizer(adds_bos=False), saes=random_sae(kind))
+    ids = [BOS, 90, 70, SINK, 60, 61, EOS, 62]
+    acts = lm.saes[1].encode(activation(lm.model, torch.tensor([ids]), "1.resid_post")[0]).abs()
+    above = acts - acts[[1, 2, 4, 5, 7]].mean(0)  # without position 0, the sink and the special token
+    report = lm.features(ids, sort="specific")
+    frame = report.to_frame()
+    for row in frame.itertuples():
+        assert row.above_usual == pytest.approx(above[row.pos, row.index].item(), abs=1e-3 * acts[row.pos].max().item())
+    for at in report.layers[0].positions:
+        values = frame[frame.pos == at.pos].above_usual.tolist()
+        assert values == sorted(values, reverse=True)
+    plain = lm.features(ids)
+    for at, other in zip(report.layers[0].positions, plain.layers[0].positions, strict=True):
+        assert dict(zip(at.indices, at.activations, strict=True)) == dict(
+            zip(other.indices, other.activations, strict=True)
+        )
+    assert [document.to_dict()["sort"] for document in (report, plain)] == ["specific", "activation"]
+
+
+def test_features_that_fire_nearly_everywhere_are_marked(lm: ds.LM) -> None:
+    ids = [BOS, *range(20, 30)]
+    acts = lm.saes[1].encode(activation(lm.model, torch.tensor([ids]), "1.resid_post")[0])[1:]
+    expected = (acts.ne(0).float().mean(0) >= 0.9).nonzero()[:, 0].tolist()
+    assert expected
+    report = lm.features(ids)
+    assert report.to_dict()["layers"][0]["always_on"] == expected
+    always = report.to_frame()
+    assert set(always[always.always_on]["index"]) == set(expected)
+    table, page = str(report.table(top=40)), report.plot(top=40)
+    for index in range(acts.shape[1]):
+        if acts[:, index].any():
+            for text in (table, page):
+                assert (f"1/{index}*" in text) == (index in expected)
+    for text in (table, page):
+        assert "* fires at 90 % of the positions or more" in " ".join(text.split())
+
+
+def test_a_short_prompt_has_no_feature_that_is_always_on(lm: ds.LM) -> None:
+    (layer,) = lm.features([BOS, *range(20, 27)]).to_dict()["layers"]  # 7 positions that count
+    assert layer["always_on"] == []
+
+
+def test_tables_say_what_they_are_sorted_by_and_an_order_that_is_none_is_refused(lm: ds.LM) -> None:
+    assert "strongest features" in lm.features(TEXT).table()
+    report = lm.features(TEXT, sort="specific")
+    for text in (report.table(), report.plot()):
+        assert "most above their usual activation" in text
+        assert "a feature's mean over the prompt's positions" in html.unescape(" ".join(text.split()))
+    with pytest.raises(UserError, match="sorted by activation or specific, not by 'size'"):
+        lm.features(TEXT, sort="size")  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from depass_sae.attribution.render import (
     Html,
     contrast_table,
     features_table,
+    named,
     place,
     shown,
     strip_line,
@@ -88,6 +89,26 @@ def att(lm: ds.LM) -> ds.TokenAttribution:
 def test_a_token_is_shown_on_one_line_with_nothing_a_terminal_obeys(token: str, expected: str) -> None:
     assert shown(token) == expected
     assert place(token, 4) == f"{expected} (4)"
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [("Paris", "Paris"), (" Paris", "␣Paris"), ("a ", "a␣"), ("  a b", "␣␣a b"), (" ", "␣"), (" \n", "␣↵"), ("", "")],
+)
+def test_a_token_without_a_place_shows_the_space_that_tells_it_from_its_twin(token: str, expected: str) -> None:
+    assert named(token) == expected
+
+
+def test_no_cell_is_cut_however_narrow_the_terminal() -> None:
+    table = Table()
+    for name in ("feature", ""):
+        table.add_column(name)
+    table.add_row(Line("17.resid_post/" + "9" * 60), render.bar(1.0))
+    console = Console(file=io.StringIO(), width=40)
+    render.print_on(console, table)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in said
+    assert said.count("9") == 60
 
 
 def test_hostile_tokens_are_plain_text_in_every_table(hostile: list[ds.TokenAttribution]) -> None:

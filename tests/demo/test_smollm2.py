@@ -136,7 +136,7 @@ def test_a_missing_gguf_package_is_said_with_the_command_that_gets_it(tmp_path, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else real(name, *rest))
     with pytest.raises(UserError) as error:
         smollm2.prepare(cache_dir=tmp_path)
-    assert "pip install depass-sae[demo]" in one_line(error)
+    assert "pip install gguf" in one_line(error)
 
 
 @with_weights

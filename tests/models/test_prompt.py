@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import processors
-from transformers import AddedToken
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from depass_sae.errors import PromptWarning, UserError
 from depass_sae.models.adapter import Adapter
@@ -26,6 +26,7 @@ from depass_sae.models.prompt import (
     token_text,
     words,
 )
+from depass_sae.texts import joined
 
 from ..attribution.tiny import BOS, EOS, HOSTILE, TEXT, VOCAB, model, tokenizer
 from ..passes.models import CONTEXT
@@ -253,7 +254,9 @@ def test_ids_are_never_decoded_and_tokenized_again(ids: list[int]) -> None:
     assert list(prompt.token_ids) == ids
     assert prompt.ids().tolist() == ids
     assert len(prompt) == len(prompt.tokens) == len(prompt.special) == len(ids)
-    assert prompt.text == "".join(prompt.tokens)
+    decoded = tokenizer().decode(ids, clean_up_tokenization_spaces=False)
+    assert prompt.text == decoded or "\ufffd" in decoded  # what is no text is spelled out
+    assert "\ufffd" not in prompt.text
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -346,6 +349,36 @@ def test_added_tokens_that_are_marked_special_are_special(adapter: Adapter) -> N
     assert found == {BOS, EOS, added}
 
 
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """A tokenizer that writes what it lacks as bytes, as Llama 2's and Mistral's do."""
+    vocabulary = {"<unk>": 0, "▁": 1, "a": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.mark.parametrize("known", [tokenizer(adds_bos=False), byte_fallback()], ids=["byte level", "byte fallback"])
+def test_characters_of_several_tokens_are_whole_in_texts_and_spelled_out_in_tokens(known: Any) -> None:
+    text = "a ✨ 東é👩‍🚀"
+    ids = known(text, add_special_tokens=False)["input_ids"]
+    tokens = [token_text(known, i) for i in ids]
+    assert "\ufffd" in "".join(known.decode([i]) for i in ids)  # the tokenizer's own word for them
+    assert "\ufffd" not in "".join(tokens)
+    assert "⟨e2⟩" in "".join(tokens)
+    assert len(set(tokens)) == len(set(ids))
+    prompt = Prompt(text, tuple(ids), tuple(tokens), (False,) * len(ids))
+    assert "".join(joined(tokens[p] for p in group) for group in words(prompt)).lstrip() == text
+    assert all(len(joined(tokens[p] for p in group).strip()) < 3 for group in words(prompt))
+
+
+def test_a_prompt_of_ids_has_the_text_that_they_are(plain: Loaded, adapter: Adapter) -> None:
+    ids = list(plain.tokenizer("a ✨")["input_ids"])  # type: ignore[misc]
+    prompt = encode(plain, adapter, ids)
+    assert prompt.text == "a ✨"
+    assert "\ufffd" not in "".join(prompt.tokens)
+
+
 def test_the_token_that_a_text_is(loaded: Loaded, bare: Loaded) -> None:
     vocabulary = tokenizer().get_vocab()
     assert token_id(loaded, " Paris") == vocabulary["ĠParis"]
@@ -384,6 +417,10 @@ def grouped(*tokens: str, special: tuple[int, ...] = ()) -> list[str]:
         (("end", "\n", "Start"), ["end", "\n", "Start"]),
         (("end", "\n", " Start"), ["end", "\n", " Start"]),
         ((" na", "\ufffd", "\ufffd", "ve"), [" na|\ufffd|\ufffd|ve"]),
+        ((" na", "⟨c3⟩", "⟨af⟩", "ve"), [" na|⟨c3⟩|⟨af⟩|ve"]),
+        ((" a", " ⟨e2 9c⟩", "⟨a8⟩", " b"), [" a", " ⟨e2 9c⟩|⟨a8⟩", " b"]),
+        (("東", "⟨e4⟩", "⟨ba ac⟩", "都"), ["東", "⟨e4⟩|⟨ba ac⟩", "都"]),
+        (("a", "⟨c3⟩", "b"), ["a", "⟨c3⟩", "b"]),
         ((" e", "\u0301", "te"), [" e|\u0301|te"]),
         ((" stra", "ße"), [" stra|ße"]),
         (("東", "京", "都"), ["東", "京", "都"]),
@@ -417,6 +454,7 @@ def test_words_are_all_positions_in_order(tokens: list[str], special: set[int]) 
         ((" pi", " is", " 3", ".", "14", ".", " Yes"), [" pi| is| 3|.|14|.", " Yes"]),
         ((' "', "No", "!", '"', " he", " said"), [' "|No|!|"| he| said']),
         ((" one", "\n", "two"), [" one|\n", "two"]),
+        ((" Oh", "!", " ⟨e2 9c⟩", "⟨a8⟩", " Yes"), [" Oh|!", " ⟨e2 9c⟩|⟨a8⟩| Yes"]),
     ],
 )
 def test_a_sentence_ends_with_its_stop_before_a_space_or_with_the_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,13 +110,27 @@ def check_text_format(format: str) -> tuple[str, str]:
     return home
 
 
-def check_picture(path: str | os.PathLike[str]) -> str:
-    """The format that a picture would be written in. Raises UserError where it could not be, or is no picture."""
-    name = check_destination(path)
-    if FORMATS[name].picture is None:
-        pictures = ", ".join(str(chosen.suffix) for chosen in FORMATS.values() if chosen.picture is not None)
-        raise UserError(f"{path} is no picture: let it end with {pictures}")
-    return name
+def check_verification(path: str | os.PathLike[str], graph: str | os.PathLike[str]) -> str:
+    """The format that a graph's verification would be written in, beside the graph's own file: json or a picture's.
+
+    Raises UserError where it could not be.
+    """
+    chosen = _by_suffix(Path(path))
+    if chosen != "json" and FORMATS[chosen].picture is None:
+        known = [str(of.suffix) for name, of in FORMATS.items() if name == "json" or of.picture is not None]
+        raise UserError(f"{path} is no place for a verification: let it end with {', '.join(known)}")
+    if Path(path).resolve() == Path(graph).resolve():
+        raise UserError(f"{path} is the graph's own file, which takes the verification by itself; name another")
+    return check_destination(path)
+
+
+def verification_bytes(g: nx.DiGraph, format: str) -> bytes:
+    """What a file beside a verified graph holds: the numbers, or predicted and observed as a picture."""
+    if format == "json":
+        return (json.dumps(g.graph["verification"], allow_nan=False, indent=2) + "\n").encode("utf-8")
+    from ..plot import plot_verification, rendered
+
+    return rendered(plot_verification(g), format)
 
 
 def graph_text(g: nx.DiGraph, format: str) -> str:

@@ -21,7 +21,7 @@ from heapq import nlargest
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ...attribution.render import shown
+from ...attribution.render import named, shown
 from ...pages import shared
 from ...texts import visible_on_page
 from ..document import document_of
@@ -81,15 +81,15 @@ def style_and_script() -> tuple[str, str]:
 
 
 def name(node_id: str, node: Mapping[str, Any]) -> str:
-    """What a node is called on the page: ``17/2601@6``, ``Paris (4)``, ``logit Rome``."""
+    """What a node is called on the page: ``17/2601@6``, ``Paris (4)``, ``logit ␣Rome``."""
     kind, layer, pos = node["kind"], node["layer"], node.get("pos")
     if kind == "feature":
         return f"{layer}/{node['index']}@{pos}"
     if kind == "token":
         return f"{shown(node['token'])} ({pos})" + (f", layer {layer}" if layer >= 0 else "")
     if kind == "logit":
-        against = f" - {shown(node['against_token'])}" if "against_token" in node else ""
-        return f"logit {shown(node['token'])}{against}"
+        against = f" - {named(node['against_token'])}" if "against_token" in node else ""
+        return f"logit {named(node['token'])}{against}"
     if kind == "error":
         return f"error {layer}@{pos}"
     if kind in ("constant", "bias", "remainder"):

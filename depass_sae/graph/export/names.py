@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...attribution.render import shown
+from ...attribution.render import named, shown
 from ..document import node_id
 
 
@@ -38,5 +38,6 @@ def unique_name(node: Mapping[str, Any]) -> str:
 
 
 def _token(node: Mapping[str, Any]) -> str:
-    against = f" - {shown(node['against_token'])}" if "against_token" in node else ""
-    return shown(node["token"]) + against
+    if node["kind"] != "logit":
+        return shown(node["token"])
+    return named(node["token"]) + (f" - {named(node['against_token'])}" if "against_token" in node else "")

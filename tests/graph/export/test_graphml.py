@@ -138,7 +138,7 @@ def test_every_node_has_a_label_and_a_readable_name_of_its_own() -> None:
     assert labels[feature] == feature.removeprefix("feature:").partition("@")[0] + " @word0"
     assert (names["token:1"], labels["token:1"]) == ("token 1 word0", "token word0")
     assert (names["token:5@0"], labels["token:5@0"]) == ("token 5@0 <s>", "token <s>, layer 5")
-    assert (names["logit:17@5"], labels["logit:17@5"]) == ("logit 17@5 out0", "output out0")
+    assert (names["logit:17@5"], labels["logit:17@5"]) == ("logit 17@5 ␣out0", "output ␣out0")
     assert (names["bias:5"], labels["bias:-1"]) == ("bias 5", "bias of the embeddings")
     assert names["head:11.3"] == labels["head:11.3"] == "head 11.3"
     assert 'plural "nouns"' in labels.values()
