@@ -29,7 +29,10 @@ PromptLike = str | Sequence[int] | Int[Tensor, "pos"] | Mapping[str, Any] | Sequ
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids with their texts. ``special``: which are special tokens (BOS and the like)."""
+    """Token ids with their texts. ``special``: which are special tokens (BOS and the like).
+
+    tokens: parts of a character as their bytes, ``⟨e2 9c⟩``; :func:`..texts.joined` makes several one text again.
+    """
 
     text: str
     token_ids: tuple[int, ...]
