@@ -999,6 +999,16 @@ def test_what_was_written_is_said_beside_a_document_that_has_stdout(run, files, 
     assert done.err == f"wrote {card}\n"
 
 
+def test_circuit_tracers_format_goes_to_a_folder(run, files, tmp_path) -> None:
+    options = [*graph_options(files), "--feature", "1.resid_post/3", "--format", "circuit-tracer"]
+    assert_refused(run("graph", *options), "circuit-tracer is a folder of files: name it with --out")
+    (tmp_path / "file").touch()
+    assert_refused(run("graph", *options, "--out", str(tmp_path / "file")), "it is no folder")
+    assert run("graph", *options, "--out", str(tmp_path / "viewer")).status == 0
+    (listed,) = json.loads((tmp_path / "viewer" / "graph-metadata.json").read_text())["graphs"]
+    assert json.loads((tmp_path / "viewer" / f"{listed['slug']}.json").read_text())["metadata"] == listed
+
+
 def test_labels_and_groups_are_in_the_graphs_that_are_written(run, files, tmp_path) -> None:
     (tmp_path / "labels.csv").write_text("feature,label\n1/3,of all things\n", encoding="utf-8")
     path = tmp_path / "g.json"

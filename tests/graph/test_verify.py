@@ -360,7 +360,12 @@ def tiny_pre_activations(g: nx.DiGraph) -> None:
         (tiny_pre_activations, "what the graph predicts along its paths is too large for a number"),
         (lambda g: g.graph.update(target=[]), "graph.target"),
         (lambda g: g.graph.update(saes=[]), "graph.saes"),
-        (lambda g: g.graph["target"][0].update(node=next(n for n in g if "token" in n)), "is no feature or logit"),
+        (
+            lambda g: g.graph["target"][0].update(
+                node=next(n for n in g if n.startswith(("remainder", "error", "token")))
+            ),
+            "is no feature or logit",
+        ),
         (lambda g: g.graph.clear(), "graph.schema_version: is missing"),
     ],
 )

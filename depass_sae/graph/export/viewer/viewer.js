@@ -51,7 +51,7 @@
   // ---------------------------------------------------------------------------------------------------------- drawing
 
   function rebuild() {
-    graph = contract(all, doc.links, state.groups);
+    graph = contract(all, doc.edges, state.groups);
     rank(graph, state.by);
     refresh();
   }
@@ -613,7 +613,7 @@
     byId("tables").open = false;
     byId("heads").parentElement.hidden = !doc.nodes.some((node) => node.kind === "head");
     state.groups = cleaned(before?.groups ?? doc.graph.groups, all);
-    graph = contract(all, doc.links, state.groups);
+    graph = contract(all, doc.edges, state.groups);
     rank(graph, state.by);
     state.pins = new Set((before?.pins ?? []).filter((id) => graph.nodes.has(id)));
     byId("edge-share").value = firstEdgeShare();
