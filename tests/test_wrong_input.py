@@ -145,6 +145,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     ([*QUESTIONS, "graph", "case-study"], "--feature", NO_FEATURE),
     (["subspace"], "--direction", [*NO_FEATURE, "1/3@4", "1/3@99"]),
     (["graph"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
+    (["features"], "--sort", ["", "Activation", "specific ", "²", "x" * 5000]),
     (["tokens"], "--by", ["", "Token", "tokens", "letter", "²"]),
     (["attention"], "--by", ["", "token", "heads", "x" * 5000]),
     (["attention"], "--against", ["", "median", "1.5", "²", ENDLESS, "Mean"]),
@@ -404,6 +405,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.features(TEXT, x),
         [v for v in NOTHING_LIKE_IT if v is not None] + [-1, 10**30],
     ),
+    "sort": (lambda lm, x: lm.features(TEXT, sort=x), [*NO_TEXT, None, "", "Activation"]),
     "feature": (lambda lm, x: lm.attribute_tokens(TEXT, x), [*NO_TEXT, None, "", "1"]),
     "targets": (
         lambda lm, x: lm.attribute_tokens_each(TEXT, x),
