@@ -113,6 +113,9 @@ def features(
 ) -> None:
     """Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
     asked = prompt_of(prompt, ids)
+    from .attribution.features import check_sort
+
+    check_sort(sort)
     with _working() as status:
         layers = None if layer is None else [layer]
         lm = loading.load(status, layers)

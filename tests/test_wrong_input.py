@@ -145,6 +145,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     ([*QUESTIONS, "graph", "case-study"], "--feature", NO_FEATURE),
     (["subspace"], "--direction", [*NO_FEATURE, "1/3@4", "1/3@99"]),
     (["graph"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
+    (["features"], "--sort", ["", "Activation", "specific ", "²", "x" * 5000]),
     (["tokens"], "--by", ["", "Token", "tokens", "letter", "²"]),
     (["attention"], "--by", ["", "token", "heads", "x" * 5000]),
     (["attention"], "--against", ["", "median", "1.5", "²", ENDLESS, "Mean"]),
@@ -156,7 +157,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["features", "tokens", "heads", "graph", "feature", "attention", "case-study"], "--top", NO_COUNT),
     (["feature"], "--strongest", [*NO_WHOLE, "0"]),
     (["subspace"], "--rank", [*NO_WHOLE, "0"]),
-    (["graph", "case-study"], "--max-nodes", [*NO_WHOLE, "-1", "0", "1"]),
+    (["graph", "case-study"], "--max-nodes", [*NO_WHOLE, "-1", "0", "1", HUGE]),
     (["case-study"], "--verify", [*NO_WHOLE, "-1"]),
     (["graph"], "--node-threshold", NO_SHARE),
     (["graph"], "--edge-threshold", NO_SHARE[2:6]),
@@ -404,6 +405,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.features(TEXT, x),
         [v for v in NOTHING_LIKE_IT if v is not None] + [-1, 10**30],
     ),
+    "sort": (lambda lm, x: lm.features(TEXT, sort=x), [*NO_TEXT, None, "", "Activation"]),
     "feature": (lambda lm, x: lm.attribute_tokens(TEXT, x), [*NO_TEXT, None, "", "1"]),
     "targets": (
         lambda lm, x: lm.attribute_tokens_each(TEXT, x),
@@ -674,7 +676,7 @@ FINE = [
     ["tokens", "--ids", "[0, 80,\n 90]", "-f", "１/３"],
     ["subspace", *P, "-f", "1/3", "--direction", "1/3", "--rank", HUGE, "--memory", "1"],
     ["attention", *P, "-l", "1", "-H", "0", "-q", "0", "-k", "0", "--against", "0"],
-    ["graph", *P, "--max-nodes", HUGE, "--edge-threshold", "1", "--node-threshold", "1e-300", "--target", "logit:007"],
+    ["graph", *P, "--max-nodes", str(2**31 - 1), "--edge-threshold", "1", "--node-threshold", "1e-300", "--target", "logit:007"],
     ["feature", "1/3", "-p", "\x00\x1b[1m", "-p", " ", "-p", "👩‍🚀 می‌خواهم", "--strongest", HUGE],
 ]  # fmt: skip
 

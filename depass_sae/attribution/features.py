@@ -134,8 +134,7 @@ def find_features(
 
     Raises UserError where there is no SAE at the layer, and for an order that is none.
     """
-    if sort not in get_args(Sort):
-        raise UserError(f"features are sorted by {' or '.join(get_args(Sort))}, not by {sort!r}")
+    check_sort(sort)
     hooks = sorted(hook for hook in subject.saes if layer in (None, hook.layer))
     if not hooks:
         subject.hook(-1 if layer is None else layer)  # says which there are
@@ -181,6 +180,12 @@ def _usual(positions: Sequence[Mapping[int, float]]) -> tuple[dict[int, float], 
     n = len(positions)
     always = sorted(index for index, count in counts.items() if n >= ENOUGH and count >= ALWAYS * n)
     return {index: total / n for index, total in sums.items()}, tuple(always)
+
+
+def check_sort(sort: str) -> None:
+    """Raises UserError for an order that there is not."""
+    if sort not in get_args(Sort):
+        raise UserError(f"features are sorted by {' or '.join(get_args(Sort))}, not by {sort!r}")
 
 
 def _ordered(at: Mapping[int, float], usual: Mapping[int, float], sort: Sort) -> dict[int, float]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import networkx as nx
 
 Errors = Literal["roots", "through"]
+MOST_NODES = 2**31 - 1
+"""A graph's file says how many nodes were asked for, and other programs read it."""
 HEADS_PER_NODE = 5
 """How many of the heads that a node's inflow came through are shown."""
 TOP_LOGITS, LOGIT_PROBABILITY = 10, 0.95
@@ -67,6 +69,8 @@ class Settings:
             raise UserError(f"heads and errors followed through need a rule of {' and '.join(SWEPT)}")
         if self.max_nodes < 2:
             raise UserError(f"max_nodes {self.max_nodes} is too few for a graph")
+        if self.max_nodes > MOST_NODES:
+            raise UserError(f"max_nodes is {MOST_NODES} at most, which no graph has, not {self.max_nodes}")
         check_thresholds(self.node_threshold, self.edge_threshold)
 
 

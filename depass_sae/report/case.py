@@ -30,7 +30,7 @@ from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens_each
 from ..errors import UserError
-from ..graph.build import Settings, build_graph
+from ..graph.build import MOST_NODES, Settings, build_graph
 from ..graph.grow import RULES
 from ..graph.labels import check_labels, with_labels
 from ..graph.neuronpedia_labels import feature_page, graph_pages
@@ -78,6 +78,8 @@ class CaseSettings:
         for name, least in (("ablate", 0), ("verify", 0), ("top", 1), ("max_nodes", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, and should be {least} at least")
+        if self.max_nodes > MOST_NODES:
+            raise UserError(f"max_nodes is {MOST_NODES} at most, which no graph has, not {self.max_nodes}")
         check_replacing(self.ablate, self.seed)
 
 

@@ -439,7 +439,7 @@ def test_the_first_token_can_compete(lm: ds.LM) -> None:
         ({"temperature": -1.0, "rule": "half"}, "temperature must be greater than 0"),
         ({"first_token": "nonsense"}, "first_token must be"),
         ({"by": "nonsense"}, "choose token, word or sentence"),
-        ({"ablate": -1}, "at least 1"),
+        ({"ablate": -1}, "from 1 to 10,000"),
     ],
 )
 def test_a_setting_that_does_not_exist_is_refused(lm: ds.LM, settings: dict, why: str) -> None:

@@ -105,7 +105,7 @@ def test_a_graph_with_its_own_groups_is_a_document_and_the_first_is_left_as_it_w
         ([{"name": "a", "nodes": []}], "at least one"),
         ([{"name": "a"}], "a name"),
         ([{"name": "a", "nodes": "token:0"}], "a list"),
-        (["token:0"], "a name"),
+        (["token:0"], "a list of mappings"),
     ],
 )
 def test_groups_that_do_not_fit_the_graph_are_refused_with_one_line(groups: Any, message: str) -> None:
