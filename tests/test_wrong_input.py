@@ -676,7 +676,7 @@ FINE = [
     ["tokens", "--ids", "[0, 80,\n 90]", "-f", "１/３"],
     ["subspace", *P, "-f", "1/3", "--direction", "1/3", "--rank", HUGE, "--memory", "1"],
     ["attention", *P, "-l", "1", "-H", "0", "-q", "0", "-k", "0", "--against", "0"],
-    ["graph", *P, "--max-nodes", str(2**31 - 1), "--edge-threshold", "1", "--node-threshold", "1e-300", "-t", "logit:007"],
+    ["graph", *P, "--max-nodes", str(2**31 - 1), "--node-threshold", "1e-300", "--target", "logit:007"],
     ["feature", "1/3", "-p", "\x00\x1b[1m", "-p", " ", "-p", "👩‍🚀 می‌خواهم", "--strongest", HUGE],
 ]  # fmt: skip
 
