@@ -14,6 +14,7 @@ import depass_sae as ds
 from depass_sae.cli import main
 from depass_sae.demo.cases import CASES, Case
 from depass_sae.demo.gallery import GRAPH_FORMATS, indexes, max_nodes
+from depass_sae.graph.export.html import style_and_script
 from depass_sae.report.case import KIND
 
 GALLERY = Path(__file__).parents[2] / "graphs"
@@ -146,6 +147,14 @@ def test_the_indexes_are_those_of_the_studies_and_every_link_leads_somewhere() -
     for case in CASES:
         page = (GALLERY / case.name / "README.md").read_text(encoding="utf-8")
         assert all((GALLERY / case.name / link).is_file() for link in re.findall(r"\]\(([^):]+)\)", page))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_pages_of_the_graphs_have_the_viewer_that_reads_them(case: Case) -> None:
+    style, script = style_and_script()
+    page = graph_file(case, ".html").read_text(encoding="utf-8")
+    assert style in page
+    assert script in page
 
 
 def test_the_gallery_stays_small() -> None:
