@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -53,10 +55,10 @@ def test_four_threads_get_the_answers_of_one_and_leave_the_model_as_it_was() -> 
 
 
 def test_threads_that_load_one_model_at_once_all_get_it_checked() -> None:
-    config = CONFIGS["llama"]()
-    model = build(config)
-    before = snapshot(model)
+    model, sae = build(CONFIGS["llama"]()), random_sae("topk", "1.resid_post", d_in=D_MODEL)
+    before, filters, level = snapshot(model), list(warnings.filters), logging.root.manager.disable
     with ThreadPoolExecutor(THREADS) as pool:
-        lms = list(pool.map(partial(ds.load, model), [None] * 12))
+        lms = list(pool.map(partial(ds.load, saes=[sae]), [model] * 12))
     assert all(lm.attribute_tokens([0, 4, 5], logit=3).completeness_error < 1e-4 for lm in lms)
     assert_as_before(model, before)
+    assert (list(warnings.filters), logging.root.manager.disable) == (filters, level)  # loading SAEs is quiet

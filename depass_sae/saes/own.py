@@ -6,6 +6,7 @@ keeps at least float32 whatever the weights' dtype: rounding it turns features o
 """
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,13 +112,17 @@ def one_line(error: BaseException, length: int = 200) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+_QUIET = threading.RLock()
+"""What is made quiet is the whole process: two threads that load at once would put back each other's silence."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Nothing from the libraries on the terminal: no warnings, logging or progress bars. Restored on the way out."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    level, bars_were_off = logging.root.manager.disable, are_progress_bars_disabled()
-    with warnings.catch_warnings():
+    with _QUIET, warnings.catch_warnings():
+        level, bars_were_off = logging.root.manager.disable, are_progress_bars_disabled()
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         disable_progress_bars()
