@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
-from depass_sae.passes.batch import PACK, Aim, Batch, sweep_each
+from depass_sae.passes.backward import Level
+from depass_sae.passes.choices import CONTRIBUTION
+from depass_sae.passes.forward import Allocation, propagate
+from depass_sae.passes.many import PACK, Aim, Batch, sweep_each
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.record import Trace, trace, traces
 from depass_sae.passes.sources import Heads, Neurons, Source, Vectors, tokens
-from depass_sae.passes.sublayers import CONTRIBUTION
-from depass_sae.passes.sweep import Level
-from depass_sae.passes.trace import Trace, trace, traces
 
 from .shapes import build, prompt
 

@@ -33,8 +33,8 @@ from .models.kinds import several_dtypes, unwrapped
 from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
 from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes import DEFAULT_RULE
+from .passes.forward import Allocation, FirstToken, Progress
 from .passes.memory import Budget
-from .passes.propagate import Allocation, FirstToken, Progress
 from .passes.rules import TEMPERATURE
 from .passes.selfcheck import Checked, check
 from .passes.sources import Source, Subspace
@@ -625,17 +625,18 @@ def load(
         raise UserError("no SAEs are loaded; name some with --sae (saes=)")
     found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
     for hook, sae in found.items():
-        width = adapter.d_model
-        if hook.name == "hook_z":
-            attention = adapter.layer(min(hook.layer, adapter.n_layers - 1)).attention
-            width = attention.n_heads * attention.d_head
+        last = adapter.n_layers - 1
+        width = adapter.width(Place(min(hook.layer, last), hook.hook))
         if sae.cfg.d_in != width:
             raise UserError(
                 f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}"
             )
-        if hook.layer >= adapter.n_layers:
+        if hook.layer > last:
+            raise UserError(f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {last}")
+        if hook.hook == "resid_mid" and adapter.layer(hook.layer).parallel:
             raise UserError(
-                f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {adapter.n_layers - 1}"
+                f"the SAE at {hook} cannot be on {loaded.name}: its attention and MLP both read resid_pre, and nothing "
+                "passes between them"
             )
     warn_of_others(found, loaded.name)
     return LM(Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing))

@@ -244,7 +244,7 @@ KINDS = {
     "FirstToken": Kind('"skip" or "compete"', _text),
     "Errors": Kind('"roots" or "through"', _text),
     "Literal['attn', 'mlp']": Kind('"attn" or "mlp"', _text),
-    "Point": Kind("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),
+    "Place": Kind("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),
     "Progress": Kind("a function of (what, done, steps)", _called),
     "Float": Kind("a tensor of numbers", _tensor),
     "Sequence[Float[Tensor, 'n d_model']]": Kind("a list of tensors", _several(_tensor)),

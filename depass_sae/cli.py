@@ -552,7 +552,7 @@ def graph(
     from .graph.labels import with_labels
     from .graph.neuronpedia_labels import graph_pages, labels_from
     from .graph.summary import graph_table, note_of
-    from .passes.propagate import Allocation
+    from .passes.forward import Allocation
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)

@@ -306,6 +306,6 @@ def check_features(features: Sequence[str], *, pos: bool = True) -> None:
 
 def check_rule(rule: str | None, temperature: float, first_token: str) -> None:
     """Raises UserError for a rule that there is not, or for settings that cannot be."""
-    from .passes.propagate import Allocation
+    from .passes.forward import Allocation
 
     Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]

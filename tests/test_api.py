@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.passes import DEFAULT_RULE
-from depass_sae.passes.propagate import Allocation
+from depass_sae.passes.forward import Allocation
 
 from .attribution.tiny import (
     BOS,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import SAEFitWarning, warn
 from ..models.prompt import Prompt
-from ..passes.propagate import Allocation
-from ..passes.trace import Trace
+from ..passes.forward import Allocation
+from ..passes.record import Trace
 from ..saes import Fit, Hook
 from ..texts import together
 from .document import Heading, allocation_dict, fit_dict

@@ -21,14 +21,15 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt
-from ..passes.batch import Aim, Batch, sweep_each
+from ..passes.backward import Level
+from ..passes.choices import CONTRIBUTION
+from ..passes.forward import Allocation, Progress, propagate
+from ..passes.frozen import INSIDE, Frozen
+from ..passes.many import Aim, Batch, sweep_each
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, Progress, propagate
+from ..passes.record import Trace
 from ..passes.rows import at
 from ..passes.sources import Heads, Modules, Neurons, Source
-from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import Level
-from ..passes.trace import Trace
 from .answer import Answer, TargetAt, addends, checked, frame, read
 from .heatmap import components_page, components_table
 from .ledger import heads_by_token
@@ -45,14 +46,17 @@ TOP_NEURONS = 50
 
 @dataclass(frozen=True)
 class Kind:
-    """A granularity: at which sublayers it has parts, how the forward engine splits there, how the sweep reads it.
+    """A granularity: which sublayers have parts of it, how the forward engine splits there, how the sweep reads it.
 
-    read: (trace, level) -> each part's contribution [target, part], summed over positions.
+    of: whether a sublayer has such parts. inside: whether they stand inside it, before its output map.
+    source: (layer, ``attn`` or ``mlp``). read: (trace, level) -> each part's contribution [target, part], summed over
+    positions.
     """
 
     name: str
     part: str
-    sublayers: tuple[str, ...]
+    inside: bool
+    of: Callable[[Frozen], bool]
     source: Callable[[int, str], Source]
     read: Callable[[Trace, Level], Float[Tensor, "target part"]]
 
@@ -66,22 +70,21 @@ def kind_named(name: str) -> Kind:
 
 
 def _read_modules(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
-    before, after = ("resid_pre", "resid_mid") if level.sublayer == "attn" else ("resid_mid", "resid_post")
-    added = trace.at((level.layer, after)) - trace.at((level.layer, before))
+    added = trace.streams[level.number + 1] - trace.streams[level.number]
     return (level.output * added).sum((1, 2))[:, None]
 
 
-def _read_heads(trace: Trace, level: Level) -> Float[Tensor, "target part"]:
-    return level.heads(trace.adapter.layer(level.layer).attention.n_heads)
+def _read_units(_trace: Trace, level: Level) -> Float[Tensor, "target part"]:
+    return level.units()
 
 
-def _read_neurons(_trace: Trace, level: Level) -> Float[Tensor, "target part"]:
-    return level.neurons()
+def _units(name: str, unit: str, source: Callable[[int], Source]) -> Kind:
+    return Kind(name, unit, True, lambda frozen: frozen.mixer.unit == unit, lambda layer, _: source(layer), _read_units)
 
 
-HEADS = Kind("heads", "head", ("attn",), lambda layer, _: Heads(layer), _read_heads)
-MODULES = Kind("modules", "module", ("attn", "mlp"), lambda layer, s: Modules(layer, s), _read_modules)  # type: ignore[arg-type]
-NEURONS = Kind("neurons", "neuron", ("mlp",), lambda layer, _: Neurons(layer), _read_neurons)
+HEADS = _units("heads", "head", Heads)
+NEURONS = _units("neurons", "neuron", Neurons)
+MODULES = Kind("modules", "module", False, lambda _: True, Modules, _read_modules)  # type: ignore[arg-type]
 KINDS = {kind.name: kind for kind in (HEADS, MODULES, NEURONS)}
 
 
@@ -118,8 +121,8 @@ class ComponentTarget(TargetAt):
 
     @property
     def matrix(self) -> Float[Tensor, "row part"]:
-        """The parts' contributions as one matrix, a row per sublayer."""
-        return torch.stack([row.values for row in self.rows])
+        """The parts' contributions as one matrix, a row per sublayer; NaN where a layer has fewer parts than others."""
+        return torch.nn.utils.rnn.pad_sequence([row.values for row in self.rows], True, torch.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,10 +252,9 @@ def check_by_token(rule: str) -> None:
         raise UserError(f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {rule}")
 
 
-def _steps(kind: Kind, last: int) -> list[tuple[int, str]]:
-    """The sublayers of a kind among the first ``last``, attention and MLP of each layer counted in turn."""
-    steps = ((step // 2, ("attn", "mlp")[step % 2]) for step in range(last))
-    return [(layer, sublayer) for layer, sublayer in steps if sublayer in kind.sublayers]
+def _steps(seen: Trace, kind: Kind, last: int) -> list[int]:
+    """The sublayers with parts of a kind among the first ``last``, all counted in turn."""
+    return [number for number in range(last) if kind.of(seen.sublayer(number))]
 
 
 def _swept(
@@ -266,16 +268,16 @@ def _swept(
     by_token: bool = False,
 ) -> list[list[LayerRow]]:
     """All layers by sweeping back from the targets; by_token: heads are split by the token that they came from, too."""
-    layer, hook = readoff.point
-    # hook_z is read inside attention: its heads reach it, its output does not.
-    inside = {"resid_pre": 0, "hook_z": 0 if kind is MODULES else 1, "attn_out": 1, "resid_mid": 1, "mlp_in": 1}
-    wanted = _steps(kind, 2 * layer + inside.get(hook, 2))
+    # What is read inside a sublayer has the parts before it, but no more: heads reach hook_z, their output does not.
+    place = readoff.point
+    reached = place.is_output or (kind.inside and INSIDE.get(place.hook) == "z")
+    wanted = _steps(seen, kind, place.depth + reached)
     rows: list[list[LayerRow]] = [[] for _ in positions]
 
     def visit(batch: Batch, levels: Iterator[Level]) -> None:
         found: list[list[LayerRow]] = [[] for _ in batch.aims]
         for level in levels:
-            if (level.layer, level.sublayer) in wanted:
+            if level.number in wanted:
                 for mine, row in zip(found, _layer_rows(batch.trace, level, kind), strict=True):
                     mine.append(row)
         for going in batch.aims:
@@ -291,11 +293,8 @@ def _swept(
 
 def _layer_rows(seen: Trace, level: Level, kind: Kind) -> list[LayerRow]:
     """What one level of the sweep says of each target."""
-    parts = seen.adapter.layer(level.layer)
-    stream = (seen.resid_pre if level.sublayer == "attn" else seen.resid_mid)[level.layer]
-    own = None if kind is MODULES else (parts.attention.o if level.sublayer == "attn" else parts.mlp.down).bias
-    bias = level.bias if own is None else level.bias + (level.output * own.to(level.output)).sum(2)
-    values, rest = kind.read(seen, level), (level.after * stream).sum((1, 2))
+    bias = level.bias_written if kind.inside else level.bias
+    values, rest = kind.read(seen, level), (level.past * seen.streams[level.number]).sum((1, 2))
     found = torch.cat([values, rest[:, None], bias.sum(1, keepdim=True)], dim=1).double().cpu()
     return [LayerRow(level.layer, level.sublayer, row[:-2], row[-2].item(), row[-1].item()) for row in found]
 
@@ -310,13 +309,13 @@ def _carried(
     progress: Progress | None,
 ) -> list[list[LayerRow]]:
     """Each layer's parts carried forward on their own, for rules under which parts compete."""
-    layer, hook = readoff.point
-    before = {"resid_pre": 0, "hook_z": 0, "attn_out": 0, "resid_mid": 1, "mlp_in": 1, "mlp_out": 1, "resid_post": 2}
-    wanted = _steps(kind, 2 * layer + before[hook])
+    wanted = _steps(seen, kind, readoff.point.depth)
     places = torch.tensor(positions)
     w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
-    for done, (index, sublayer) in enumerate(wanted, start=1):
+    for done, number in enumerate(wanted, start=1):
+        part = seen.sublayer(number).sublayer
+        index, sublayer = part.place.layer, part.name
         start = kind.source(index, sublayer).start(seen)
         found = propagate(seen, start, {readoff.point: places}, allocation, budget=budget)[readoff.point]
         values = found.project(w).double().cpu()

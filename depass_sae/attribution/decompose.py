@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.place import Place
 from ..models.prompt import Prompt
+from ..passes.forward import Allocation, Progress, propagate
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.rows import REST
 from ..passes.rules import rule_named
 from ..passes.sources import Source, Spans, Vectors
-from ..passes.trace import Point
 from .subject import Subject
 from .tokens import By, spans_of
 
@@ -27,7 +27,7 @@ class Decomposition:
     labels: the source's own components, then "bias" and "rest". present: where each takes part; it is 0 elsewhere.
     """
 
-    point: Point
+    point: Place
     parts: Float[Tensor, "pos component d"]
     labels: tuple[str, ...]
     whole: Float[Tensor, "pos d"]
@@ -57,7 +57,7 @@ def decompose(
     prompt: Prompt,
     source: str | Source,
     *,
-    point: Point,
+    point: Place,
     start: int = 0,
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     budget: Budget = Budget(),  # noqa: B008 (frozen)

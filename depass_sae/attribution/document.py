@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.prompt import Prompt
-from ..passes.propagate import Allocation
+from ..passes.forward import Allocation
 from ..saes import Fit, Hook, describe
 from .subject import Subject
 

@@ -141,7 +141,7 @@ def find_features(
     too_deep = [hook for hook in hooks if hook.layer >= subject.adapter.n_layers]
     if too_deep:
         raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers; no SAE can be at {too_deep[0]}")
-    points = [(hook.layer, hook.name) for hook in hooks]
+    points = list(hooks)
     seen = subject.trace(prompt, hooks[-1].layer, points)
     layers = []
     for hook, point in zip(hooks, points, strict=True):

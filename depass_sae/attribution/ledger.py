@@ -15,14 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..passes.batch import Aim, Batch, sweep_each
+from ..models.place import Place
+from ..passes.backward import Level
+from ..passes.choices import CONTRIBUTION
+from ..passes.forward import Allocation, Progress, propagate
+from ..passes.many import Aim, Batch, sweep_each
 from ..passes.memory import Budget, spans
-from ..passes.propagate import Allocation, Progress, propagate
-from ..passes.rows import Rows, on
+from ..passes.record import Trace
+from ..passes.rows import Rows
 from ..passes.sources import Spans
-from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import Level
-from ..passes.trace import Trace
 from .targets import Readoff
 
 
@@ -51,8 +52,8 @@ def heads_by_token(
             batch: Batch, levels: Iterator[Level], streams: TokenStreams = streams, tokens: slice = slice(low, high)
         ) -> None:
             for level in levels:
-                if level.sublayer == "attn":
-                    shares = streams.split(batch.trace, level).double().cpu()
+                if level.unit == "head":
+                    shares = streams.split(level).double().cpu()
                     table = found.setdefault(level.layer, shares.new_zeros(len(aims), shares.shape[1], n + 2))
                     table[batch.which, :, tokens] = shares[batch.lanes, :, :-2]
                     table[batch.which, :, -2] = shares[batch.lanes, :, -2]
@@ -72,33 +73,12 @@ class TokenStreams:
         cls, trace: Trace, some: range, layers: int, allocation: Allocation, budget: Budget, progress: Progress | None
     ) -> TokenStreams:
         positions = torch.arange(len(trace.token_ids))
-        reads = {(layer, "resid_pre"): positions for layer in range(layers)}
+        reads = {Place(layer, "resid_pre"): positions for layer in range(layers)}
         source = Spans([[token] for token in some], [str(token) for token in some])
         found = propagate(trace, source.start(trace), reads, allocation, budget=budget, progress=progress)
-        return cls({layer: rows for (layer, _), rows in found.items()})
+        return cls({place.layer: rows for place, rows in found.items()})
 
-    def split(self, trace: Trace, level: Level) -> Float[Tensor, "target head comp"]:
+    def split(self, level: Level) -> Float[Tensor, "target head comp"]:
         """The heads of one layer by source token; the last two components are ``bias`` and ``rest``."""
-        layer = trace.adapter.layer(level.layer)
-        attention, dtype = layer.attention, trace.resid_post.dtype
-        norm, v = layer.attn_norm.to(dtype), layer.attention.v.to(dtype)
-        resid = trace.resid_pre[level.layer]
-        rows = self.rows[level.layer].keep(torch.arange(len(resid)))
-        gradient = level.inner.unflatten(-1, (attention.n_heads, attention.d_head))
-        at_keys = torch.einsum("hnk,tnhe->tkhe", trace.pattern[level.layer].to(dtype), gradient)
-        kv_head = torch.arange(attention.n_heads, device=resid.device) // (attention.n_heads // attention.n_kv_heads)
-        weight = v.weight.unflatten(-1, (attention.n_kv_heads, attention.d_head))[:, kv_head]  # [d_model, head, d_head]
-        read = torch.einsum(
-            "tkhe,dhe->tkhd", at_keys, weight
-        )  # U: what the target reads at each key, through each head
-        pos, comp = (on(resid, index) for index in rows.index)
-        scaled = norm.centre(rows.values) * norm.scale(resid)[pos] * norm.gain
-        products = torch.einsum("trhd,rd->thr", read[:, pos], scaled)
-        shares = products.new_zeros(*products.shape[:2], rows.n_components)
-        shares.index_add_(2, comp, products)
-        if norm.bias is not None:
-            shares[..., -2] += torch.einsum("tkhd,d->th", read, norm.bias)
-        if v.bias is not None:
-            bias = v.bias.unflatten(-1, (attention.n_kv_heads, attention.d_head))[kv_head]
-            shares[..., -2] += torch.einsum("tkhe,he->th", at_keys, bias)
-        return shares
+        rows = self.rows[level.layer].keep(torch.arange(len(level.frozen.resid)))
+        return level.frozen.mixer.split_by_source(level.frozen, level.inner, rows)

@@ -25,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.adapter import Attention, Linear, Norm
+from ..models.place import Place
 from ..models.prompt import Prompt
+from ..passes.forward import Allocation, Progress, propagate
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, Progress, propagate
+from ..passes.mixers import mixer_of
+from ..passes.record import Trace
 from ..passes.sources import tokens
-from ..passes.sublayers import queries_and_keys, rotate
-from ..passes.trace import Trace
 from ..saes import Hook, feature_parts
 from ..texts import together
 from .answer import frame
@@ -170,12 +170,15 @@ def attribute_attention(
     check_split(by, against)
     _check(subject, prompt, layer, head, query, key, against)
     seen = subject.trace(prompt, layer).first(query + 1)
-    pattern = seen.pattern[layer][head, query].to(seen.resid_post.dtype)
+    frozen = seen.sublayer(Place(layer, "attn_out").depth)
+    looks = frozen.mixer.look()
+    assert frozen.record.pattern is not None
+    pattern = frozen.record.pattern[head, query].to(seen.resid_post.dtype)
     weights = torch.zeros_like(pattern)  # of the keys: the table is Σ_k′ weights[k′] table(query, k′)
     weights[key] = 1
-    first = max(0, query + 1 - (subject.adapter.layer(layer).attention.window or query + 1))
+    first = max(0, query + 1 - (looks.window or query + 1))
     if against == "mean":
-        weights -= pattern
+        weights -= pattern / pattern.sum()  # what a sink took belongs to no key
     elif against == "uniform":
         weights[first:] -= 1 / (query + 1 - first)
     elif against is not None:
@@ -184,15 +187,16 @@ def attribute_attention(
         parts, labels = _token_parts(seen, prompt, allocation, layer, budget, progress)
     else:
         parts, labels = _feature_parts(subject, seen, prompt, layer)
-    q, k = _projected(seen, layer, head, parts)
-    scale = subject.adapter.layer(layer).attention.scores.scale
+    q, k = looks.split_queries_and_keys(frozen, head, parts)
+    scale = looks.part.scores.scale
     values = scale * q[query] @ torch.einsum("k,kmd->md", weights, k).T
-    norm = subject.adapter.layer(layer).attn_norm.to(seen.resid_post.dtype)
-    whole_q, whole_k = queries_and_keys(subject.adapter.layer(layer).attention, norm(seen.resid_pre[layer]))
-    scores = scale * (whole_k[:, head] @ whole_q[query, head])
+    whole_q, whole_k = looks.queries_and_keys(frozen.norm(frozen.resid))
+    every = scale * torch.einsum("khd,hd->hk", whole_k, whole_q[query])
+    scores = every[head]
     score = scores @ weights
     # Not of the table, whose sum is a score by construction: the pattern is what the model itself made of its scores.
-    missed = (scores[first:].softmax(-1) - pattern[first:]).abs().max().item()
+    reached = torch.arange(len(scores), device=scores.device)[None] >= first
+    missed = (looks.shares(every[:, None], reached)[head, 0] - pattern).abs().max().item()
     subject.warn_incomplete(f"the scores of head {head} in layer {layer}", missed)
     here = [i for i in range(len(labels)) if values[i].any()]
     there = [i for i in range(len(labels)) if values[:, i].any()]
@@ -211,7 +215,9 @@ def attribute_attention(
         score.item(),
         pattern[key].item(),
         together(
-            _note(query, against, pattern[key].item(), query + 1 - first), allocation.note if by == "tokens" else None
+            _note(query, against, pattern[key].item(), query + 1 - first),
+            _cap_note(looks.cap_slope(scores[key].item())),
+            allocation.note if by == "tokens" else None,
         ),
     )
 
@@ -228,6 +234,12 @@ def _note(query: int, against: Against, pattern: float, seen: int) -> str | None
     return None
 
 
+def _cap_note(slope: float | None) -> str | None:
+    if slope is None:
+        return None
+    return f"scores are soft-capped: they are split before the cap, whose slope at this one is {slope:.2f}"
+
+
 def check_split(by: str, against: str | int | None) -> None:
     """Raises UserError for what a score is not split by, or not held against."""
     if by not in ("tokens", "features"):
@@ -240,14 +252,14 @@ def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, 
     n_layers, n = subject.adapter.n_layers, len(prompt)
     if not 0 <= layer < n_layers:
         raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
-    attention = subject.adapter.layer(layer).attention
-    if not 0 <= head < attention.n_heads:
-        raise UserError(f"there is no head {head}; layer {layer} has heads 0 to {attention.n_heads - 1}")
+    looks = mixer_of(subject.adapter.sublayer(Place(layer, "attn_out").depth).mixer).look()
+    if not 0 <= head < looks.n_units:
+        raise UserError(f"there is no head {head}; layer {layer} has heads 0 to {looks.n_units - 1}")
     for name, position in (("query", query), ("key", key), ("against", against)):
         if isinstance(position, int) and not 0 <= position < n:
             raise UserError(f"{name} {position} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
     for name, position in (("key", key), ("against", against)):
-        if isinstance(position, int) and not 0 <= query - position < (attention.window or n + 1):
+        if isinstance(position, int) and not 0 <= query - position < (looks.window or n + 1):
             raise UserError(f"{name} {position} cannot be seen from query {query} in layer {layer}")
 
 
@@ -258,7 +270,7 @@ def _token_parts(
     n = len(seen.token_ids)
     labels = [place(token, pos) for pos, token in enumerate(prompt.tokens[:n])]
     start = tokens(labels).start(seen)
-    point = (layer, "resid_pre")
+    point = Place(layer, "resid_pre")
     positions = torch.arange(n)
     rows = propagate(seen, start, {point: positions}, allocation, budget=budget, progress=progress)[point]
     return rows.dense(), [*labels, "bias", "rest"]
@@ -291,39 +303,3 @@ def _feature_parts(
     ]
     errors = [f"error@{place(prompt.tokens[pos], pos)}" for pos in range(n)]
     return parts, [*features, *errors, "constant", "bias", "rest"]
-
-
-def _projected(
-    seen: Trace, layer: int, head: int, parts: Float[Tensor, "pos comp d_model"]
-) -> tuple[Float[Tensor, "pos comp d_head"], Float[Tensor, "pos comp d_head"]]:
-    """Every component's share of each position's rotated query and key; biases in the component before the last."""
-    block = seen.adapter.layer(layer)
-    dtype = parts.dtype
-    norm, attention, scores = block.attn_norm.to(dtype), block.attention, block.attention.scores.to(dtype)
-    resid = seen.resid_pre[layer]
-    x_hat = norm.centre(parts) * norm.scale(resid)[:, None] * norm.gain
-    if norm.bias is not None:
-        x_hat[:, -2] += norm.bias
-    whole = norm(resid)
-    group = head // (attention.n_heads // attention.n_kv_heads)
-    q = _head_share(attention, scores.q, scores.q_norm, head, x_hat, whole)
-    k = _head_share(attention, scores.k, scores.k_norm, group, x_hat, whole)
-    if scores.rotary is None:
-        return q, k
-    cos, sin = (c.to(dtype)[:, None] for c in scores.rotary(torch.arange(len(q), device=q.device)))
-    return rotate(q, cos, sin), rotate(k, cos, sin)
-
-
-def _head_share(
-    attention: Attention, linear: Linear, norm: Norm | None, head: int, x_hat: Tensor, whole: Tensor
-) -> Float[Tensor, "pos comp d_head"]:
-    columns = slice(head * attention.d_head, (head + 1) * attention.d_head)
-    weight = linear.weight[:, columns]
-    bias = None if linear.bias is None else linear.bias[columns]
-    share = x_hat @ weight
-    if bias is not None:
-        share[:, -2] += bias
-    if norm is None:
-        return share
-    # QK-norm: its scale is frozen at what the whole query or key gives.
-    return share * norm.scale(Linear(weight, bias)(whole))[:, None] * norm.gain

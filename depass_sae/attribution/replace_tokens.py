@@ -24,8 +24,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import read_text
 from ..models.prompt import Prompt, special_ids, token_text
-from ..passes.propagate import Progress
-from ..passes.trace import read_batch
+from ..passes.forward import Progress
+from ..passes.record import read_batch
 from ..texts import is_whole
 from .subject import Subject
 

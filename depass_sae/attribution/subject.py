@@ -11,9 +11,10 @@ import torch
 from ..errors import CompletenessWarning, UserError, warn
 from ..models.adapter import Adapter
 from ..models.load import Loaded
+from ..models.place import Place
 from ..models.prompt import Prompt
+from ..passes.record import Trace, traces
 from ..passes.selfcheck import Checked, check_attention, tolerance
-from ..passes.trace import Point, Trace, traces
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -31,11 +32,11 @@ class Subject:
     checked: Checked
     trace_dtype: torch.dtype | None = None
 
-    def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Point] = ()) -> Trace:
+    def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Place] = ()) -> Trace:
         """One recorded pass. Raises UserError where the model overflows or meets a damaged embedding."""
         return self.traces([prompt], until, outputs)[0]
 
-    def traces(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Point] = ()) -> list[Trace]:
+    def traces(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Place] = ()) -> list[Trace]:
         """Several prompts recorded in one pass."""
         if self.adapter.model.config._attn_implementation != self.checked.implementation:
             check_attention(self.adapter, self.trace_dtype)  # it was changed since

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt, token_text
+from ..passes.forward import Allocation, Progress, propagate
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, Progress, propagate
 from ..passes.rows import at
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index, parse_hook

@@ -19,9 +19,11 @@ from torch import Tensor
 from ..arguments import NUMBER, whole_in
 from ..errors import UserError
 from ..models.adapter import without_gradient
+from ..models.parts import Linear
+from ..models.place import Place
 from ..models.prompt import Prompt, token_id, token_text
+from ..passes.record import Trace
 from ..passes.sinks import sinks
-from ..passes.trace import HOOKS, Point, Trace
 from ..saes import (
     PATHS,
     Direction,
@@ -47,15 +49,22 @@ class Readoff:
     """A target on one prompt.
 
     pre, activation, margin: at every position; activation and margin (how far above what it takes to fire) only for
-    features. fit: how well the feature's SAE fits the prompt.
+    features. fit: how well the feature's SAE fits the prompt. live: what the model itself makes of it at every position,
+    where that is not ``pre``: a logit behind its soft-cap.
     """
 
-    point: Point
+    point: Place
     direction: Direction
     pre: Float[Tensor, "pos"]
     activation: Float[Tensor, "pos"] | None = None
     margin: Float[Tensor, "pos"] | None = None
     fit: Fit | None = None
+    live: Float[Tensor, "pos"] | None = None
+
+    @property
+    def now(self) -> Float[Tensor, "pos"]:
+        """What an intervention changes."""
+        return self.pre if self.live is None else self.live
 
 
 class Target(Protocol):
@@ -65,7 +74,7 @@ class Target(Protocol):
     def name(self) -> str: ...
 
     @property
-    def point(self) -> Point | None: ...
+    def point(self) -> Place | None: ...
 
     def check(self, subject: Subject) -> None:
         """Raises UserError where the model or its SAEs have no such target."""
@@ -92,8 +101,8 @@ class FeatureTarget:
     name: str = "feature"
 
     @property
-    def point(self) -> Point:
-        return (self.hook.layer, self.hook.name)
+    def point(self) -> Place:
+        return self.hook
 
     def check(self, subject: Subject) -> None:
         sae = subject.saes[self.hook]
@@ -160,13 +169,15 @@ class Twin:
 class LogitTarget:
     """A token's logit, the final norm frozen; with ``against``, its difference to another token's.
 
+    Where the model soft-caps its logits they are read before that, and interventions and effects are the model's own.
+
     twins: of tokens that are named by a text without a space, those that have one.
     """
 
     token: int
     against: int | None = None
     name: str = "logit"
-    point: Point | None = None
+    point: Place | None = None
     twins: tuple[Twin, ...] = ()
 
     def check(self, subject: Subject) -> None:
@@ -182,22 +193,30 @@ class LogitTarget:
         if norm.bias is not None:
             c = c + norm.bias @ u
         w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
-        point = (trace.n_layers - 1, "resid_post")
-        return Readoff(point, Direction(w, c.expand(len(w))), self.live(subject, trace.logits))  # type: ignore[arg-type]
+        place = Place(trace.n_layers - 1, "resid_post")
+        assert trace.logits is not None
+        pre, own = (self.live(subject, logits) for logits in (trace.uncapped, trace.logits))
+        return Readoff(place, Direction(w, c.expand(len(w))), pre, live=own)
 
     def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         return x[:, self.token] - (0 if self.against is None else x[:, self.against])
 
     def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        norm, (u, _) = subject.adapter.final_norm.to(x.dtype), self.row(subject, x.dtype)
-        return gradient(lambda x: norm(x) @ u, x)
+        norm, (read, signs) = subject.adapter.final_norm.to(x.dtype), self.logits(subject, x.dtype)
+        return gradient(lambda x: subject.adapter.capped(read(norm(x))) @ signs, x)
 
     def row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
         """What reads the target off the normed stream: a direction and a constant."""
+        read, signs = self.logits(subject, dtype)
+        return read.weight @ signs, signs.new_zeros(()) if read.bias is None else read.bias @ signs
+
+    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
+        """What reads the tokens' logits off the normed stream, and by which signs they are the target."""
         unembed, tokens = subject.adapter.unembed, [self.token, *([] if self.against is None else [self.against])]
         signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=unembed.weight.device)
-        u = unembed.weight[:, tokens].to(dtype) @ signs
-        return u, signs.new_zeros(()) if unembed.bias is None else unembed.bias[tokens].to(dtype) @ signs
+        return Linear(unembed.weight[:, tokens], None if unembed.bias is None else unembed.bias[tokens]).to(
+            dtype
+        ), signs
 
     def describe(self, subject: Subject) -> dict[str, Any]:
         def named(token: int) -> dict[str, Any]:
@@ -214,19 +233,16 @@ class DirectionTarget:
     """Any direction at any read point, a probe's weights for example: ⟨w, x⟩."""
 
     w: Float[Tensor, "d"]
-    point: Point
+    point: Place
     name: str = "direction"
 
     def check(self, subject: Subject) -> None:
         layer, hook = self.point
-        if hook not in HOOKS:
-            raise UserError(f"unknown hook point {hook!r}; there are {', '.join(HOOKS)}")
         if not 0 <= layer < subject.adapter.n_layers:
             raise UserError(
                 f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {subject.adapter.n_layers - 1}"
             )
-        attention = subject.adapter.layer(layer).attention
-        width = attention.n_heads * attention.d_head if hook == "hook_z" else subject.adapter.d_model
+        width = subject.adapter.width(self.point)
         if self.w.shape != (width,):
             raise UserError(f"the direction has shape {list(self.w.shape)}; {hook} of this model needs [{width}]")
         if not self.w.isfinite().all():

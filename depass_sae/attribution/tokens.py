@@ -20,15 +20,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.place import Place
 from ..models.prompt import Prompt, sentences, words
-from ..passes.batch import Aim, Batch, alike_in_length, packed, packed_start, sweep_each
+from ..passes.backward import Level
+from ..passes.choices import CONTRIBUTION
+from ..passes.forward import Allocation, Progress, part_of, propagate
+from ..passes.many import Aim, Batch, alike_in_length, packed_start, sweep_each
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, Progress, part_of, propagate
+from ..passes.record import Trace
 from ..passes.rows import BIAS, REST, at, on
 from ..passes.sources import Spans
-from ..passes.sublayers import CONTRIBUTION
-from ..passes.sweep import Level
-from ..passes.trace import Point, Trace
 from ..texts import joined
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
@@ -256,7 +257,7 @@ def _measured(
     replacing: Replacing,
     progress: Progress | None,
 ) -> TokenTarget:
-    value, sources = answer.pre_activation, answer.sources
+    value, sources = reading.readoff.now[answer.pos].item(), answer.sources
     found = measure(subject, reading.prompt, target, answer.pos, value, sources, replacing, progress)
     return replace(answer, measured=found)
 
@@ -326,9 +327,9 @@ class _Passes:
 
     def carried(self) -> list[Float[Tensor, "target comp"]]:
         """By carrying all sources forward from the embeddings to where the targets are read."""
-        trace = packed(self.traces)
+        trace = Trace.packed(self.traces)
         start = packed_start([source.start(one) for source, one in zip(self.sources, self.traces, strict=True)])
-        wanted: defaultdict[Point, set[int]] = defaultdict(set)
+        wanted: defaultdict[Place, set[int]] = defaultdict(set)
         places = []
         for reading, whose in zip(self.readings, self.whose, strict=True):
             places.append(torch.tensor(reading.positions) + trace.starts[whose])

@@ -31,13 +31,15 @@ from torch import Tensor
 
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
+from ..models.parts import Linear
+from ..models.place import Place
 from ..models.prompt import Prompt, encode, token_id
+from ..passes.backward import sweep
+from ..passes.choices import CONTRIBUTION, EFFECT, Choices
+from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
-from ..passes.propagate import Allocation, propagate
+from ..passes.record import Trace, read_batch
 from ..passes.sources import Heads, Start, Vectors, tokens
-from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
-from ..passes.sweep import sweep
-from ..passes.trace import Trace, read_batch
 from ..saes import Hook, feature_parts
 from .ioi import sentences
 
@@ -99,7 +101,7 @@ class _Study:
         """choose: the targets, by what the model does with the prompt."""
         seen = subject.trace(prompt, None)
         chosen = choose(seen).items()
-        targets = {name: (target, target.read(subject, seen).pre[-1].item()) for name, target in chosen}
+        targets = {name: (target, target.read(subject, seen).now[-1].item()) for name, target in chosen}
         return cls(subject, prompt, seen, targets, torch.Generator().manual_seed(number))
 
     def gradients(self, name: str, choices: Choices, down_to: int = 0) -> Iterator[Any]:
@@ -136,11 +138,11 @@ class _Study:
 class _CentredLogit(LogitTarget):
     """A logit over the mean of all logits, which no softmax sees."""
 
-    def row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
-        u, c = super().row(subject, dtype)
+    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
+        own, signs = super().logits(subject, dtype)
         unembed = subject.adapter.unembed
-        mean = c.new_zeros(()) if unembed.bias is None else unembed.bias.to(dtype).mean()
-        return u - unembed.weight.to(dtype).mean(dim=1), c - mean
+        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(dtype).mean()
+        return Linear(own.weight - unembed.weight.to(dtype).mean(dim=1, keepdim=True), mean), signs
 
     def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         return x[:, self.token] - x.mean(dim=1)
@@ -233,7 +235,7 @@ def _deleted(study: _Study, name: str, gone: set[int]) -> float:
 def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
     """alone: how many are taken out one at a time (None: all)."""
     adapter = study.subject.adapter
-    n_heads = adapter.layer(0).attention.n_heads
+    n_heads = study.seen.sublayer(0).mixer.n_units
     for name, (target, value) in study.targets.items():
         layers = adapter.n_layers if target.point is None else target.point[0] + 1
         total = layers * n_heads
@@ -249,14 +251,12 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
 
 
 def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
-    levels = (level for level in study.gradients(name, choices) if level.sublayer == "attn")
-    found = [level.heads(study.subject.adapter.layer(level.layer).attention.n_heads)[0] for level in levels]
+    found = [level.units()[0] for level in study.gradients(name, choices) if level.unit == "head"]
     return torch.cat(found[::-1])
 
 
 def _without_heads(study: _Study, sets: list[list[int]], n_heads: int) -> dict[Any, Any]:
     """For every set of heads, one copy of the prompt in which they write nothing."""
-    d_head = study.subject.adapter.layer(0).attention.d_head
     edits = {}
     for layer in {i // n_heads for chosen in sets for i in chosen}:
         keep = torch.ones(len(sets), n_heads)
@@ -264,7 +264,8 @@ def _without_heads(study: _Study, sets: list[list[int]], n_heads: int) -> dict[A
             for i in chosen:
                 if i // n_heads == layer:
                     keep[row, i % n_heads] = 0
-        edits[layer, "hook_z"] = _scaled(keep.repeat_interleave(d_head, dim=1))
+        place = Place(layer, "hook_z")
+        edits[place] = _scaled(keep.repeat_interleave(study.subject.adapter.width(place) // n_heads, dim=1))
     return edits
 
 
@@ -276,17 +277,15 @@ def _scaled(keep: Float[Tensor, "batch d"]) -> Callable[[Tensor], Tensor]:
 
 
 def _features(study: _Study) -> Iterator[Found]:
-    point = (FEATURE_FROM, "resid_post")
+    point = Place(FEATURE_FROM, "resid_post")
     found = feature_parts(study.subject.saes[Hook(*point)], study.seen.at(point))
     usable = (found.pos > 0).nonzero()[:, 0]  # features mean nothing on the start token
     pos, parts, activation = found.pos[usable], found.parts[usable], found.activation[usable]
     for name, (_, value) in study.targets.items():
         scores = {}
         for method, choices in SWEPT.items():
-            for level in study.gradients(name, choices, down_to=FEATURE_FROM):
-                if (level.layer, level.sublayer) == (FEATURE_FROM + 1, "attn"):
-                    scores[method] = (level.before[0, pos] * parts).sum(-1)
-                    break
+            *_, lowest = study.gradients(name, choices, down_to=point.depth)
+            scores[method] = (lowest.before[0, pos] * parts).sum(-1)
         scores["softmax"] = study.carried(name, _feature_source(study, pos, parts).start(study.seen), "softmax")
         scores["activation"] = activation
         scores["random"] = torch.rand(len(pos), generator=study.generator)

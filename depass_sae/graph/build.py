@@ -22,9 +22,10 @@ from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
 from ..errors import SAEFitWarning, UserError, warn
 from ..models.prompt import Prompt, token_text
+from ..passes.forward import Allocation, Progress
 from ..passes.memory import check_memory
-from ..passes.propagate import Allocation, Progress
-from ..passes.trace import Trace
+from ..passes.mixers import mixer_of
+from ..passes.record import Trace
 from ..saes import Hook, describe, fit
 from ..texts import together
 from .document import SCHEMA_VERSION
@@ -32,7 +33,7 @@ from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
 from .influence import influence, scores
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
-from .tiers import Tier, depth, embedding_tier, graph_hooks, sae_tier
+from .tiers import Tier, embedding_tier, graph_hooks, sae_tier
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -142,8 +143,8 @@ def _hooks(subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layer
         if not isinstance(other, FeatureTarget | LogitTarget):
             raise UserError(f"a graph's targets are features and logits, not a {other.name}")
     if targets and len(features) == len(targets):
-        highest = max(depth(target.hook) for target in features)
-        hooks = [hook for hook in hooks if depth(hook) <= highest]
+        highest = max(target.hook.depth for target in features)
+        hooks = [hook for hook in hooks if hook.depth <= highest]
     return hooks
 
 
@@ -301,7 +302,7 @@ def _attributes(
     heading = Heading.of(subject, prompt)
     saes = []
     for hook in hooks:
-        how = fit(subject.saes[hook], seen.at((hook.layer, hook.name)))
+        how = fit(subject.saes[hook], seen.at(hook))
         if how.warning:
             warn(how.warning, SAEFitWarning)
         about = describe(subject.saes[hook])
@@ -334,10 +335,9 @@ def _attributes(
 
 def trace_bytes(subject: Subject, n: int) -> int:
     """What a trace holds, once as it is and once as tiers and their work space."""
-    layer = subject.adapter.layer(0)
-    neurons = layer.mlp.down.weight.shape[0]
-    per_layer = n * (2 * subject.adapter.d_model + neurons + layer.attention.n_heads * n)
-    return 2 * 4 * subject.adapter.n_layers * per_layer
+    adapter = subject.adapter
+    kept = (mixer_of(adapter.sublayer(number).mixer).kept(n) for number in range(2 * adapter.n_layers))
+    return 2 * 4 * sum(n * adapter.d_model + one for one in kept)
 
 
 def _check_size(tiers: Sequence[Tier], allocation: Allocation, settings: Settings) -> None:

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..passes.batch import Aim, Batch, in_batches
+from ..models.place import Place
+from ..passes.backward import Level, sweep
+from ..passes.choices import CONTRIBUTION, EFFECT, Choices
+from ..passes.forward import Allocation, propagate
+from ..passes.many import Aim, Batch, in_batches
 from ..passes.memory import Budget
-from ..passes.propagate import Allocation, propagate
+from ..passes.record import Trace
 from ..passes.rows import Rows, on
-from ..passes.sublayers import CONTRIBUTION, EFFECT, Choices
-from ..passes.sweep import Level, sweep
-from ..passes.trace import Point, Trace
 from .reads import Reads
 from .tiers import Tier
 
@@ -61,7 +62,7 @@ def contributions(seen: Trace, tier: Tier, reads: Reads, rule: str) -> Float[Ten
     return _swept(seen, tier, reads, CONTRIBUTION[rule])[0]
 
 
-def carry(seen: Trace, tier: Tier, to: Point, allocation: Allocation) -> Rows:
+def carry(seen: Trace, tier: Tier, to: Place, allocation: Allocation) -> Rows:
     """A tier's sources at the next point of the graph, by the forward engine."""
     everywhere = torch.arange(len(seen.token_ids))
     return propagate(seen, tier.start(), {to: everywhere}, allocation)[to]
@@ -91,8 +92,8 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
         bias = gradient.new_zeros(gradient.shape[:2])
         found = {}
         for level in _descend(batch.trace, tier.point, reads.point, gradient, choices):
-            if level.sublayer == "attn":
-                found[level.layer] = level.heads(seen.adapter.layer(level.layer).attention.n_heads)
+            if level.unit == "head":
+                found[level.layer] = level.units()
             gradient, bias = level.before, level.bias_before
         values[batch.which] = tier.inflow(gradient, bias.sum(1))
         for layer, row in found.items():
@@ -105,22 +106,10 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
     return values, heads, torch.cat([values.new_zeros(len(reads), 0), *(row for _, row in rows)], dim=1)
 
 
-def _descend(seen: Trace, low: Point, high: Point, seeds: Tensor, choices: Choices) -> Iterator[Level]:
-    """The levels between two points of the stream, from the upper one down; none where they are the same."""
-    if as_post(low) == as_post(high):
-        return
-    low_layer, low_hook = as_post(low)
-    last = (low_layer, "mlp") if low_hook == "resid_mid" else (low_layer + 1, "attn")
-    for level in sweep(seen, {as_post(high): seeds}, choices, down_to=last[0]):
-        yield level
-        if (level.layer, level.sublayer) == last:
-            return
-
-
-def as_post(point: Point) -> Point:
-    """The same point as what the layer before hands on."""
-    layer, hook = point
-    return (layer - 1, "resid_post") if hook == "resid_pre" else point
+def _descend(seen: Trace, low: Place, high: Place, seeds: Tensor, choices: Choices) -> Iterator[Level]:
+    """The levels between two places of the stream, from the upper one down; none where they are the same."""
+    if low.depth < high.depth:
+        yield from sweep(seen, {high: seeds}, choices, down_to=low.depth)
 
 
 # --------------------------------------------------------------------------------------------------------- forward

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from ..passes.propagate import Allocation, Progress
+from ..models.place import Place
+from ..passes.forward import Allocation, Progress
+from ..passes.record import Trace
 from ..passes.rows import Rows
-from ..passes.trace import Point, Trace
 from .flow import carry, inflow, pulled_back
 from .reads import Reads, error_reads, feature_reads
 from .tiers import Tier
@@ -92,7 +93,7 @@ class Growth:
     errors_through: bool
     expanded: list[Expanded] = field(default_factory=list)
     members: list[set[int]] = field(default_factory=list)
-    carried: dict[tuple[int, Point], Rows] = field(default_factory=dict)
+    carried: dict[tuple[int, Place], Rows] = field(default_factory=dict)
 
     def __len__(self) -> int:
         silent = sum(node.source is None for node in self.expanded)
@@ -143,7 +144,7 @@ class Growth:
             loss[node.level - 1][node.sources] += factor[number] * node.weights
         return [factor[number] for number in range(len(self.expanded))]
 
-    def _carried(self, tier: int, point: Point) -> Rows | None:
+    def _carried(self, tier: int, point: Place) -> Rows | None:
         if self.allocation.rule in SWEPT:
             return None
         if (tier, point) not in self.carried:

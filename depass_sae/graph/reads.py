@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..attribution.subject import Subject
 from ..attribution.targets import Target, gradient
-from ..passes.trace import Point, Trace
+from ..models.place import Place
+from ..passes.record import Trace
 from ..saes import encoder_directions, live_pre_activation, pre_activations
 from .tiers import Tier
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Reads:
     """Readings at one point of the stream: pre = ⟨w, x[pos]⟩ + constant."""
 
-    point: Point
+    point: Place
     pos: Int[Tensor, "read"]
     w: Float[Tensor, "read d_model"] = field(repr=False)
     slope: Float[Tensor, "read d_model"] = field(repr=False)
@@ -58,7 +59,7 @@ def feature_reads(tier: Tier, seen: Trace, pos: Int[Tensor, "read"], index: Int[
     return encoder_reads(tier.sae, tier.point, seen, pos, index)
 
 
-def encoder_reads(sae: SAE, point: Point, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
+def encoder_reads(sae: SAE, point: Place, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
     """Features of an SAE on any read point, at positions."""
     x = seen.at(point)
     direction = encoder_directions(sae, x[pos], index)

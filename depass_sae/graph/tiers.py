@@ -19,17 +19,16 @@ from torch import Tensor
 
 from ..attribution.subject import Subject
 from ..errors import UserError
+from ..models.place import Place
 from ..models.prompt import Prompt
+from ..passes.record import Trace
 from ..passes.rows import Rows
 from ..passes.sinks import sinks
 from ..passes.sources import Start
-from ..passes.trace import Point, Trace
 from ..saes import FeatureParts, Hook, feature_parts
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-STREAM = ("resid_pre", "resid_mid", "resid_post")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Tier:
     """
 
     layer: int
-    point: Point
+    point: Place
     sae: SAE | None = field(repr=False)
     features: FeatureParts | None = field(repr=False)
     roots: Float[Tensor, "pos d_model"] = field(repr=False)
@@ -114,21 +113,21 @@ class Tier:
 def embedding_tier(seen: Trace) -> Tier:
     """The tokens, position embeddings included."""
     x = seen.resid_pre[0]
-    return Tier(-1, (0, "resid_pre"), None, None, x, (True,) * len(x), torch.zeros_like(x))
+    return Tier(-1, Place(0, "resid_pre"), None, None, x, (True,) * len(x), torch.zeros_like(x))
 
 
 def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Hook) -> Tier:
     """The stream at an SAE on the residual stream."""
-    sae, x = subject.saes[hook], seen.at((hook.layer, hook.name))
+    sae, x = subject.saes[hook], seen.at(hook)
     found = feature_parts(sae, x)
     assert found.error is not None  # graph_hooks takes SAEs of the residual stream only, which are no transcoders
     roots, constant = found.error.to(x).clone(), found.constant.to(x).clone()
-    means_nothing = prompt.special[0] or 0 in sinks(seen, (hook.layer, hook.name))
+    means_nothing = prompt.special[0] or 0 in sinks(seen, hook)
     if means_nothing:
         roots[0], constant[0] = x[0], 0
         found = found.without_position_0()
     is_token = tuple(pos == 0 and means_nothing for pos in range(len(x)))
-    return Tier(hook.layer, (hook.layer, hook.name), sae, found, roots, is_token, constant)
+    return Tier(hook.layer, hook, sae, found, roots, is_token, constant)
 
 
 def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Hook]:
@@ -158,16 +157,11 @@ def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Hook]:
             f"a feature-flow graph needs SAEs on the residual stream; {', '.join(map(str, sorted(subject.saes)))} "
             "are by-passed by it"
         )
-    found.sort(key=depth)
+    found.sort(key=lambda hook: hook.depth)
     for below, above in pairwise(found):
-        if depth(below) == depth(above):
+        if below.depth == above.depth:
             raise UserError(f"{below} and {above} are the same point of the stream; name the layers to use")
     return found
-
-
-def depth(hook: Hook) -> int:
-    """How many sublayers lie before a point of the stream."""
-    return 2 * hook.layer + STREAM.index(hook.name)
 
 
 def is_stream(subject: Subject, hook: Hook) -> bool:
@@ -175,4 +169,4 @@ def is_stream(subject: Subject, hook: Hook) -> bool:
     from ..saes import reconstructs
 
     inside = 0 <= hook.layer < subject.adapter.n_layers
-    return inside and hook.name in STREAM and hook != Hook(0, "resid_pre") and reconstructs(subject.saes[hook])
+    return inside and hook.is_stream and hook.depth > 0 and reconstructs(subject.saes[hook])

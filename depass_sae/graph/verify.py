@@ -26,15 +26,17 @@ from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
 from ..files import same_place
+from ..models.adapter import Adapter
+from ..models.place import Place
 from ..models.prompt import Prompt, check_ids, special_ids
+from ..passes.forward import Progress
 from ..passes.intervene import Edit, intervene
 from ..passes.memory import check_memory
-from ..passes.propagate import Progress
-from ..passes.trace import Point, Trace
+from ..passes.mixers import mixer_of
+from ..passes.record import Trace
 from ..saes import Hook, written_by
 from .build import trace_bytes
 from .document import LARGEST, TESTED, check_graph
-from .flow import as_post
 from .influence import downwards
 from .tiers import Tier, sae_tier
 
@@ -146,8 +148,12 @@ def _check_fits(subject: Subject, g: nx.DiGraph) -> None:
         if d_sae != (loaded := subject.saes[hook].cfg.d_sae):
             raise UserError(f"the graph stands on an SAE of {d_sae} features at {hook}, and one of {loaded} is loaded")
     for node in g.nodes.values():
-        if node["kind"] == "head" and node["index"] >= (n := adapter.layer(node["layer"]).attention.n_heads):
+        if node["kind"] == "head" and node["index"] >= (n := _n_heads(adapter, node["layer"])):
             raise UserError(f"the graph has a head {node['layer']}.{node['index']}, and the heads are 0 to {n - 1}")
+
+
+def _n_heads(adapter: Adapter, layer: int) -> int:
+    return mixer_of(adapter.sublayer(Place(layer, "hook_z").depth).mixer).n_units
 
 
 @dataclass(frozen=True)
@@ -182,14 +188,15 @@ class _Study:
                 at = FeatureTarget(hooks[node["layer"]], node["index"])
             else:
                 at = LogitTarget(node["index"], node.get("against"))
-            pre = at.read(subject, seen).pre[node["pos"]].item()
+            readoff = at.read(subject, seen)
+            pre = readoff.pre[node["pos"]].item()
             if abs(pre - node["pre_activation"]) > 0.02 * max(abs(pre), 1.0):
                 raise UserError(
                     f"{target['name']} is {node['pre_activation']:.3f} in the graph and {pre:.3f} in this model: "
                     "the graph was made with other weights, SAEs or dtype"
                 )
             targets.append((at, node["pos"], target["weight"]))
-            value += target["weight"] * pre
+            value += target["weight"] * readoff.now[node["pos"]].item()
         return cls(subject, g, prompt, seen, tiers, targets, value, replacing)
 
     def without(self, name: str, generator: torch.Generator) -> float:
@@ -198,12 +205,13 @@ class _Study:
         if node["kind"] == "token" and node["layer"] < 0:
             return self._replaced(node["pos"], generator)
         if node["kind"] == "head":
-            attention = self.subject.adapter.layer(node["layer"]).attention
-            own = slice(node["index"] * attention.d_head, (node["index"] + 1) * attention.d_head)
-            return self._value({(node["layer"], "hook_z"): lambda z: _zeroed(z, own)})
+            place = Place(node["layer"], "hook_z")
+            d_head = self.subject.adapter.width(place) // _n_heads(self.subject.adapter, node["layer"])
+            own = slice(node["index"] * d_head, (node["index"] + 1) * d_head)
+            return self._value({place: lambda z: _zeroed(z, own)})
         tier, pos = self.tiers[node["layer"]], node["pos"]
         part = tier.roots[pos] if node["kind"] != "feature" else self._part(tier, node)
-        return self._value({as_post(tier.point): lambda x: _less(x, pos, part)})
+        return self._value({tier.point.as_post: lambda x: _less(x, pos, part)})
 
     def together(self, generator: torch.Generator) -> dict[str, Any]:
         """The targets with the graph's features alone, without them, and the same for random active features."""
@@ -239,7 +247,7 @@ class _Study:
         found = ((tier.features.pos == node["pos"]) & (tier.features.index == node["index"])).nonzero()[:, 0]
         return tier.features.part(found).sum(0)  # nothing where it does not fire
 
-    def _edits(self, masks: Mapping[int, Bool[Tensor, "active"]], *, drop: bool) -> dict[Point, Edit]:
+    def _edits(self, masks: Mapping[int, Bool[Tensor, "active"]], *, drop: bool) -> dict[Place, Edit]:
         """At every SAE: drop these active features (at their positions), or all others."""
         edits = {}
         for layer, tier in self.tiers.items():
@@ -251,7 +259,7 @@ class _Study:
             gone = chosen if drop else ~chosen
             if tier.is_token[0]:
                 gone[0] = False  # features mean nothing there
-            edits[as_post(tier.point)] = _without_features(tier, gone)
+            edits[tier.point.as_post] = _without_features(tier, gone)
         return edits
 
     def _replaced(self, pos: int, generator: torch.Generator) -> float:
@@ -259,7 +267,7 @@ class _Study:
         ids[:, pos] = self.replacing.draw(REPLACEMENTS, 1, generator)[:, 0]
         return self._value({}, ids)
 
-    def _value(self, edits: Mapping[Point, Edit], ids: Tensor | None = None) -> float:
+    def _value(self, edits: Mapping[Place, Edit], ids: Tensor | None = None) -> float:
         """The targets' value in the edited model, the mean over copies of the prompt."""
         ids = self.prompt.ids()[None] if ids is None else ids
         value = 0.0

@@ -12,16 +12,14 @@ import torch
 
 from ..errors import UserError, warn
 from ..files import expanded
-from .adapter import Adapter, Family
-from .gpt2 import GPT2
+from .adapter import Adapter
+from .families import FAMILIES
 from .kinds import refuse_quantized, refuse_unreadable
-from .llama import LLAMA
 from .sizes import check_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FAMILIES: tuple[Family, ...] = (LLAMA, GPT2)
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _UNREACHABLE = {  # what the hub's client raises, whichever HTTP library it is built on
     *("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError"),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.adapter import Adapter
-from .trace import Point, hooks, recording, run, watch
+from ..models.place import Place
+from .record import change, hooks, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
 
@@ -22,70 +23,51 @@ Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
 def intervene(
     adapter: Adapter,
     token_ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Point, Edit],
-    reads: Collection[Point | None],
+    edits: Mapping[Place, Edit],
+    reads: Collection[Place | None],
     dtype: torch.dtype | None = None,
-) -> dict[Point | None, Float[Tensor, "batch d"]]:
-    """Run edited copies of prompts of equal length and read their last position at some points (None: the logits).
+) -> dict[Place | None, Float[Tensor, "batch d"]]:
+    """Run edited copies of prompts of equal length and read their last position at some places (None: the logits).
 
     edits: at resid_mid, resid_post (what a layer hands on) or hook_z (heads, before W_O).
+
+    Raises UserError for an edit at another place.
     """
-    found: dict[Point | None, Tensor] = {}
+    found: dict[Place | None, Tensor] = {}
     compute = adapter.compute_dtype(dtype)
 
-    def keep(point: Point) -> Any:
+    def keep(place: Place) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
-            found[point] = x[:, -1].to(compute)
+            found[place] = x[:, -1].to(compute)
 
         return note
 
     with recording(adapter, dtype, patterns=False), hooks() as handles:
-        for (layer, hook), edit in edits.items():
-            parts = adapter.layer(layer)
-            if hook == "resid_post":
-                handles.append(parts.module.register_forward_hook(_output_edit(edit)))
-            elif hook == "hook_z":
-                handles.append(parts.attention.o_module.register_forward_pre_hook(_input_edit(edit)))
-            elif hook == "resid_mid":
-                handles.append(parts.attention.module.register_forward_hook(_added_edit(adapter, layer, edit, handles)))
-            else:
-                raise UserError(f"interventions are made at resid_mid, resid_post and hook_z, not at {hook}")
-        for point in reads:  # after the edits, so that a point that is edited is read as edited
-            if point is not None:
-                watch(adapter, point, handles, keep(point))
+        for place, edit in edits.items():
+            _edit(adapter, Place(*place), edit, handles)
+        for read in reads:  # after the edits, so that a place that is edited is read as edited
+            if read is not None:
+                watch(adapter, Place(*read), handles, keep(read))
         output = run(adapter, token_ids, logits_to_keep=1)
     if None in reads:
         found[None] = output.logits[:, -1].to(compute)
     return found
 
 
-def _output_edit(edit: Edit) -> Any:
-    def hook(_module: Any, _args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (edit(output[0]).to(output[0].dtype), *output[1:])
-        return edit(output).to(output.dtype)
-
-    return hook
-
-
-def _added_edit(adapter: Adapter, layer: int, edit: Edit, handles: list[Any]) -> Any:
-    """No module puts out the stream between the sublayers: attention adds what the edit changes there."""
+def _edit(adapter: Adapter, place: Place, edit: Edit, handles: list[Any]) -> None:
+    if place.hook in ("resid_post", "hook_z"):
+        change(adapter.tap(place), handles, edit)
+        return
+    if place.hook != "resid_mid":
+        raise UserError(f"interventions are made at resid_mid, resid_post and hook_z, not at {place.hook}")
+    if adapter.layer(place.layer).parallel:
+        raise UserError(f"{place} is in no module's way: the layer's MLP reads what its attention reads")
     before: list[Tensor] = []
+    watch(adapter, Place(place.layer, "resid_pre"), handles, lambda x: before.__setitem__(slice(None), [x]))
 
-    def note(x: Tensor) -> None:
-        before[:] = [x]
+    def added(output: Tensor) -> Tensor:
+        """No module puts out the stream between the sublayers: attention adds what the edit changes there."""
+        stream = before[0] + output
+        return output + (edit(stream).to(stream.dtype) - stream)
 
-    watch(adapter, (layer, "resid_pre"), handles, note)
-
-    def hook(_module: Any, _args: Any, output: tuple) -> Any:
-        stream = before[0] + output[0]
-        return (output[0] + (edit(stream).to(stream.dtype) - stream), *output[1:])
-
-    return hook
-
-
-def _input_edit(edit: Edit) -> Any:
-    def hook(_module: Any, args: tuple) -> Any:
-        return (edit(args[0]).to(args[0].dtype), *args[1:])
-
-    return hook
+    change(adapter.tap(Place(place.layer, "attn_out")), handles, added)

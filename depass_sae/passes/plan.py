@@ -15,34 +15,38 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.adapter import Adapter, Layer
+from ..models.adapter import Adapter
+from ..models.place import Place
 from .memory import Need
-from .rows import BIAS, REST
+from .record import Trace
+from .rows import REST
 from .rules import Rule
 from .sources import Start
-from .trace import HOOKS, Point, Trace
 
 
 @dataclass(frozen=True)
 class Step:
     """One sublayer, and the residual stream before it.
 
-    needed: positions of the stream that are carried here; produced: positions at which the sublayer's output is wanted.
-    present, compete: at these, who is there after the sublayer, and who takes part in the allocation of an MLP.
+    number: among all sublayers, counted in turn. needed: positions of the stream that are carried here; produced:
+    positions at which the sublayer's output is wanted.
+    present: at these, who is in the stream after the sublayer; inside: who is in what it reads and writes, which is the
+    same unless it reads an earlier stream (``aside``); compete: who takes part in the allocation of a neuron.
     """
 
-    layer: int
-    is_mlp: bool
+    number: int
     needed: Int[Tensor, "needed"]
     produced: Int[Tensor, "produced"]
-    state_reads: list[Point]
-    output_reads: list[Point]
+    state_reads: list[Place]
+    output_reads: list[Place]
     present: Bool[Tensor, "produced comp"]
+    inside: Bool[Tensor, "produced comp"]
     compete: Bool[Tensor, "produced comp"]
+    aside: bool = False
 
 
 def planned(
-    trace: Trace, start: Start, reads: Mapping[Point, Int[Tensor, "kept"]], rule: Rule, skip_first: bool
+    trace: Trace, start: Start, reads: Mapping[Place, Int[Tensor, "kept"]], rule: Rule, skip_first: bool
 ) -> list[Step]:
     """The sublayers from a start to the last read; the last step is the stream that it leaves.
 
@@ -51,152 +55,122 @@ def planned(
     Raises UserError for a read before the start or beyond the trace.
     """
     positions, present, steps = start.rows.positions, start.rows.present, []
+    streams = {}
     for step in _wanted(reads, start.at, trace):
         if not len(step.produced):
-            steps.append(replace(step, present=present[:0], compete=present[:0]))
+            steps.append(replace(step, present=present[:0], inside=present[:0], compete=present[:0]))
             break
-        layer, here = trace.adapter.layer(step.layer), torch.isin(positions, step.needed)
+        here = torch.isin(positions, step.needed)
         positions, present = positions[here], present[here]
-        if step.is_mlp:
-            present = present[torch.isin(positions, step.produced)]
-            after, compete = _after_mlp(layer, present, step.produced, start.first_only, trace, rule, skip_first)
-        else:
-            after = compete = _after_attention(layer, present, positions, step.produced, trace)
+        streams[step.number] = positions, present
+        frozen = trace.sublayer(step.number)
+        read = frozen.sublayer.reads.depth
+        given, whose = streams.get(read, (positions, only_rest(present)))
+        inside, compete = frozen.mixer.present(
+            frozen.sublayer.norm,
+            whose,
+            given,
+            step.produced,
+            torch.tensor(trace.starts)[trace.prompt_of[step.produced]],
+            _kept_out(start.first_only, trace, step.produced, skip_first),
+            rule,
+        )
+        after = inside | present[torch.isin(positions, step.produced)]
         if torch.equal(positions, step.produced) and torch.equal(present, after):
             after = present  # one mask for all the steps between which it does not change
-        steps.append(replace(step, present=after, compete=compete))
+        aside = read != step.number
+        inside = inside if aside else after
+        steps.append(replace(step, present=after, inside=inside, compete=compete, aside=aside))
         positions, present = step.produced, after
     return steps
 
 
-def forecast(steps: list[Step], adapter: Adapter, start: Start, reads: Mapping[Point, Int[Tensor, "kept"]]) -> Need:
+def only_rest(present: Bool[Tensor, "pos comp"]) -> Bool[Tensor, "pos comp"]:
+    """Of a stream before the start, of which nothing is split."""
+    alone = torch.zeros_like(present)
+    alone[:, REST] = True
+    return alone
+
+
+def forecast(steps: list[Step], adapter: Adapter, start: Start, reads: Mapping[Place, Int[Tensor, "kept"]]) -> Need:
     """What a pass takes at most beside its blocks: the stream, what takes its place where its layout changes, and
-    beside these what is read inside a sublayer, and what was read so far.
+    beside these what is read inside a sublayer, what was read so far, and a stream that is read again.
     """
-    attention = adapter.layer(0).attention
-    widths = {"hook_z": attention.n_heads * attention.d_head}
     size, row = start.rows.values.element_size(), adapter.d_model * start.rows.values.element_size()
     most, kept = Need((), 0), 0
     positions, present = start.rows.positions, start.rows.present
-    for step in steps:
-        for point in step.state_reads:
-            whole = len(step.produced) == 0 and torch.equal(positions, reads[point])  # handed over as it is
-            kept += 0 if whole else int(present[torch.isin(positions, reads[point])].sum()) * row
+    for step, then in zip(steps, [*steps[1:], None], strict=True):
+        for place in step.state_reads:
+            whole = len(step.produced) == 0 and torch.equal(positions, reads[place])  # handed over as it is
+            kept += 0 if whole else int(present[torch.isin(positions, reads[place])].sum()) * row
         before, after = int(present.sum()) * row, int(step.present.sum())
         in_place = torch.equal(positions, step.produced) and torch.equal(present, step.present)
-        inside = sum(after * widths.get(hook, adapter.d_model) * size for _, hook in step.output_reads)
-        now = Need((before,) if in_place else (before, after * row), kept + inside)
+        in_place &= then is None or not then.aside
+        widths = {place: adapter.width(place) * size for place in step.output_reads}
+        inside = sum(after * width for width in widths.values())
+        again = int(step.inside.sum()) * row if step.aside else 0
+        now = Need((before,) if in_place else (before, after * row), kept + inside + again)
         most = max(most, now, key=lambda need: need.total)
-        for point in step.output_reads:
-            rows = int(step.present[torch.isin(step.produced, reads[point])].sum())
-            kept += rows * widths.get(point[1], adapter.d_model) * size
+        for place, width in widths.items():
+            kept += int(step.present[torch.isin(step.produced, reads[place])].sum()) * width
         positions, present = step.produced, step.present
     return most
 
 
 # ---------------------------------------------------------------------------------------------- what has to be carried
 
-_STATE = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}  # read between sublayers: after how many of this layer's
-_OUTPUT = {"hook_z": 0, "attn_out": 0, "mlp_in": 1, "mlp_out": 1}  # read inside a sublayer: which one
 
-
-def _wanted(reads: Mapping[Point, Tensor], at: Point, trace: Trace) -> list[Step]:
+def _wanted(reads: Mapping[Place, Tensor], at: Place, trace: Trace) -> list[Step]:
     """The sublayers, each with the positions that later ones depend on; who is there is not known yet.
 
-    Found backwards: an attention layer needs every position of a prompt up to the last one it produces there, an MLP
-    just its own.
+    Found backwards: a sublayer that looks back needs every position of a prompt up to the last one it produces there,
+    others just their own.
     """
-    first = 2 * at[0] + _STATE[at[1]]
-    states: dict[int, list[Point]] = {}
-    outputs: dict[int, list[Point]] = {}
-    for point in reads:
-        layer, hook = point
-        if hook not in HOOKS:
-            raise UserError(f"unknown hook point {hook!r}; there are {', '.join(HOOKS)}")
-        if not 0 <= layer < trace.n_layers:
-            raise UserError(f"there is no layer {layer} in this trace; it has layers 0 to {trace.n_layers - 1}")
-        group, time = (states, 2 * layer + _STATE[hook]) if hook in _STATE else (outputs, 2 * layer + _OUTPUT[hook])
-        if time < first:
-            raise UserError(f"{hook} of layer {layer} lies before the decomposition's start, {at[1]} of layer {at[0]}")
-        group.setdefault(time, []).append(point)
+    states: dict[int, list[Place]] = {}
+    outputs: dict[int, list[Place]] = {}
+    for place in reads:
+        if not 0 <= place.layer < trace.n_layers:
+            raise UserError(f"there is no layer {place.layer} in this trace; it has layers 0 to {trace.n_layers - 1}")
+        if place.depth < at.depth:
+            raise UserError(
+                f"{place.hook} of layer {place.layer} lies before the decomposition's start, {at.hook} of layer {at.layer}"
+            )
+        (states if place.is_stream else outputs).setdefault(place.depth, []).append(place)
     if not reads:
         return []
     everything, nobody = torch.arange(len(trace.token_ids)), torch.zeros(0, 0, dtype=torch.bool)
     later = torch.zeros(len(everything), dtype=torch.bool)
     steps = []
-    for time in range(max(*states, *(t + 1 for t in outputs), first), first - 1, -1):
+    for number in range(max(*states, *(n + 1 for n in outputs), at.depth), at.depth - 1, -1):
         produced = later.clone()
-        for point in outputs.get(time, []):
-            produced[reads[point]] = True
-        is_mlp = bool(time % 2)
+        for place in outputs.get(number, []):
+            produced[reads[place]] = True
         later = produced.clone()
-        if not is_mlp:
+        if number < 2 * trace.n_layers and trace.sublayer(number).mixer.looks_back:
             for prompt in trace.prompts:
                 wanted = produced[prompt].nonzero()
                 later[prompt.start : prompt.start + (int(wanted.max()) + 1 if len(wanted) else 0)] = True
-        for point in states.get(time, []):
-            later[reads[point]] = True
+        for place in states.get(number, []):
+            later[reads[place]] = True
         steps.append(
             Step(
-                layer=time // 2,
-                is_mlp=is_mlp,
+                number=number,
                 needed=everything[later],
                 produced=everything[produced],
-                state_reads=states.get(time, []),
-                output_reads=outputs.get(time, []),
+                state_reads=states.get(number, []),
+                output_reads=outputs.get(number, []),
                 present=nobody,
+                inside=nobody,
                 compete=nobody,
             )
         )
     return steps[::-1]
 
 
-# -------------------------------------------------------------------------------------------------------- who is where
-
-
-def _after_attention(
-    layer: Layer,
-    present: Bool[Tensor, "key comp"],
-    keys: Int[Tensor, "key"],
-    queries: Int[Tensor, "query"],
-    trace: Trace,
-) -> Bool[Tensor, "query comp"]:
-    """Which components are at each query after attention: those of all that it sees, and biases."""
-    window = layer.attention.window or len(trace.token_ids)
-    starts = torch.tensor(trace.starts)[trace.prompt_of[queries]]
-    first = torch.searchsorted(keys, torch.maximum(starts, queries - window + 1))
-    last = torch.searchsorted(keys, queries, right=True)
-    upto = torch.cat([torch.zeros(1, present.shape[1], dtype=torch.int32), present.cumsum(0, dtype=torch.int32)])
-    after = upto[last] > upto[first]
-    if any(part.bias is not None for part in (layer.attn_norm, layer.attention.v, layer.attention.o)):
-        after[:, BIAS] = True
-    return after
-
-
-def _after_mlp(
-    layer: Layer,
-    present: Bool[Tensor, "pos comp"],
-    positions: Int[Tensor, "pos"],
-    first_only: Bool[Tensor, "*pos comp"],
-    trace: Trace,
-    rule: Rule,
-    skip_first: bool,
-) -> tuple[Bool[Tensor, "pos comp"], Bool[Tensor, "pos comp"]]:
-    """Who is there after an MLP, and who of them takes part in its allocation: ``rest`` where nobody else does."""
-    mlp, present = layer.mlp, present.clone()
-    first = [layer.mlp_norm.bias, mlp.gate.bias, mlp.up.bias if mlp.up is not None and rule.needs_up else None]
-    if any(bias is not None for bias in first):
-        present[:, BIAS] = True
-    compete = present.clone()
-    if rule.couples:
-        if skip_first:
-            later = torch.ones(len(trace.token_ids), dtype=torch.bool)
-            later[list(trace.starts)] = False
-            compete &= ~(first_only.expand(len(later), -1) & later[:, None])[positions]
-        compete[:, REST] |= ~compete.any(dim=1)
-    present |= compete
-    if mlp.down.bias is not None:
-        present[:, BIAS] = True
-    if rule.may_spill:
-        present[:, REST] = True
-    return present, compete
+def _kept_out(
+    first_only: Bool[Tensor, "*pos comp"], trace: Trace, positions: Int[Tensor, "pos"], skip_first: bool
+) -> Bool[Tensor, "pos comp"]:
+    """Who takes no part at each position, since it comes from the first one of its prompt alone."""
+    later = torch.full((len(trace.token_ids),), skip_first)
+    later[list(trace.starts)] = False
+    return (first_only.expand(len(later), -1) & later[:, None])[positions]

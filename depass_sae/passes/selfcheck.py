@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.adapter import Adapter
-from .propagate import Allocation, propagate
+from ..models.place import stream_at
+from .choices import CONTRIBUTION
+from .forward import Allocation, propagate
+from .record import Trace, recording, run, trace
 from .sources import tokens
-from .trace import Trace, recording, run, trace
 
 
 def rounding_bound(dtype: torch.dtype, n_layers: int) -> float:
@@ -58,9 +60,9 @@ def check(adapter: Adapter, dtype: torch.dtype | None = None) -> Checked:
     n = len(seen.token_ids)
     positions = torch.arange(n)
     worst = 0.0
-    points = [(layer, hook) for layer in range(adapter.n_layers) for hook in ("resid_mid", "resid_post")]
+    places = [stream_at(depth, adapter.n_layers) for depth in range(1, 2 * adapter.n_layers + 1)]
     start = tokens([str(i) for i in range(n)]).start(seen)
-    parts = propagate(seen, start, dict.fromkeys(points, positions), Allocation("linear"))
+    parts = propagate(seen, start, dict.fromkeys(places, positions), Allocation("linear"))
     bound = _bound(adapter, dtype)
 
     def compare(what: str, found: Tensor, whole: Tensor) -> None:
@@ -70,19 +72,20 @@ def check(adapter: Adapter, dtype: torch.dtype | None = None) -> Checked:
             raise UserError(_mismatch(adapter, what, off))
         worst = max(worst, off)
 
-    for layer, hook in points:
-        summed = parts[layer, hook].dense().sum(dim=1)
-        compare(f"the residual stream at {hook} of layer {layer}", summed, seen.at((layer, hook)))
+    for place in places:
+        summed = parts[place].dense().sum(dim=1)
+        compare(f"the residual stream at {place.hook} of layer {place.layer}", summed, seen.at(place))
+    for number in range(2 * adapter.n_layers):
+        frozen = seen.sublayer(number)
+        added, layer = frozen.out(frozen.recorded_z(), CONTRIBUTION["linear"]), frozen.sublayer.place.layer
+        after = seen.streams[number] + added
+        compare(f"what the {frozen.mixer.unit}s of layer {layer} add", after, seen.streams[number + 1])
     compute = seen.resid_post.dtype
-    for layer in range(adapter.n_layers):
-        added = adapter.layer(layer).mlp.down.to(compute)(seen.neurons[layer].to(compute))
-        after = seen.at((layer, "resid_post"))
-        compare(f"what the neurons of layer {layer} add", seen.resid_mid[layer] + added, after)
     assert seen.logits is not None
-    normed = adapter.final_norm.to(compute)(seen.resid_post)
-    compare("the logits", adapter.unembed.to(compute)(normed), seen.logits)
+    logits = adapter.unembed.to(compute)(adapter.final_norm.to(compute)(seen.resid_post))
+    compare("the logits", adapter.capped(logits), seen.logits)
     check_attention(adapter, dtype, seen.logits)
-    return Checked(worst, adapter.model.config._attn_implementation)
+    return Checked(worst, adapter.text.config._attn_implementation)
 
 
 def check_attention(
@@ -92,7 +95,7 @@ def check_attention(
 
     traced: its logits on the self-check's tokens, where they are known.
     """
-    implementation = adapter.model.config._attn_implementation
+    implementation = adapter.text.config._attn_implementation
     if implementation == "eager":
         return
     ids = _some_ids(adapter)

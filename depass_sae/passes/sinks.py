@@ -21,15 +21,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .trace import Point, Trace
+from ..models.place import Place
+from .record import Trace
 
 FIRST, LATER = 5.0, 20.0
 """Times the usual norm. Nearly every first position is a sink, so that less has to be seen of it."""
 
 
-def sinks(seen: Trace, point: Point) -> list[int]:
-    """The positions of one prompt that are attention sinks, by the residual stream up to where a point is computed."""
-    return sinks_of([x.norm(dim=-1) for x in _stream(seen, point)])
+def sinks(seen: Trace, place: tuple[int, str]) -> list[int]:
+    """The positions of one prompt that are attention sinks, by the residual stream up to where a place is computed."""
+    return sinks_of([x.norm(dim=-1) for x in _stream(seen, place)])
 
 
 def sinks_of(norms: list[Float[Tensor, "pos"]]) -> list[int]:
@@ -43,9 +44,7 @@ def sinks_of(norms: list[Float[Tensor, "pos"]]) -> list[int]:
     return (stacked > times * usual).any(dim=0).nonzero()[:, 0].tolist()
 
 
-def _stream(seen: Trace, point: Point) -> list[Float[Tensor, "pos d_model"]]:
-    """After each sublayer, up to a point: what a sublayer reads inside, or adds, is judged by the stream behind it."""
-    layer, hook = point
-    sublayers = 2 * layer + {"resid_pre": 0, "hook_z": 1, "attn_out": 1, "resid_mid": 1}.get(hook, 2)
-    behind = [(n // 2, ("resid_mid", "resid_post")[n % 2]) for n in range(sublayers)]
-    return [seen.at(place) for place in behind]
+def _stream(seen: Trace, place: tuple[int, str]) -> list[Float[Tensor, "pos d_model"]]:
+    """After each sublayer, up to a place: what a sublayer reads inside, or adds, is judged by the stream behind it."""
+    place = Place(*place)
+    return seen.streams[1 : place.depth + (not place.is_stream) + 1]

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..arguments import typed
 from ..errors import UserError
+from ..models.place import Place, stream_at
+from .frozen import Frozen
+from .record import Trace
 from .rows import Rows, on
-from .sublayers import CONTRIBUTION, head_outputs
-from .trace import Point, Trace
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Start:
     :mod:`.propagate`).
     """
 
-    at: Point
+    at: Place
     rows: Rows
     labels: tuple[str, ...]
     first_only: Bool[Tensor, "*pos comp"]
@@ -59,13 +60,14 @@ class Spans:
     layer: int = 0
 
     def start(self, trace: Trace) -> Start:
-        x = _stream(trace, (self.layer, "resid_pre"))
+        place = Place(self.layer, "resid_pre")
+        x = _stream(trace, place)
         n, m = len(x), len(self.groups)
         present = torch.zeros(n, m + 2, dtype=torch.bool)
         present[torch.arange(n), self.owner(n)] = True
         first_only = torch.tensor([list(group) == [0] for group in self.groups] + [False, False])
         rows = Rows(torch.arange(n), present, x)
-        return Start((self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
+        return Start(place, rows, (*self.labels, "bias", "rest"), first_only)
 
     def owner(self, n: int) -> Int[Tensor, "pos"]:
         """Which component each of n positions belongs to: its group's, or ``rest``. Raises UserError for bad groups."""
@@ -96,7 +98,7 @@ class Vectors:
 
     parts: Float[Tensor, "pos comp d_model"]
     labels: Sequence[str]
-    at: Point
+    at: Place
     present: Bool[Tensor, "pos comp"] | None = None
     first_only: Bool[Tensor, "comp"] | None = None
 
@@ -115,14 +117,14 @@ class Vectors:
         # What is left over by rounding alone is no component: it would compete for neurons.
         largest = torch.cat([parts, x[:, None]], dim=1).abs().amax((1, 2))
         left = (rest.abs().amax(-1) > 100 * torch.finfo(x.dtype).eps * largest).cpu()
-        start = _start(self.at, self.labels, parts, None, rest)
+        start = _start(Place(*self.at), self.labels, parts, None, rest)
         mask = torch.cat([present, start.rows.present[:, -2:-1], left[:, None]], dim=1)
         first_only = start.first_only.clone()
         if self.first_only is not None:
             first_only[:-2] = self.first_only.cpu()
         full = start.rows.dense().flatten(0, 1)
         rows = Rows(start.rows.positions, mask, full.index_select(0, on(full, mask.flatten().nonzero()[:, 0])))
-        return Start(self.at, rows, start.labels, first_only)
+        return Start(start.at, rows, start.labels, first_only)
 
 
 @typed
@@ -133,13 +135,10 @@ class Heads:
     layer: int
 
     def start(self, trace: Trace) -> Start:
-        rest = _stream(trace, (self.layer, "resid_pre"))
-        attention = trace.adapter.layer(self.layer).attention
-        o = attention.o.to(trace.resid_post.dtype)
-        z = recorded_heads(trace, self.layer).unflatten(-1, (attention.n_heads, attention.d_head))
-        parts = torch.einsum("nhe,hed->nhd", z, o.weight.unflatten(0, (attention.n_heads, attention.d_head)))
-        labels = [f"head {head}" for head in range(attention.n_heads)]
-        return _start((self.layer, "resid_mid"), labels, parts, o.bias, rest)
+        frozen = _sublayer(trace, self.layer, ATTENTION)
+        labels = [f"head {head}" for head in range(frozen.mixer.n_units)]
+        rest = trace.streams[frozen.sublayer.number]
+        return _start(_behind(trace, frozen), labels, frozen.written_by(), frozen.written_bias(), rest)
 
 
 @typed
@@ -151,12 +150,13 @@ class Modules:
     module: Literal["attn", "mlp"]
 
     def start(self, trace: Trace) -> Start:
-        if self.module not in ("attn", "mlp"):
+        if self.module not in (ATTENTION, NEURONS):
             raise UserError(f'a module is "attn" or "mlp", not {self.module!r}')
-        before, after = ("resid_pre", "resid_mid") if self.module == "attn" else ("resid_mid", "resid_post")
-        rest = _stream(trace, (self.layer, before))
-        part = _stream(trace, (self.layer, after)) - rest
-        return _start((self.layer, after), [f"{self.module} {self.layer}"], part[:, None], None, rest)
+        frozen = _sublayer(trace, self.layer, self.module)
+        number = frozen.sublayer.number
+        rest = trace.streams[number]
+        part = trace.streams[number + 1] - rest
+        return _start(_behind(trace, frozen), [f"{self.module} {self.layer}"], part[:, None], None, rest)
 
 
 @typed
@@ -164,23 +164,24 @@ class Modules:
 class Neurons:
     """One component per group of an MLP's neurons (default: each neuron its own).
 
-    The stream before the MLP and the neurons in no group are ``rest``; b_down goes to ``bias``.
+    The stream before the MLP and the neurons in no group are ``rest``; b_down goes to ``bias``. The neurons of experts
+    are counted expert by expert, those of a shared one after them.
     """
 
     layer: int
     groups: Sequence[Sequence[int]] | None = None
 
     def start(self, trace: Trace) -> Start:
-        before = _stream(trace, (self.layer, "resid_mid"))
-        down = trace.adapter.layer(self.layer).mlp.down.to(before.dtype)
-        hidden = trace.neurons[self.layer].to(before.dtype)
-        groups = [[neuron] for neuron in range(hidden.shape[1])] if self.groups is None else self.groups
-        if not groups or not all(0 <= neuron < hidden.shape[1] for group in groups for neuron in group):
-            raise UserError(f"groups are of the layer's neurons, 0 to {hidden.shape[1] - 1}; at least one is needed")
-        parts = torch.stack([hidden[:, list(group)] @ down.weight[list(group)] for group in groups], dim=1)
-        rest = before + (hidden @ down.weight - parts.sum(dim=1))
-        labels = [f"neuron {group[0]}" if len(group) == 1 else f"neurons {list(group)}" for group in groups]
-        return _start((self.layer, "resid_post"), labels, parts, down.bias, rest)
+        frozen = _sublayer(trace, self.layer, NEURONS)
+        number, n = frozen.sublayer.number, frozen.mixer.n_units
+        groups = [[neuron] for neuron in range(n)] if self.groups is None else [list(group) for group in self.groups]
+        if not groups or not all(0 <= neuron < n for group in groups for neuron in group):
+            raise UserError(f"groups are of the layer's neurons, 0 to {n - 1}; at least one is needed")
+        parts, bias = frozen.written_by(groups), frozen.written_bias()
+        rest = trace.streams[number] + (frozen.written() - parts.sum(dim=1))
+        names = [[frozen.mixer.unit_name(neuron) for neuron in group] for group in groups]
+        labels = [f"neuron {group[0]}" if len(group) == 1 else f"neurons [{', '.join(group)}]" for group in names]
+        return _start(_behind(trace, frozen), labels, parts, bias, rest)
 
 
 @typed
@@ -200,10 +201,10 @@ class Subspace:
     rank: int | None = None
 
     def start(self, trace: Trace) -> Start:
-        x = _stream(trace, (self.layer, self.hook))
+        x = _stream(trace, Place(self.layer, self.hook))
         parts = torch.stack([x @ basis.T @ basis for basis in self.bases(x)], dim=1)
         labels = [f"subspace {i}" for i in range(parts.shape[1])]
-        return _start((self.layer, self.hook), labels, parts, None, x - parts.sum(dim=1))
+        return _start(Place(self.layer, self.hook), labels, parts, None, x - parts.sum(dim=1))
 
     def bases(self, x: Float[Tensor, "pos d_model"]) -> list[Float[Tensor, "rank d_model"]]:
         """Orthonormal rows of each subspace, in the dtype and on the device of ``x``."""
@@ -228,27 +229,41 @@ class Subspace:
         return [basis.to(x.dtype) for basis in bases]
 
 
-def recorded_heads(trace: Trace, layer: int) -> Float[Tensor, "pos n_heads_d_head"]:
-    """hook_z of a layer, from the recorded stream and pattern."""
-    resid = trace.resid_pre[layer]
-    return head_outputs(trace.adapter.layer(layer), resid, None, trace.pattern[layer], CONTRIBUTION["linear"])
+ATTENTION, NEURONS = "attn", "mlp"
+"""What the two sublayers of a layer are called."""
 
 
-def _stream(trace: Trace, at: Point) -> Float[Tensor, "pos d_model"]:
-    """The residual stream where a source starts. Raises UserError where there is none."""
-    layer, hook = at
-    if hook not in ("resid_pre", "resid_mid", "resid_post"):
-        raise UserError(f"a decomposition starts on the residual stream, not at {hook}")
+def _sublayer(trace: Trace, layer: int, name: str) -> Frozen:
+    """One of a layer's. Raises UserError where there is no such layer."""
+    _check_layer(trace, layer)
+    both = (trace.sublayer(2 * layer), trace.sublayer(2 * layer + 1))
+    return next(frozen for frozen in both if frozen.sublayer.name == name)
+
+
+def _behind(trace: Trace, frozen: Frozen) -> Place:
+    """The stream right after a sublayer."""
+    return stream_at(frozen.sublayer.number + 1, trace.n_layers).as_post
+
+
+def _check_layer(trace: Trace, layer: int) -> None:
     if not 0 <= layer < trace.n_layers:
         raise UserError(f"there is no layer {layer}; there are layers 0 to {trace.n_layers - 1}")
+
+
+def _stream(trace: Trace, at: tuple[int, str]) -> Float[Tensor, "pos d_model"]:
+    """The residual stream where a source starts. Raises UserError where there is none."""
+    layer, hook = at
+    _check_layer(trace, layer)
+    if not Place(layer, hook).is_stream:
+        raise UserError(f"a decomposition starts on the residual stream, not at {hook}")
     return trace.at(at)
 
 
 def _start(
-    at: Point,
+    at: Place,
     labels: Sequence[str],
     parts: Float[Tensor, "pos comp d_model"],
-    bias: Float[Tensor, "d_model"] | None,
+    bias: Float[Tensor, "*pos d_model"] | None,
     rest: Float[Tensor, "pos d_model"],
 ) -> Start:
     """Components that are present at every position, ``bias`` where there is one."""

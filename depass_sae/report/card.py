@@ -34,11 +34,11 @@ from ..files import check_place, write_text
 from ..graph.labels import check_labels
 from ..graph.neuronpedia_labels import feature_page
 from ..models.prompt import Prompt, PromptLike, encode, several
-from ..passes.batch import alike_in_length
-from ..passes.propagate import Allocation, Progress
+from ..passes.choices import CONTRIBUTION
+from ..passes.forward import Allocation, Progress
+from ..passes.many import alike_in_length
+from ..passes.record import Trace
 from ..passes.sinks import sinks
-from ..passes.sublayers import CONTRIBUTION
-from ..passes.trace import Trace
 from ..saes import Fit, Hook, activations, describe, fit, pre_activations
 from ..texts import together
 from .neighbours import (

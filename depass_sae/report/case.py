@@ -38,9 +38,9 @@ from ..graph.summary import name_of
 from ..graph.tiers import STREAM
 from ..graph.verify import verify_graph
 from ..models.prompt import Prompt, encode
-from ..passes.propagate import Allocation, Progress
+from ..passes.choices import CONTRIBUTION
+from ..passes.forward import Allocation, Progress
 from ..passes.sinks import sinks
-from ..passes.sublayers import CONTRIBUTION
 from ..saes import Fit, describe
 from ..texts import visible
 from .card import FeatureCard, make_card

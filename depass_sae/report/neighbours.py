@@ -19,12 +19,16 @@ from torch import Tensor
 from ..attribution.subject import Subject
 from ..graph.flow import contributions
 from ..graph.reads import encoder_reads
-from ..graph.tiers import depth, is_stream, sae_tier
+from ..graph.tiers import is_stream, sae_tier
+from ..models.place import Place, stream_at
 from ..models.prompt import Prompt, token_text
-from ..passes.propagate import Allocation, propagate
+from ..passes.forward import Allocation, propagate
+from ..passes.frozen import INSIDE
+from ..passes.mixers import mixer_of
+from ..passes.mixers.mixer import Record
+from ..passes.record import Trace
 from ..passes.sinks import sinks
 from ..passes.sources import Vectors
-from ..passes.trace import Point, Trace
 from ..saes import Hook, active_features, encoder_directions, feature_parts, reconstructs
 
 if TYPE_CHECKING:
@@ -104,8 +108,8 @@ def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 def previous_hook(subject: Subject, hook: Hook) -> Hook | None:
     """The last SAE on the residual stream before what a feature at ``hook`` reads."""
-    before = [other for other in subject.saes if is_stream(subject, other) and depth(other) < _read_depth(hook)]
-    return max(before, key=lambda other: (depth(other), other), default=None)
+    before = [other for other in subject.saes if is_stream(subject, other) and other.depth < hook.behind]
+    return max(before, key=lambda other: (other.depth, other), default=None)
 
 
 def next_hook(subject: Subject, hook: Hook) -> Hook | None:
@@ -113,38 +117,37 @@ def next_hook(subject: Subject, hook: Hook) -> Hook | None:
     place = writes_at(subject, hook)
     if place is None:
         return None
-    own = hook.name == place[1]
-    from_ = depth(Hook(*place)) + own  # an SAE on the point that a module writes to reads what it wrote
-    behind = [other for other in subject.saes if is_stream(subject, other) and depth(other) >= from_]
-    return min(behind, key=lambda other: (depth(other), other), default=None)
+    # An SAE on the place that a module writes to reads what it wrote.
+    from_ = place.depth + (hook.hook == place.hook)
+    behind = [other for other in subject.saes if is_stream(subject, other) and other.depth >= from_]
+    return min(behind, key=lambda other: (other.depth, other), default=None)
 
 
-_READ = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2, "attn_out": 1, "hook_z": 1, "mlp_in": 2, "mlp_out": 2}
-
-
-def _read_depth(hook: Hook) -> int:
-    """How many sublayers have begun before a hook: what lies on the stream below that comes before it."""
-    return 2 * hook.layer + _READ[hook.name]
-
-
-def writes_at(subject: Subject, hook: Hook) -> Point | None:
+def writes_at(subject: Subject, hook: Hook) -> Place | None:
     """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input)."""
-    module = {"attn_out": "resid_mid", "hook_z": "resid_mid", "mlp_out": "resid_post"}
     if not reconstructs(subject.saes[hook]):
-        return (hook.layer, "resid_post")
-    if hook.name == "mlp_in":
-        return None
-    return (hook.layer, module.get(hook.name, hook.name))
+        return Place(hook.layer, "resid_post")
+    if hook.is_stream:
+        return hook
+    writes = hook.is_output or INSIDE[hook.hook] == "z"
+    return stream_at(hook.behind, subject.adapter.n_layers).as_post if writes else None
 
 
-def into_stream(subject: Subject, hook: Hook, rows: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_model"] | None:
-    """Decoder rows, or multiples of them, as what they add to the stream."""
+def into_stream(
+    subject: Subject, hook: Hook, rows: Float[Tensor, "n d_out"], scale: Float[Tensor, "n 1"] | float = 1.0
+) -> Float[Tensor, "n d_model"] | None:
+    """Decoder rows, or multiples of them, as what they add to the stream.
+
+    scale: of the norm behind the sublayer, for what stands before it.
+    """
     if writes_at(subject, hook) is None:
         return None
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    if hook.name != "hook_z" or not reconstructs(subject.saes[hook]):
+    if INSIDE.get(hook.hook) != "z" or not reconstructs(subject.saes[hook]):
         return rows
-    return rows @ subject.adapter.layer(hook.layer).attention.o.weight.to(rows)
+    part = subject.adapter.sublayer(hook.depth)
+    out = mixer_of(part.mixer).write(rows, Record())
+    return out if part.post is None else part.post.to(out.dtype).frozen(out, scale)
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def inflow_from(
     tier = sae_tier(subject, seen, prompt, source)
     assert tier.features is not None
     at = torch.tensor(list(positions), device=seen.resid_post.device)
-    reads = encoder_reads(subject.saes[hook], (hook.layer, hook.name), seen, at, torch.full_like(at, index))
+    reads = encoder_reads(subject.saes[hook], hook, seen, at, torch.full_like(at, index))
     weights = contributions(seen, tier, reads, rule).double()
     roots = weights[:, tier.n_features : -2]
     is_token = torch.tensor(tier.is_token, device=roots.device)
@@ -225,7 +228,7 @@ def outflow_to(
     present = torch.zeros(len(parts), 1, dtype=torch.bool)
     present[list(positions)] = True
     start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
-    point = (target.layer, target.name)
+    point = target
     reached = torch.arange(min(positions), len(parts))
     arrived = propagate(seen, start, {point: reached}, Allocation(rule))[point].dense()[:, 0]
     sae, x = subject.saes[target], seen.at(point)
@@ -245,11 +248,11 @@ def _written(
     subject: Subject, seen: Trace, hook: Hook, index: int, positions: Sequence[int]
 ) -> Float[Tensor, "pos d_model"]:
     """What the feature adds to the stream at some positions, zero elsewhere."""
-    x = seen.at((hook.layer, hook.name))
+    x = seen.at(hook)
     found = feature_parts(subject.saes[hook], x)
     at: Int[Tensor, "pos"] = torch.tensor(list(positions), device=x.device)
     chosen = ((found.index == index) & torch.isin(found.pos, at)).nonzero()[:, 0]
-    rows = into_stream(subject, hook, found.part(chosen))
+    rows = into_stream(subject, hook, found.part(chosen), seen.post_scale(hook, found.pos[chosen]))
     assert rows is not None
     parts = seen.resid_post.new_zeros(len(x), rows.shape[1])
     parts[found.pos[chosen]] = rows.to(parts)

@@ -1,5 +1,6 @@
 """SAEs: loaded through sae-lens, read as directions, split into features. Importing this does not import sae-lens."""
 
+from ..models.place import HOOKS as HOOK_NAMES
 from .direction import (
     PATHS,
     Direction,
@@ -21,7 +22,7 @@ from .encode import (
     reconstructs,
     written_by,
 )
-from .hook import HOOK_NAMES, Hook, hook_of, parse_hook
+from .hook import Hook, hook_of, parse_hook
 from .load import check_folder, load_saes
 from .own import describe
 

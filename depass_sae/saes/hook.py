@@ -8,16 +8,17 @@ that means something else there. A name whose meaning is not certain is refused,
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import NUMBER
 from ..errors import UserError
+from ..models.place import Place
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-HOOK_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z", "mlp_in")
+Hook = Place
+"""What an SAE reads, as it was called before."""
 
 # After "blocks.N."; the last of them is sae-lens's name for the MLP input with the norm's gain.
 TRANSFORMER_LENS = {
@@ -26,6 +27,7 @@ TRANSFORMER_LENS = {
     "hook_resid_post": "resid_post",
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
+    "ln2.hook_normalized": "ln2_normalized",
     "attn.hook_z": "hook_z",
     "hook_z": "hook_z",
     "mlp.hook_in": "mlp_in",
@@ -50,32 +52,7 @@ class NoHookNamed(UserError):
     """An SAE's file does not say where it reads."""
 
 
-@dataclass(frozen=True, order=True)
-class Hook:
-    """A read point: ``Hook(17, "resid_post")``, written ``17.resid_post``.
-
-    `mlp_in` is the normed MLP input, gain included, that transcoders read.
-    """
-
-    layer: int
-    name: str
-
-    def __post_init__(self) -> None:
-        if self.layer < 0:
-            raise UserError(f"layer {self.layer} does not exist: layers count from 0")
-        if self.name not in HOOK_NAMES:
-            raise UserError(f"{self.name!r} is not a hook; the hooks are {', '.join(HOOK_NAMES)}")
-
-    def __str__(self) -> str:
-        return f"{self.layer}.{self.name}"
-
-
-def parse_hook(text: str) -> Hook:
-    """``"17.resid_post"`` -> ``Hook(17, "resid_post")``. Raises UserError for anything that is not ``layer.name``."""
-    match = re.fullmatch(rf"({NUMBER})\.(\w+)", text.strip())
-    if match is None:
-        raise UserError(f"{text!r} is not a hook: write layer.name, such as 17.resid_post")
-    return Hook(int(match[1]), match[2])
+parse_hook = Place.parse
 
 
 def hook_of(sae: "SAE", fallback_layer: int | None = None) -> Hook:
@@ -138,11 +115,6 @@ def _translated(name: str, layer: int | None, architecture: str) -> Hook | None:
 
 
 def _transformer_lens_hook(layer: int, suffix: str, architecture: str) -> Hook | None:
-    if suffix == "ln2.hook_normalized":
-        raise UserError(
-            f"the SAE reads blocks.{layer}.ln2.hook_normalized, the MLP's input before the norm's gain, "
-            "which is not a read point here: it needs an SAE on the gained input (mlp.hook_in)"
-        )
     if suffix == "hook_mlp_in":
         # In TransformerLens the residual before the norm; sae-lens writes it for transcoders that read after the norm.
         if "transcoder" not in architecture:

@@ -11,10 +11,10 @@ import depass_sae as ds
 from depass_sae.attribution.components import KINDS, NEURONS, _carried, _swept
 from depass_sae.attribution.targets import FeatureTarget
 from depass_sae.models.prompt import encode
+from depass_sae.passes.forward import Allocation
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation
+from depass_sae.passes.record import HOOKS
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.trace import HOOKS
 
 from ..passes import reference
 from ..passes.models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES

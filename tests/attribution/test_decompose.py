@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.passes.record import HOOKS
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.trace import HOOKS
 
 from ..passes.models import SHAPES
 from .tiny import TEXT, VOCAB, activation, handle, model, width

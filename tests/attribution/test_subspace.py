@@ -10,8 +10,8 @@ from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.passes.record import HOOKS
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.trace import HOOKS
 
 from ..passes.models import D_MODEL, LAYERS, SHAPES
 from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae

@@ -19,10 +19,10 @@ from depass_sae.attribution.targets import FeatureTarget
 from depass_sae.attribution.tokens import _Passes
 from depass_sae.errors import SAEFitWarning, UserError
 from depass_sae.models.prompt import encode
+from depass_sae.passes.forward import Allocation
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation
+from depass_sae.passes.record import HOOKS
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.trace import HOOKS
 
 from ..passes.models import SHAPES
 from ..saes.builders import AFFINE, NORMALISATIONS

@@ -15,7 +15,7 @@ from depass_sae.errors import UserError
 from depass_sae.graph.document import document_of, graph_of
 from depass_sae.graph.influence import is_flow, size
 from depass_sae.graph.tiers import sae_tier
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.sources import Vectors
 from depass_sae.saes import Hook, encoder_direction
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from depass_sae.models.llama import LLAMA, layer
 from transformers import AutoModel, BertConfig, BertModel, GPTNeoXConfig
 
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter, Layer
-from depass_sae.models.llama import LLAMA, layer
 from depass_sae.models.load import FAMILIES, adapter_for
 from depass_sae.passes.selfcheck import check
 

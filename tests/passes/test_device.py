@@ -19,14 +19,14 @@ from torch.utils._pytree import tree_leaves
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.batch import Aim, Batch, sweep_each
+from depass_sae.passes.backward import Level
+from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
+from depass_sae.passes.forward import Allocation, propagate
+from depass_sae.passes.many import Aim, Batch, sweep_each
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.record import Trace
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Spans, Vectors
-from depass_sae.passes.sublayers import CONTRIBUTION, EFFECT, Choices
-from depass_sae.passes.sweep import Level
-from depass_sae.passes.trace import Trace
 
 from ..far import Far, device, far_module
 from .models import D_MODEL, LAYERS, SHAPES, tiny

@@ -7,8 +7,8 @@ import torch
 
 from depass_sae.errors import UserError
 from depass_sae.passes.intervene import intervene
+from depass_sae.passes.record import trace
 from depass_sae.passes.sources import recorded_heads
-from depass_sae.passes.trace import trace
 
 from .models import SHAPES, tiny
 

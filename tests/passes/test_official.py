@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
+from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.record import Point, Trace, trace
 from depass_sae.passes.sources import Heads, Modules, Source, Subspace, Vectors, tokens
-from depass_sae.passes.trace import Point, Trace, trace
 
 DATA = Path(__file__).parents[1] / "data" / "official"
 PROMPTS = ("p12", "p30")

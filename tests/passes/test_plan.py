@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
+from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.plan import forecast, planned
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.record import Point, trace
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.trace import Point, trace
 
 from .models import D_MODEL, LAYERS, SHAPES, VOCAB, tiny
 from .test_propagate import IDS, by_token, points_after, recorded

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from depass_sae.errors import UserError
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.propagate import Allocation
+from depass_sae.passes.forward import Allocation
 from depass_sae.passes.sources import (
     Heads,
     Modules,

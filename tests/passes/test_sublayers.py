@@ -7,11 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-
-from depass_sae.models.adapter import Adapter, Layer
 from depass_sae.passes.sublayers import (
     CONTRIBUTION,
     EFFECT,
@@ -22,8 +17,13 @@ from depass_sae.passes.sublayers import (
     queries_and_keys,
     reach,
 )
-from depass_sae.passes.sweep import Level
-from depass_sae.passes.trace import Trace, recording
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from depass_sae.models.adapter import Adapter, Layer
+from depass_sae.passes.backward import Level
+from depass_sae.passes.record import Trace, recording
 
 from .models import D_MODEL, HEADS, LAYERS, SHAPES, tiny
 from .test_propagate import IDS, recorded

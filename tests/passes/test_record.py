@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.trace import HOOKS, Point, read_batch, trace
+from depass_sae.passes.record import HOOKS, Point, read_batch, trace
 
 from .models import CONFIGS, DTYPES, LAYERS, SHAPES, VOCAB, build, fresh, tiny
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
-from depass_sae.passes.propagate import Allocation
+from depass_sae.passes.backward import Level, sweep
+from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
+from depass_sae.passes.forward import Allocation
+from depass_sae.passes.record import Point, Trace
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace, recorded_heads
-from depass_sae.passes.sublayers import CONTRIBUTION, EFFECT, Choices
-from depass_sae.passes.sweep import Level, sweep
-from depass_sae.passes.trace import Point, Trace
 
 from .models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES, VOCAB, tiny
 from .reference import weights

@@ -8,20 +8,20 @@ lane, since no gradient crosses a border either. What comes out is what each pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..models.place import Place
+from .backward import Level, Seeds, sweep
+from .choices import Choices
+from .forward import Progress
 from .memory import Budget, fits, no_room
-from .propagate import Progress
+from .record import Trace
 from .rows import BIAS, Rows, on
 from .sources import Start
-from .sublayers import Choices
-from .sweep import Level, Seeds, sweep
-from .trace import Point, Trace
 
 PACK = 512
 """Positions that go together: matrix products gain little from more, and patterns are kept as one matrix of them."""
@@ -37,33 +37,6 @@ def alike_in_length(lengths: Sequence[int], limit: int = PACK) -> list[list[int]
         else:
             found.append([i])
     return found
-
-
-def packed(traces: Sequence[Trace]) -> Trace:
-    """Traces of one model as one, their positions one after the other. Outputs and logits stay behind."""
-    if len(traces) == 1:
-        return traces[0]
-    return replace(
-        traces[0],
-        token_ids=torch.cat([trace.token_ids for trace in traces]),
-        resid_pre=[torch.cat(x) for x in zip(*(trace.resid_pre for trace in traces), strict=True)],
-        resid_mid=[torch.cat(x) for x in zip(*(trace.resid_mid for trace in traces), strict=True)],
-        pattern=[_beside(patterns) for patterns in zip(*(trace.pattern for trace in traces), strict=True)],
-        neurons=[torch.cat(x) for x in zip(*(trace.neurons for trace in traces), strict=True)],
-        resid_post=torch.cat([trace.resid_post for trace in traces]),
-        outputs={},
-        logits=None,
-        starts=tuple(accumulate((len(trace.token_ids) for trace in traces[:-1]), initial=0)),
-    )
-
-
-def _beside(patterns: Sequence[Float[Tensor, "head query key"]]) -> Float[Tensor, "head query key"]:
-    """Patterns along the diagonal of one, zero elsewhere."""
-    sizes = [pattern.shape[1] for pattern in patterns]
-    whole = patterns[0].new_zeros(patterns[0].shape[0], sum(sizes), sum(sizes))
-    for pattern, start in zip(patterns, accumulate(sizes, initial=0), strict=False):
-        whole[:, start : start + pattern.shape[1], start : start + pattern.shape[2]] = pattern
-    return whole
 
 
 def packed_start(starts: Sequence[Start]) -> Start:
@@ -90,7 +63,7 @@ def packed_start(starts: Sequence[Start]) -> Start:
 class Aim:
     """A target of a sweep: ⟨w, x⟩ at a point, at a position of a prompt."""
 
-    point: Point
+    point: Place
     w: Float[Tensor, "d"]
     pos: int
     prompt: int = 0
@@ -120,8 +93,8 @@ class Batch:
         """Those of the aims, in order of position, each prompt's one after the other."""
         prompts = _by_prompt(aims, which)
         # Of what no gradient needs nothing is packed.
-        short = [replace(traces[prompt].first(aims[own[-1]].pos + 1), neurons=[]) for prompt, own in prompts.items()]
-        trace = packed(short)
+        short = [traces[prompt].first(aims[own[-1]].pos + 1).without_neurons() for prompt, own in prompts.items()]
+        trace = Trace.packed(short)
         spans = zip(prompts.values(), trace.prompts, strict=True)
         return cls(trace, [Going(i, aims[i], lane, span) for own, span in spans for lane, i in enumerate(own)])
 
@@ -136,7 +109,7 @@ class Batch:
     def seeds(self) -> Seeds:
         """Where the sweep begins."""
         n, like = len(self.trace.token_ids), self.trace.resid_post
-        seeds: dict[Point, Tensor] = {}
+        seeds: dict[Place, Tensor] = {}
         for point in {going.aim.point for going in self.aims}:
             some = [going for going in self.aims if going.aim.point == point]
             w = torch.stack([going.aim.w for going in some])
@@ -172,10 +145,11 @@ def _by_prompt(aims: Sequence[Aim], which: Sequence[int]) -> dict[int, list[int]
 
 def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget) -> list[list[int]]:
     """The aims in parts that the budget has room for."""
-    prompts, adapter = _by_prompt(aims, range(len(aims))), traces[0].adapter
-    layer, n = adapter.layer(0), sum(aims[own[-1]].pos + 1 for own in prompts.values())
-    wide = 6 * layer.mlp.gate.weight.shape[1] + 12 * adapter.d_model + 4 * layer.attention.n_heads * n
-    step = max(1, budget.swept // max(1, traces[0].resid_post.element_size() * n * wide))
+    prompts, seen = _by_prompt(aims, range(len(aims))), traces[0]
+    n = sum(aims[own[-1]].pos + 1 for own in prompts.values())
+    layers = ([seen.sublayer(2 * layer + i).mixer.swept(n) for i in (0, 1)] for layer in range(seen.n_layers))
+    wide = max(map(sum, layers)) + 12 * seen.adapter.d_model
+    step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide))
     longest = max(map(len, prompts.values()), default=0)
     return [[i for own in prompts.values() for i in own[low : low + step]] for low in range(0, longest, step)]
 
@@ -214,4 +188,4 @@ def sweep_each(
 
 def _sublayers(aims: Sequence[Aim]) -> int:
     """How many a sweep from the highest of them visits."""
-    return 2 * (max((aim.point[0] for aim in aims), default=-1) + 1)
+    return max((place.depth + (not place.is_stream) for place in (Place(*aim.point) for aim in aims)), default=0)

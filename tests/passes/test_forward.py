@@ -11,13 +11,13 @@ from torch import Tensor
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
+from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.record import HOOKS, Point, Trace, trace
 from depass_sae.passes.rows import Rows
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.selfcheck import rounding_bound
 from depass_sae.passes.sources import Spans, Start, Vectors, tokens
-from depass_sae.passes.trace import HOOKS, Point, Trace, trace
 
 from .models import CONFIGS, D_MODEL, DTYPES, GATED, LAYERS, SHAPES, VOCAB, build, fresh, tiny
 from .reference import Components, decompose

@@ -22,14 +22,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.place import Place
 from . import DEFAULT_RULE
-from .carry import add_attention, add_mlp
 from .memory import SMALL, Blocks, Budget, check_room, gib, is_full, no_room
-from .plan import Step, forecast, planned
-from .rows import Rows
+from .mixers.mixer import Allotment
+from .plan import Step, forecast, only_rest, planned
+from .record import Trace
+from .rows import Rows, at
 from .rules import TEMPERATURE, Rule, rule_named
 from .sources import Start
-from .trace import Point, Trace
 
 FirstToken = Literal["skip", "compete"]
 
@@ -73,21 +74,21 @@ def part_of(progress: Progress | None, number: int, parts: int) -> Progress | No
 def propagate(
     trace: Trace,
     start: Start,
-    reads: Mapping[Point, Int[Tensor, "kept"]],
+    reads: Mapping[Place, Int[Tensor, "kept"]],
     allocation: Allocation = Allocation(),
     *,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
-) -> dict[Point, Rows]:
-    """Carry a start's components forward and return them at every point that is read.
+) -> dict[Place, Rows]:
+    """Carry a start's components forward and return them at every place that is read.
 
-    reads: for each (layer, hook) the positions wanted there, ascending; hook is one of ``trace.HOOKS``. Nothing is
-    computed that no read depends on: not the positions after the last one, nor the layers.
+    reads: for each place the positions wanted there, ascending. Nothing is computed that no read depends on: not the
+    positions after the last one, nor the layers.
 
     Raises UserError where a read lies before the start, or beyond the layers of the trace, and for want of memory.
     """
     rule = rule_named(allocation.rule)
-    reads = {point: positions.cpu() for point, positions in reads.items()}
+    reads = {Place(*place): positions.cpu() for place, positions in reads.items()}
     plan = planned(trace, start, reads, rule, allocation.first_token == "skip")
     need, device = forecast(plan, trace.adapter, start, reads), start.rows.values.device
     check_room(need, device, budget)
@@ -109,36 +110,43 @@ def _carry(
     trace: Trace,
     start: Start,
     plan: list[Step],
-    reads: Mapping[Point, Int[Tensor, "kept"]],
+    reads: Mapping[Place, Int[Tensor, "kept"]],
     rule: Rule,
     temperature: float,
     budget: Budget,
     told: Callable[[int], None],
-) -> dict[Point, Rows]:
+) -> dict[Place, Rows]:
     """Through the layers, sublayer by sublayer. told: is called with how many are done."""
-    found: dict[Point, Rows] = {}
+    found: dict[Place, Rows] = {}
     blocks = Blocks(budget, start.rows.values.device)
     rows = start.rows.keep(plan[0].needed) if plan else start.rows
     ours = False  # whether nobody else has these rows' values, so that they may be changed
+    earlier = None  # what a sublayer aside reads, once it is passed
     for done, step in enumerate(plan, start=1):
-        for point in step.state_reads:
-            found[point] = rows.keep(reads[point])
-            ours &= found[point] is not rows
+        for place in step.state_reads:
+            found[place] = rows.keep(reads[place])
+            ours &= found[place] is not rows
         if not len(step.produced):
             break
-        layer = trace.adapter.layer(step.layer)
-        wanted = [hook for _, hook in step.output_reads]
+        frozen = trace.sublayer(step.number)
+        if done < len(plan) and plan[done].aside:
+            earlier, ours = rows, False
         after = rows.laid_out(step.produced, step.present, budget.zeros)
         if after is rows and not ours:
             rows = after = rows.copy(budget.zeros)
-        if step.is_mlp:
-            resid, neurons = trace.resid_mid[step.layer], trace.neurons[step.layer]
-            outputs = add_mlp(layer, resid, neurons, after, step.compete, rule, temperature, wanted, blocks)
-        else:
-            resid, pattern = trace.resid_pre[step.layer], trace.pattern[step.layer]
-            outputs = add_attention(layer, resid, pattern, trace.starts, rows, after, wanted, blocks)
+        before = after if not frozen.mixer.looks_back else rows
+        if step.aside:
+            before = _whole(trace, frozen.sublayer.reads, step) if earlier is None else earlier
+            before = before.laid_out(step.produced, step.inside, budget.zeros)
+        allot = Allotment(rule, temperature, step.compete)
+        outputs = frozen.add(before, after, allot, [place.hook for place in step.output_reads], blocks)
         rows, ours = after, True
-        for point in step.output_reads:
-            found[point] = outputs[point[1]].keep(reads[point])
+        for place in step.output_reads:
+            found[place] = outputs[place.hook].keep(reads[place])
         told(done)
     return found
+
+
+def _whole(trace: Trace, place: Place, step: Step) -> Rows:
+    """A stream before the start, of which nothing is split: all of it is ``rest``."""
+    return Rows(step.produced, only_rest(step.inside), at(trace.at(place), step.produced))

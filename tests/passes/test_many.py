@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.batch import PACK, Aim, Batch, alike_in_length, packed, packed_start, sweep_each
+from depass_sae.passes.backward import Level, sweep
+from depass_sae.passes.choices import CONTRIBUTION
+from depass_sae.passes.forward import Allocation, propagate
+from depass_sae.passes.many import PACK, Aim, Batch, alike_in_length, packed, packed_start, sweep_each
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.propagate import Allocation, propagate
+from depass_sae.passes.record import Trace, trace, traces
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Spans, Start
-from depass_sae.passes.sublayers import CONTRIBUTION
-from depass_sae.passes.sweep import Level, sweep
-from depass_sae.passes.trace import Trace, trace, traces
 
 from .models import LAYERS, SHAPES, VOCAB, fresh, tiny
 from .test_propagate import OUTPUTS, POINTS, by_token, points_after

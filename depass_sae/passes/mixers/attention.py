@@ -1,0 +1,478 @@
+"""Softmax attention: a frozen pattern moves values between positions, each head on its own.
+
+    z[n, h] = gate[n, h] ∘ Σ_k A_h[n, k] W_V x̂[k]          A as the model handed it out; its rows may sum to less than 1
+
+Attention mixes positions and keeps components apart, so it goes a few components at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ...errors import UserError
+from ...models import parts
+from ...models.parts import Linear, Norm, Size
+from ...models.sublayer import Tap
+from ..choices import Choices
+from ..memory import Blocks
+from ..rows import BIAS, Rows, at, on, spread
+from ..rules import Rule
+from .mixer import Allotment, Mixer, Record
+
+if TYPE_CHECKING:
+    from ..frozen import Frozen
+
+QUERIES = 256
+"""Positions whose attention is mixed at once: the keys after the last of them are not looked at."""
+
+
+class Attention(Mixer):
+    """What a :class:`parts.Attention` does."""
+
+    unit = "head"
+    looks_back = True
+
+    def __init__(self, part: parts.Attention) -> None:
+        self.part = part
+
+    # In what kinds of attention differ. All that follows asks these alone.
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.part.n_kv_heads
+
+    @property
+    def window(self) -> int | None:
+        return self.part.window
+
+    @property
+    def value_map(self) -> Linear:
+        return self.part.v
+
+    moves_as_mapped = True
+    """Whether what is moved is what the value map puts out, so that a key's scale may go with the pattern."""
+
+    def values(
+        self, y: Float[Tensor, "pos *comp d_kv"], at: Float[Tensor, "pos d_kv"]
+    ) -> Float[Tensor, "pos *comp d_kv"]:
+        """What is moved, of what the value map puts out. at: all of it, where it is frozen."""
+        return y
+
+    def live_values(self, y: Float[Tensor, "pos d_kv"]) -> Float[Tensor, "pos d_kv"]:
+        """The same with nothing frozen."""
+        return y
+
+    def values_back(
+        self, gradient: Float[Tensor, "target pos d"], at: Float[Tensor, "pos d_kv"]
+    ) -> Float[Tensor, "target pos d"]:
+        """A gradient with respect to what is moved, with respect to what the value map puts out."""
+        return gradient
+
+    def factor(
+        self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
+    ) -> Float[Tensor, "pos d_inner"] | None:
+        """What the heads' outputs are multiplied with. moved: all that they are before."""
+        return None if self.part.gate is None else self.part.gate.to(normed.dtype)(normed, size)
+
+    def attend(self, normed: Float[Tensor, "pos d_model"], size: Size | None = None) -> Float[Tensor, "head query key"]:
+        """The attention pattern, from the normed stream."""
+        q, k = self.queries_and_keys(normed, size)
+        scores = torch.einsum("qhd,khd->hqk", q, k) * self.part.scores.scale
+        positions = torch.arange(len(normed), device=normed.device)
+        return self.shares(scores, reach(positions, positions, self.window))
+
+    def shares(
+        self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"]
+    ) -> Float[Tensor, "head query key"]:
+        """The pattern that scores make: soft-capped, masked, with the sink's share taken off."""
+        cap, sinks = self.part.scores.softcap, self.part.scores.sinks
+        capped = scores if cap is None else cap * torch.tanh(scores / cap)
+        capped = capped.masked_fill(~seen, -torch.inf)
+        if sinks is None:
+            return capped.softmax(dim=-1)
+        sink = sinks.to(scores.dtype)[:, None, None].expand(-1, scores.shape[1], 1)
+        return torch.cat([capped, sink], dim=-1).softmax(dim=-1)[..., :-1]
+
+    def cap_slope(self, score: float) -> float | None:
+        """How much of a change of this score is left behind the soft-cap. None where there is none."""
+        cap = self.part.scores.softcap
+        return None if cap is None else 1 - math.tanh(score / cap) ** 2
+
+    def look(self) -> Attention:
+        return self
+
+    # ----------------------------------------------------------------------------------------------------- recording
+
+    def taps(self) -> dict[str, Tap]:
+        return {"pattern": Tap(self.part.module, "out", _handed_out)}
+
+    def record(self, noted: Mapping[str, Tensor], norm: Norm, stream: Float[Tensor, "pos d_model"]) -> Record:
+        return Record(pattern=noted["pattern"][:, : len(stream), : len(stream)])
+
+    # ---------------------------------------------------------------------------------------------------- the two maps
+
+    def inner(
+        self,
+        normed: Float[Tensor, "pos d_model"],
+        at: Float[Tensor, "pos d_model"] | None,
+        record: Record,
+        choices: Choices,
+        size: Size | None = None,
+    ) -> Float[Tensor, "pos d_inner"]:
+        assert record.pattern is not None
+        value_map = self.value_map.to(normed.dtype)
+        y = value_map(normed, size)
+        if choices.pattern == "live":
+            z = self._move(self.attend(normed, size), self.live_values(y))
+            factor = self.factor(normed, lambda: z, size)
+        else:
+            whole = (y if at is None else value_map(at)).detach()
+            z = self._move(record.pattern.to(y.dtype), self.values(y, whole))
+            factor = self._frozen_factor((normed if at is None else at).detach(), whole, record)
+        return z if factor is None else z * factor
+
+    def _frozen_factor(
+        self, normed: Float[Tensor, "pos d_model"], y: Float[Tensor, "pos d_kv"], record: Record
+    ) -> Float[Tensor, "pos d_inner"] | None:
+        assert record.pattern is not None
+        pattern = record.pattern.to(y.dtype)
+        return self.factor(normed, lambda: self._move(pattern, self.values(y, y)), None)
+
+    def _move(
+        self, pattern: Float[Tensor, "head query key"], v: Float[Tensor, "pos d_kv"]
+    ) -> Float[Tensor, "pos d_inner"]:
+        heads = v.unflatten(-1, (self.n_kv_heads, self.part.d_head))
+        heads = heads.repeat_interleave(self.part.n_heads // self.n_kv_heads, dim=1)  # consecutive heads share a value
+        return torch.einsum("hqk,khd->qhd", pattern, heads).flatten(1)
+
+    def write(self, z: Float[Tensor, "pos d_inner"], record: Record) -> Float[Tensor, "pos d_model"]:
+        return z @ self.part.o.weight.to(z.dtype)
+
+    def back(
+        self, gradient: Float[Tensor, "target pos d_model"], record: Record
+    ) -> Float[Tensor, "target pos d_inner"]:
+        return gradient @ self.part.o.weight.to(gradient.dtype).T
+
+    def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "d_model"] | None:
+        return None if self.part.o.bias is None else self.part.o.bias.to(dtype)
+
+    # ------------------------------------------------------------------------------------------------------ components
+
+    def present(
+        self,
+        norm: Norm,
+        present: Bool[Tensor, "given comp"],
+        given: Int[Tensor, "given"],
+        wanted: Int[Tensor, "wanted"],
+        starts: Int[Tensor, "wanted"],
+        first: Bool[Tensor, "wanted comp"],
+        rule: Rule,
+    ) -> tuple[Bool[Tensor, "wanted comp"], Bool[Tensor, "wanted comp"]]:
+        """Those of all that each query sees, and biases. Nobody competes."""
+        earliest = starts if self.window is None else torch.maximum(starts, wanted - self.window + 1)
+        low, high = torch.searchsorted(given, earliest), torch.searchsorted(given, wanted, right=True)
+        upto = torch.cat([torch.zeros(1, present.shape[1], dtype=torch.int32), present.cumsum(0, dtype=torch.int32)])
+        after = upto[high] > upto[low]
+        if any(part.bias is not None for part in (norm, self.value_map, self.part.o)):
+            after[:, BIAS] = True
+        return after, after
+
+    def add(
+        self, frozen: Frozen, before: Rows, rows: Rows, allot: Allotment, wanted: Collection[str], blocks: Blocks
+    ) -> dict[str, Rows]:
+        resid, norm = frozen.resid, frozen.norm
+        v, o = self.value_map.to(resid.dtype), self.part.o.to(resid.dtype)
+        widths = {"hook_z": o.weight.shape[0], "attn_out": o.weight.shape[1]}
+        found = {hook: rows.with_values(rows.values.new_zeros(len(rows.values), widths[hook])) for hook in wanted}
+        w_v, moving = _gained(norm, v), self._moving(frozen, before, rows)
+
+        def add_some(low: int, high: int) -> None:
+            present = before.present[:, low:high]
+            x = before.values.index_select(0, on(before.values, before.number[:, low:high][present]))
+            values, done, mixed, numbers = x @ w_v, 0, [], []
+            for prompt in moving:
+                here, there = present[prompt.keys], rows.present[prompt.queries, low:high]
+                size = int(here.sum())
+                if size:
+                    z, query = prompt.mix(values[done : done + size], here, there)
+                    mixed.append(z)
+                    numbers.append(rows.number[prompt.queries, low:high][query:][there[query:]])
+                done += size
+            if mixed:
+                number, z = torch.cat(numbers), torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+                index, out = on(x, number), z @ o.weight
+                if frozen.post is not None:
+                    here = on(x, rows.positions[rows.index[0][number]])
+                    out = frozen.post.frozen(out, frozen.post_scale.index_select(0, here))
+                for hook, output in found.items():  # set, not added: this may be done again
+                    output.values.index_copy_(0, index, z if hook == "hook_z" else out)
+                rows.values.index_add_(0, index, out)
+
+        width = resid.element_size() * (resid.shape[1] + o.weight.shape[0] + w_v.shape[1])
+        blocks.work((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width, add_some)
+        self._add_value_bias(frozen, rows, found)
+        frozen.add_biases(rows, found, "attn_out")
+        return found
+
+    def _moving(self, frozen: Frozen, before: Rows, rows: Rows) -> list[_Mixing]:
+        """Each prompt's pattern, with all that is frozen beside it.
+
+        A key's scale goes with the pattern, and the norm's gain with W_V, so that rows are taken as they are.
+        """
+        pattern, scale = frozen.record.pattern, frozen.scale[:, 0]
+        assert pattern is not None
+        normed = frozen.norm(frozen.resid) if self._looks_inside else None
+        y = None if normed is None else self.value_map.to(normed.dtype)(normed)
+        factor = None if normed is None or y is None else self._frozen_factor(normed, y, frozen.record)
+        ends = pairwise([*frozen.starts, len(frozen.resid)])
+        return [
+            _Mixing.of(self, pattern, scale, y, factor, before.positions, rows.positions, prompt) for prompt in ends
+        ]
+
+    @property
+    def _looks_inside(self) -> bool:
+        """Whether something of the whole stream is needed to carry components of it."""
+        return self.part.gate is not None
+
+    def _add_value_bias(self, frozen: Frozen, rows: Rows, found: dict[str, Rows]) -> None:
+        """Of the norm and the value map: as much as a query's pattern has in all, through the gate."""
+        norm, v = frozen.norm, self.value_map.to(frozen.resid.dtype)
+        b_v = v.bias if norm.bias is None else v(norm.bias)
+        if b_v is None:
+            return
+        assert frozen.record.pattern is not None
+        heads = b_v.view(self.n_kv_heads, -1).repeat_interleave(self.part.n_heads // self.n_kv_heads, dim=0)
+        z = at(frozen.record.pattern, rows.positions, 1).to(b_v.dtype).sum(-1).T[..., None] * heads
+        z = z.flatten(1)
+        if self._looks_inside:
+            normed = norm(frozen.resid)
+            factor = self._frozen_factor(normed, v(normed), frozen.record)
+            z = z if factor is None else z * at(factor, rows.positions)
+        out = z @ self.part.o.weight.to(z.dtype)
+        if frozen.post is not None:
+            out = frozen.post.frozen(out, at(frozen.post_scale, rows.positions))
+        index = on(z, rows.number[:, BIAS])
+        rows.values.index_add_(0, index, out)
+        for hook, output in found.items():
+            output.values.index_add_(0, index, z if hook == "hook_z" else out)
+
+    # ----------------------------------------------------------------------------------------------------------- units
+
+    @property
+    def n_units(self) -> int:
+        return self.part.n_heads
+
+    def by_unit(self, products: Float[Tensor, "target pos d_inner"], record: Record) -> Float[Tensor, "target head"]:
+        return products.unflatten(-1, (self.part.n_heads, -1)).sum((1, 3))
+
+    def written_by(
+        self, z: Float[Tensor, "pos d_inner"], groups: Sequence[Sequence[int]] | None, record: Record
+    ) -> Float[Tensor, "pos group d_model"]:
+        heads, weight = self.part.n_heads, self.part.o.weight.to(z.dtype)
+        each = torch.einsum("nhe,hed->nhd", z.unflatten(-1, (heads, -1)), weight.unflatten(0, (heads, -1)))
+        return each if groups is None else torch.stack([each[:, list(group)].sum(1) for group in groups], dim=1)
+
+    def split_by_source(
+        self, frozen: Frozen, inner: Float[Tensor, "target pos d_inner"], rows: Rows
+    ) -> Float[Tensor, "target head comp"]:
+        """⟨U_h[k], X̂[k]⟩ for every component of the stream, U_h[k] being what a target reads at key k through head h.
+
+        rows: of the stream at every position; the last two components are ``bias`` and ``rest``.
+        """
+        part, norm, pattern = self.part, frozen.norm, frozen.record.pattern
+        assert pattern is not None
+        v, normed = self.value_map.to(inner.dtype), norm(frozen.resid)
+        y = v(normed)
+        factor = self._frozen_factor(normed, y, frozen.record)
+        gradient = (inner if factor is None else inner * factor).unflatten(-1, (part.n_heads, part.d_head))
+        moved = torch.einsum("hnk,tnhe->tkhe", pattern.to(inner.dtype), gradient)
+        at_keys = self.values_back(moved.flatten(2), y).unflatten(-1, (part.n_heads, part.d_head))
+        kv_head = torch.arange(part.n_heads, device=inner.device) // (part.n_heads // self.n_kv_heads)
+        weight = v.weight.unflatten(-1, (self.n_kv_heads, part.d_head))[:, kv_head]  # [d_model, head, d_head]
+        read = torch.einsum("tkhe,dhe->tkhd", at_keys, weight)
+        pos, comp = (on(inner, index) for index in rows.index)
+        products = torch.einsum("trhd,rd->thr", read[:, pos], norm.frozen(rows.values, frozen.scale[pos]))
+        shares = products.new_zeros(*products.shape[:2], rows.n_components)
+        shares.index_add_(2, comp, products)
+        if norm.bias is not None:
+            shares[..., BIAS] += torch.einsum("tkhd,d->th", read, norm.bias)
+        if v.bias is not None:
+            bias = v.bias.unflatten(-1, (self.n_kv_heads, part.d_head))[kv_head]
+            shares[..., BIAS] += torch.einsum("tkhe,he->th", at_keys, bias)
+        return shares
+
+    # ---------------------------------------------------------------------------------------------------------- scores
+
+    def queries_and_keys(
+        self, normed: Float[Tensor, "pos d_model"], size: Size | None = None
+    ) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"]]:
+        """Normed and rotated queries and keys of every head, at positions 0, 1, ..."""
+        scores = self.part.scores.to(normed.dtype)
+        q = scores.q(normed, size).unflatten(-1, (self.part.n_heads, -1))
+        k = scores.k(normed, size).unflatten(-1, (self.part.n_kv_heads, -1))
+        q = q if scores.q_norm is None else scores.q_norm(q)
+        k = k if scores.k_norm is None else scores.k_norm(k)
+        k = k.repeat_interleave(self.part.n_heads // self.part.n_kv_heads, dim=1)
+        return self._turned(q), self._turned(k)
+
+    def split_queries_and_keys(
+        self, frozen: Frozen, head: int, components: Float[Tensor, "pos comp d_model"]
+    ) -> tuple[Float[Tensor, "pos comp d_head"], Float[Tensor, "pos comp d_head"]]:
+        """Every component's share of each position's rotated query and key; biases in the component ``bias``."""
+        norm, scores = frozen.norm, self.part.scores.to(components.dtype)
+        x_hat = norm.frozen(components, frozen.scale[:, None])
+        if norm.bias is not None:
+            x_hat[:, BIAS] += norm.bias
+        whole = norm(frozen.resid)
+        group = head // (self.part.n_heads // self.part.n_kv_heads)
+        q = _head_share(scores.q, scores.q_norm, head, self.part.n_heads, x_hat, whole)
+        k = _head_share(scores.k, scores.k_norm, group, self.part.n_kv_heads, x_hat, whole)
+        return self._turned(q), self._turned(k)
+
+    def _turned(self, x: Float[Tensor, "pos some d_head"]) -> Float[Tensor, "pos some d_head"]:
+        if self.part.scores.rotary is None:
+            return x
+        cos, sin = self.part.scores.rotary(torch.arange(len(x), device=x.device))
+        return rotate(x, cos.to(x.dtype)[:, None], sin.to(x.dtype)[:, None])
+
+    # ---------------------------------------------------------------------------------------------------------- sizes
+
+    def kept(self, n: int) -> int:
+        return self.part.n_heads * n * n
+
+    def swept(self, n: int) -> int:
+        return 4 * self.part.n_heads * n
+
+
+def reach(queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], window: int | None) -> Bool[Tensor, "query key"]:
+    """Which keys each query can see."""
+    distance = queries[:, None] - keys[None]
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of the first channels, as many as there are angles; their two halves are the pairs."""
+    turned, rest = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], dim=-1)
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+def _handed_out(out: Any) -> Tensor:
+    if not (isinstance(out, tuple) and len(out) > 1 and isinstance(out[1], Tensor)):
+        raise UserError(
+            "an attention module hands out no pattern, though it was asked to run eagerly: its forward must have been "
+            "replaced (a patch, or a kernel); load the model without that"
+        )
+    return out[1]
+
+
+def _head_share(
+    linear: Linear, norm: Norm | None, head: int, heads: int, x_hat: Tensor, whole: Tensor
+) -> Float[Tensor, "pos comp d_head"]:
+    width = linear.weight.shape[1] // heads
+    columns = slice(head * width, (head + 1) * width)
+    own = Linear(linear.weight[:, columns], None if linear.bias is None else linear.bias[columns])
+    share = x_hat @ own.weight
+    if own.bias is not None:
+        share[:, BIAS] += own.bias
+    # QK-norm: its scale is frozen at what the whole query or key gives.
+    return share if norm is None else norm.frozen(share, norm.scale(own(whole))[:, None])
+
+
+def _gained(norm: Norm, linear: Linear) -> Float[Tensor, "d_model d_out"]:
+    """The weight that makes of the stream, but for the norm's scale, what ``linear`` makes of the normed stream."""
+    return norm.centre((norm.gain[:, None] * linear.weight).T).T
+
+
+@dataclass(frozen=True)
+class _Mixing:
+    """One prompt's attention. keys, queries: which of the rows' positions are its own.
+
+    weights: the pattern between them. after: for each key, how many queries lie before it; before: for each query, how
+    many keys do not lie after it. prepare: what is done to the values at the keys, from one of them on. factor: what
+    the heads' outputs are multiplied with.
+    """
+
+    keys: slice
+    queries: slice
+    weights: Float[Tensor, "kv_head group query key"]
+    after: list[int]
+    before: list[int]
+    prepare: Callable[[Float[Tensor, "key comp d_kv"], int], Float[Tensor, "key comp d_kv"]] | None
+    factor: Float[Tensor, "query 1 kv_head group d_head"] | None
+
+    @classmethod
+    def of(
+        cls,
+        mixer: Attention,
+        pattern: Float[Tensor, "head query key"],
+        scale: Float[Tensor, "pos"],
+        y: Float[Tensor, "pos d_kv"] | None,
+        factor: Float[Tensor, "pos d_inner"] | None,
+        keys: Int[Tensor, "key"],
+        queries: Int[Tensor, "query"],
+        prompt: tuple[int, int],
+    ) -> _Mixing:
+        own_keys, own_queries = (
+            slice(*torch.searchsorted(positions, torch.tensor(prompt)).tolist()) for positions in (keys, queries)
+        )
+        keys, queries = keys[own_keys], queries[own_queries]
+        weights, scale = at(at(pattern, queries, 1), keys, 2).to(scale.dtype), at(scale, keys)
+        if mixer.moves_as_mapped:
+            weights, prepare = weights * scale, None
+        else:
+            assert y is not None
+            prepare = partial(_prepared, mixer, scale, at(y, keys))
+        groups = (mixer.n_kv_heads, -1)
+        weights = weights.unflatten(0, groups)  # neighbouring heads share a value
+        if factor is not None:
+            factor = at(factor, queries).unflatten(-1, (*groups, mixer.part.d_head))[:, None]
+        after, before = torch.searchsorted(queries, keys), torch.searchsorted(keys, queries, right=True)
+        return cls(own_keys, own_queries, weights, after.tolist(), before.tolist(), prepare, factor)
+
+    def mix(
+        self, values: Float[Tensor, "row d_kv"], here: Bool[Tensor, "key comp"], there: Bool[Tensor, "query comp"]
+    ) -> tuple[Float[Tensor, "arrived n_heads_d_head"], int]:
+        """What arrives where ``there`` says, from the values that are ``here``; from which query on."""
+        first = int(here.any(dim=1).nonzero()[0])  # nothing to mix before the first of them appears
+        n_kv, group, n_queries, _ = self.weights.shape
+        query, comps = self.after[first], here.shape[1]
+        here = here[first:]
+        laid_out = values.view(*here.shape, -1) if here.all() else spread(values, here)
+        if self.prepare is not None:
+            laid_out = self.prepare(laid_out, first)
+        dense = laid_out.unflatten(-1, (n_kv, -1)).permute(2, 0, 1, 3).flatten(2)
+        mixed = dense.new_empty(n_queries - query, comps, n_kv, group, dense.shape[2] // comps)
+        for low in range(query, n_queries, QUERIES):
+            high = min(low + QUERIES, n_queries)
+            last = self.before[high - 1]
+            some = self.weights[..., low:high, first:last].flatten(1, 2) @ dense[:, : last - first]
+            some = some.view(n_kv, group, high - low, comps, -1)  # [kv_head, group, query, comp, d_head]
+            mixed[low - query : high - query] = some.permute(2, 3, 0, 1, 4)
+        if self.factor is not None:
+            mixed *= self.factor[query:]
+        mixed = mixed.flatten(0, 1)
+        arrived = there[query:].flatten()
+        if not arrived.all():
+            mixed = mixed.index_select(0, on(mixed, arrived.nonzero()[:, 0]))
+        return mixed.flatten(1), query
+
+
+def _prepared(
+    mixer: Attention,
+    scale: Float[Tensor, "key"],
+    y: Float[Tensor, "key d_kv"],
+    values: Float[Tensor, "key comp d_kv"],
+    first: int,
+) -> Float[Tensor, "key comp d_kv"]:
+    return mixer.values(values * scale[first:, None, None], y[first:])

@@ -1,0 +1,114 @@
+"""The gated delta rule: linear attention with a state that decays and is corrected, and no pattern handed out.
+
+With q, k, β and the decay frozen its heads are exactly linear in the values, so it has a pattern like any attention,
+only signed (D[n, k] the decay between two positions):
+
+    A = (Q Kᵀ/√d ∘ D) (I + tril(β K Kᵀ ∘ D, −1))⁻¹ diag β
+    v = silu(c), c the causal convolution of W_V x̂: frozen as the slope v/c
+    z[n, h] = norm(Σ_k A_h[n, k] v[k]) ∘ gate(x̂[n]): the norm's scale and the gate frozen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from ...errors import UserError
+from ...models import parts
+from ...models.parts import Convolved, Linear, Norm, Size
+from ...models.sublayer import Tap
+from ..rules import slope
+from .attention import Attention
+from .mixer import Record
+
+
+class DeltaRule(Attention):
+    """What a :class:`parts.DeltaRule` does: attention with a pattern, values and a factor of its own."""
+
+    part: parts.DeltaRule  # type: ignore[assignment]
+    moves_as_mapped = False
+    _looks_inside = True  # type: ignore[assignment]
+
+    def __init__(self, part: parts.DeltaRule) -> None:
+        self.part = part
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.part.n_heads
+
+    @property
+    def window(self) -> None:
+        return None
+
+    @property
+    def value_map(self) -> Linear:
+        return self.part.v.linear
+
+    def values(
+        self, y: Float[Tensor, "pos *comp d_kv"], at: Float[Tensor, "pos d_kv"]
+    ) -> Float[Tensor, "pos *comp d_kv"]:
+        frozen = slope(self.part.v.act, _slid(self.part.v, at))
+        return _slid(self.part.v, y) * frozen.view(len(y), *[1] * (y.dim() - 2), -1)
+
+    def live_values(self, y: Float[Tensor, "pos d_kv"]) -> Float[Tensor, "pos d_kv"]:
+        return self.part.v.act(_slid(self.part.v, y))
+
+    def values_back(
+        self, gradient: Float[Tensor, "target pos d_kv"], at: Float[Tensor, "pos d_kv"]
+    ) -> Float[Tensor, "target pos d_kv"]:
+        moved = gradient * slope(self.part.v.act, _slid(self.part.v, at))
+        return _slid(self.part.v, moved.transpose(0, 1).flip(0)).flip(0).transpose(0, 1)
+
+    def factor(
+        self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
+    ) -> Float[Tensor, "pos d_inner"]:
+        norm, gate = self.part.head_norm.to(normed.dtype), self.part.gate.to(normed.dtype)
+        heads = moved().unflatten(-1, (self.part.n_heads, -1))
+        return (norm.scale(heads) * norm.gain).flatten(-2) * gate(normed, size)
+
+    def attend(self, normed: Float[Tensor, "pos d_model"], size: Size | None = None) -> Float[Tensor, "head query key"]:
+        part, dtype = self.part, normed.dtype
+        q, k = (self._normed_heads(into, normed, size) for into in (part.q, part.k))
+        beta, decay = part.beta.to(dtype)(normed, size).T, part.decay.to(dtype)(normed, size).T.cumsum(-1)
+        fades = (decay[:, :, None] - decay[:, None]).tril().exp().tril()
+        corrects = (beta[..., None] * (k @ k.mT) * fades).tril(-1)
+        eye = torch.eye(len(normed), dtype=dtype, device=normed.device)
+        written = torch.linalg.solve_triangular(eye + corrects, torch.diag_embed(beta), upper=False, unitriangular=True)
+        return (q @ k.mT / q.shape[-1] ** 0.5 * fades) @ written
+
+    def _normed_heads(
+        self, into: Convolved, normed: Float[Tensor, "pos d_model"], size: Size | None
+    ) -> Float[Tensor, "head pos d_qk"]:
+        mapped = into.act(_slid(into, into.linear.to(normed.dtype)(normed, size)))
+        heads = self.part.qk_norm.to(normed.dtype)(mapped.unflatten(-1, (self.part.n_qk_heads, -1)))
+        return heads.repeat_interleave(self.part.n_heads // self.part.n_qk_heads, 1).transpose(0, 1)
+
+    def look(self) -> Attention:
+        raise UserError(
+            "this layer attends by the gated delta rule: its pattern comes of keys that correct one another, so that no "
+            "single score stands behind it; ask a layer of full attention"
+        )
+
+    def taps(self) -> dict[str, Tap]:
+        return {}
+
+    def record(self, noted: Mapping[str, Tensor], norm: Norm, stream: Float[Tensor, "pos d_model"]) -> Record:
+        return Record(pattern=self.attend(norm(stream)))
+
+
+def _slid(into: Convolved, y: Float[Tensor, "pos *comp d_kv"]) -> Float[Tensor, "pos *comp d_kv"]:
+    """Each channel's causal convolution over positions."""
+    taps = into.taps.to(y.dtype)
+    n, last = len(y), taps.shape[1] - 1
+    back = range(min(last, n - 1) + 1)  # how many positions before
+    return sum(taps[:, last - b] * _later(y, b) for b in back)  # type: ignore[return-value]
+
+
+def _later(y: Float[Tensor, "pos *comp d_kv"], by: int) -> Float[Tensor, "pos *comp d_kv"]:
+    if not by:
+        return y
+    return functional.pad(y[: len(y) - by], [0, 0] * (y.dim() - 1) + [by, 0])

@@ -1,0 +1,380 @@
+"""One ordinary forward pass of the model, recorded.
+
+The model runs as transformers wrote it, with eager attention so that it hands out its patterns; hooks note what passes
+by. When the pass ends, also by an exception, the model object is as it was before: hooks, attention implementation,
+training mode of every module, and the dtype of every tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.adapter import Adapter
+from ..models.place import Place, stream_at
+from ..models.sublayer import Tap, given, returned
+from .frozen import Frozen
+from .mixers import mixer_of
+from .mixers.mixer import Record
+from .uncompiled import uncompiled
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass computed, sublayer by sublayer, attention and MLP of each layer in turn.
+
+    streams: the residual stream before each of them, and behind the last. records: what else is frozen of each.
+    outputs: what stands inside or behind a sublayer, only where it was asked for. logits: the model's own; uncapped:
+    before their soft-cap, where there is one. Streams and outputs are in the
+    adapter's compute dtype; patterns and neurons stay in the model's, they are the largest. Rules by which components
+    compete share out these neurons; the products of ``linear`` and ``half`` are formed from the recorded stream, so that
+    in a model of half precision the two differ by its rounding.
+
+    starts: where each prompt begins: one, or several that are packed one after the other (:meth:`packed`).
+    """
+
+    adapter: Adapter = field(repr=False)
+    token_ids: Int[Tensor, "pos"]
+    streams: list[Float[Tensor, "pos d_model"]] = field(repr=False)
+    records: list[Record] = field(repr=False)
+    outputs: dict[Place, Float[Tensor, "pos d"]] = field(repr=False)
+    logits: Float[Tensor, "pos vocab"] | None = field(repr=False)
+    uncapped: Float[Tensor, "pos vocab"] | None = field(repr=False)
+    starts: tuple[int, ...] = (0,)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.records) // 2
+
+    @property
+    def resid_pre(self) -> list[Float[Tensor, "pos d_model"]]:
+        """Of every layer."""
+        return self.streams[:-1:2]
+
+    @property
+    def resid_mid(self) -> list[Float[Tensor, "pos d_model"]]:
+        """Of every layer."""
+        return self.streams[1::2]
+
+    @property
+    def resid_post(self) -> Float[Tensor, "pos d_model"]:
+        """Of the last layer."""
+        return self.streams[-1]
+
+    @property
+    def prompts(self) -> list[slice]:
+        """The positions of each prompt."""
+        return [slice(*ends) for ends in pairwise([*self.starts, len(self.token_ids)])]
+
+    @cached_property
+    def prompt_of(self) -> Int[Tensor, "pos"]:
+        """Which prompt each position belongs to; on the host."""
+        owner = torch.zeros(len(self.token_ids), dtype=torch.long)
+        owner[list(self.starts[1:])] = 1
+        return owner.cumsum(0)
+
+    def sublayer(self, number: int) -> Frozen:
+        """One of them, as it was on this prompt."""
+        part = self.adapter.sublayer(number)
+        return Frozen(part, mixer_of(part.mixer), self.streams[part.reads.depth], self.records[number], self.starts)
+
+    def post_scale(self, place: Place, positions: Int[Tensor, "some"]) -> Float[Tensor, "some 1"] | float:
+        """Of the norm behind the sublayer that a place belongs to; 1 where there is none, or nothing lies behind."""
+        if place.is_stream:
+            return 1.0
+        frozen = self.sublayer(place.depth)
+        return 1.0 if frozen.post is None else frozen.post_scale[positions]
+
+    def first(self, n: int) -> Trace:
+        """The first n positions of a trace of one prompt, which no later one has touched."""
+        if n == len(self.token_ids):
+            return self
+        return replace(
+            self,
+            token_ids=self.token_ids[:n],
+            streams=[x[:n] for x in self.streams],
+            records=[record.first(n) for record in self.records],
+            outputs={place: x[:n] for place, x in self.outputs.items()},
+            logits=None if self.logits is None else self.logits[:n],
+            uncapped=None if self.uncapped is None else self.uncapped[:n],
+        )
+
+    def without_neurons(self) -> Trace:
+        """Without what no gradient needs."""
+        return replace(self, records=[record.without_neurons() for record in self.records])
+
+    @staticmethod
+    def packed(traces: Sequence[Trace]) -> Trace:
+        """Traces of one model as one, their positions one after the other. Outputs and logits stay behind."""
+        if len(traces) == 1:
+            return traces[0]
+        return replace(
+            traces[0],
+            token_ids=torch.cat([trace.token_ids for trace in traces]),
+            streams=[torch.cat(x) for x in zip(*(trace.streams for trace in traces), strict=True)],
+            records=[Record.together(x) for x in zip(*(trace.records for trace in traces), strict=True)],
+            outputs={},
+            logits=None,
+            uncapped=None,
+            starts=tuple(accumulate((len(trace.token_ids) for trace in traces[:-1]), initial=0)),
+        )
+
+    def at(self, place: tuple[int, str]) -> Float[Tensor, "pos d"]:
+        """The model's own activation at a place."""
+        place = Place(*place)
+        return self.streams[place.depth] if place.is_stream else self.outputs[place]
+
+
+class _Stop(Exception):
+    """Leaves the model's forward once the last layer that matters is done."""
+
+
+@contextmanager
+def recording(adapter: Adapter, dtype: torch.dtype | None = None, patterns: bool = True) -> Iterator[None]:
+    """The model in evaluation mode, without gradients, in ``dtype`` and handing out its patterns; then as it was.
+
+    Only one thread at a time has the model so: whatever changes lies on the model object, which all threads share.
+    """
+    with adapter.lock:
+        yield from _changed(adapter, dtype, patterns)
+
+
+def _changed(adapter: Adapter, dtype: torch.dtype | None, patterns: bool) -> Iterator[None]:
+    model, text = adapter.model, adapter.text
+    training = {module: module.training for module in model.modules()}
+    implementation, experts = text.config._attn_implementation, getattr(text.config, "_experts_implementation", None)
+    tensors = [*model.parameters(), *model.buffers()]
+    dtypes = [tensor.dtype for tensor in tensors]
+    try:
+        model.eval()
+        if patterns:
+            text.set_attn_implementation("eager")
+        if dtype is not None:
+            # Rounding up loses nothing, so that going back restores every bit; a lower dtype would not.
+            if any(t.is_floating_point() and torch.promote_types(t.dtype, dtype) != dtype for t in model.parameters()):
+                raise UserError(f"trace_dtype {_name(dtype)} is lower than the model's {_name(model.dtype)}")
+            if any(t.is_inference() and t.is_floating_point() and t.dtype != dtype for t in tensors):
+                raise UserError(
+                    "a model that was made in torch.inference_mode keeps its dtype; load it outside of that, or leave "
+                    "trace_dtype out"
+                )
+            _cast(tensors, [torch.promote_types(t.dtype, dtype) if t.is_floating_point() else t.dtype for t in tensors])
+        if experts not in (None, "eager") and model.dtype == torch.float64:
+            text.set_experts_implementation("eager")  # the others do not compute in it
+        with torch.no_grad():
+            yield
+    finally:
+        _cast(tensors, dtypes)
+        if patterns:
+            text.set_attn_implementation(implementation)
+        if experts != getattr(text.config, "_experts_implementation", None):
+            text.set_experts_implementation(experts)
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _cast(tensors: list[Tensor], dtypes: list[torch.dtype]) -> None:
+    for tensor, dtype in zip(tensors, dtypes, strict=True):
+        if tensor.dtype != dtype:
+            tensor.data = tensor.data.to(dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def run(adapter: Adapter, token_ids: Int[Tensor, "batch pos"], **options: Any) -> Any:
+    """The model's own forward, and nothing beside it, whatever its config says that it returns."""
+    with uncompiled(adapter.model):
+        return adapter.model(
+            token_ids.to(adapter.model.device),
+            use_cache=False,
+            output_attentions=False,  # would install transformers' own hooks, for good
+            output_hidden_states=False,
+            **options,
+        )
+
+
+@contextmanager
+def hooks() -> Iterator[list[Any]]:
+    """A list of handles; what is on it is taken away at the end."""
+    handles: list[Any] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def look(tap: Tap, handles: list[Any], note: Callable[[Tensor], None]) -> None:
+    """Call ``note`` with what a tap shows whenever the model passes it."""
+
+    def before(_module: Any, args: tuple, kwargs: dict) -> None:
+        note(tap.pick(args[0] if args else kwargs["hidden_states"]))
+
+    def after(_module: Any, _args: tuple, output: Any) -> None:
+        note(tap.pick(output))
+
+    if tap.side == "in":
+        handles.append(tap.module.register_forward_pre_hook(before, with_kwargs=True))
+    else:
+        handles.append(tap.module.register_forward_hook(after))
+
+
+def change(tap: Tap, handles: list[Any], edit: Callable[[Tensor], Tensor]) -> None:
+    """Put in its place what ``edit`` makes of what a tap shows, where that is a module's first argument or output."""
+
+    def before(_module: Any, args: tuple) -> Any:
+        return (edit(args[0]).to(args[0].dtype), *args[1:])
+
+    def after(_module: Any, _args: tuple, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (edit(output[0]).to(output[0].dtype), *output[1:])
+        return edit(output).to(output.dtype)
+
+    if tap.side == "in":
+        handles.append(tap.module.register_forward_pre_hook(before))
+    else:
+        handles.append(tap.module.register_forward_hook(after))
+
+
+def watch(adapter: Adapter, place: tuple[int, str], handles: list[Any], note: Callable[[Tensor], None]) -> None:
+    """Call ``note`` with the activation [batch, pos, d] at a place whenever the model passes it."""
+    place = Place(*place)
+    if not _virtual(adapter, place):
+        look(adapter.tap(place), handles, note)
+        return
+    before: list[Tensor] = []
+    watch(adapter, Place(place.layer, "resid_pre"), handles, lambda x: before.__setitem__(slice(None), [x]))
+    watch(adapter, Place(place.layer, "attn_out"), handles, lambda x: note(before[0] + x))
+
+
+def _virtual(adapter: Adapter, place: Place) -> bool:
+    """Whether no module shows a place: between the sublayers of a parallel block."""
+    return place.hook == "resid_mid" and adapter.layer(place.layer).parallel
+
+
+def trace(
+    adapter: Adapter,
+    token_ids: Int[Tensor, "pos"],
+    *,
+    until: int | None = None,
+    outputs: Collection[tuple[int, str]] = (),
+    dtype: torch.dtype | None = None,
+) -> Trace:
+    """Run the model once on ``token_ids`` and record it.
+
+    until: the last layer that is needed; the pass stops there and has no logits. None: the whole model.
+    outputs: which places inside and behind sublayers to keep beside the residual stream.
+    dtype: run the model in this higher dtype ("float32" takes the rounding of a bfloat16 model away).
+    """
+    return traces(adapter, [token_ids], until=until, outputs=outputs, dtype=dtype)[0]
+
+
+def traces(
+    adapter: Adapter,
+    prompts: Sequence[Int[Tensor, "pos"]],
+    *,
+    until: int | None = None,
+    outputs: Collection[tuple[int, str]] = (),
+    dtype: torch.dtype | None = None,
+) -> list[Trace]:
+    """Run the model once on prompts of any lengths, and record each; options as of :func:`trace`.
+
+    They are padded at their ends, where no position of theirs can look, each with its own last token.
+    """
+    longest = max(map(len, prompts))
+    compute = adapter.compute_dtype(dtype)
+    n_layers = adapter.n_layers if until is None else until + 1
+    places = [stream_at(depth, n_layers) for depth in range(2 * n_layers + 1)]
+    inside = [place for place in (Place(*place) for place in outputs) if not place.is_stream]
+    batch = torch.stack([torch.cat([ids, ids[-1:].expand(longest - len(ids))]) for ids in prompts])
+    activations: dict[Place, Tensor] = {}
+    noted: list[dict[str, Tensor]] = [{} for _ in places[1:]]
+    ends: list[Tensor] = []  # the logits before their soft-cap, and as they are
+
+    def keep(place: Place) -> Callable[[Tensor], None]:
+        def note(x: Tensor) -> None:
+            activations[place] = x.detach().to(compute)
+            if until is not None and place == places[-1]:
+                raise _Stop
+
+        return note
+
+    def keep_own(number: int, name: str) -> Callable[[Tensor], None]:
+        def note(x: Tensor) -> None:
+            # Routers are given positions, whichever prompt they are of.
+            noted[number][name] = x.detach().unflatten(0, batch.shape) if x.dim() == 2 else x.detach()
+
+        return note
+
+    with recording(adapter, dtype), hooks() as handles:
+        parts = [adapter.sublayer(number) for number in range(2 * n_layers)]
+        mixers = [mixer_of(part.mixer) for part in parts]
+        for number, (part, mixer) in enumerate(zip(parts, mixers, strict=True)):
+            after = {} if part.post is None else {"raw": given(part.post.module)}  # type: ignore[arg-type]
+            for name, tap in (mixer.taps() | after).items():
+                look(tap, handles, keep_own(number, name))
+        for place in [*places[:-1], *inside, places[-1]]:
+            watch(adapter, place, handles, keep(place))
+        if adapter.softcap is not None:
+            look(returned(adapter.model.get_output_embeddings()), handles, ends.append)
+        with suppress(_Stop):
+            ends.append(run(adapter, batch).logits)
+        norms = [part.norm.to(compute) for part in parts]
+
+    def of_prompt(i: int, ids: Int[Tensor, "pos"]) -> Trace:
+        streams = [activations[place][i, : len(ids)] for place in places]
+        records = []
+        for part, mixer, norm, own in zip(parts, mixers, norms, noted, strict=True):
+            mine = {name: x[i] for name, x in own.items()}
+            record = mixer.record(mine, norm, streams[part.reads.depth])
+            raw = {"raw": mine["raw"][: len(ids)]} if "raw" in mine else {}
+            records.append(replace(record, at={**record.at, **raw}))
+        return Trace(
+            adapter=adapter,
+            token_ids=ids,
+            streams=streams,
+            records=records,
+            outputs={place: activations[place][i, : len(ids)] for place in inside},
+            logits=ends[-1][i, : len(ids)].to(compute) if ends else None,
+            uncapped=ends[0][i, : len(ids)].to(compute) if ends else None,
+        )
+
+    return [of_prompt(i, ids) for i, ids in enumerate(prompts)]
+
+
+def read_batch(
+    adapter: Adapter,
+    token_ids: Int[Tensor, "batch pos"],
+    place: tuple[int, str] | None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "batch d"]:
+    """What a batch of prompts of equal length gives at their last position: the activation at a place, or the logits.
+
+    The model runs as it is, nothing frozen, and no further than the place: this is how interventions are measured.
+    """
+    compute = adapter.compute_dtype(dtype)
+    noted: list[Tensor] = []
+
+    def note(x: Tensor) -> None:
+        noted.append(x[:, -1].to(compute))
+        raise _Stop
+
+    with recording(adapter, dtype, patterns=False), hooks() as handles:
+        if place is not None:
+            watch(adapter, place, handles, note)
+        try:
+            output = run(adapter, token_ids, logits_to_keep=1)
+        except _Stop:
+            return noted[0]
+    return output.logits[:, -1].to(compute)
