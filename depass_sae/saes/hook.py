@@ -3,7 +3,8 @@
 An SAE's file names its hook in one of two languages: a module of the Hugging Face model (``model.layers.17.output``)
 or a TransformerLens hook point (``blocks.17.hook_resid_post``). Both are translated here into a layer and one of this
 package's read points. The Hugging Face name goes first where there is one: some files write a TransformerLens name
-that means something else there. A name whose meaning is not certain is refused, never guessed.
+that means something else there. Some names mean different things in different models, and need that the SAE's file
+names its model. A name whose meaning is not certain is refused, never guessed.
 """
 
 import re
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import NUMBER
 from ..errors import UserError
+from .model_types import LEARNED_POSITIONS, PARALLEL, POST_NORMED, model_type_of
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-HOOK_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z", "mlp_in")
+HOOK_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z", "ln2_normalized", "mlp_in")
 
-# After "blocks.N."; the last of them is sae-lens's name for the MLP input with the norm's gain.
+# After "blocks.N."; outputs of sublayers are meant after a norm on them. The last is sae-lens's name for the MLP's input.
 TRANSFORMER_LENS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
@@ -28,10 +30,10 @@ TRANSFORMER_LENS = {
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "hook_z",
     "hook_z": "hook_z",
+    "ln2.hook_normalized": "ln2_normalized",
     "mlp.hook_in": "mlp_in",
 }
-# After "model.layers.N" or "transformer.h.N". Names that mean one thing in one family and another in the next, such as
-# post_attention_layernorm.output or mlp.output, are left out on purpose.
+# After "model.layers.N", "transformer.h.N" or "gpt_neox.layers.N", whatever the model.
 HUGGING_FACE = {
     "": "resid_post",
     "output": "resid_post",
@@ -42,6 +44,21 @@ HUGGING_FACE = {
     "mlp.input": "mlp_in",
     "pre_feedforward_layernorm.output": "mlp_in",
     "post_feedforward_layernorm.output": "mlp_out",
+}
+# The same where sublayers' outputs are normed before they are added, and where they are not.
+OF_POST_NORMED = {
+    "post_attention_layernorm.output": "attn_out",
+    "pre_feedforward_layernorm.input": "resid_mid",
+}
+OF_OTHERS = {
+    "self_attn.output": "attn_out",
+    "attention.output": "attn_out",
+    "attn.output": "attn_out",
+    "post_attention_layernorm.input": "resid_mid",
+    "post_attention_layernorm.output": "mlp_in",
+    "ln_2.input": "resid_mid",
+    "ln_2.output": "mlp_in",
+    "mlp.output": "mlp_out",
 }
 NAME_IT = 'name it: saes={"17.resid_post": path}'
 
@@ -54,7 +71,7 @@ class NoHookNamed(UserError):
 class Hook:
     """A read point: ``Hook(17, "resid_post")``, written ``17.resid_post``.
 
-    `mlp_in` is the normed MLP input, gain included, that transcoders read.
+    `mlp_in` is the MLP's normed input, gain included, that transcoders read; `ln2_normalized` is it without the gain.
     """
 
     layer: int
@@ -106,8 +123,8 @@ def named_hook(metadata: Mapping[str, Any], architecture: str) -> Hook | None:
     """The hook that the metadata name; None where they name none, or only one that is not understood."""
     if metadata.get("hook_head_index") is not None:
         raise UserError("the SAE reads a single attention head (hook_head_index); only SAEs on all heads are supported")
-    layer = metadata.get("hook_layer", metadata.get("hook_point_layer"))
-    hooks = (_translated(name, layer, architecture) for name in hook_names(metadata))
+    layer, model = metadata.get("hook_layer", metadata.get("hook_point_layer")), metadata.get("model_name")
+    hooks = (_translated(name, layer, architecture, model_type_of(model)) for name in hook_names(metadata))
     return next((hook for hook in hooks if hook is not None), None)
 
 
@@ -122,7 +139,9 @@ def transformer_lens_name(hook: Hook) -> str:
     return f"blocks.{hook.layer}.{suffix}"
 
 
-def _translated(name: str, layer: int | None, architecture: str) -> Hook | None:
+def _translated(name: str, layer: int | None, architecture: str, model_type: str | None) -> Hook | None:
+    if name == "hook_embed":
+        return _embedding(model_type)
     # "{layer}": old files keep the number apart.
     if match := re.fullmatch(rf"blocks\.({NUMBER}|{{layer}})\.(.+)", name):
         number, suffix = match.groups()
@@ -130,19 +149,38 @@ def _translated(name: str, layer: int | None, architecture: str) -> Hook | None:
             if layer is None:
                 return None
             number = str(layer)
-        return _transformer_lens_hook(int(number), suffix, architecture)
+        return _real(_transformer_lens_hook(int(number), suffix, architecture), name, model_type)
     if match := re.fullmatch(rf"(?:\w+\.)*(?:layers|h)\.({NUMBER})(?:\.(.+))?", name):
-        kind = HUGGING_FACE.get(match[2] or "")
-        return None if kind is None else Hook(int(match[1]), kind)
+        kind = _hugging_face(match[2] or "", model_type)
+        return None if kind is None else _real(Hook(int(match[1]), kind), name, model_type)
     return None
 
 
-def _transformer_lens_hook(layer: int, suffix: str, architecture: str) -> Hook | None:
-    if suffix == "ln2.hook_normalized":
+def _embedding(model_type: str | None) -> Hook | None:
+    """What the first layer reads, where nothing is added to the embedding."""
+    if model_type in LEARNED_POSITIONS:
         raise UserError(
-            f"the SAE reads blocks.{layer}.ln2.hook_normalized, the MLP's input before the norm's gain, "
-            "which is not a read point here: it needs an SAE on the gained input (mlp.hook_in)"
+            f"the SAE reads hook_embed, the tokens' embeddings before {model_type} adds its learned positions, which is "
+            "not a read point here: it needs an SAE on blocks.0.hook_resid_pre"
         )
+    return None if model_type is None else Hook(0, "resid_pre")
+
+
+def _real(hook: Hook | None, name: str, model_type: str | None) -> Hook | None:
+    if hook is not None and hook.name == "resid_mid" and model_type in PARALLEL:
+        raise UserError(
+            f"the SAE reads {name!r}, which is virtual in parallel blocks ({model_type}): no such sum exists"
+        )
+    return hook
+
+
+def _hugging_face(suffix: str, model_type: str | None) -> str | None:
+    if suffix in HUGGING_FACE or model_type is None:
+        return HUGGING_FACE.get(suffix)
+    return (OF_POST_NORMED if model_type in POST_NORMED else OF_OTHERS).get(suffix)
+
+
+def _transformer_lens_hook(layer: int, suffix: str, architecture: str) -> Hook | None:
     if suffix == "hook_mlp_in":
         # In TransformerLens the residual before the norm; sae-lens writes it for transcoders that read after the norm.
         if "transcoder" not in architecture:
