@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HOOK_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z", "ln2_normalized", "mlp_in")
 
-# After "blocks.N."; outputs of sublayers are meant after a norm on them. The last is sae-lens's name for the MLP's input.
+# After "blocks.N."; a sublayer's output is meant after the norm on it. The last is sae-lens's name for the MLP's input.
 TRANSFORMER_LENS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
@@ -160,8 +160,8 @@ def _embedding(model_type: str | None) -> Hook | None:
     """What the first layer reads, where nothing is added to the embedding."""
     if model_type in LEARNED_POSITIONS:
         raise UserError(
-            f"the SAE reads hook_embed, the tokens' embeddings before {model_type} adds its learned positions, which is "
-            "not a read point here: it needs an SAE on blocks.0.hook_resid_pre"
+            f"the SAE reads hook_embed, the tokens' embeddings before {model_type} adds its learned positions, which "
+            "is not a read point here: it needs an SAE on blocks.0.hook_resid_pre"
         )
     return None if model_type is None else Hook(0, "resid_pre")
 

@@ -18,7 +18,7 @@ from ..models.load import FAMILIES
 from .direction import not_affine
 from .hook import Hook, hook_in
 from .model_types import model_type_of
-from .release import layer_of_id
+from .release import close_to, layer_of_id
 from .scale import not_normalised
 
 ASSUMED = Path(__file__).with_name("assumed.yaml")
@@ -76,6 +76,13 @@ def registry() -> dict[str, Release]:
         releases = yaml.load(listed, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         rows = yaml.safe_load(assumed)
     return {name: _release(name, entry, rows.get(name, {})) for name, entry in releases.items()}
+
+
+def release_named(name: str) -> Release:
+    """Raises UserError for a name that the registry does not have."""
+    if name not in registry():
+        raise UserError(f"sae-lens's registry has no release {name!r}{close_to(name, registry())}")
+    return registry()[name]
 
 
 def why_not(sae: ListedSAE) -> str | None:
