@@ -28,8 +28,8 @@ name which SAEs that has; it needs no network.
 ## Models
 
 A model is known by the `model_type` of its configuration. *Attention scores*: why a head looked where it did; *graph
-layer*: whether SAEs on its residual stream are layers of feature-flow graphs; *intervene*: whether graphs can be verified
-and sources replaced in it.
+layer*: whether SAEs on its residual stream are layers of feature-flow graphs; *intervene*: whether graphs can be
+verified, and sources replaced, in it.
 
 """
 
