@@ -8,7 +8,7 @@ normalised input x' = s·(x − μ):
                                                         c = b_enc[j] − ⟨W_enc[:, j], β⟩
 
 (μ of layer_norm is itself linear in x, so it moves to w). An architecture is the encoder rows that it has, by name, and
-where its threshold lies; `KINDS` is the table. Architectures without such a pre-activation are refused.
+where its threshold lies; `KINDS` is the table. Architectures without such a pre-activation are `REFUSED`.
 """
 
 import operator
@@ -108,6 +108,10 @@ KINDS = {
     "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
     "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
 }
+REFUSED = {
+    "matching_pursuit": "its features are chosen one after another",
+    "temporal": "it takes out what it predicts from all earlier positions",
+}
 PATHS = tuple(dict.fromkeys(path for kind in KINDS.values() for path in kind.paths))
 
 
@@ -194,9 +198,10 @@ def kind_of(sae: "SAE") -> Kind:
 
 def not_affine(architecture: str) -> str | None:
     """What is wrong with an architecture; None for those that can be read as directions."""
-    return (
-        None if architecture in KINDS else f"a {architecture} SAE has no pre-activation that is affine in what it reads"
-    )
+    if architecture in KINDS:
+        return None
+    because = f" ({REFUSED[architecture]})" if architecture in REFUSED else ""
+    return f"a {architecture} SAE has no pre-activation that is affine in what it reads{because}"
 
 
 def feature_index(sae: "SAE", feature: int) -> int:
