@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test rules pictures gallery notebooks bench lint format clean
+.PHONY: demo test rules models-table pictures gallery notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -22,6 +22,9 @@ test: $(READY)  ## the whole suite, on CPU and without network
 
 rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation
+
+models-table: $(READY)  ## which models and public SAEs can be used: docs/models.md
+	$(PY) -m depass_sae.demo.models_table
 
 pictures: $(READY)  ## the README's pictures: docs/*.svg, docs/*.png
 	$(PY) -m depass_sae.demo.pictures

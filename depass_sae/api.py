@@ -31,6 +31,7 @@ from .graph.verify import verify_graph
 from .models.adapter import Adapter
 from .models.kinds import several_dtypes, unwrapped
 from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
+from .models.place import Place
 from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes import DEFAULT_RULE
 from .passes.forward import Allocation, FirstToken, Progress
@@ -383,13 +384,13 @@ class LM:
 
         source: "tokens", "words" or "sentences", from the residual stream before layer ``start`` (0: the embeddings);
         or a source object such as ``ds.Vectors(parts, labels, at)``.
-        read: one of resid_pre, hook_z, attn_out, resid_mid, mlp_in, mlp_out, resid_post, of ``layer``.
+        read: one of resid_pre, hook_z, attn_out, resid_mid, ln2_normalized, mlp_in, mlp_out, resid_post, of ``layer``.
         """
         return decompose(
             self._subject,
             self.encode(prompt),
             source,
-            point=(layer, read),
+            point=Place(layer, read),
             start=start,
             allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             budget=Budget.of(memory),

@@ -664,6 +664,27 @@ def diff(
     _say(*map(note_of, graphs))
 
 
+@app.command()
+def models(
+    release: Annotated[
+        str | None, typer.Argument(help="A sae-lens release: its SAEs by hook and architecture.", show_default=False)
+    ] = None,
+    count: Annotated[
+        bool, typer.Option("--count", help="Only numbers: how many work, and how many do not why.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which public SAEs can be used: every release of sae-lens's registry, without the network."""
+    from .report.releases import document, tables
+    from .saes.registry import release_named
+
+    asked = None if release is None else release_named(release)
+    if as_json:
+        _print_json(document(asked, count))
+    else:
+        _print(*tables(asked, count))
+
+
 def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> None:
     if as_json:
         _print_json(found.to_dict())

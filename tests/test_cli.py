@@ -798,7 +798,7 @@ def test_help_imports_nothing_heavy() -> None:
         "with contextlib.suppress(SystemExit): main()\n"
         "assert not {'torch', 'transformers', 'sae_lens'} & set(sys.modules)"
     )
-    for arguments in (["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)):
+    for arguments in (["--version"], ["--help"], *([name, "--help"] for name in (*COMMANDS, "models"))):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         if arguments == ["--version"]:

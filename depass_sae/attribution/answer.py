@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import SAEFitWarning, warn
+from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..passes.record import Trace
-from ..saes import Fit, Hook
+from ..saes import Fit
 from ..texts import together
 from .document import Heading, allocation_dict, fit_dict
 from .subject import Subject
@@ -108,7 +109,7 @@ def checked(subject: Subject, target: Target, answer: Found) -> Found:
     return answer
 
 
-def _hook(target: Target) -> Hook | None:
+def _hook(target: Target) -> Place | None:
     """Of the SAE that a target is a feature of."""
     return getattr(target, "hook", None)
 

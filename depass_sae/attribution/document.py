@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
-from ..saes import Fit, Hook, describe
+from ..saes import Fit, describe
 from .subject import Subject
 
 SCHEMA_VERSION = 1
@@ -24,7 +25,7 @@ class Heading:
     dtype: str
 
     @classmethod
-    def of(cls, subject: Subject, prompt: Prompt, hook: Hook | None = None) -> Heading:
+    def of(cls, subject: Subject, prompt: Prompt, hook: Place | None = None) -> Heading:
         sae = None if hook is None else describe(subject.saes[hook])
         return cls(subject.loaded.name, sae, prompt, subject.dtype_name)
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import SAEFitWarning, UserError, warn
+from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.sinks import sinks
-from ..saes import Fit, Hook, active_features, describe, fit
+from ..saes import Fit, active_features, describe, fit
 from .document import Heading, fit_dict
 from .render import Html, Text, features_page, features_table, remarks, table_text
 from .subject import Subject
@@ -48,7 +49,7 @@ class LayerFeatures:
     counts position 0, special tokens and attention sinks.
     """
 
-    hook: Hook
+    hook: Place
     name: str
     sae: dict[str, Any]
     fit: Fit

@@ -32,7 +32,7 @@ from ..passes.memory import Budget
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..passes.sources import tokens
-from ..saes import Hook, feature_parts
+from ..saes import feature_parts
 from ..texts import together
 from .answer import frame
 from .document import Heading, allocation_dict
@@ -280,7 +280,7 @@ def _feature_parts(
     subject: Subject, seen: Trace, prompt: Prompt, layer: int
 ) -> tuple[Float[Tensor, "pos comp d_model"], list[str]]:
     """Each position's own active features, its SAE error, the SAE's constant, and a ``bias`` for what follows."""
-    candidates = [Hook(layer, "resid_pre"), *([Hook(layer - 1, "resid_post")] if layer else [])]
+    candidates = [Place(layer, "resid_pre"), *([Place(layer - 1, "resid_post")] if layer else [])]
     hook = next((candidate for candidate in candidates if candidate in subject.saes), None)
     if hook is None:
         there = ", ".join(map(str, sorted(subject.saes))) or "none"

@@ -19,8 +19,6 @@ from ..passes.selfcheck import Checked, check_attention, tolerance
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from ..saes import Hook
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -28,7 +26,7 @@ class Subject:
 
     loaded: Loaded
     adapter: Adapter
-    saes: dict[Hook, SAE]
+    saes: dict[Place, SAE]
     checked: Checked
     trace_dtype: torch.dtype | None = None
 
@@ -56,7 +54,7 @@ class Subject:
     def dtype_name(self) -> str:
         return str(self.trace_dtype or self.adapter.dtype).removeprefix("torch.")
 
-    def warn_incomplete(self, what: str, error: float, hook: Hook | None = None) -> None:
+    def warn_incomplete(self, what: str, error: float, hook: Place | None = None) -> None:
         """Warns where an answer's completeness error is more than rounding can be. hook: of an SAE that computed it."""
         dtypes = [self.trace_dtype or self.adapter.dtype, *([] if hook is None else [self.saes[hook].W_dec.dtype])]
         coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
@@ -68,7 +66,7 @@ class Subject:
                 CompletenessWarning,
             )
 
-    def hook(self, layer: int, name: str | None = None) -> Hook:
+    def hook(self, layer: int, name: str | None = None) -> Place:
         """The hook of the SAE at a layer. Raises UserError where there is none, or where several could be meant."""
         if not self.saes:
             raise UserError("no SAEs are loaded; name some with --sae (saes=)")

@@ -16,12 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.place import Place
 from ..models.prompt import Prompt, token_text
 from ..passes.forward import Allocation, Progress, propagate
 from ..passes.memory import Budget
 from ..passes.rows import at
 from ..passes.sources import Source, Subspace
-from ..saes import feature_index, parse_hook
+from ..saes import feature_index
 from .answer import Answer, TargetAt, addends, checked, frame, read
 from .heatmap import subspace_page, subspace_table, votes_table
 from .render import Html, Text, remarks, table_text
@@ -169,7 +170,7 @@ def decoder_directions(
         raise UserError("directions of one question belong to one SAE")
     sae = subject.saes[found[0].hook]
     rows = [sae.W_dec[feature_index(sae, feature.index)].detach()[None] for feature in found]
-    place = found[0].hook if at is None else parse_hook(at)
+    place = found[0].hook if at is None else Place.parse(at)
     return Subspace(rows, place.layer, place.name, rank)
 
 
@@ -227,7 +228,7 @@ def decode_parts(
     seen = subject.trace(prompt, None)
     last = torch.tensor([n - 1 if pos is None else pos])
     start = source.start(seen)
-    point = (seen.n_layers - 1, "resid_post")
+    point = Place(seen.n_layers - 1, "resid_post")
     rows = propagate(seen, start, {point: last}, allocation, budget=budget, progress=progress)[point]
     norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
     unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ..arguments import NUMBER, whole_in
 from ..errors import UserError
-from ..models.adapter import without_gradient
-from ..models.parts import Linear
+from ..models.parts import Linear, without_gradient
 from ..models.place import Place
 from ..models.prompt import Prompt, token_id, token_text
 from ..passes.record import Trace
@@ -28,7 +27,6 @@ from ..saes import (
     PATHS,
     Direction,
     Fit,
-    Hook,
     activations,
     encoder_direction,
     fit,
@@ -49,8 +47,8 @@ class Readoff:
     """A target on one prompt.
 
     pre, activation, margin: at every position; activation and margin (how far above what it takes to fire) only for
-    features. fit: how well the feature's SAE fits the prompt. live: what the model itself makes of it at every position,
-    where that is not ``pre``: a logit behind its soft-cap.
+    features. fit: how well the feature's SAE fits the prompt. live: what the model itself makes of it at every
+    position, where that is not ``pre``: a logit behind its soft-cap.
     """
 
     point: Place
@@ -95,7 +93,7 @@ class Target(Protocol):
 class FeatureTarget:
     """An SAE feature. ``path``: of a gated SAE, the magnitude's pre-activation or the gate's."""
 
-    hook: Hook
+    hook: Place
     index: int
     path: str = "magnitude"
     name: str = "feature"
@@ -195,6 +193,7 @@ class LogitTarget:
         w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
         place = Place(trace.n_layers - 1, "resid_post")
         assert trace.logits is not None
+        assert trace.uncapped is not None
         pre, own = (self.live(subject, logits) for logits in (trace.uncapped, trace.logits))
         return Readoff(place, Direction(w, c.expand(len(w))), pre, live=own)
 
@@ -271,7 +270,7 @@ def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Te
     return found
 
 
-_FEATURE = re.compile(rf"({NUMBER})(?:\.([a-z_]+))?/({NUMBER})(?:@({NUMBER}))?")
+_FEATURE = re.compile(rf"({NUMBER})(?:\.([a-z0-9_]+))?/({NUMBER})(?:@({NUMBER}))?")
 
 
 @dataclass(frozen=True)
@@ -355,9 +354,8 @@ def make_target(
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
-        target = DirectionTarget(
-            without_gradient(torch.as_tensor(direction)), (layer, "resid_post" if hook is None else hook)
-        )
+        place = Place(layer, "resid_post" if hook is None else hook)
+        target = DirectionTarget(without_gradient(torch.as_tensor(direction)), place)
     target.check(subject)
     return target, pos
 

@@ -40,7 +40,7 @@ from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
 from ..passes.record import Trace, read_batch
 from ..passes.sources import Heads, Start, Vectors, tokens
-from ..saes import Hook, feature_parts
+from ..saes import feature_parts
 from .ioi import sentences
 
 TOKEN_TARGETS = (11, 17, 23)
@@ -155,7 +155,7 @@ def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
         def choose(seen: Trace) -> dict[str, Target]:
             targets: dict[str, Target] = {}
             for layer in layers:
-                hook = Hook(layer, "resid_post")
+                hook = Place(layer, "resid_post")
                 with torch.no_grad():
                     strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[-1].argmax())
                 targets[f"feature {layer}"] = FeatureTarget(hook, strongest)
@@ -278,7 +278,7 @@ def _scaled(keep: Float[Tensor, "batch d"]) -> Callable[[Tensor], Tensor]:
 
 def _features(study: _Study) -> Iterator[Found]:
     point = Place(FEATURE_FROM, "resid_post")
-    found = feature_parts(study.subject.saes[Hook(*point)], study.seen.at(point))
+    found = feature_parts(study.subject.saes[Place(*point)], study.seen.at(point))
     usable = (found.pos > 0).nonzero()[:, 0]  # features mean nothing on the start token
     pos, parts, activation = found.pos[usable], found.parts[usable], found.activation[usable]
     for name, (_, value) in study.targets.items():
@@ -303,7 +303,7 @@ def _feature_source(study: _Study, pos: Tensor, parts: Tensor) -> Vectors:
     present = torch.zeros(len(study.prompt), len(pos), dtype=torch.bool)
     dense[pos, torch.arange(len(pos))] = parts
     present[pos, torch.arange(len(pos))] = True
-    return Vectors(dense, [str(i) for i in range(len(pos))], (FEATURE_FROM, "resid_post"), present)
+    return Vectors(dense, [str(i) for i in range(len(pos))], Place(FEATURE_FROM, "resid_post"), present)
 
 
 def _less(removed: Float[Tensor, "batch pos d"]) -> Callable[[Tensor], Tensor]:

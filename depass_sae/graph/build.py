@@ -21,12 +21,13 @@ from ..attribution.document import Heading, allocation_dict
 from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
 from ..errors import SAEFitWarning, UserError, warn
+from ..models.place import Place
 from ..models.prompt import Prompt, token_text
 from ..passes.forward import Allocation, Progress
 from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
-from ..saes import Hook, describe, fit
+from ..saes import describe, fit
 from ..texts import together
 from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
@@ -129,7 +130,7 @@ def build_graph(
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-def _hooks(subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layers: Sequence[int] | None) -> list[Hook]:
+def _hooks(subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layers: Sequence[int] | None) -> list[Place]:
     """The SAEs of the graph; nothing above the highest feature is needed where all targets are features."""
     features = [target for target, _ in targets if isinstance(target, FeatureTarget)]
     own = None if layers is None else sorted({*layers, *(target.hook.layer for target in features)})
@@ -162,7 +163,7 @@ def _wanted(
     subject: Subject,
     seen: Trace,
     prompt: Prompt,
-    hooks: Sequence[Hook],
+    hooks: Sequence[Place],
     targets: Sequence[tuple[Target, Pos | None]],
 ) -> tuple[list[Wanted], list[tuple[str, dict[str, Any]]], list[str | None]]:
     """The targets with their readings, the nodes that they become, and what has to be said of the choice.
@@ -294,7 +295,7 @@ def _connect_heads(g: nx.DiGraph, node: Expanded, target: str) -> None:
 def _attributes(
     subject: Subject,
     prompt: Prompt,
-    hooks: Sequence[Hook],
+    hooks: Sequence[Place],
     seen: Trace,
     allocation: Allocation,
     settings: Settings,

@@ -25,7 +25,7 @@ from ..passes.record import Trace
 from ..passes.rows import Rows
 from ..passes.sinks import sinks
 from ..passes.sources import Start
-from ..saes import FeatureParts, Hook, feature_parts
+from ..saes import FeatureParts, feature_parts
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -116,7 +116,7 @@ def embedding_tier(seen: Trace) -> Tier:
     return Tier(-1, Place(0, "resid_pre"), None, None, x, (True,) * len(x), torch.zeros_like(x))
 
 
-def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Hook) -> Tier:
+def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Place) -> Tier:
     """The stream at an SAE on the residual stream."""
     sae, x = subject.saes[hook], seen.at(hook)
     found = feature_parts(sae, x)
@@ -130,7 +130,7 @@ def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Hook) -> Tier:
     return Tier(hook.layer, hook, sae, found, roots, is_token, constant)
 
 
-def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Hook]:
+def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Place]:
     """The SAEs that a graph stands on, one per layer, ascending.
 
     layers: only these; None takes every SAE on the residual stream. Raises UserError where a layer has none.
@@ -164,7 +164,7 @@ def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Hook]:
     return found
 
 
-def is_stream(subject: Subject, hook: Hook) -> bool:
+def is_stream(subject: Subject, hook: Place) -> bool:
     """Whether the features, error and constant of the SAE there are the whole stream: a graph can stand on it."""
     from ..saes import reconstructs
 

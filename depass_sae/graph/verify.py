@@ -34,7 +34,7 @@ from ..passes.intervene import Edit, intervene
 from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
-from ..saes import Hook, written_by
+from ..saes import written_by
 from .build import trace_bytes
 from .document import LARGEST, TESTED, check_graph
 from .influence import downwards
@@ -140,7 +140,7 @@ def _check_fits(subject: Subject, g: nx.DiGraph) -> None:
     largest = max((max(node["index"], node.get("against", 0)) for node in logits), default=0)
     if largest >= adapter.vocab_size:
         raise UserError(f"the graph has a logit of token {largest}, and the tokens are 0 to {adapter.vocab_size - 1}")
-    hooks = {Hook(sae["layer"], sae["hook"]): sae["d_sae"] for sae in g.graph["saes"]}
+    hooks = {Place(sae["layer"], sae["hook"]): sae["d_sae"] for sae in g.graph["saes"]}
     missing = [str(hook) for hook in hooks if hook not in subject.saes]
     if missing:
         raise UserError(f"the graph stands on SAEs at {', '.join(missing)}, which are not loaded")
@@ -177,7 +177,7 @@ class _Study:
         _check_fits(subject, g)
         check_memory(trace_bytes(subject, len(ids)), "recording the prompt", subject.adapter.model.device)
         prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
-        hooks = {sae["layer"]: Hook(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
+        hooks = {sae["layer"]: Place(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
         seen = subject.trace(prompt, None)
         tiers = {layer: sae_tier(subject, seen, prompt, hook) for layer, hook in hooks.items()}
         targets, value = [], 0.0

@@ -1,7 +1,7 @@
 """A model seen through its family's table: where a transformer keeps the parts that the decomposed pass needs.
 
-A model family is one function, ``layer(text, config, i) -> Layer``, and a few paths (see ``families/``). Everything else
-in the package works on the plain parts of :mod:`.parts`, two sublayers a layer (:mod:`.sublayer`).
+A model family is one function, ``layer(text, config, i) -> Layer``, and a few paths (see ``families/``). Everything
+else in the package works on the plain parts of :mod:`.parts`, two sublayers a layer (:mod:`.sublayer`).
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Norm(Part):
             (squares.sum(-1, keepdim=True) if self.kind == "l2" else squares.mean(-1, keepdim=True)) + self.eps
         ).rsqrt()
 
-    def frozen(self, x: Float[Tensor, "*rows d"], scale: Float[Tensor, "*rows 1"]) -> Float[Tensor, "*rows d"]:
+    def frozen(self, x: Float[Tensor, "*rows d"], scale: Float[Tensor, "*rows 1"] | float) -> Float[Tensor, "*rows d"]:
         """What a component of the norm's input comes out as, the scale being that of the whole. β is not in it."""
         return self.centre(x) * scale * self.gain
 

@@ -1,4 +1,4 @@
-"""A layer as two sublayers in order: read the stream → norm → mixer → post-norm → add; and where modules show each place.
+"""A layer as two sublayers in order: read the stream → norm → mixer → post-norm → add; and which module shows a place.
 
 A model family says no more of a layer than that (see ``families/``).
 """

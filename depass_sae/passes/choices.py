@@ -21,5 +21,5 @@ class Choices:
     mlp: MLPChoice
 
 
-CONTRIBUTION = {rule: Choices("frozen", "frozen", rule) for rule in ("linear", "half")}  # type: ignore[arg-type]
+CONTRIBUTION = {rule: Choices("frozen", "frozen", rule) for rule in ("linear", "half")}
 EFFECT = Choices("live", "live", "live")

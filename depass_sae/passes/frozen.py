@@ -67,7 +67,7 @@ class Frozen:
         assert self.post is not None
         return self.post.scale(self.record.at["raw"].to(self.resid.dtype))
 
-    # ------------------------------------------------------------------------------------------ the maps, differentiable
+    # ----------------------------------------------------------------------------------------- the maps, differentiable
 
     def inside(
         self,

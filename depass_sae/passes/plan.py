@@ -133,7 +133,8 @@ def _wanted(reads: Mapping[Place, Tensor], at: Place, trace: Trace) -> list[Step
             raise UserError(f"there is no layer {place.layer} in this trace; it has layers 0 to {trace.n_layers - 1}")
         if place.depth < at.depth:
             raise UserError(
-                f"{place.hook} of layer {place.layer} lies before the decomposition's start, {at.hook} of layer {at.layer}"
+                f"{place.hook} of layer {place.layer} lies before the decomposition's start, {at.hook} of layer "
+                f"{at.layer}"
             )
         (states if place.is_stream else outputs).setdefault(place.depth, []).append(place)
     if not reads:

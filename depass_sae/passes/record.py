@@ -34,10 +34,11 @@ class Trace:
 
     streams: the residual stream before each of them, and behind the last. records: what else is frozen of each.
     outputs: what stands inside or behind a sublayer, only where it was asked for. logits: the model's own; uncapped:
-    before their soft-cap, where there is one. Streams and outputs are in the
-    adapter's compute dtype; patterns and neurons stay in the model's, they are the largest. Rules by which components
-    compete share out these neurons; the products of ``linear`` and ``half`` are formed from the recorded stream, so that
-    in a model of half precision the two differ by its rounding.
+    before their soft-cap, where there is one.
+
+    Streams and outputs are in the adapter's compute dtype; patterns and neurons stay in the model's, they are the
+    largest. Rules by which components compete share out these neurons; the products of ``linear`` and ``half`` are
+    formed from the recorded stream, so that in a model of half precision the two differ by its rounding.
 
     starts: where each prompt begins: one, or several that are packed one after the other (:meth:`packed`).
     """

@@ -33,13 +33,14 @@ from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
 from ..graph.labels import check_labels
 from ..graph.neuronpedia_labels import feature_page
+from ..models.place import Place
 from ..models.prompt import Prompt, PromptLike, encode, several
 from ..passes.choices import CONTRIBUTION
 from ..passes.forward import Allocation, Progress
 from ..passes.many import alike_in_length
 from ..passes.record import Trace
 from ..passes.sinks import sinks
-from ..saes import Fit, Hook, activations, describe, fit, pre_activations
+from ..saes import Fit, activations, describe, fit, pre_activations
 from ..texts import together
 from .neighbours import (
     Alike,
@@ -160,7 +161,7 @@ class Flow:
     total: of all its features, listed or not. errors, other: the rest of the pre-activations (previous layer alone).
     """
 
-    hook: Hook
+    hook: Place
     sae: dict[str, Any]
     features: tuple[FlowFeature, ...]
     total: float
@@ -180,7 +181,7 @@ class FeatureCard:
     model: str
     dtype: str
     sae: dict[str, Any]
-    hook: Hook
+    hook: Place
     index: int
     shared: tuple[int, ...]
     allocation: Allocation
@@ -385,15 +386,15 @@ class FeatureCard:
             "vocabulary taken off, the norm's scale left out"
         )
 
-    def _name(self, hook: Hook, index: int) -> str:
+    def _name(self, hook: Place, index: int) -> str:
         return f"{hook if hook.layer in self.shared else hook.layer}/{index}"
 
-    def _label(self, hook: Hook, index: int) -> str | None:
+    def _label(self, hook: Place, index: int) -> str | None:
         """Where SAEs share a layer, ``17/2601`` means the one on the residual stream."""
         plain = self.labels.get(f"{hook.layer}/{index}") if hook.layer not in self.shared or _is_resid(hook) else None
         return self.labels.get(self._name(hook, index), plain)
 
-    def _named(self, hook: Hook, sae: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def _named(self, hook: Place, sae: Mapping[str, Any], index: int) -> dict[str, Any]:
         return {
             "feature": self._name(hook, index),
             "index": index,
@@ -417,7 +418,7 @@ class FeatureCard:
         }
 
 
-def _is_resid(hook: Hook) -> bool:
+def _is_resid(hook: Place) -> bool:
     return hook.name.startswith("resid_")
 
 
@@ -594,8 +595,8 @@ def _flows(
     numbers = sorted({firing.prompt for firing in firings})
     arrived: list[Inflow] = []
     left: list[ByFeature] = []
-    points = [target.point, *([(behind.layer, behind.name)] if behind is not None else [])]
-    deepest = max(layer for layer, _ in [*points, writes_at(subject, hook) or target.point])
+    points = [target.point, *([behind] if behind is not None else [])]
+    deepest = max(place.layer for place in [*points, writes_at(subject, hook) or target.point])
     for done, number in enumerate(numbers, start=1):
         prompt = prompts[number]
         positions = sorted(firing.pos for firing in firings if firing.prompt == number)

@@ -35,7 +35,6 @@ from ..graph.grow import RULES
 from ..graph.labels import check_labels, with_labels
 from ..graph.neuronpedia_labels import feature_page, graph_pages
 from ..graph.summary import name_of
-from ..graph.tiers import STREAM
 from ..graph.verify import verify_graph
 from ..models.prompt import Prompt, encode
 from ..passes.choices import CONTRIBUTION
@@ -565,7 +564,7 @@ def _finding(
 
 def _no_graph(target: FeatureTarget, allocation: Allocation) -> str | None:
     """Why there is no graph for this feature; None where there is one."""
-    if target.hook.name not in STREAM:
+    if not target.hook.is_stream:
         return f"A graph stands on SAEs of the residual stream, and this one reads {target.hook.name}."
     if allocation.rule not in RULES:
         return f"A graph takes the rules {', '.join(RULES)}, not {allocation.rule}."

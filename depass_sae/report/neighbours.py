@@ -29,7 +29,7 @@ from ..passes.mixers.mixer import Record
 from ..passes.record import Trace
 from ..passes.sinks import sinks
 from ..passes.sources import Vectors
-from ..saes import Hook, active_features, encoder_directions, feature_parts, reconstructs
+from ..saes import active_features, encoder_directions, feature_parts, reconstructs
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -58,7 +58,7 @@ class Votes:
     bottom: tuple[Vote, ...]
 
 
-def decoder_votes(subject: Subject, hook: Hook, index: int, top: int) -> Votes | None:
+def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> Votes | None:
     """The decoder row through the final norm's gain and the unembedding.
 
     logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[index] (through W_O for hook_z), g the final
@@ -106,13 +106,13 @@ def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 # --------------------------------------------------------------------------------------------------------- by flow
 
 
-def previous_hook(subject: Subject, hook: Hook) -> Hook | None:
+def previous_hook(subject: Subject, hook: Place) -> Place | None:
     """The last SAE on the residual stream before what a feature at ``hook`` reads."""
     before = [other for other in subject.saes if is_stream(subject, other) and other.depth < hook.behind]
     return max(before, key=lambda other: (other.depth, other), default=None)
 
 
-def next_hook(subject: Subject, hook: Hook) -> Hook | None:
+def next_hook(subject: Subject, hook: Place) -> Place | None:
     """The first SAE on the residual stream behind where a feature at ``hook`` writes."""
     place = writes_at(subject, hook)
     if place is None:
@@ -123,7 +123,7 @@ def next_hook(subject: Subject, hook: Hook) -> Hook | None:
     return min(behind, key=lambda other: (other.depth, other), default=None)
 
 
-def writes_at(subject: Subject, hook: Hook) -> Place | None:
+def writes_at(subject: Subject, hook: Place) -> Place | None:
     """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input)."""
     if not reconstructs(subject.saes[hook]):
         return Place(hook.layer, "resid_post")
@@ -134,7 +134,7 @@ def writes_at(subject: Subject, hook: Hook) -> Place | None:
 
 
 def into_stream(
-    subject: Subject, hook: Hook, rows: Float[Tensor, "n d_out"], scale: Float[Tensor, "n 1"] | float = 1.0
+    subject: Subject, hook: Place, rows: Float[Tensor, "n d_out"], scale: Float[Tensor, "n 1"] | float = 1.0
 ) -> Float[Tensor, "n d_model"] | None:
     """Decoder rows, or multiples of them, as what they add to the stream.
 
@@ -185,8 +185,8 @@ def inflow_from(
     subject: Subject,
     seen: Trace,
     prompt: Prompt,
-    source: Hook,
-    hook: Hook,
+    source: Place,
+    hook: Place,
     index: int,
     positions: Sequence[int],
     rule: str,
@@ -212,10 +212,10 @@ def outflow_to(
     subject: Subject,
     seen: Trace,
     prompt: Prompt,
-    hook: Hook,
+    hook: Place,
     index: int,
     positions: Sequence[int],
-    target: Hook,
+    target: Place,
     rule: str,
 ) -> dict[int, ByFeature]:
     """What one feature, where it fires at ``positions``, contributes to the features that fire at ``target``.
@@ -245,7 +245,7 @@ def outflow_to(
 
 
 def _written(
-    subject: Subject, seen: Trace, hook: Hook, index: int, positions: Sequence[int]
+    subject: Subject, seen: Trace, hook: Place, index: int, positions: Sequence[int]
 ) -> Float[Tensor, "pos d_model"]:
     """What the feature adds to the stream at some positions, zero elsewhere."""
     x = seen.at(hook)

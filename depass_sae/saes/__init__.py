@@ -1,6 +1,7 @@
 """SAEs: loaded through sae-lens, read as directions, split into features. Importing this does not import sae-lens."""
 
 from ..models.place import HOOKS as HOOK_NAMES
+from ..models.place import Place
 from .direction import (
     PATHS,
     Direction,
@@ -22,9 +23,12 @@ from .encode import (
     reconstructs,
     written_by,
 )
-from .hook import Hook, hook_of, parse_hook
+from .hook import hook_of
 from .load import check_folder, load_saes
 from .own import describe
+
+Hook = Place  # as it was called before
+parse_hook = Place.parse
 
 __all__ = [
     "HOOK_NAMES",

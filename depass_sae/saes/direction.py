@@ -8,7 +8,7 @@ normalised input x' = s·(x − μ):
                                                         c = b_enc[j] − ⟨W_enc[:, j], β⟩
 
 (μ of layer_norm is itself linear in x, so it moves to w). An architecture is the encoder rows that it has, by name, and
-where its threshold lies; `KINDS` is the table. Architectures without such a pre-activation are refused.
+where its threshold lies; `KINDS` is the table. Architectures without such a pre-activation are `REFUSED`.
 """
 
 import operator
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .own import at_least_float32, detached
-from .scale import SCALES, read, reads_centred, run_time_scale
+from .scale import SCALES, not_normalised, read, reads_centred, run_time_scale
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -108,6 +108,10 @@ KINDS = {
     "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
     "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
 }
+REFUSED = {
+    "matching_pursuit": "its features are chosen one after another",
+    "temporal": "it takes out what it predicts from all earlier positions",
+}
 PATHS = tuple(dict.fromkeys(path for kind in KINDS.values() for path in kind.paths))
 
 
@@ -187,12 +191,17 @@ def threshold_gap(sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int) -> Flo
 def kind_of(sae: "SAE") -> Kind:
     """Raises UserError for an SAE without an affine pre-activation."""
     architecture = sae.cfg.architecture()
-    if architecture not in KINDS:
-        raise UserError(
-            f"a {architecture} SAE has no pre-activation that is affine in what it reads; "
-            f"supported are {', '.join(KINDS)} (and training objects of these, through load_saes)"
-        )
+    if wrong := not_affine(architecture):
+        raise UserError(f"{wrong}; supported are {', '.join(KINDS)} (and training objects of these, through load_saes)")
     return KINDS[architecture]
+
+
+def not_affine(architecture: str) -> str | None:
+    """What is wrong with an architecture; None for those that can be read as directions."""
+    if architecture in KINDS:
+        return None
+    because = f" ({REFUSED[architecture]})" if architecture in REFUSED else ""
+    return f"a {architecture} SAE has no pre-activation that is affine in what it reads{because}"
 
 
 def feature_index(sae: "SAE", feature: int) -> int:
@@ -232,10 +241,8 @@ def _rows(sae: "SAE", path: str) -> Rows:
 def _checked(sae: "SAE", x: Tensor) -> Tensor:
     """`x` in float32 at least, once it is sure that the SAE can read it."""
     kind_of(sae)
-    if sae.cfg.normalize_activations not in SCALES:
-        raise UserError(
-            f"the normalisation {sae.cfg.normalize_activations!r} is not supported, only {', '.join(SCALES)}"
-        )
+    if wrong := not_normalised(sae.cfg.normalize_activations):
+        raise UserError(f"{wrong}, only {', '.join(SCALES)}")
     if x.ndim != 2 or x.shape[-1] != sae.cfg.d_in:
         raise UserError(
             f"the SAE reads activations [pos, {sae.cfg.d_in}], not {list(x.shape)}: it is of another model or hook"

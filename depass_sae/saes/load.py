@@ -17,8 +17,9 @@ import torch
 from ..arguments import whole_in
 from ..errors import SAEFitWarning, UserError, warn
 from ..files import expanded, parse_json, read_text
+from ..models.place import Place
 from ..texts import quoted
-from .hook import Hook, NoHookNamed, hook_in, hook_names, named_hook, parse_hook
+from .hook import NoHookNamed, hook_in, hook_names, named_hook
 from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
 from .release import load_release
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sae_lens import SAE
 
 SAESource: TypeAlias = Union[str, Path, "SAE"]
-HookKey: TypeAlias = Hook | str | int
+HookKey: TypeAlias = Place | str | int
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 TEXTS = (
@@ -42,7 +43,7 @@ FOLDED = ("expected_average_only_in", "covariance_whitening")
 class Candidate:
     """An SAE that could be loaded."""
 
-    hook: Hook
+    hook: Place
     name: str  # for messages
     load: Callable[[], "SAE"]  # in any dtype, its metadata as they were
 
@@ -54,12 +55,12 @@ def load_saes(
     sae_ids: Sequence[str] | str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
-) -> dict[Hook, "SAE"]:
+) -> dict[Place, "SAE"]:
     """Load SAEs by the hook they read, in order of their hooks.
 
     Args:
         saes: a release in sae-lens's registry; a directory in sae-lens's format, or a folder of several; an SAE object;
-            a list of directories and objects; or {17 or "17.resid_post" or Hook: directory or object} for SAEs that do
+            a list of directories and objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do
             not name their hook (a bare layer then means resid_post).
         layers: only these. From a release: the SAE at each of them.
         sae_ids: of a release, where a layer has several.
@@ -115,8 +116,8 @@ def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype
     return sae
 
 
-def _one_per_hook(candidates: Iterable[Candidate]) -> dict[Hook, Candidate]:
-    chosen: dict[Hook, Candidate] = {}
+def _one_per_hook(candidates: Iterable[Candidate]) -> dict[Place, Candidate]:
+    chosen: dict[Place, Candidate] = {}
     for candidate in candidates:
         if candidate.hook in chosen:
             raise UserError(
@@ -201,8 +202,8 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
 def _from_key(key: HookKey, source: SAESource) -> Candidate:
     if isinstance(key, str):
         number = whole_in(key.strip())
-        key = parse_hook(key) if number is None else number
-    if not isinstance(key, Hook | Integral) or isinstance(key, bool):
+        key = Place.parse(key) if number is None else number
+    if not isinstance(key, Place | Integral) or isinstance(key, bool):
         raise UserError(f"an SAE's key is its layer or hook, such as 17 or '17.resid_post', not {_kind(key)}")
     if isinstance(source, str | Path):
         return _from_directory(expanded(source), key)
@@ -223,7 +224,7 @@ def _in_folder(folder: Path) -> Iterable[Path]:
     return inside
 
 
-def _from_directory(path: Path, key: Hook | int | None) -> Candidate:
+def _from_directory(path: Path, key: Place | int | None) -> Candidate:
     if not path.is_dir():
         raise UserError(f"there is no SAE directory {path}")
     config = _read_config(path)
@@ -240,7 +241,7 @@ def _from_directory(path: Path, key: Hook | int | None) -> Candidate:
     return Candidate(hook, str(path), partial(_read_weights, path, config))
 
 
-def _from_object(sae: "SAE", key: Hook | int | None) -> Candidate:
+def _from_object(sae: "SAE", key: Place | int | None) -> Candidate:
     return Candidate(_place(sae, key), f"the {_type(sae)} object", partial(inference_form, sae))
 
 
@@ -325,13 +326,13 @@ def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
 # --- hooks --------------------------------------------------------------------------------------------------
 
 
-def _place(sae: "SAE", key: Hook | int | None) -> Hook:
+def _place(sae: "SAE", key: Place | int | None) -> Place:
     return _placed(sae.cfg.metadata.to_dict(), sae.cfg.architecture(), key)
 
 
-def _placed(metadata: Mapping[str, Any], architecture: str, key: Hook | int | None) -> Hook:
+def _placed(metadata: Mapping[str, Any], architecture: str, key: Place | int | None) -> Place:
     """The hook that an SAE reads: what its file says, what the user says, and never two different things."""
-    if not isinstance(key, Hook):
+    if not isinstance(key, Place):
         hook = hook_in(metadata, architecture, fallback_layer=key)
         if key is not None and hook.layer != key:
             raise UserError(f"its file says that it reads {hook}, not layer {key}")

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.adapter import without_gradient
-from .hook import Hook, hook_of, named_hook, transformer_lens_name
+from ..models.parts import without_gradient
+from ..models.place import Place
+from .hook import hook_of, named_hook, transformer_lens_name
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -71,7 +72,7 @@ def settle(sae: "SAE", device: str | torch.device, dtype: torch.dtype | None) ->
     return sae.requires_grad_(False).eval()
 
 
-def written_down(sae: "SAE", hook: Hook, **origin: str | None) -> "SAE":
+def written_down(sae: "SAE", hook: Place, **origin: str | None) -> "SAE":
     """Note in the metadata of an SAE of our own where it reads and where it comes from, as far as they do not say."""
     metadata = sae.cfg.metadata
     if named_hook(metadata.to_dict(), sae.cfg.architecture()) is None:

@@ -6,7 +6,7 @@ answer instead of a file (gated, missing, unreachable) is told in one line that 
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -35,7 +35,7 @@ def load_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[i
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", release) and sae_ids is not None:
         repository, chosen = release, list(sae_ids)
     else:
-        raise UserError(f"there is no SAE directory or sae-lens release {release!r}{_close(release, registry)}")
+        raise UserError(f"there is no SAE directory or sae-lens release {release!r}{close_to(release, registry)}")
     return {sae_id: _fetch(release, sae_id, repository) for sae_id in chosen}
 
 
@@ -46,7 +46,7 @@ def choose_ids(
     if sae_ids is not None:
         for wanted in sae_ids:
             if wanted not in ids:
-                raise UserError(f"{release} has no SAE {wanted!r}{_close(wanted, ids)}; {_listed('it has', ids)}")
+                raise UserError(f"{release} has no SAE {wanted!r}{close_to(wanted, ids)}; {_listed('it has', ids)}")
         return list(sae_ids)
     if layers is None:
         if len(ids) == 1:
@@ -131,7 +131,8 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
-def _close(wanted: str, names: Any) -> str:
+def close_to(wanted: str, names: Iterable[str]) -> str:
+    """What may have been meant, for the end of a message."""
     close = difflib.get_close_matches(wanted, list(names), n=3)
     return f"; close to it: {', '.join(close)}" if close else ""
 

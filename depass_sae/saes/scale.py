@@ -54,6 +54,11 @@ SCALES: dict[str, Callable[[Tensor], Scale]] = {
 }
 
 
+def not_normalised(normalisation: str) -> str | None:
+    """What is wrong with a normalisation; None for those above."""
+    return None if normalisation in SCALES else f"the normalisation {normalisation!r} is not supported"
+
+
 def run_time_scale(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Scale:
     """The scale at `x`, as `read` returns it; differentiable in `x`."""
     return SCALES[sae.cfg.normalize_activations](x)

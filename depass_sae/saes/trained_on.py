@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SAEFitWarning, UserError, warn
 from ..files import expanded, parse_json, read_text
-from .hook import Hook
+from ..models.place import Place
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -30,7 +30,7 @@ FAMILY = re.compile(r"gpt|pythia|gemma|llama|mistral|mixtral|qwen|smollm|phi|olm
 SIZE = re.compile(r"\d[mb]|gpt2\b|^smollm2$")
 
 
-def warn_of_others(saes: Mapping[Hook, "SAE"], model: str) -> None:
+def warn_of_others(saes: Mapping[Place, "SAE"], model: str) -> None:
     """Warn of the SAEs that name another model than the one they are put on."""
     ours = _model_name(model)
     if ours is None:

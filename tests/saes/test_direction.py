@@ -1,12 +1,15 @@
 """The encoder as ⟨w, x⟩ + c, against what sae-lens computes."""
 
 import pytest
+import sae_lens
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sae_lens.registry import SAE_CLASS_REGISTRY
 
 from depass_sae.errors import UserError
 from depass_sae.saes import activations, encoder_direction, live_pre_activation, pre_activations, threshold_gap
+from depass_sae.saes.direction import KINDS, REFUSED
 
 from .builders import AFFINE, D_IN, D_SAE, Recipe, activations_of_a_model, built, recipes
 
@@ -144,6 +147,24 @@ def test_an_sae_without_an_affine_pre_activation_is_refused_by_name():
     ):
         with pytest.raises(UserError, match=r"matching_pursuit SAE has no pre-activation .* supported are standard, "):
             call()
+
+
+def test_a_temporal_sae_is_refused_for_what_it_takes_from_earlier_positions():
+    config = sae_lens.TemporalSAEConfig(
+        d_in=D_IN, d_sae=16, n_heads=2, bottleneck_factor=1, sae_diff_type="relu", activation_normalization_factor=2.0
+    )
+    torch.manual_seed(0)
+    sae, x = sae_lens.TemporalSAE(config), torch.randn(1, 4, D_IN)
+    other = torch.cat([100 * x[:, :1], x[:, 1:]], dim=1)
+    seen = [sae.run_with_cache(given)[1]["hook_sae_acts_pre"][0, -1] for given in (x, other)]
+    assert not torch.allclose(*seen, atol=1e-3)  # another first position, and another pre-activation at the last
+    with pytest.raises(UserError, match="predicts from all earlier positions"):
+        encoder_direction(sae, x[0], 0)
+
+
+def test_every_architecture_of_sae_lens_is_in_the_table_or_refused_with_a_reason():
+    assert set(SAE_CLASS_REGISTRY) == set(KINDS) | set(REFUSED)
+    assert not set(KINDS) & set(REFUSED)
 
 
 @pytest.mark.parametrize("kind", AFFINE)

@@ -30,12 +30,45 @@ from .builders import Recipe
             "6.mlp_in",
         ),
         ({"hf_hook_name": "model.layers.6.post_feedforward_layernorm.output"}, "6.mlp_out"),
+        ({"hook_name": "blocks.3.ln2.hook_normalized"}, "3.ln2_normalized"),
+        ({"hook_name": "hook_embed", "model_name": "gemma-2-2b"}, "0.resid_pre"),
+        ({"hook_name": "hook_embed", "model_name": "pythia-70m-deduped"}, "0.resid_pre"),
+        ({"hf_hook_name": "gpt_neox.layers.2.attention.dense.input"}, "2.hook_z"),
         # a Hugging Face name that families read differently: the other name decides
         ({"hf_hook_name": "model.layers.6.mlp.output", "hook_name": "blocks.6.hook_mlp_out"}, "6.mlp_out"),
     ],
 )
 def test_both_languages_are_understood_and_the_hugging_face_name_goes_first(metadata, hook):
     assert str(hook_in(metadata, "jumprelu")) == hook
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "hook"),
+    [
+        ("model.layers.6.post_attention_layernorm.output", "google/gemma-2-2b", "6.attn_out"),
+        ("model.language_model.layers.6.post_attention_layernorm.output", "google/gemma-3-4b-pt", "6.attn_out"),
+        ("model.layers.6.post_attention_layernorm.output", "meta-llama/Llama-3.1-8B", "6.mlp_in"),
+        ("model.layers.6.post_attention_layernorm.output", "openai/gpt-oss-20b", "6.mlp_in"),
+        ("gpt_neox.layers.6.post_attention_layernorm.output", "EleutherAI/pythia-70m", "6.mlp_in"),
+        ("model.layers.6.post_attention_layernorm.input", "Qwen/Qwen3-8B-Base", "6.resid_mid"),
+        ("model.layers.6.pre_feedforward_layernorm.input", "gemma-2-9b", "6.resid_mid"),
+        ("model.layers.6.self_attn.output", "mistral-7b", "6.attn_out"),
+        ("gpt_neox.layers.6.attention.output", "pythia-70m-deduped", "6.attn_out"),
+        ("transformer.h.6.attn.output", "gpt2-small", "6.attn_out"),
+        ("transformer.h.6.ln_2.output", "gpt2-small", "6.mlp_in"),
+        ("model.layers.6.mlp.output", "Qwen/Qwen3.5-27B", "6.mlp_out"),
+    ],
+)
+def test_a_module_that_means_another_thing_in_another_family_is_read_by_the_model_that_is_named(name, model, hook):
+    assert str(hook_in({"hf_hook_name": name, "model_name": model}, "standard")) == hook
+    with pytest.raises(UserError, match="not a read point"):
+        hook_in({"hf_hook_name": name}, "standard")
+
+
+@pytest.mark.parametrize("name", ["mlp.output", "self_attn.output"])
+def test_a_sublayers_own_output_is_nothing_where_a_norm_follows_it(name):
+    with pytest.raises(UserError, match="not a read point"):
+        hook_in({"hf_hook_name": f"model.layers.6.{name}", "model_name": "gemma-2-2b"}, "standard")
 
 
 def test_the_mlp_input_by_its_ambiguous_name_is_taken_from_transcoders_only():
@@ -51,7 +84,10 @@ def test_the_mlp_input_by_its_ambiguous_name_is_taken_from_transcoders_only():
         ({}, r'saes=\{"17.resid_post": path\}'),
         ({"hook_name": "hook_embed"}, "'hook_embed', which is not a read point"),
         ({"hook_name": "blocks.3.attn.hook_pattern"}, "not a read point"),
-        ({"hook_name": "blocks.3.ln2.hook_normalized"}, "before the norm's gain"),
+        ({"hook_name": "hook_embed", "model_name": "gpt2-small"}, "before gpt2 adds its learned positions"),
+        ({"hook_name": "hook_embed", "model_name": "a-model-of-mine"}, "'hook_embed', which is not a read point"),
+        ({"hook_name": "blocks.3.hook_resid_mid", "model_name": "pythia-70m"}, "virtual in parallel blocks"),
+        ({"hf_hook_name": "gpt_neox.layers.3.post_attention_layernorm.input", "model_name": "pythia-70m"}, "virtual"),
         ({"hook_name": "blocks.3.attn.hook_z", "hook_head_index": 2}, "single attention head"),
     ],
 )

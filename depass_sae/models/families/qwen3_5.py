@@ -1,5 +1,5 @@
-"""The Qwen3.5 shape: three layers of the gated delta rule to one of full attention, whose heads are gated; norms with gain
-1 + w, but for the delta rule's own. With or without experts, a shared one among them.
+"""The Qwen3.5 shape: three layers of the gated delta rule to one of full attention, whose heads are gated; norms with
+gain 1 + w, but for the delta rule's own. With or without experts, a shared one among them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """What mixes positions or neurons in a sublayer, a file for each kind: all that is particular to one is in its file."""
 
+from collections.abc import Callable
+from typing import Any
+
 from ...models import parts
 from ...models.sublayer import Mixed
 from .attention import Attention
@@ -8,7 +11,7 @@ from .experts import Experts
 from .mixer import Mixer
 from .mlp import MLP
 
-KINDS: dict[type, type[Mixer]] = {
+KINDS: dict[type, Callable[[Any], Mixer]] = {
     parts.Attention: Attention,
     parts.DeltaRule: DeltaRule,
     parts.MLP: MLP,

@@ -89,8 +89,8 @@ class DeltaRule(Attention):
 
     def look(self) -> Attention:
         raise UserError(
-            "this layer attends by the gated delta rule: its pattern comes of keys that correct one another, so that no "
-            "single score stands behind it; ask a layer of full attention"
+            "this layer attends by the gated delta rule: its pattern comes of keys that correct one another, so that "
+            "no single score stands behind it; ask a layer of full attention"
         )
 
     def taps(self) -> dict[str, Tap]:

@@ -43,10 +43,10 @@ class _Sent:
 class Experts(MLP):
     """What a :class:`parts.Experts` does: an MLP for each expert, on the positions that were sent there."""
 
-    part: parts.Experts  # type: ignore[assignment]
+    part: parts.Experts
 
     def __init__(self, part: parts.Experts) -> None:
-        self.part = part  # type: ignore[assignment]
+        self.part = part
         self.width = part.expert(0).down.weight.shape[0]
 
     def taps(self) -> dict[str, Tap]:

@@ -1,8 +1,8 @@
 """What a sublayer's mixer can do, whichever kind it is: the engines ask this, and nothing else.
 
-Between the normed stream and what a sublayer writes stands its inner value z [pos, d_inner]: the heads before W_O, or the
-neurons. A mixer makes z of the stream, and what is written of z; it carries components through both; and it knows who
-its units are.
+Between the normed stream and what a sublayer writes stands its inner value z [pos, d_inner]: the heads before W_O, or
+the neurons. A mixer makes z of the stream, and what is written of z; it carries components through both; and it knows
+who its units are.
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""What of sae-lens's registry can be used, as documents and tables: all releases, one of them, or numbers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ..attribution.document import SCHEMA_VERSION
+from ..attribution.render import box
+from ..errors import UserError
+from ..saes.registry import ListedSAE, Release, registry, why_not
+from ..saes.release import layer_of_id
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+UNKNOWN = "?"
+"""Stands for what only a file on the hub can tell."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """SAEs of a release that read at one kind of hook and are of one architecture. reason: None if they work."""
+
+    hook: str
+    architecture: str
+    reason: str | None
+    saes: tuple[ListedSAE, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "hook": self.hook,
+            "architecture": self.architecture,
+            "works": self.reason is None,
+            "reason": self.reason,
+            "sae_ids": [sae.sae_id for sae in self.saes],
+        }
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many of some SAEs can be used, and how many cannot for which reason."""
+
+    works: int
+    reasons: dict[str, int]  # the most frequent first
+
+    @classmethod
+    def of(cls, saes: Iterable[ListedSAE]) -> Tally:
+        found = Counter(map(why_not, saes))
+        works = found.pop(None, 0)
+        return cls(works, {str(reason): number for reason, number in found.most_common()})
+
+    @property
+    def total(self) -> int:
+        return self.works + sum(self.reasons.values())
+
+    @property
+    def said(self) -> str:
+        """In a table's cell: ``yes``, the reason, or numbers and reasons where a release has both."""
+        if not self.reasons:
+            return "yes"
+        reasons = "; ".join(self.reasons)
+        return f"no: {reasons}" if not self.works else f"{self.works} of {self.total}; the others not: {reasons}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"works": self.works, "reasons": self.reasons, "total": self.total}
+
+
+def groups(release: Release) -> list[Group]:
+    """In the registry's order."""
+    found: dict[tuple[str, str, str | None], list[ListedSAE]] = {}
+    for sae in release.saes:
+        found.setdefault((hook_kind(sae), sae.architecture or UNKNOWN, why_not(sae)), []).append(sae)
+    return [Group(*key, tuple(saes)) for key, saes in found.items()]
+
+
+def hook_kind(sae: ListedSAE) -> str:
+    """The read point without its layer; of what is none, the name that sae-lens has for it."""
+    try:
+        return UNKNOWN if sae.hook_name is None else sae.hook.name
+    except UserError:
+        return str(sae.hook_name)
+
+
+def hook_kinds(release: Release) -> list[str]:
+    return list(dict.fromkeys(map(hook_kind, release.saes)))
+
+
+# ---------------------------------------------------------------------------------------------------------- documents
+
+
+def document(release: Release | None, count: bool) -> dict[str, Any]:
+    """Of all releases, or of one with its groups; count: the numbers alone."""
+    asked = _asked(release)
+    if count:
+        return {"schema_version": SCHEMA_VERSION, **_tally(asked).to_dict()}
+    if release is None:
+        return {"schema_version": SCHEMA_VERSION, "releases": [_about(each) for each in asked]}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **_about(release),
+        "groups": [group.to_dict() for group in groups(release)],
+    }
+
+
+def tables(release: Release | None, count: bool) -> list[RenderableType]:
+    """The same for people."""
+    asked = _asked(release)
+    if count:
+        return [_count_table(_tally(asked))]
+    return _releases_tables(asked) if release is None else _release_tables(release)
+
+
+def _asked(release: Release | None) -> list[Release]:
+    return list(registry().values()) if release is None else [release]
+
+
+def _about(release: Release) -> dict[str, Any]:
+    return {
+        "release": release.name,
+        "model": release.model,
+        "model_type": release.model_type,
+        "hooks": hook_kinds(release),
+        **Tally.of(release.saes).to_dict(),
+    }
+
+
+def _tally(releases: Sequence[Release]) -> Tally:
+    return Tally.of(sae for release in releases for sae in release.saes)
+
+
+def _releases_tables(releases: Sequence[Release]) -> list[RenderableType]:
+    from rich.text import Text as Line
+
+    table = _table("release", "model", "SAEs", "hooks", "works")
+    for release in releases:
+        tally = Tally.of(release.saes)
+        table.add_row(release.name, release.model, str(tally.total), ", ".join(hook_kinds(release)), tally.said)
+    tally = _tally(releases)
+    return [table, Line(f"{tally.works} of {tally.total} SAEs of {len(releases)} releases can be used")]
+
+
+def _release_tables(release: Release) -> list[RenderableType]:
+    from rich.text import Text as Line
+
+    table = _table("hook", "architecture", "SAEs", "layers", "for example", "works")
+    for group in groups(release):
+        said = "yes" if group.reason is None else f"no: {group.reason}"
+        example, number = group.saes[0].sae_id, str(len(group.saes))
+        table.add_row(group.hook, group.architecture, number, layers(group.saes), example, said)
+    return [Line(f"{release.name}: {release.model}, {release.repository}", style="bold"), table]
+
+
+def _count_table(tally: Tally) -> Table:
+    table = _table("", "SAEs")
+    table.add_row("works", str(tally.works))
+    for reason, number in tally.reasons.items():
+        table.add_row(reason, str(number))
+    table.add_section()
+    table.add_row("total", str(tally.total), style="bold")
+    return table
+
+
+def layers(saes: Iterable[ListedSAE]) -> str:
+    """``0-3, 7``: the layers that ids name; the embedding is where layer 0 begins."""
+    numbers = sorted({layer_of_id(sae.sae_id) or 0 for sae in saes})
+    starts = [numbers[0], *(b for a, b in pairwise(numbers) if b > a + 1)]
+    ends = [*(a for a, b in pairwise(numbers) if b > a + 1), numbers[-1]]
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=box())
+    for column in columns:
+        table.add_column(column, justify="right" if column == "SAEs" else "left")
+    return table
