@@ -89,7 +89,7 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
     assert choices.pattern == "frozen" or len(trace.starts) == 1
     given = {Place(*place): seed for place, seed in seeds.items()}
     example = next(iter(given.values()))
-    last = max(place.depth + (not place.is_stream) for place in given)  # the stream behind all that is read
+    last = max(down_to + 1, *(place.behind for place in given))  # the stream behind all that is read
     waiting: dict[int, Tensor] = {}  # gradients with respect to a stream before the next one on the way
     after = trace.resid_post.new_zeros(*example.shape[:2], trace.adapter.d_model)
     after = _plus(after, *_at_stream(given, last))

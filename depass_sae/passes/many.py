@@ -188,4 +188,4 @@ def sweep_each(
 
 def _sublayers(aims: Sequence[Aim]) -> int:
     """How many a sweep from the highest of them visits."""
-    return max((place.depth + (not place.is_stream) for place in (Place(*aim.point) for aim in aims)), default=0)
+    return max((Place(*aim.point).behind for aim in aims), default=0)

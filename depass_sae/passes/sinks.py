@@ -47,4 +47,4 @@ def sinks_of(norms: list[Float[Tensor, "pos"]]) -> list[int]:
 def _stream(seen: Trace, place: tuple[int, str]) -> list[Float[Tensor, "pos d_model"]]:
     """After each sublayer, up to a place: what a sublayer reads inside, or adds, is judged by the stream behind it."""
     place = Place(*place)
-    return seen.streams[1 : place.depth + (not place.is_stream) + 1]
+    return seen.streams[1 : place.behind + 1]

@@ -31,7 +31,7 @@ class DeltaRule(Attention):
 
     part: parts.DeltaRule  # type: ignore[assignment]
     moves_as_mapped = False
-    _looks_inside = True  # type: ignore[assignment]
+    _looks_inside = True
 
     def __init__(self, part: parts.DeltaRule) -> None:
         self.part = part

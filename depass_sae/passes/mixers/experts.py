@@ -43,7 +43,7 @@ class _Sent:
 class Experts(MLP):
     """What a :class:`parts.Experts` does: an MLP for each expert, on the positions that were sent there."""
 
-    part: parts.Experts
+    part: parts.Experts  # type: ignore[assignment]
 
     def __init__(self, part: parts.Experts) -> None:
         self.part = part
