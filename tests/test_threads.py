@@ -17,7 +17,7 @@ import depass_sae as ds
 
 from .attribution.tiny import D_MODEL, TEXT, VOCAB, random_sae, tokenizer
 from .passes.models import CONFIGS, build
-from .passes.test_trace import assert_as_before, snapshot
+from .passes.test_record import assert_as_before, snapshot
 from .questions import QUESTIONS, assert_alike
 
 THREADS, PROMPTS = 4, 40

@@ -60,14 +60,13 @@ class Spans:
     layer: int = 0
 
     def start(self, trace: Trace) -> Start:
-        place = Place(self.layer, "resid_pre")
-        x = _stream(trace, place)
+        x = _stream(trace, (self.layer, "resid_pre"))
         n, m = len(x), len(self.groups)
         present = torch.zeros(n, m + 2, dtype=torch.bool)
         present[torch.arange(n), self.owner(n)] = True
         first_only = torch.tensor([list(group) == [0] for group in self.groups] + [False, False])
         rows = Rows(torch.arange(n), present, x)
-        return Start(place, rows, (*self.labels, "bias", "rest"), first_only)
+        return Start(Place(self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
 
     def owner(self, n: int) -> Int[Tensor, "pos"]:
         """Which component each of n positions belongs to: its group's, or ``rest``. Raises UserError for bad groups."""
@@ -201,7 +200,7 @@ class Subspace:
     rank: int | None = None
 
     def start(self, trace: Trace) -> Start:
-        x = _stream(trace, Place(self.layer, self.hook))
+        x = _stream(trace, (self.layer, self.hook))
         parts = torch.stack([x @ basis.T @ basis for basis in self.bases(x)], dim=1)
         labels = [f"subspace {i}" for i in range(parts.shape[1])]
         return _start(Place(self.layer, self.hook), labels, parts, None, x - parts.sum(dim=1))

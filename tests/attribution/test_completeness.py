@@ -93,7 +93,7 @@ def test_an_attention_adapter_that_joins_after_loading_is_warned_of() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_scores_that_are_not_those_of_the_pattern_are_warned_of(shape: str) -> None:
     lm = ds.load(fresh(shape))
-    attention = lm._subject.adapter.layer(1).attention.module
+    attention = lm._subject.adapter.layer(1).sublayers[0].mixer.module
     proj = attention.c_attn if shape == "gpt2" else attention.q_proj
     with warnings.catch_warnings():
         warnings.simplefilter("error", CompletenessWarning)

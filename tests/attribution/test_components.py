@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 import depass_sae as ds
 from depass_sae.attribution.components import KINDS, NEURONS, _carried, _swept
 from depass_sae.attribution.targets import FeatureTarget
+from depass_sae.models.place import HOOKS
 from depass_sae.models.prompt import encode
 from depass_sae.passes.forward import Allocation
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.record import HOOKS
 from depass_sae.passes.rules import RULES
 
 from ..passes import reference

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.passes.record import HOOKS
+from depass_sae.models.place import HOOKS
 from depass_sae.passes.rules import RULES
 
 from ..passes.models import SHAPES
@@ -104,7 +104,7 @@ def test_its_repr_says_what_it_is(lm: ds.LM) -> None:
         ({"layer": -1}, "there is no layer -1"),
         ({"layer": 2, "start": 3}, "there is no layer 3"),
         ({"layer": 1, "start": 2, "read": "resid_mid"}, "lies before the decomposition's start"),
-        ({"layer": 1, "read": "resid_up"}, "unknown hook point 'resid_up'"),
+        ({"layer": 1, "read": "resid_up"}, "'resid_up' is not a hook"),
         ({"layer": 1, "source": "letters"}, "unknown source 'letters'; choose tokens, words, sentences"),
         ({"layer": 1, "rule": "nonsense"}, "unknown rule"),
         ({"layer": 1, "source": ds.Vectors(torch.ones(6, 1, 8), ["a"], (0, "resid_pre"))}, r"\[6, 1, 8\], expected"),

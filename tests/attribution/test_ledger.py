@@ -10,7 +10,7 @@ from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.passes.record import HOOKS
+from depass_sae.models.place import HOOKS
 
 from ..passes.models import HEADS, LAYERS, SHAPES
 from ..passes.reference import BIAS, Components, frozen, normed, weights

@@ -48,7 +48,7 @@ def expected(shape: str, ids: list[int], layer: int, head: int, query: int) -> t
 
 
 def window_of(lm: ds.LM, layer: int) -> int | None:
-    return lm._subject.adapter.layer(layer).attention.window
+    return lm._subject.adapter.layer(layer).sublayers[0].mixer.window
 
 
 def sums(found: Any, value: float, size: float) -> bool:
@@ -158,7 +158,7 @@ def test_tokens_at_the_first_layer_are_the_two_that_stand_there() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_biases_of_queries_and_keys_have_a_row_and_a_column(shape: str) -> None:
     found = handle(shape=shape).attribute_attention(IDS, 0, 1, QUERY, KEY)
-    scores = handle(shape=shape)._subject.adapter.layer(0).attention.scores
+    scores = handle(shape=shape)._subject.adapter.layer(0).sublayers[0].mixer.scores
     biased = scores.q.bias is not None or shape == "gpt2"
     assert ("bias" in found.rows) == ("bias" in found.columns) == biased
 

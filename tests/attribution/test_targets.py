@@ -224,7 +224,7 @@ def test_without_a_tokenizer_a_logit_is_an_id(lm: ds.LM) -> None:
         ({"layer": None}, "a direction needs the layer"),
         ({"layer": 3}, "there is no layer 3; .* has layers 0 to 2"),
         ({"layer": -1}, "there is no layer -1"),
-        ({"hook": "resid_up"}, "unknown hook point 'resid_up'; there are resid_pre"),
+        ({"hook": "resid_up"}, "'resid_up' is not a hook; the hooks are resid_pre"),
         ({"direction": torch.ones(8)}, r"the direction has shape \[8\]; resid_post of this model needs \[32\]"),
         ({"direction": torch.ones(2, 32)}, r"the direction has shape \[2, 32\]"),
         ({"direction": torch.full((32,), float("nan"))}, "NaN or infinite"),

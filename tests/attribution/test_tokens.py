@@ -18,10 +18,10 @@ from depass_sae.attribution.answer import Reading
 from depass_sae.attribution.targets import FeatureTarget
 from depass_sae.attribution.tokens import _Passes
 from depass_sae.errors import SAEFitWarning, UserError
+from depass_sae.models.place import HOOKS
 from depass_sae.models.prompt import encode
 from depass_sae.passes.forward import Allocation
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.record import HOOKS
 from depass_sae.passes.rules import RULES
 
 from ..passes.models import SHAPES

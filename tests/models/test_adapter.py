@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from depass_sae.models.llama import LLAMA, layer
 from transformers import AutoModel, BertConfig, BertModel, GPTNeoXConfig
 
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter, Layer
+from depass_sae.models.families.llama import LLAMA, layer
 from depass_sae.models.load import FAMILIES, adapter_for
 from depass_sae.passes.selfcheck import check
 
@@ -40,7 +40,7 @@ def test_the_sizes_are_those_of_the_model(shape: str) -> None:
     adapter = tiny(shape)
     assert (adapter.n_layers, adapter.d_model, adapter.vocab_size) == (LAYERS, D_MODEL, VOCAB)
     assert adapter.context_length == CONTEXT
-    attention = adapter.layer(1).attention
+    attention = adapter.layer(1).sublayers[0].mixer
     assert attention.n_heads == HEADS
     assert attention.n_kv_heads == (HEADS if shape == "gpt2" else KV_HEADS)
     assert attention.v.weight.shape == (D_MODEL, attention.n_kv_heads * attention.d_head)
@@ -48,7 +48,7 @@ def test_the_sizes_are_those_of_the_model(shape: str) -> None:
 
 
 def test_windows_are_read_from_the_config_layer_by_layer() -> None:
-    windows = {shape: [tiny(shape).layer(i).attention.window for i in range(LAYERS)] for shape in SHAPES}
+    windows = {shape: [tiny(shape).layer(i).sublayers[0].mixer.window for i in range(LAYERS)] for shape in SHAPES}
     assert windows == {
         "llama": [None] * 3,
         "mistral": [3] * 3,
@@ -60,7 +60,7 @@ def test_windows_are_read_from_the_config_layer_by_layer() -> None:
 
 def test_parts_are_views_of_the_live_weights() -> None:
     adapter = adapter_for(fresh("llama"))
-    down = adapter.layer(0).mlp.down.weight
+    down = adapter.layer(0).sublayers[1].mixer.down.weight
     adapter.model.model.layers[0].mlp.down_proj.weight.data.fill_(2.0)
     assert (down == 2).all()
     assert not down.requires_grad
@@ -144,7 +144,7 @@ def test_logits_that_are_scaled_are_refused() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_damaged_weights_are_refused_with_the_layer_they_are_in(shape: str, bad: float) -> None:
     adapter = adapter_for(fresh(shape))
-    adapter.layer(1).mlp.down.weight[0, 0] = bad
+    adapter.layer(1).sublayers[1].mixer.down.weight[0, 0] = bad
     message = refusal(adapter)
     assert "NaN" in message
     assert "layer 1" in message

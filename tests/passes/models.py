@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -29,6 +30,8 @@ from transformers.utils import logging
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
+from depass_sae.models.parts import Norm
+from depass_sae.passes.record import Trace
 
 VOCAB, LAYERS, D_MODEL, D_MLP, HEADS, KV_HEADS, CONTEXT = 48, 3, 32, 24, 4, 2, 32
 
@@ -103,7 +106,9 @@ WHOLE = {
     ),
 }
 """Models that read images, too."""
-SHAPES = tuple(CONFIGS)
+EVERY = tuple(CONFIGS)
+SHAPES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+"""Those that :mod:`.reference` knows, too: one softmax attention and one MLP after the other, nothing normed behind."""
 GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "qwen3_5_text")
 ROUTED = ("qwen3_moe", "gpt_oss", "qwen3_5_moe_text")
 PARALLEL = ("gpt_neox",)
@@ -136,3 +141,34 @@ def fresh(shape: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 def tiny(shape: str, dtype: torch.dtype = torch.float32) -> Adapter:
     """A model that all tests share."""
     return adapter_for(fresh(shape, dtype))
+
+
+def attention_of(adapter: Adapter, layer: int) -> Any:
+    """The description of a layer's attention."""
+    return adapter.layer(layer).sublayers[0].mixer
+
+
+def mlp_of(adapter: Adapter, layer: int) -> Any:
+    """The description of a layer's MLP."""
+    return adapter.layer(layer).sublayers[1].mixer
+
+
+def norms_of(adapter: Adapter, layer: int) -> list[Norm]:
+    """The norms before a layer's attention and before its MLP."""
+    return [part.norm for part in adapter.layer(layer).sublayers]
+
+
+def recorded_heads(seen: Trace, layer: int) -> Tensor:
+    """hook_z of a layer, from the recorded stream and pattern."""
+    return seen.sublayer(2 * layer).recorded_z()
+
+
+def recorded_neurons(seen: Trace, layer: int) -> Tensor:
+    """What each neuron of a layer adds along its output row."""
+    return seen.sublayer(2 * layer + 1).recorded_z()
+
+
+def recorded_pattern(seen: Trace, layer: int) -> Tensor:
+    found = seen.records[2 * layer].pattern
+    assert found is not None
+    return found

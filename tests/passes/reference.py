@@ -115,7 +115,12 @@ def attention(x: Components, whole: Tensor, pattern: Tensor, w: SimpleNamespace)
 
 
 def mlp(x: Components, whole: Tensor, w: SimpleNamespace, rule: str, temperature: float, barred: Tensor) -> tuple:
-    """barred: the components that take no part in an allocation at positions after 0."""
+    """barred: the components that take no part in an allocation at positions after 0.
+
+    Returns the normed stream without gain and bias, with them, and what the MLP adds.
+    """
+    gain, _, eps, centred = w.norms[1]
+    bare = normed(x, whole, (torch.ones_like(gain), None, eps, centred))
     x = normed(x, whole, w.norms[1])
     s = biased(Components(x.values @ w.gate, x.present.clone()), w.b_gate)
     gate = s.values.sum(1)
@@ -147,7 +152,7 @@ def mlp(x: Components, whole: Tensor, w: SimpleNamespace, rule: str, temperature
                     present[n, REST] = True
                 else:
                     hidden[n, takers, f] = shares * activation[n, f]
-    return x, biased(Components(hidden @ w.down, present), w.b_down)
+    return bare, x, biased(Components(hidden @ w.down, present), w.b_down)
 
 
 def share(rule: str, s: Tensor, temperature: float) -> Tensor | None:
@@ -198,7 +203,8 @@ def decompose(
             seen[layer, "hook_z"], seen[layer, "attn_out"] = attention(x, resid_pre[layer], patterns[layer], w)
             x = added(x, seen[layer, "attn_out"])
         seen[layer, "resid_mid"] = x
-        seen[layer, "mlp_in"], seen[layer, "mlp_out"] = mlp(x, resid_mid[layer], w, rule, temperature, barred)
+        inside = mlp(x, resid_mid[layer], w, rule, temperature, barred)
+        seen[layer, "ln2_normalized"], seen[layer, "mlp_in"], seen[layer, "mlp_out"] = inside
         x = added(x, seen[layer, "mlp_out"])
         seen[layer, "resid_post"] = x
     return seen

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
+from depass_sae.models.place import Place
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.forward import Allocation
-from depass_sae.passes.record import Point, Trace
-from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace, recorded_heads
+from depass_sae.passes.record import Trace
+from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace
 
-from .models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES, VOCAB, tiny
+from .models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES, VOCAB, recorded_heads, recorded_neurons, tiny
 from .reference import weights
-from .test_propagate import IDS, POINTS, by_token, points_after, recorded, some_vectors
-from .test_propagate import propagate as forward
+from .test_forward import IDS, POINTS, by_token, points_after, recorded, some_vectors
+from .test_forward import propagate as forward
 
 RULES = tuple(CONTRIBUTION)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -27,7 +28,7 @@ Levels = dict[tuple[int, str], Level]
 prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7)
 
 
-def directions(seen: Trace, point: Point, targets: int, seed: int = 0) -> Tensor:
+def directions(seen: Trace, point: Place, targets: int, seed: int = 0) -> Tensor:
     """Random directions [target, d] to read a point along."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(targets, seen.at(point).shape[-1], generator=generator).to(seen.resid_post)
@@ -40,20 +41,18 @@ def seeds_at(seen: Trace, w: Tensor, positions: list[int]) -> Tensor:
     return seeds
 
 
-def levels(seen: Trace, seeds: dict[Point, Tensor], choices: Choices) -> Levels:
+def levels(seen: Trace, seeds: dict[Place, Tensor], choices: Choices) -> Levels:
     return {(level.layer, level.sublayer): level for level in sweep(seen, seeds, choices)}
 
 
-def gradient_at(found: Levels, at: Point) -> tuple[Tensor, Tensor]:
+def gradient_at(found: Levels, at: Place) -> tuple[Tensor, Tensor]:
     """[target, pos, d_model] at a point of the stream, and what bias vectors add from there on."""
-    layer, hook = at
-    if hook == "resid_pre":
-        return found[layer, "attn"].before, found[layer, "attn"].bias_before
-    if hook == "resid_mid":
-        return found[layer, "mlp"].before, found[layer, "mlp"].bias_before
-    if (layer + 1, "attn") in found:
-        return gradient_at(found, (layer + 1, "resid_pre"))
-    return found[layer, "mlp"].after, found[layer, "mlp"].bias
+    depth = Place(*at).depth
+    if (depth // 2, ("attn", "mlp")[depth % 2]) in found:
+        level = found[depth // 2, ("attn", "mlp")[depth % 2]]
+        return level.before, level.bias_before
+    level = found[(depth - 1) // 2, ("attn", "mlp")[(depth - 1) % 2]]
+    return level.after, level.bias
 
 
 def by_sweep(found: Levels, start: Start) -> Tensor:
@@ -64,7 +63,7 @@ def by_sweep(found: Levels, start: Start) -> Tensor:
     return values
 
 
-def by_forward(seen: Trace, start: Start, point: Point, w: Tensor, positions: list[int], rule: str) -> Tensor:
+def by_forward(seen: Trace, start: Start, point: Place, w: Tensor, positions: list[int], rule: str) -> Tensor:
     kept = sorted(set(positions))
     parts = forward(seen, start, {point: torch.tensor(kept)}, Allocation(rule))[point].dense()
     return torch.stack([parts[kept.index(pos)] @ w[i] for i, pos in enumerate(positions)])
@@ -126,7 +125,7 @@ def test_every_level_on_the_way_back_sums_to_the_target_at_every_read_point(shap
         whole = torch.stack([seen.at(point)[pos] @ w[i] for i, pos in enumerate((5, 7))])
         for level in sweep(seen, {point: seeds_at(seen, w, [5, 7])}, CONTRIBUTION[rule]):
             stream = seen.at((level.layer, "resid_pre" if level.sublayer == "attn" else "resid_mid"))
-            if level.before.any():  # the sublayer that lies behind what is read has nothing to say
+            if level.before.any():  # nothing is said of what lies behind
                 total = (level.before * stream).sum((1, 2)) + level.bias_before.sum(1)
                 size = (level.before * stream).abs().amax((1, 2)).maximum(whole.abs())
                 assert ((total - whole).abs() / size).max() < 1e-5, (point, level.layer, level.sublayer)
@@ -136,12 +135,12 @@ def test_every_level_on_the_way_back_sums_to_the_target_at_every_read_point(shap
 @pytest.mark.parametrize("shape", SHAPES)
 def test_heads_and_neurons_are_read_inside_their_sublayer(shape: str, rule: str) -> None:
     seen = recorded(tiny(shape, torch.float64), IDS)
-    point: Point = (LAYERS - 1, "resid_post")
+    point: Place = (LAYERS - 1, "resid_post")
     w = directions(seen, point, 1)
     found = levels(seen, {point: seeds_at(seen, w, [6])}, CONTRIBUTION[rule])
     for layer in range(LAYERS):
         z = (found[layer, "attn"].inner * recorded_heads(seen, layer)).unflatten(-1, (HEADS, -1)).sum((1, 3))
-        a = (found[layer, "mlp"].inner * seen.neurons[layer]).sum(1)
+        a = (found[layer, "mlp"].inner * recorded_neurons(seen, layer)).sum(1)
         for values, start in ((z, Heads(layer).start(seen)), (a, Neurons(layer).start(seen))):
             assert off(values, by_forward(seen, start, point, w, [6], rule)[:, :-2]) <= 1e-10
 
@@ -222,7 +221,7 @@ def test_a_sweep_stops_where_it_is_told_to() -> None:
     seen = recorded(tiny("llama"), IDS)
     seeds = {(1, "resid_mid"): seeds_at(seen, directions(seen, (1, "resid_mid"), 1), [4])}
     visited = [(level.layer, level.sublayer) for level in sweep(seen, seeds, EFFECT, down_to=1)]
-    assert visited == [(1, "mlp"), (1, "attn")]
+    assert visited == [(1, "attn"), (0, "mlp")]
 
 
 # ------------------------------------------------------------------------------------------------ everything left live

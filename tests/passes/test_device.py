@@ -24,13 +24,14 @@ from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.many import Aim, Batch, sweep_each
 from depass_sae.passes.memory import Budget
+from depass_sae.passes.mixers.mixer import Record
 from depass_sae.passes.record import Trace
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Spans, Vectors
 
 from ..far import Far, device, far_module
 from .models import D_MODEL, LAYERS, SHAPES, tiny
-from .test_propagate import IDS, POINTS, by_token, recorded
+from .test_forward import IDS, POINTS, by_token, recorded
 
 
 @cache
@@ -40,13 +41,25 @@ def far_adapter(shape: str) -> Adapter:
 
 def elsewhere(seen: Trace, shape: str) -> Trace:
     """The same trace, its model included, on the far device."""
-    moved = {
-        name: [Far(x) for x in value] if isinstance(value, list) else Far(value)
-        for name, value in vars(seen).items()
-        if isinstance(value, list | Tensor) and name != "prompt_of"
-    }
-    outputs = {point: Far(x) for point, x in seen.outputs.items()}
-    return replace(seen, adapter=far_adapter(shape), outputs=outputs, **moved)
+    return replace(
+        seen,
+        adapter=far_adapter(shape),
+        token_ids=Far(seen.token_ids),
+        streams=[Far(x) for x in seen.streams],
+        records=[far_record(record) for record in seen.records],
+        outputs={place: Far(x) for place, x in seen.outputs.items()},
+        logits=None,
+        uncapped=None,
+    )
+
+
+def far_record(record: Record) -> Record:
+    """Experts' choice stays on the host, where a pass is laid out."""
+    return Record(
+        None if record.pattern is None else Far(record.pattern),
+        None if record.neurons is None else Far(record.neurons),
+        {name: x if name == "choice" else Far(x) for name, x in record.at.items()},
+    )
 
 
 def sources() -> list[Source]:

@@ -11,9 +11,10 @@ from torch import Tensor
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
+from depass_sae.models.place import HOOKS, Place
 from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.record import HOOKS, Point, Trace, trace
+from depass_sae.passes.record import Trace, trace
 from depass_sae.passes.rows import Rows
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.selfcheck import rounding_bound
@@ -23,8 +24,10 @@ from .models import CONFIGS, D_MODEL, DTYPES, GATED, LAYERS, SHAPES, VOCAB, buil
 from .reference import Components, decompose
 
 COUPLING = [name for name, rule in RULES.items() if rule.couples]
-OUTPUTS = [(layer, hook) for layer in range(LAYERS) for hook in ("hook_z", "attn_out", "mlp_in", "mlp_out")]
-POINTS = [(layer, hook) for layer in range(LAYERS) for hook in HOOKS]
+OUTPUTS = [
+    (layer, hook) for layer in range(LAYERS) for hook in ("hook_z", "attn_out", "ln2_normalized", "mlp_in", "mlp_out")
+]
+POINTS = [Place(layer, hook) for layer in range(LAYERS) for hook in HOOKS]
 IDS = [0, 17, 5, 33, 5, 40, 21, 9]
 
 
@@ -36,14 +39,14 @@ def by_token(ids: list[int], layer: int = 0) -> Spans:
     return tokens([f"{n}:{token}" for n, token in enumerate(ids)], layer)
 
 
-def points_after(at: Point) -> list[Point]:
+def points_after(at: Place) -> list[Place]:
     """All points that a decomposition which starts there can be read at."""
     if at[1] == "resid_post":
         return [at] + [point for point in POINTS if point[0] > at[0]]
     return POINTS[POINTS.index(at) :]
 
 
-def carried(adapter: Adapter, seen: Trace, start: Start, allocation: Allocation, **options: Any) -> dict[Point, Rows]:
+def carried(adapter: Adapter, seen: Trace, start: Start, allocation: Allocation, **options: Any) -> dict[Place, Rows]:
     """The start's components everywhere they can be read, at every position."""
     everywhere = torch.arange(len(seen.token_ids))
     return propagate(seen, start, dict.fromkeys(points_after(start.at), everywhere), allocation, **options)
@@ -53,12 +56,16 @@ def as_components(start: Start) -> Components:
     return Components(start.rows.dense(), start.rows.present.clone())
 
 
-def assert_agree(found: dict[Point, Rows], expected: dict[Point, Components], tolerance: float) -> None:
+def assert_agree(found: dict[Place, Rows], expected: dict[Place, Components], tolerance: float) -> None:
     for point, rows in found.items():
         want = expected[point]
         off = (rows.dense() - want.values).abs().max() / want.values.abs().max()
         assert off <= tolerance, (point, off.item())
-        if point[1] not in ("hook_z", "mlp_in"):  # there the pass has the bias ready one step before it gets anything
+        if point[1] not in (
+            "hook_z",
+            "ln2_normalized",
+            "mlp_in",
+        ):  # there the pass has the bias ready one step before it gets anything
             empty = ~rows.dense().any(dim=-1)
             empty[:, :-1] = False  # only rest may stand there without anything in it: relu may give to it
             assert torch.equal(rows.present & ~empty, want.present & ~empty), point
@@ -124,7 +131,7 @@ def test_spans_from_a_later_layer_agree_with_the_direct_transcription(shape: str
 )
 @settings(max_examples=150)
 def test_vectors_that_are_present_here_and_there_agree_with_the_direct_transcription(
-    shape: str, rule: str, at: Point, size: int, n_parts: int, leave: bool, seed: int
+    shape: str, rule: str, at: Place, size: int, n_parts: int, leave: bool, seed: int
 ) -> None:
     adapter = tiny(shape, torch.float64)
     seen = recorded(adapter, IDS[:size])
@@ -136,7 +143,7 @@ def test_vectors_that_are_present_here_and_there_agree_with_the_direct_transcrip
     assert_agree(carried(adapter, seen, start, Allocation(rule, 0.3)), expected, 1e-5)
 
 
-def some_vectors(seen: Trace, at: Point, n_parts: int, leave: bool, seed: int) -> Vectors:
+def some_vectors(seen: Trace, at: Place, n_parts: int, leave: bool, seed: int) -> Vectors:
     """Random parts of the stream, present at random; ``leave``: whether there is something for the rest everywhere."""
     generator = torch.Generator().manual_seed(seed)
     x = seen.at(at)
@@ -227,7 +234,7 @@ def runs(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> dict[str,
     }
 
 
-def run(case: dict[str, Any], dtype: torch.dtype | None = None) -> tuple[Trace, dict[Point, Rows]]:
+def run(case: dict[str, Any], dtype: torch.dtype | None = None) -> tuple[Trace, dict[Place, Rows]]:
     adapter = tiny(case["shape"], case["dtype"])
     seen = recorded(adapter, case["ids"], dtype)
     source = case["source"] if isinstance(case["source"], Spans) else case["source"](seen)
@@ -283,7 +290,7 @@ def test_how_many_queries_are_mixed_at_once_changes_nothing(shape: str, monkeypa
     seen = recorded(adapter, IDS)
     start = some_vectors(seen, (0, "resid_mid"), 4, True, 0).start(seen)
     found = carried(adapter, seen, start, Allocation("softmax"))
-    monkeypatch.setattr("depass_sae.passes.carry.QUERIES", 3)
+    monkeypatch.setattr("depass_sae.passes.mixers.attention.QUERIES", 3)
     for point, rows in carried(adapter, seen, start, Allocation("softmax")).items():
         assert torch.allclose(rows.values, found[point].values, atol=1e-10), point
 
@@ -468,7 +475,7 @@ def with_a_gate_of_zero(shape: str) -> Adapter:
     """Half the neurons of every layer have a gate of exactly 0, whatever the input."""
     adapter = adapter_for(fresh(shape))
     for layer in range(LAYERS):
-        gate = adapter.layer(layer).mlp.gate
+        gate = adapter.layer(layer).sublayers[1].mixer.gate
         gate.weight[:, ::2] = 0
         if gate.bias is not None:
             gate.bias[::2] = 0
@@ -500,7 +507,7 @@ def test_where_all_scores_are_equal_linear_norm_shares_evenly(shape: str) -> Non
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
-def refused(adapter: Adapter, seen: Trace, source: Any, *points: Point) -> str:
+def refused(adapter: Adapter, seen: Trace, source: Any, *points: Place) -> str:
     with pytest.raises(UserError) as caught:
         propagate(seen, source.start(seen), dict.fromkeys(points, torch.arange(len(seen.token_ids))))
     assert "\n" not in str(caught.value)
@@ -517,13 +524,13 @@ def test_a_read_beyond_the_trace_is_refused() -> None:
     adapter = tiny("llama")
     seen = trace(adapter, torch.tensor([1, 2]), until=1)
     assert "layers 0 to 1" in refused(adapter, seen, tokens(["a", "b"]), (2, "resid_pre"))
-    assert "no layer -1" in refused(adapter, seen, tokens(["a", "b"]), (-1, "resid_pre"))
+    assert "layers count from 0" in refused(adapter, seen, tokens(["a", "b"]), (-1, "resid_pre"))
 
 
 def test_an_unknown_hook_is_refused_with_the_names_there_are() -> None:
     adapter = tiny("llama")
     message = refused(adapter, recorded(adapter, [1, 2]), tokens(["a", "b"]), (0, "hook_resid_pre"))
-    assert "unknown hook point 'hook_resid_pre'" in message
+    assert "'hook_resid_pre' is not a hook" in message
     assert "resid_post" in message
 
 

@@ -8,9 +8,8 @@ import torch
 from depass_sae.errors import UserError
 from depass_sae.passes.intervene import intervene
 from depass_sae.passes.record import trace
-from depass_sae.passes.sources import recorded_heads
 
-from .models import SHAPES, tiny
+from .models import SHAPES, attention_of, recorded_heads, tiny
 
 IDS = torch.tensor([1, 5, 9, 3, 7])
 
@@ -28,7 +27,7 @@ def test_without_edits_the_model_computes_what_it_always_does(shape: str) -> Non
 def test_a_head_that_writes_nothing_is_missing_from_the_stream(shape: str) -> None:
     model = tiny(shape)
     seen = trace(model, IDS, until=1)
-    attention = model.layer(1).attention
+    attention = attention_of(model, 1)
     z = recorded_heads(seen, 1).unflatten(-1, (attention.n_heads, attention.d_head))
     o = attention.o.weight.unflatten(0, (attention.n_heads, attention.d_head))
 
@@ -53,9 +52,9 @@ def test_the_stream_between_the_sublayers_is_edited_after_what_came_before(shape
     alone = intervene(model, IDS[None], {(0, "resid_post"): lambda x: 2 * x}, [(1, "resid_mid")])
     torch.testing.assert_close(found[1, "resid_pre"][0], 2 * seen.resid_pre[1][-1])
     torch.testing.assert_close(found[1, "resid_mid"], alone[1, "resid_mid"] - 3, rtol=1e-4, atol=1e-4)
-    parts = model.layer(1)
+    norm, mlp = (model.layer(1).sublayers[1].norm.module, model.layer(1).sublayers[1].mixer.module)
     with torch.no_grad():
-        after = found[1, "resid_mid"] + parts.mlp.module(parts.mlp_norm.module(found[1, "resid_mid"]))
+        after = found[1, "resid_mid"] + mlp(norm(found[1, "resid_mid"]))
     torch.testing.assert_close(found[1, "resid_post"], after, rtol=1e-4, atol=1e-4)
 
 

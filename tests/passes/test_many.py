@@ -15,14 +15,14 @@ from depass_sae.models.load import adapter_for
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION
 from depass_sae.passes.forward import Allocation, propagate
-from depass_sae.passes.many import PACK, Aim, Batch, alike_in_length, packed, packed_start, sweep_each
+from depass_sae.passes.many import PACK, Aim, Batch, alike_in_length, packed_start, sweep_each
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.record import Trace, trace, traces
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Spans, Start
 
-from .models import LAYERS, SHAPES, VOCAB, fresh, tiny
-from .test_propagate import OUTPUTS, POINTS, by_token, points_after
+from .models import LAYERS, SHAPES, VOCAB, fresh, recorded_neurons, recorded_pattern, tiny
+from .test_forward import OUTPUTS, POINTS, by_token, points_after
 
 prompts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7), min_size=1, max_size=4)
 
@@ -52,8 +52,8 @@ def test_prompts_of_different_lengths_are_recorded_in_one_pass_as_each_is_alone(
         for point in POINTS:
             assert close(seen.at(point), alone.at(point), 1e-6), point
         for layer in range(LAYERS):
-            assert close(seen.pattern[layer], alone.pattern[layer], 1e-6)
-            assert close(seen.neurons[layer], alone.neurons[layer], 1e-6)
+            assert close(recorded_pattern(seen, layer), recorded_pattern(alone, layer), 1e-6)
+            assert close(recorded_neurons(seen, layer), recorded_neurons(alone, layer), 1e-6)
 
 
 def test_a_token_that_no_prompt_has_cannot_harm_any() -> None:
@@ -95,7 +95,7 @@ def test_a_pack_carries_what_each_prompt_carries_alone(
 ) -> None:
     seen = together(shape, ids)
     starts = [split(one, number) for number, one in enumerate(seen)]
-    whole = packed(seen)
+    whole = Trace.packed(seen)
     at = [data.draw(st.sets(st.integers(0, len(prompt) - 1)).map(sorted), label="read") for prompt in ids]
     reads = [start + pos for start, positions in zip(whole.starts, at, strict=True) for pos in positions]
     assume(reads)
@@ -119,12 +119,12 @@ def test_a_pack_carries_what_each_prompt_carries_alone(
 
 def test_a_pack_of_one_is_the_trace_itself() -> None:
     (seen,) = together("llama", [[3, 4, 5]])
-    assert packed([seen]) is seen
+    assert Trace.packed([seen]) is seen
 
 
 def test_heads_of_a_pack_are_those_of_its_prompts() -> None:
     seen = together("gpt2", [[3, 4, 5], [7, 8]])
-    rows = Heads(1).start(packed(seen)).rows.dense()
+    rows = Heads(1).start(Trace.packed(seen)).rows.dense()
     assert close(rows, torch.cat([Heads(1).start(one).rows.dense() for one in seen]), 1e-12)
 
 

@@ -12,10 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
+from depass_sae.models.place import Place
 from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.memory import Budget
-from depass_sae.passes.record import Point, Trace, trace
+from depass_sae.passes.record import Trace, trace
 from depass_sae.passes.sources import Heads, Modules, Source, Subspace, Vectors, tokens
+
+from .models import attention_of, norms_of, recorded_pattern
 
 DATA = Path(__file__).parents[1] / "data" / "official"
 PROMPTS = ("p12", "p30")
@@ -42,7 +45,7 @@ def seen(prompt: str) -> Trace:
     return trace(model(), golden(prompt)["input_ids"], outputs=outputs)
 
 
-def parts(prompt: str, source: Source, allocation: Allocation, at: Point = END, **options: Budget) -> Tensor:
+def parts(prompt: str, source: Source, allocation: Allocation, at: Place = END, **options: Budget) -> Tensor:
     """[pos, comp, d_model] at a point, bias and rest last."""
     run = seen(prompt)
     reads = {at: torch.arange(len(run.token_ids))}
@@ -60,13 +63,11 @@ def tokens_of(prompt: str) -> Source:
 
 def heads_of(prompt: str, layer: int) -> Source:
     """One part per head, from the pattern and the value and output weights; the rest is the residual before."""
-    parts = model().layer(layer)
-    values = parts.attn_norm(seen(prompt).resid_pre[layer]) @ parts.attention.v.weight
-    values = values.unflatten(-1, (parts.attention.n_kv_heads, -1)).repeat_interleave(
-        HEADS // parts.attention.n_kv_heads, dim=1
-    )
-    z = torch.einsum("hqk,khd->qhd", seen(prompt).pattern[layer], values)
-    out = torch.einsum("qhd,hde->qhe", z, parts.attention.o.weight.unflatten(0, (HEADS, -1)))
+    attention, norm = attention_of(model(), layer), norms_of(model(), layer)[0]
+    values = norm(seen(prompt).resid_pre[layer]) @ attention.v.weight
+    values = values.unflatten(-1, (attention.n_kv_heads, -1)).repeat_interleave(HEADS // attention.n_kv_heads, dim=1)
+    z = torch.einsum("hqk,khd->qhd", recorded_pattern(seen(prompt), layer), values)
+    out = torch.einsum("qhd,hde->qhe", z, attention.o.weight.unflatten(0, (HEADS, -1)))
     return Vectors(out, [f"head {h}" for h in range(HEADS)], (layer, "resid_mid"))
 
 

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
+from depass_sae.models.place import Place
 from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.plan import forecast, planned
-from depass_sae.passes.record import Point, trace
+from depass_sae.passes.record import trace
 from depass_sae.passes.rules import RULES
 
 from .models import D_MODEL, LAYERS, SHAPES, VOCAB, tiny
-from .test_propagate import IDS, by_token, points_after, recorded
+from .test_forward import IDS, by_token, points_after, recorded
 
 
 @given(
@@ -50,7 +51,7 @@ def test_what_is_carried_is_what_was_planned(shape: str, rule: str, ids: list[in
     every=st.booleans(),
 )
 @settings(max_examples=60)
-def test_a_pass_holds_no_more_than_was_forecast(shape: str, rule: str, points: set[Point], every: bool) -> None:
+def test_a_pass_holds_no_more_than_was_forecast(shape: str, rule: str, points: set[Place], every: bool) -> None:
     adapter, seen = tiny(shape), recorded(tiny(shape), IDS)
     start = by_token(IDS).start(seen)
     reads = {point: torch.arange(len(IDS)) if every else torch.tensor([2, 7]) for point in points}
@@ -66,14 +67,14 @@ def test_a_pass_of_tokens_is_forecast_as_the_stream_before_and_after_its_first_s
     triangle, row = n * (n + 1) // 2, D_MODEL * 4
     needs = {}
     for what, reads in {
-        "all": {(LAYERS - 1, "resid_post"): torch.arange(n)},
-        "last": {(LAYERS - 1, "resid_post"): torch.tensor([n - 1])},
-        "heads": {(LAYERS - 1, "hook_z"): torch.arange(n)},
+        "all": {Place(LAYERS - 1, "resid_post"): torch.arange(n)},
+        "last": {Place(LAYERS - 1, "resid_post"): torch.tensor([n - 1])},
+        "heads": {Place(LAYERS - 1, "hook_z"): torch.arange(n)},
     }.items():
         needs[what] = forecast(planned(seen, start, reads, RULES["half"], True), adapter, start, reads).total
     assert needs["all"] == (n + triangle) * row
     assert needs["last"] == (triangle + n) * row
-    attention = adapter.layer(0).attention
+    attention = adapter.layer(0).sublayers[0].mixer
     assert needs["heads"] == triangle * (row + attention.n_heads * attention.d_head * 4)
 
 
@@ -83,7 +84,7 @@ def test_a_pass_that_takes_much_says_how_much_while_it_runs(monkeypatch: pytest.
     reads = {(0, "resid_post"): torch.tensor([7])}
     propagate(seen, by_token(IDS).start(seen), reads, progress=lambda what, *_: told.append(what))
     assert set(told) == {"carrying components through the layers"}
-    monkeypatch.setattr("depass_sae.passes.propagate.SMALL", 1)
+    monkeypatch.setattr("depass_sae.passes.forward.SMALL", 1)
     propagate(seen, by_token(IDS).start(seen), reads, progress=lambda what, *_: told.append(what))
     assert told[-1] == "carrying components through the layers, 0.0 MiB"
 

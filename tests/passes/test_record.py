@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from depass_sae.errors import UserError
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.load import adapter_for
-from depass_sae.passes.record import HOOKS, Point, read_batch, trace
+from depass_sae.models.place import Place
+from depass_sae.passes.record import read_batch, trace
 
 from .models import CONFIGS, DTYPES, LAYERS, SHAPES, VOCAB, build, fresh, tiny
 
 IDS = torch.tensor([0, 17, 5, 33, 5, 40])
-OUTPUTS = [(layer, hook) for layer in range(LAYERS) for hook in ("hook_z", "attn_out", "mlp_in", "mlp_out")]
+OUTPUTS = [
+    (layer, hook) for layer in range(LAYERS) for hook in ("hook_z", "attn_out", "ln2_normalized", "mlp_in", "mlp_out")
+]
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def test_the_stream_the_patterns_and_the_logits_are_those_of_transformers(shape:
     assert seen.n_layers == LAYERS
     for layer in range(LAYERS):
         assert torch.equal(seen.resid_pre[layer], out.hidden_states[layer][0].to(adapter.compute_dtype()))
-        assert torch.equal(seen.pattern[layer], out.attentions[layer][0])
+        assert torch.equal(seen.records[2 * layer].pattern, out.attentions[layer][0])
     assert torch.equal(seen.logits, out.logits[0].to(adapter.compute_dtype()))
     last = adapter.final_norm.module(seen.resid_post.to(dtype)).detach().to(adapter.compute_dtype())
     assert torch.equal(last, out.hidden_states[-1][0].to(adapter.compute_dtype()))  # hidden_states ends after the norm
@@ -102,7 +105,7 @@ def test_every_point_is_what_a_hook_on_the_module_sees(shape: str) -> None:
     seen = trace(adapter, IDS, outputs=OUTPUTS)
     for layer in range(LAYERS):
         expected = seen_by_hooks(adapter, shape, layer, IDS[None])
-        for hook in HOOKS:
+        for hook in expected:
             assert torch.equal(seen.at((layer, hook)), expected[hook][0]), (layer, hook)
 
 
@@ -181,7 +184,7 @@ def test_reading_a_batch_stops_at_the_point() -> None:
 
 
 def test_reading_an_unknown_point_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown hook point 'resid'"):
+    with pytest.raises(UserError, match="'resid' is not a hook; the hooks are resid_pre"):
         read_batch(tiny("llama"), IDS[None], (1, "resid"))
 
 
@@ -242,7 +245,7 @@ def half_in_training(shape: str, dtype: torch.dtype) -> Adapter:
     return adapter_for(model)
 
 
-POINT: Point = (1, "mlp_out")
+POINT: Place = (1, "mlp_out")
 PASSES: dict[str, tuple[bool, Callable[[Adapter], Any]]] = {
     "whole": (False, lambda adapter: trace(adapter, IDS, outputs=OUTPUTS)),
     "until": (False, lambda adapter: trace(adapter, IDS, until=1)),
@@ -270,7 +273,7 @@ def test_the_attention_implementation_is_left_as_it_was(implementation: str) -> 
     adapter.model.set_attn_implementation(implementation)
     trace(adapter, IDS)
     assert adapter.model.config._attn_implementation == implementation
-    assert adapter.layer(0).attention.module.config._attn_implementation == implementation
+    assert adapter.layer(0).sublayers[0].mixer.module.config._attn_implementation == implementation
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -281,7 +284,7 @@ def test_the_model_is_left_as_it_was_after_an_exception_inside_the_forward(shape
     def refuse(*_: Any) -> None:
         raise RuntimeError("a hook of the user's")
 
-    adapter.layer(0).mlp.module.register_forward_hook(refuse)
+    adapter.layer(0).sublayers[1].mixer.module.register_forward_hook(refuse)
     before = snapshot(adapter.model)
     moved, run = PASSES[name]
     with pytest.raises(RuntimeError, match="a hook of the user's"):

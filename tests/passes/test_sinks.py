@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import depass_sae as ds
 from depass_sae.evaluation.rules import prompts
 from depass_sae.models.load import adapter_for
+from depass_sae.models.place import HOOKS
 from depass_sae.models.prompt import encode
-from depass_sae.passes.record import HOOKS, trace
+from depass_sae.passes.record import trace
 from depass_sae.passes.sinks import FIRST, LATER, sinks, sinks_of
 
 from .models import CONFIGS, LAYERS, SHAPES, build

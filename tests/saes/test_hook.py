@@ -3,8 +3,8 @@
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.saes import Hook, hook_of, parse_hook
-from depass_sae.saes.hook import HOOK_NAMES, hook_in, transformer_lens_name
+from depass_sae.saes import HOOK_NAMES, Hook, hook_of, parse_hook
+from depass_sae.saes.hook import hook_in, transformer_lens_name
 
 from .builders import Recipe
 

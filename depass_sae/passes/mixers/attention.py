@@ -113,7 +113,7 @@ class Attention(Mixer):
     # ----------------------------------------------------------------------------------------------------- recording
 
     def taps(self) -> dict[str, Tap]:
-        return {"pattern": Tap(self.part.module, "out", _handed_out)}
+        return {"pattern": Tap(self.part.module, "out", partial(_handed_out, self.part.module))}
 
     def record(self, noted: Mapping[str, Tensor], norm: Norm, stream: Float[Tensor, "pos d_model"]) -> Record:
         return Record(pattern=noted["pattern"][:, : len(stream), : len(stream)])
@@ -367,11 +367,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
 
-def _handed_out(out: Any) -> Tensor:
+def _handed_out(module: Any, out: Any) -> Tensor:
     if not (isinstance(out, tuple) and len(out) > 1 and isinstance(out[1], Tensor)):
         raise UserError(
-            "an attention module hands out no pattern, though it was asked to run eagerly: its forward must have been "
-            "replaced (a patch, or a kernel); load the model without that"
+            f"the attention of layer {module.layer_idx} hands out no pattern, though it was asked to run eagerly: its "
+            "forward must have been replaced (a patch, or a kernel); load the model without that"
         )
     return out[1]
 
