@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
+from depass_sae.models.place import Place
 from depass_sae.passes.backward import Level
 from depass_sae.passes.choices import CONTRIBUTION
 from depass_sae.passes.forward import Allocation, propagate
@@ -136,12 +137,13 @@ def peak(device: torch.device) -> float:
 def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
     """The passes of one prompt, each with its limit."""
     n, layers = len(ids), adapter.n_layers
-    last, seen, n_heads = layers - 1, trace(adapter, ids), adapter.layer(0).attention.n_heads
+    last, seen = layers - 1, trace(adapter, ids)
+    n_heads = seen.sublayer(0).mixer.n_units
     every, end = torch.arange(n, device=ids.device), torch.tensor([n - 1], device=ids.device)
 
     def carry(source: Source, rule: str, at: Tensor) -> Callable[[], Any]:
         start = source.start(seen)
-        return lambda: propagate(seen, start, {(last, "resid_post"): at}, Allocation(rule))
+        return lambda: propagate(seen, start, {Place(last, "resid_post"): at}, Allocation(rule))
 
     by_token = tokens([str(i) for i in range(n)])
     triangle = n * (n + 1) // 2
@@ -182,7 +184,7 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
         at_end,
     )
     if n <= 128:
-        d_mlp = adapter.layer(0).mlp.gate.weight.shape[1]
+        d_mlp = seen.sublayer(1).mixer.n_units
         run = carry(Neurons(last - 1), "softmax", end)
         yield Work.products(
             "neurons of a layer, softmax, one target",
@@ -202,13 +204,11 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
 
         def visit(_: Batch, levels: Iterator[Level]) -> None:
             for level in levels:
-                if level.sublayer == "attn":
-                    level.heads(n_heads)
-                elif neurons:
-                    level.neurons()
+                if level.unit == "head" or neurons:
+                    level.units()
 
         def run() -> None:
-            aims = [Aim((last, "resid_post"), row, n - 1) for row in w]
+            aims = [Aim(Place(last, "resid_post"), row, n - 1) for row in w]
             sweep_each([trace(adapter, ids)], aims, CONTRIBUTION["half"], visit, Budget())
 
         return run
@@ -217,7 +217,7 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
         shorter = [ids[i % 4 :] for i in range(PROMPTS)]
         w = seen.resid_post[-1]
         for own in [shorter] if together else [[one] for one in shorter]:
-            aims = [Aim((last, "resid_post"), w, len(one) - 1, i) for i, one in enumerate(own)]
+            aims = [Aim(Place(last, "resid_post"), w, len(one) - 1, i) for i, one in enumerate(own)]
             sweep_each(traces(adapter, own), aims, CONTRIBUTION["half"], lambda _, levels: deque(levels, 0), Budget())
 
     if n <= PACK // PROMPTS:
@@ -237,8 +237,8 @@ def product_seconds(adapter: Adapter, rows: Mapping[tuple[int, str], int]) -> fl
     """
     seconds, dtype = 0.0, adapter.compute_dtype()
     for (index, name), count in rows.items():
-        layer = adapter.layer(index)
-        weight = getattr(layer.attention if name in "vo" else layer.mlp, name).weight.to(dtype)
+        attention, mlp = (part.mixer for part in adapter.layer(index).sublayers)
+        weight = getattr(attention if name in "vo" else mlp, name).weight.to(dtype)
         x = torch.randn(min(count, PRODUCT_ROWS), weight.shape[0], device=weight.device, dtype=dtype)
         out = torch.empty(len(x), weight.shape[1], dtype=dtype, device=weight.device)
         times = min(-(-count // len(x)), SAMPLED)
@@ -260,4 +260,4 @@ def _features_like(seen: Trace, layer: int, parts: int) -> Vectors:
     present = torch.zeros(n, parts, dtype=torch.bool, device=x.device)
     dense[pos, torch.arange(parts)] = x[pos] / 4
     present[pos, torch.arange(parts)] = True
-    return Vectors(dense, [str(i) for i in range(parts)], (layer, "resid_post"), present)
+    return Vectors(dense, [str(i) for i in range(parts)], Place(layer, "resid_post"), present)

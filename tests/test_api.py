@@ -354,10 +354,10 @@ def test_an_sae_with_nan_weights_is_refused() -> None:
 
 def test_a_family_without_an_adapter_is_refused() -> None:
     config = AutoConfig.for_model(
-        "gpt_neox", vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        "gpt_neo", vocab_size=VOCAB, hidden_size=16, num_layers=1, num_heads=2, attention_types=[[["global"], 1]]
     )
     said = refusal(lambda: ds.load(AutoModelForCausalLM.from_config(config)))
-    assert said.startswith("models of type 'gpt_neox' are not supported; supported types are gpt2, ")
+    assert said.startswith("models of type 'gpt_neo' are not supported; supported types are gemma, ")
 
 
 def test_a_model_without_an_unembedding_is_refused() -> None:

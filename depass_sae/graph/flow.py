@@ -107,8 +107,8 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
 
 
 def _descend(seen: Trace, low: Place, high: Place, seeds: Tensor, choices: Choices) -> Iterator[Level]:
-    """The levels between two places of the stream, from the upper one down; none where they are the same."""
-    if low.depth < high.depth:
+    """The levels between a place of the stream and one above it, from that one down; none where they are the same."""
+    if low.depth < high.behind:
         yield from sweep(seen, {high: seeds}, choices, down_to=low.depth)
 
 

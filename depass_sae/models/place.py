@@ -33,7 +33,7 @@ class Place(NamedTuple("Place", [("layer", int), ("hook", str)])):
 
     def __new__(cls, layer: int, hook: str) -> Place:
         if layer < 0:
-            raise UserError(f"layer {layer} does not exist: layers count from 0")
+            raise UserError(f"there is no layer {layer}: layers count from 0")
         if hook not in HOOKS:
             raise UserError(f"{hook!r} is not a hook; the hooks are {', '.join(HOOKS)}")
         return super().__new__(cls, layer, hook)

@@ -121,6 +121,8 @@ def _back(
         size = torch.ones(len(x), dtype=x.dtype, device=x.device, requires_grad=True)
         inside = frozen.inside(x, choices, size)
         pairs = [(inside.z, inner)]
+        bias_vectors = frozen.live_bias(inside, choices, size)
+        pairs += [] if bias_vectors is None else [(bias_vectors, raw)]
         pairs += [(getattr(inside, name), seed) for name in ("normed", "bare") for seed in _read_at(own, name)]
         through, inner_bias = torch.autograd.grad(
             [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True

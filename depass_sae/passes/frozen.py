@@ -85,15 +85,22 @@ class Frozen:
         where = None if recorded is None else self.norm(recorded)
         return Inside(self.mixer.inner(normed, where, self.record, choices, size), normed, bare)
 
-    def out(self, z: Float[Tensor, "pos d_inner"], choices: Choices) -> Float[Tensor, "pos d_model"]:
+    def out(self, inside: Inside, choices: Choices) -> Float[Tensor, "pos d_model"]:
         """What the sublayer adds to the stream."""
-        raw, bias = self.mixer.write(z, self.record), self.mixer.write_bias(self.record, z.dtype)
+        raw, bias = self.mixer.write(inside.z, self.record), self.live_bias(inside, choices)
+        bias = self.mixer.write_bias(self.record, raw.dtype) if bias is None else bias
         raw = raw if bias is None else raw + bias
         if self.post is None:
             return raw
         scale = self.post_scale if choices.norm == "frozen" else self.post.scale(raw)
         y = self.post.frozen(raw, scale)
         return y if self.post.bias is None else y + self.post.bias
+
+    def live_bias(
+        self, inside: Inside, choices: Choices, size: Size | None = None
+    ) -> Float[Tensor, "pos d_model"] | None:
+        """The bias vectors of what the mixer writes, where they depend on the stream and are not frozen."""
+        return self.mixer.live_bias(inside.normed, self.record, size) if choices.mlp == "live" else None
 
     def raw_gradient(
         self, output: Float[Tensor, "target pos d_model"], choices: Choices

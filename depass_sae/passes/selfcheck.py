@@ -16,7 +16,6 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import stream_at
-from .choices import CONTRIBUTION
 from .forward import Allocation, propagate
 from .record import Trace, recording, run, trace
 from .sources import tokens
@@ -77,8 +76,8 @@ def check(adapter: Adapter, dtype: torch.dtype | None = None) -> Checked:
         compare(f"the residual stream at {place.hook} of layer {place.layer}", summed, seen.at(place))
     for number in range(2 * adapter.n_layers):
         frozen = seen.sublayer(number)
-        added, layer = frozen.out(frozen.recorded_z(), CONTRIBUTION["linear"]), frozen.sublayer.place.layer
-        after = seen.streams[number] + added
+        after, bias = seen.streams[number] + frozen.written(), frozen.written_bias()
+        after, layer = after if bias is None else after + bias, frozen.sublayer.place.layer
         compare(f"what the {frozen.mixer.unit}s of layer {layer} add", after, seen.streams[number + 1])
     compute = seen.resid_post.dtype
     assert seen.logits is not None

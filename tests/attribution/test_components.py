@@ -17,7 +17,7 @@ from depass_sae.passes.memory import Budget
 from depass_sae.passes.rules import RULES
 
 from ..passes import reference
-from ..passes.models import D_MLP, D_MODEL, HEADS, LAYERS, SHAPES
+from ..passes.models import D_MLP, D_MODEL, EVERY, HEADS, LAYERS, SHAPES
 from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae
 from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, tokenizer
 
@@ -30,7 +30,7 @@ def ask(lm: ds.LM, kind: str, *question: Any, **settings: Any) -> Any:
 
 
 @given(
-    shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), kind=kinds, ids=prompts,
+    shape=st.sampled_from(EVERY), hook=st.sampled_from(HOOKS), kind=kinds, ids=prompts,
     rule=st.sampled_from(sorted(RULES)),
 )  # fmt: skip
 @settings(max_examples=100)
@@ -56,7 +56,7 @@ def test_every_row_sums_to_the_pre_activation_that_sae_lens_computes(
 
 
 @given(
-    shape=st.sampled_from(SHAPES),
+    shape=st.sampled_from(EVERY),
     hook=st.sampled_from(HOOKS),
     kind=kinds,
     ids=prompts,
@@ -186,6 +186,9 @@ def test_targets_at_several_positions_are_what_each_is_alone(lm: ds.LM, kind: st
             assert (row.rest, row.bias) == pytest.approx((same.rest, same.bias), abs=1e-5 * size)
 
 
+SUBLAYERS = {"heads": ("attn",), "modules": ("attn", "mlp"), "neurons": ("mlp",)}
+
+
 @pytest.mark.parametrize("rule", ["half", "softmax"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("shape", SHAPES)
@@ -196,7 +199,7 @@ def test_of_a_logit_every_layers_row_sums_to_what_the_model_says(shape: str, kin
         logit = lm.model(torch.tensor([[5, 90, 17, 33]])).logits[0, -1, 9].item()
     assert found.pre_activation == pytest.approx(logit, abs=1e-4)
     assert [(row.layer, row.sublayer) for row in found.target.rows] == [
-        (layer, sublayer) for layer in range(LAYERS) for sublayer in KINDS[kind].sublayers
+        (layer, sublayer) for layer in range(LAYERS) for sublayer in SUBLAYERS[kind]
     ]
     assert found.completeness_error <= 1e-4
 

@@ -10,14 +10,14 @@ from depass_sae.errors import UserError
 from depass_sae.models.place import HOOKS
 from depass_sae.passes.rules import RULES
 
-from ..passes.models import SHAPES
+from ..passes.models import EVERY
 from .tiny import TEXT, VOCAB, activation, handle, model, width
 
 IDS = [0, 17, 5, 33, 5, 40]
 
 
 @given(
-    shape=st.sampled_from(SHAPES), rule=st.sampled_from(sorted(RULES)), read=st.sampled_from(HOOKS),
+    shape=st.sampled_from(EVERY), rule=st.sampled_from(sorted(RULES)), read=st.sampled_from(HOOKS),
     start=st.integers(0, 2), data=st.data(), source=st.sampled_from(["tokens", "words"]),
     ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7),
 )  # fmt: skip

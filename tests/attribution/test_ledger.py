@@ -12,7 +12,7 @@ import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.models.place import HOOKS
 
-from ..passes.models import HEADS, LAYERS, SHAPES
+from ..passes.models import EVERY, HEADS, LAYERS
 from ..passes.reference import BIAS, Components, frozen, normed, weights
 from ..passes.reference import decompose as direct
 from .test_tokens import strict_json, with_sae
@@ -23,7 +23,7 @@ RULES = ("linear", "half")
 
 
 @given(
-    shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), ids=prompts, rule=st.sampled_from(RULES), data=st.data()
+    shape=st.sampled_from(EVERY), hook=st.sampled_from(HOOKS), ids=prompts, rule=st.sampled_from(RULES), data=st.data()
 )
 @settings(max_examples=60)
 def test_a_heads_tokens_sum_to_the_head(shape: str, hook: str, ids: list[int], rule: str, data: st.DataObject) -> None:
@@ -85,7 +85,7 @@ def linear_pass(lm: ds.LM, prompt: Tensor, start: Components, layer: int, rule: 
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_it_is_what_carrying_every_heads_every_token_gives(shape: str, rule: str) -> None:
     ids, pos = [5, 90, 17, 33, 90], 3
     lm = ds.load(model(shape, torch.float64))

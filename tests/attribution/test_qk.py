@@ -15,8 +15,8 @@ from torch import Tensor
 import depass_sae as ds
 from depass_sae.errors import UserError
 
-from ..passes.models import HEADS, LAYERS, SHAPES
-from ..passes.test_sublayers import own_scores
+from ..passes.models import EVERY, HEADS, LAYERS, SHAPES
+from ..passes.test_frozen import own_scores
 from .test_tokens import assert_adds_up, strict_json
 from .tiny import BOS, TEXT, VOCAB, fitting_sae, handle, model, random_sae, tokenizer
 
@@ -35,7 +35,7 @@ def with_saes(shape: str) -> ds.LM:
 
 def expected(shape: str, ids: list[int], layer: int, head: int, query: int) -> tuple[Tensor, Tensor]:
     """The model's own scores and attention of one query, over all keys up to it."""
-    *_, scores = own_scores(model(shape), ids)[layer]
+    *_, scores = own_scores(handle(shape=shape)._subject.adapter, ids)[layer]
     m = model(shape)
     implementation = m.config._attn_implementation
     m.set_attn_implementation("eager")
@@ -58,7 +58,7 @@ def sums(found: Any, value: float, size: float) -> bool:
 
 
 @given(
-    shape=st.sampled_from(SHAPES), layer=st.integers(0, LAYERS - 1), head=st.integers(0, HEADS - 1), ids=prompts,
+    shape=st.sampled_from(EVERY), layer=st.integers(0, LAYERS - 1), head=st.integers(0, HEADS - 1), ids=prompts,
     by=st.sampled_from(["tokens", "features"]), rule=st.sampled_from(RULES), data=st.data(),
 )  # fmt: skip
 @settings(max_examples=120)

@@ -13,7 +13,7 @@ from depass_sae.errors import UserError
 from depass_sae.models.place import HOOKS
 from depass_sae.passes.rules import RULES
 
-from ..passes.models import D_MODEL, LAYERS, SHAPES
+from ..passes.models import D_MODEL, EVERY, LAYERS, SHAPES
 from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae
 from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, random_sae
 
@@ -34,7 +34,7 @@ def sizes(document: dict[str, Any]) -> list[float]:
 
 
 @given(
-    shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), start=st.sampled_from(STREAM), ids=prompts,
+    shape=st.sampled_from(EVERY), hook=st.sampled_from(HOOKS), start=st.sampled_from(STREAM), ids=prompts,
     rule=st.sampled_from(sorted(RULES)), ranks=st.lists(st.integers(1, 4), min_size=1, max_size=3),
 )  # fmt: skip
 @settings(max_examples=80)
@@ -142,7 +142,7 @@ def test_a_question_that_makes_no_sense_is_refused(lm: ds.LM, space: Any, names:
 
 
 @given(
-    shape=st.sampled_from(SHAPES), ids=prompts, rule=st.sampled_from(sorted(RULES)), layer=st.integers(0, LAYERS - 1),
+    shape=st.sampled_from(EVERY), ids=prompts, rule=st.sampled_from(sorted(RULES)), layer=st.integers(0, LAYERS - 1),
     kind=st.integers(0, 4),
 )  # fmt: skip
 @settings(max_examples=60)

@@ -24,7 +24,7 @@ from depass_sae.passes.forward import Allocation
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.rules import RULES
 
-from ..passes.models import SHAPES
+from ..passes.models import EVERY
 from ..saes.builders import AFFINE, NORMALISATIONS
 from .tiny import (
     BOS,
@@ -93,7 +93,7 @@ def assert_frame_adds_up(att: Any, *keys: str) -> None:
 
 
 @given(
-    shape=st.sampled_from(SHAPES),
+    shape=st.sampled_from(EVERY),
     hook=st.sampled_from(HOOKS),
     sae=sae_options,
     ids=prompts,
@@ -142,7 +142,7 @@ def test_an_sae_of_a_model_with_centred_weights_is_read_on_centred_activations()
 
 
 @given(
-    shape=st.sampled_from(SHAPES), hook=st.sampled_from(HOOKS), layer=st.integers(0, 2), ids=prompts, rule=rules,
+    shape=st.sampled_from(EVERY), hook=st.sampled_from(HOOKS), layer=st.integers(0, 2), ids=prompts, rule=rules,
     seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=60)
@@ -157,7 +157,7 @@ def test_a_direction_is_read_at_any_hook_of_any_layer(
     assert_sums_to(att.target, expected.item())
 
 
-@given(shape=st.sampled_from(SHAPES), ids=prompts, token=st.integers(0, VOCAB - 1), rule=rules, data=st.data())
+@given(shape=st.sampled_from(EVERY), ids=prompts, token=st.integers(0, VOCAB - 1), rule=rules, data=st.data())
 @settings(max_examples=60)
 def test_a_logit_and_a_difference_of_logits_are_the_models_own(
     shape: str, ids: list[int], token: int, rule: str, data: st.DataObject
@@ -471,7 +471,7 @@ def test_progress_is_reported_to_its_end(lm: ds.LM) -> None:
 
 
 @given(
-    shape=st.sampled_from(SHAPES),
+    shape=st.sampled_from(EVERY),
     hook=st.sampled_from(HOOKS),
     ids=prompts,
     by=st.sampled_from(["token", "word"]),
@@ -490,7 +490,7 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, ids: list[i
 
 
 @given(
-    shape=st.sampled_from(SHAPES),
+    shape=st.sampled_from(EVERY),
     ids=st.lists(prompts, min_size=1, max_size=4),
     by=st.sampled_from(["token", "word"]),
     rule=st.sampled_from(["linear", "half", "softmax", "relu"]),

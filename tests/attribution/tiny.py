@@ -115,26 +115,45 @@ def handle(saes: Any = None, shape: str = "llama", adds_bos: bool = True, **opti
 # ------------------------------------------------------------------------------ what the libraries themselves compute
 
 
+def _one_of(module: Any, *names: str) -> Any:
+    return next(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def _bare(norm: Any, x: Tensor) -> Tensor:
+    """A norm without its gain and bias."""
+    centred = isinstance(norm, torch.nn.LayerNorm)
+    x = x - x.mean(-1, keepdim=True) if centred else x
+    eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
 @torch.no_grad()
 def activation(model: PreTrainedModel, ids: Tensor, hook: str) -> Tensor:
     """[batch, pos, d] at "layer.name", by hooks on the transformers modules."""
     layer, name = int(hook.partition(".")[0]), hook.partition(".")[2]
-    gpt2 = model.config.model_type == "gpt2"
-    block = (model.transformer.h if gpt2 else model.model.layers)[layer]
-    attention = block.attn if gpt2 else block.self_attn
+    block = next(found for found in model.modules() if isinstance(found, torch.nn.ModuleList))[layer]
+    attention = _one_of(block, "self_attn", "linear_attn", "attn", "attention")
+    sandwich = hasattr(block, "pre_feedforward_layernorm")
+    norm = _one_of(block, "pre_feedforward_layernorm", "ln_2", "post_attention_layernorm")
     seen: dict[str, Tensor] = {}
 
     def first(value: Any) -> Tensor:
         return value[0] if isinstance(value, tuple) else value
 
+    def note(**found: Any) -> None:
+        seen.update({key: first(value) for key, value in found.items()})
+
+    adds = (block.post_attention_layernorm, block.post_feedforward_layernorm) if sandwich else (attention, block.mlp)
     handles = [
-        block.register_forward_pre_hook(lambda _, args: seen.update(resid_pre=first(args))),
-        block.register_forward_hook(lambda _, args, out: seen.update(resid_post=first(out))),
-        attention.register_forward_hook(lambda _, args, out: seen.update(attn_out=first(out))),
-        (attention.c_proj if gpt2 else attention.o_proj).register_forward_pre_hook(
-            lambda _, args: seen.update(hook_z=first(args))
+        block.register_forward_pre_hook(lambda _, args: note(resid_pre=args)),
+        block.register_forward_hook(lambda _, args, out: note(resid_post=out)),
+        adds[0].register_forward_hook(lambda _, args, out: note(attn_out=out)),
+        _one_of(attention, "o_proj", "out_proj", "c_proj", "dense").register_forward_pre_hook(
+            lambda _, args: note(hook_z=args)
         ),
-        block.mlp.register_forward_hook(lambda _, args, out: seen.update(mlp_in=first(args), mlp_out=first(out))),
+        norm.register_forward_pre_hook(lambda _, args: note(ln2_normalized=_bare(norm, args[0]))),
+        block.mlp.register_forward_pre_hook(lambda _, args: note(mlp_in=args)),
+        adds[1].register_forward_hook(lambda _, args, out: note(mlp_out=out)),
     ]
     try:
         model(ids, use_cache=False)

@@ -30,7 +30,7 @@ from ..attribution.tiny import (
     sinking,
     tokenizer,
 )  # fmt: skip
-from ..passes.models import HEADS, SHAPES
+from ..passes.models import EVERY, HEADS, SHAPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 HOOKS = ("0.resid_post", "1.resid_mid", "2.resid_post")
@@ -62,7 +62,7 @@ def adds_up(g: nx.DiGraph, tolerance: float = 2e-5) -> bool:
 @given(
     kind=st.sampled_from(["standard", "jumprelu", "topk", "gated"]),
     normalised=st.sampled_from(NORMS),
-    shape=st.sampled_from(SHAPES),
+    shape=st.sampled_from(EVERY),
     rule=st.sampled_from(["half", "linear", "softmax", "linear-norm", "max"]),
     max_nodes=st.integers(16, 90),
     edge_threshold=st.none() | st.floats(0.3, 1.0),

@@ -30,7 +30,7 @@ from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Spans, Vectors
 
 from ..far import Far, device, far_module
-from .models import D_MODEL, LAYERS, SHAPES, tiny
+from .models import D_MODEL, EVERY, LAYERS, tiny
 from .test_forward import IDS, POINTS, by_token, recorded
 
 
@@ -70,7 +70,7 @@ def sources() -> list[Source]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(shape: str, rule: str) -> None:
     here = recorded(tiny(shape), IDS)
     there = elsewhere(here, shape)
@@ -90,7 +90,7 @@ def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(s
 
 
 @pytest.mark.parametrize("choices", [*CONTRIBUTION.values(), EFFECT])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_a_sweep_does_not_wait_for_what_the_device_computes(shape: str, choices: Choices) -> None:
     here = recorded(tiny(shape), IDS)
     w = torch.randn(2, D_MODEL, generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ from depass_sae.passes.rules import RULES
 from depass_sae.passes.selfcheck import rounding_bound
 from depass_sae.passes.sources import Spans, Start, Vectors, tokens
 
-from .models import CONFIGS, D_MODEL, DTYPES, GATED, LAYERS, SHAPES, VOCAB, build, fresh, tiny
+from .models import CONFIGS, D_MODEL, DTYPES, EVERY, GATED, LAYERS, SHAPES, VOCAB, build, fresh, tiny
 from .reference import Components, decompose
 
 COUPLING = [name for name, rule in RULES.items() if rule.couples]
@@ -221,7 +221,7 @@ def runs(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> dict[str,
         options = draw(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 2**16)))
         source = lambda seen: some_vectors(seen, (layer, hook), *options)  # noqa: E731
     return {
-        "shape": draw(st.sampled_from(SHAPES)),
+        "shape": draw(st.sampled_from(EVERY)),
         "dtype": draw(st.sampled_from(dtypes)),
         "ids": ids,
         "source": source,
@@ -326,7 +326,7 @@ def test_reading_few_positions_gives_what_reading_all_gives(case: dict[str, Any]
 
 
 @given(
-    st.sampled_from(SHAPES),
+    st.sampled_from(EVERY),
     st.sampled_from(list(RULES)),
     st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=8),
     st.data(),
@@ -347,7 +347,7 @@ def test_later_tokens_change_nothing_at_earlier_positions(
         assert torch.allclose(before, after, rtol=0, atol=1e-6 * float(before.abs().max())), point
 
 
-@given(st.sampled_from(SHAPES), st.sampled_from(list(RULES)), ids_of_prompts, st.integers(0, LAYERS - 1))
+@given(st.sampled_from(EVERY), st.sampled_from(list(RULES)), ids_of_prompts, st.integers(0, LAYERS - 1))
 @settings(max_examples=80)
 def test_a_token_is_absent_and_exactly_zero_before_its_own_position(
     shape: str, rule: str, ids: list[int], layer: int

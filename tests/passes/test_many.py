@@ -21,7 +21,7 @@ from depass_sae.passes.record import Trace, trace, traces
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Heads, Spans, Start
 
-from .models import LAYERS, SHAPES, VOCAB, fresh, recorded_neurons, recorded_pattern, tiny
+from .models import EVERY, LAYERS, VOCAB, fresh, recorded_neurons, recorded_pattern, tiny
 from .test_forward import OUTPUTS, POINTS, by_token, points_after
 
 prompts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7), min_size=1, max_size=4)
@@ -38,7 +38,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
 # ------------------------------------------------------------------------------------------------------------- tracing
 
 
-@given(shape=st.sampled_from(SHAPES), ids=prompts)
+@given(shape=st.sampled_from(EVERY), ids=prompts)
 @settings(max_examples=30)
 def test_prompts_of_different_lengths_are_recorded_in_one_pass_as_each_is_alone(
     shape: str, ids: list[list[int]]
@@ -88,7 +88,7 @@ def split(seen: Trace, number: int) -> Start:
     return by_token(ids).start(seen)
 
 
-@given(shape=st.sampled_from(SHAPES), rule=st.sampled_from(list(RULES)), ids=prompts, data=st.data())
+@given(shape=st.sampled_from(EVERY), rule=st.sampled_from(list(RULES)), ids=prompts, data=st.data())
 @settings(max_examples=60)
 def test_a_pack_carries_what_each_prompt_carries_alone(
     shape: str, rule: str, ids: list[list[int]], data: st.DataObject
@@ -137,7 +137,7 @@ def questions(draw: Any) -> tuple[str, list[list[int]], list[tuple[tuple[int, st
     ids = draw(prompts)
     point = st.sampled_from(POINTS[1:])
     one = st.integers(0, len(ids) - 1).flatmap(lambda p: st.tuples(point, st.integers(0, len(ids[p]) - 1), st.just(p)))
-    return draw(st.sampled_from(SHAPES)), ids, draw(st.lists(one, min_size=1, max_size=6))
+    return draw(st.sampled_from(EVERY)), ids, draw(st.lists(one, min_size=1, max_size=6))
 
 
 @given(questions(), st.sampled_from(list(CONTRIBUTION)), st.sampled_from([None, 1, 200_000]))

@@ -61,21 +61,25 @@ class Attention(Mixer):
     moves_as_mapped = True
     """Whether what is moved is what the value map puts out, so that a key's scale may go with the pattern."""
 
-    def values(
-        self, y: Float[Tensor, "pos *comp d_kv"], at: Float[Tensor, "pos d_kv"]
-    ) -> Float[Tensor, "pos *comp d_kv"]:
-        """What is moved, of what the value map puts out. at: all of it, where it is frozen."""
-        return y
+    def frozen_values(self, y: Float[Tensor, "pos d_kv"], record: Record) -> list[Float[Tensor, "pos *"]]:
+        """What is frozen of each position between the value map, whose whole output is y, and what is moved."""
+        return []
 
-    def live_values(self, y: Float[Tensor, "pos d_kv"]) -> Float[Tensor, "pos d_kv"]:
-        """The same with nothing frozen."""
+    def values(
+        self, y: Float[Tensor, "pos *comp d_kv"], frozen: list[Float[Tensor, "pos *"]]
+    ) -> Float[Tensor, "pos *comp d_kv"]:
+        """What is moved, of what the value map puts out."""
         return y
 
     def values_back(
-        self, gradient: Float[Tensor, "target pos d"], at: Float[Tensor, "pos d_kv"]
-    ) -> Float[Tensor, "target pos d"]:
+        self, gradient: Float[Tensor, "pos target d"], frozen: list[Float[Tensor, "pos *"]]
+    ) -> Float[Tensor, "pos target d"]:
         """A gradient with respect to what is moved, with respect to what the value map puts out."""
         return gradient
+
+    def live_values(self, y: Float[Tensor, "pos d_kv"]) -> Float[Tensor, "pos d_kv"]:
+        """What is moved with nothing frozen, of one prompt."""
+        return y
 
     def factor(
         self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
@@ -136,7 +140,7 @@ class Attention(Mixer):
             factor = self.factor(normed, lambda: z, size)
         else:
             whole = (y if at is None else value_map(at)).detach()
-            z = self._move(record.pattern.to(y.dtype), self.values(y, whole))
+            z = self._move(record.pattern.to(y.dtype), self.values(y, self.frozen_values(whole, record)))
             factor = self._frozen_factor((normed if at is None else at).detach(), whole, record)
         return z if factor is None else z * factor
 
@@ -145,7 +149,8 @@ class Attention(Mixer):
     ) -> Float[Tensor, "pos d_inner"] | None:
         assert record.pattern is not None
         pattern = record.pattern.to(y.dtype)
-        return self.factor(normed, lambda: self._move(pattern, self.values(y, y)), None)
+        values = self.values(y, self.frozen_values(y, record))
+        return self.factor(normed, lambda: self._move(pattern, values), None)
 
     def _move(
         self, pattern: Float[Tensor, "head query key"], v: Float[Tensor, "pos d_kv"]
@@ -233,9 +238,11 @@ class Attention(Mixer):
         normed = frozen.norm(frozen.resid) if self._looks_inside else None
         y = None if normed is None else self.value_map.to(normed.dtype)(normed)
         factor = None if normed is None or y is None else self._frozen_factor(normed, y, frozen.record)
+        values = [] if y is None else self.frozen_values(y, frozen.record)
         ends = pairwise([*frozen.starts, len(frozen.resid)])
         return [
-            _Mixing.of(self, pattern, scale, y, factor, before.positions, rows.positions, prompt) for prompt in ends
+            _Mixing.of(self, pattern, scale, values, factor, before.positions, rows.positions, prompt)
+            for prompt in ends
         ]
 
     @property
@@ -295,7 +302,9 @@ class Attention(Mixer):
         factor = self._frozen_factor(normed, y, frozen.record)
         gradient = (inner if factor is None else inner * factor).unflatten(-1, (part.n_heads, part.d_head))
         moved = torch.einsum("hnk,tnhe->tkhe", pattern.to(inner.dtype), gradient)
-        at_keys = self.values_back(moved.flatten(2), y).unflatten(-1, (part.n_heads, part.d_head))
+        values = self.frozen_values(y, frozen.record)
+        at_keys = self.values_back(moved.flatten(2).transpose(0, 1), values).transpose(0, 1)
+        at_keys = at_keys.unflatten(-1, (part.n_heads, part.d_head))
         kv_head = torch.arange(part.n_heads, device=inner.device) // (part.n_heads // self.n_kv_heads)
         weight = v.weight.unflatten(-1, (self.n_kv_heads, part.d_head))[:, kv_head]  # [d_model, head, d_head]
         read = torch.einsum("tkhe,dhe->tkhd", at_keys, weight)
@@ -417,7 +426,7 @@ class _Mixing:
         mixer: Attention,
         pattern: Float[Tensor, "head query key"],
         scale: Float[Tensor, "pos"],
-        y: Float[Tensor, "pos d_kv"] | None,
+        values: list[Float[Tensor, "pos *"]],
         factor: Float[Tensor, "pos d_inner"] | None,
         keys: Int[Tensor, "key"],
         queries: Int[Tensor, "query"],
@@ -431,8 +440,7 @@ class _Mixing:
         if mixer.moves_as_mapped:
             weights, prepare = weights * scale, None
         else:
-            assert y is not None
-            prepare = partial(_prepared, mixer, scale, at(y, keys))
+            prepare = partial(_prepared, mixer, scale, [at(x, keys) for x in values])
         groups = (mixer.n_kv_heads, -1)
         weights = weights.unflatten(0, groups)  # neighbouring heads share a value
         if factor is not None:
@@ -471,8 +479,8 @@ class _Mixing:
 def _prepared(
     mixer: Attention,
     scale: Float[Tensor, "key"],
-    y: Float[Tensor, "key d_kv"],
+    frozen: list[Float[Tensor, "key *"]],
     values: Float[Tensor, "key comp d_kv"],
     first: int,
 ) -> Float[Tensor, "key comp d_kv"]:
-    return mixer.values(values * scale[first:, None, None], y[first:])
+    return mixer.values(values * scale[first:, None, None], [x[first:] for x in frozen])

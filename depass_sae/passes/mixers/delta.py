@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,20 +48,25 @@ class DeltaRule(Attention):
     def value_map(self) -> Linear:
         return self.part.v.linear
 
-    def values(
-        self, y: Float[Tensor, "pos *comp d_kv"], at: Float[Tensor, "pos d_kv"]
-    ) -> Float[Tensor, "pos *comp d_kv"]:
-        frozen = slope(self.part.v.act, _slid(self.part.v, at))
-        return _slid(self.part.v, y) * frozen.view(len(y), *[1] * (y.dim() - 2), -1)
+    def frozen_values(self, y: Float[Tensor, "pos d_kv"], record: Record) -> list[Float[Tensor, "pos *"]]:
+        """The activation's slope, and how far into its prompt each position is."""
+        age = record.at["age"]
+        return [slope(self.part.v.act, _slid(self.part.v, y, age)), age]
 
-    def live_values(self, y: Float[Tensor, "pos d_kv"]) -> Float[Tensor, "pos d_kv"]:
-        return self.part.v.act(_slid(self.part.v, y))
+    def values(
+        self, y: Float[Tensor, "pos *comp d_kv"], frozen: list[Float[Tensor, "pos *"]]
+    ) -> Float[Tensor, "pos *comp d_kv"]:
+        steep, age = frozen
+        return _slid(self.part.v, y, age) * _beside(steep, y)
 
     def values_back(
-        self, gradient: Float[Tensor, "target pos d_kv"], at: Float[Tensor, "pos d_kv"]
-    ) -> Float[Tensor, "target pos d_kv"]:
-        moved = gradient * slope(self.part.v.act, _slid(self.part.v, at))
-        return _slid(self.part.v, moved.transpose(0, 1).flip(0)).flip(0).transpose(0, 1)
+        self, gradient: Float[Tensor, "pos target d_kv"], frozen: list[Float[Tensor, "pos *"]]
+    ) -> Float[Tensor, "pos target d_kv"]:
+        steep, age = frozen
+        return _slid(self.part.v, gradient * _beside(steep, gradient), age, back=True)
+
+    def live_values(self, y: Float[Tensor, "pos d_kv"]) -> Float[Tensor, "pos d_kv"]:
+        return self.part.v.act(_slid(self.part.v, y, torch.arange(len(y), device=y.device)))
 
     def factor(
         self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
@@ -83,7 +88,8 @@ class DeltaRule(Attention):
     def _normed_heads(
         self, into: Convolved, normed: Float[Tensor, "pos d_model"], size: Size | None
     ) -> Float[Tensor, "head pos d_qk"]:
-        mapped = into.act(_slid(into, into.linear.to(normed.dtype)(normed, size)))
+        age = torch.arange(len(normed), device=normed.device)
+        mapped = into.act(_slid(into, into.linear.to(normed.dtype)(normed, size), age))
         heads = self.part.qk_norm.to(normed.dtype)(mapped.unflatten(-1, (self.part.n_qk_heads, -1)))
         return heads.repeat_interleave(self.part.n_heads // self.part.n_qk_heads, 1).transpose(0, 1)
 
@@ -97,18 +103,32 @@ class DeltaRule(Attention):
         return {}
 
     def record(self, noted: Mapping[str, Tensor], norm: Norm, stream: Float[Tensor, "pos d_model"]) -> Record:
-        return Record(pattern=self.attend(norm(stream)))
+        age = torch.arange(len(stream), device=stream.device)
+        return Record(pattern=self.attend(norm(stream)), at={"age": age})
 
 
-def _slid(into: Convolved, y: Float[Tensor, "pos *comp d_kv"]) -> Float[Tensor, "pos *comp d_kv"]:
-    """Each channel's causal convolution over positions."""
+def _slid(
+    into: Convolved, y: Float[Tensor, "pos *comp d_kv"], age: Int[Tensor, "pos"], back: bool = False
+) -> Float[Tensor, "pos *comp d_kv"]:
+    """Each channel's causal convolution over the positions of its prompt; back: its transpose.
+
+    age: how far into its prompt each position is. Beyond the prompt's beginning there is nothing.
+    """
     taps = into.taps.to(y.dtype)
-    n, last = len(y), taps.shape[1] - 1
-    back = range(min(last, n - 1) + 1)  # how many positions before
-    return sum(taps[:, last - b] * _later(y, b) for b in back)  # type: ignore[return-value]
+    last, found = taps.shape[1] - 1, taps[:, -1] * y
+    for by in range(1, min(last, len(y) - 1) + 1):  # so many positions before
+        reaches = _beside((age >= by).to(y.dtype)[:, None], y)
+        term = taps[:, last - by] * (_shifted(y * reaches, -by) if back else _shifted(y, by) * reaches)
+        found = found + term
+    return found
 
 
-def _later(y: Float[Tensor, "pos *comp d_kv"], by: int) -> Float[Tensor, "pos *comp d_kv"]:
-    if not by:
-        return y
-    return functional.pad(y[: len(y) - by], [0, 0] * (y.dim() - 1) + [by, 0])
+def _shifted(y: Float[Tensor, "pos *comp d"], by: int) -> Float[Tensor, "pos *comp d"]:
+    """Moved to later positions, or to earlier ones."""
+    some = y[: len(y) - by] if by > 0 else y[-by:]
+    return functional.pad(some, [0, 0] * (y.dim() - 1) + [max(by, 0), max(-by, 0)])
+
+
+def _beside(x: Float[Tensor, "pos d"], y: Float[Tensor, "pos *comp d"]) -> Float[Tensor, "pos *1 d"]:
+    """x with a dimension of one for each that y has more."""
+    return x.view(len(x), *[1] * (y.dim() - 2), -1)

@@ -68,11 +68,7 @@ class Experts(MLP):
         size: Size | None = None,
     ) -> Float[Tensor, "pos d_inner"]:
         choice, live = record.at["choice"], choices.mlp == "live"
-        if live:
-            logits = self.part.logits.to(normed.dtype)(normed, size)
-            weights = self.part.weigh(logits, on(normed, choice))
-        else:
-            weights = record.at["weights"].to(normed.dtype)
+        weights = self._live_weights(normed, record, size) if live else record.at["weights"].to(normed.dtype)
         found = []
         for sent in self._sent(choice):
             pos, slot = on(normed, sent.pos), on(normed, sent.slot)
@@ -112,16 +108,26 @@ class Experts(MLP):
         return torch.cat([inner, gradient @ self.part.shared.down.weight.to(gradient.dtype).T], dim=2)
 
     def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "pos d_model"] | None:
-        choice, weights = record.at["choice"], record.at["weights"].to(dtype)
-        if not self.biased_outside:
-            return None
-        d_model = self._expert(0).down.weight.shape[1]
-        bias = weights.new_zeros(len(choice), d_model)
-        for sent in self._sent(choice):
+        return self._weighted_bias(record.at["weights"].to(dtype), record) if self.biased_outside else None
+
+    def live_bias(
+        self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None = None
+    ) -> Float[Tensor, "pos d_model"] | None:
+        return self._weighted_bias(self._live_weights(normed, record, size), record) if self.biased_outside else None
+
+    def _weighted_bias(self, weights: Float[Tensor, "pos k"], record: Record) -> Float[Tensor, "pos d_model"]:
+        bias = weights.new_zeros(len(weights), self._expert(0).down.weight.shape[1])
+        for sent in self._sent(record.at["choice"]):
             own, pos = self._expert(sent.expert).down.bias, on(weights, sent.pos)
             assert own is not None
-            bias.index_add_(0, pos, weights[pos, on(weights, sent.slot), None] * own.to(dtype))
+            bias = bias.index_add(0, pos, weights[pos, on(weights, sent.slot), None] * own.to(weights.dtype))
         return bias
+
+    def _live_weights(
+        self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None
+    ) -> Float[Tensor, "pos k"]:
+        """The router's, its choice as recorded."""
+        return self.part.weigh(self.part.logits.to(normed.dtype)(normed, size), on(normed, record.at["choice"]))
 
     # ------------------------------------------------------------------------------------------------------ components
 

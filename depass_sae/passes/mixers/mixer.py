@@ -127,6 +127,12 @@ class Mixer(ABC):
     def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "*pos d_model"] | None:
         """The bias vectors of what is written."""
 
+    def live_bias(
+        self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None = None
+    ) -> Float[Tensor, "pos d_model"] | None:
+        """The same as a function of the stream, where it is one."""
+        return None
+
     # ------------------------------------------------------------------------------------------------------ components
 
     @abstractmethod
