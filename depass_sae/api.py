@@ -42,7 +42,7 @@ from .passes.sources import Source, Subspace
 from .report.card import STRONGEST, TOP, FeatureCard, make_card
 from .report.case import CaseSettings, CaseStudy, make_case_study
 from .report.study import Study
-from .saes import check_folder, load_saes
+from .saes import CrossLayerFeatures, check_folder, load_saes
 from .saes.trained_on import warn_of_others
 
 if TYPE_CHECKING:
@@ -594,7 +594,8 @@ def load(
     model: ``"smollm2"`` (with the SAEs shipped for it, unless ``saes`` says otherwise), a hub id, a local directory, or
     the transformers model that is there already, with its tokenizer (None: prompts are token ids).
     saes: a sae-lens release (with ``layers`` or ``sae_ids``), a directory in sae-lens's format or a folder of several,
-    an SAE object or a list, or ``{17: SAE or directory, "17.attn_out": ...}`` where a file does not name its hook.
+    a folder of transcoders in circuit-tracer's, an SAE object or a list, or ``{17: SAE or directory, "17.attn_out":
+    ...}`` where a file does not name its hook.
     dtype: of the model; None is the checkpoint's own, float32 for SmolLM2. trace_dtype: run traces in a higher one;
     "float32" takes away the rounding of a bfloat16 model, at the price of memory.
 
@@ -631,6 +632,11 @@ def load(
         if sae.cfg.d_in != width:
             raise UserError(
                 f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}"
+            )
+        if isinstance(sae, CrossLayerFeatures) and sae.whole.n_layers != adapter.n_layers:
+            raise UserError(
+                f"the cross-layer transcoder at {hook} is for a model of {sae.whole.n_layers} layers, and "
+                f"{loaded.name} has {adapter.n_layers}"
             )
         if hook.layer > last:
             raise UserError(f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {last}")

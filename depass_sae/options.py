@@ -35,7 +35,10 @@ Model = Annotated[
 ]
 Sae = Annotated[
     str | None,
-    typer.Option("--sae", help="A sae-lens release, or a directory in its format. Default: those shipped for smollm2."),
+    typer.Option(
+        "--sae",
+        help="A sae-lens release, or a directory in its or circuit-tracer's format. Default: those of smollm2.",
+    ),
 ]
 SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="The model's dtype. Default: the checkpoint's own.")]

@@ -32,7 +32,7 @@ from ..passes.memory import Budget
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..passes.sources import tokens
-from ..saes import feature_parts
+from ..saes import feature_parts, reconstructs
 from ..texts import together
 from .answer import frame
 from .document import Heading, allocation_dict
@@ -288,10 +288,11 @@ def _feature_parts(
         raise UserError(
             f"scores of layer {layer} are split by features where there is an SAE at {needed}; there are {there}"
         )
+    if not reconstructs(subject.saes[hook]):
+        raise UserError(f"the SAE at {hook} is a transcoder, which does not split the stream that it reads")
     x = seen.resid_pre[layer]
     found = feature_parts(subject.saes[hook], x)
-    if found.error is None:
-        raise UserError(f"the SAE at {hook} is a transcoder, which does not split the stream that it reads")
+    assert found.error is not None
     n, m = len(x), len(found.index)
     parts = x.new_zeros(n, m + n + 3, x.shape[1])
     parts[found.pos, torch.arange(m, device=x.device)] = found.parts.to(x)

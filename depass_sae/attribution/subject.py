@@ -56,7 +56,7 @@ class Subject:
 
     def warn_incomplete(self, what: str, error: float, hook: Place | None = None) -> None:
         """Warns where an answer's completeness error is more than rounding can be. hook: of an SAE that computed it."""
-        dtypes = [self.trace_dtype or self.adapter.dtype, *([] if hook is None else [self.saes[hook].W_dec.dtype])]
+        dtypes = [self.trace_dtype or self.adapter.dtype, *([] if hook is None else [self.saes[hook].W_enc.dtype])]
         coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
         bound = tolerance(coarsest, self.adapter.n_layers, self.checked.error)
         if not error <= bound:  # NaN, too

@@ -109,7 +109,7 @@ class FeatureTarget:
                 f"{subject.loaded.name} has {subject.adapter.n_layers} layers, so none numbered {self.hook.layer}"
             )
         # Everything that can be wrong with an index or a path shows on a single row.
-        encoder_direction(sae, sae.W_dec.new_zeros(1, sae.cfg.d_in), self.index, self.path)
+        encoder_direction(sae, sae.W_enc.new_zeros(1, sae.cfg.d_in), self.index, self.path)
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         sae, x = subject.saes[self.hook], trace.at(self.point)

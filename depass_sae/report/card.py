@@ -381,8 +381,10 @@ class FeatureCard:
     @property
     def _direction(self) -> str:
         through = " through W_O" if self.hook.name == "hook_z" else ""
+        whole = "cross_layer" in self.sae["architecture"]
+        row = f"the sum of W_dec[{self.index}] over all layers that it writes into" if whole else f"W_dec[{self.index}]"
         return (
-            f"W_dec[{self.index}]{through}, times the final norm's gain, through the unembedding; the mean over the "
+            f"{row}{through}, times the final norm's gain, through the unembedding; the mean over the "
             "vocabulary taken off, the norm's scale left out"
         )
 

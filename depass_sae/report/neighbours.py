@@ -8,7 +8,7 @@ and independent of all other parts, and equal the edges that a feature-flow grap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,14 @@ from ..passes.mixers.mixer import Record
 from ..passes.record import Trace
 from ..passes.sinks import sinks
 from ..passes.sources import Vectors
-from ..saes import active_features, encoder_directions, feature_parts, reconstructs
+from ..saes import (
+    CrossLayerFeatures,
+    activations,
+    active_features,
+    encoder_directions,
+    feature_parts,
+    reconstructs,
+)
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -63,10 +70,10 @@ def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> Votes 
 
     logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[index] (through W_O for hook_z), g the final
     norm's gain, and centre taking off the mean over d_model where the final norm is a LayerNorm. The norm's scale,
-    which no direction has by itself, is left out. None where the decoder does not write into the stream.
+    which no direction has by itself, is left out. d of a cross-layer transcoder is the sum of all that the feature
+    writes. None where the decoder does not write into the stream.
     """
-    sae = subject.saes[hook]
-    direction = into_stream(subject, hook, sae.W_dec[index].detach()[None])
+    direction = into_stream(subject, hook, _row(subject.saes[hook], index)[None])
     if direction is None:
         return None
     norm, unembed = subject.adapter.final_norm.to(direction.dtype), subject.adapter.unembed.weight
@@ -90,13 +97,22 @@ class Alike:
 
 
 def nearest(sae: SAE, index: int, top: int) -> tuple[Alike, ...]:
-    """The features whose decoder rows point most nearly the same way."""
-    rows = sae.W_dec.detach()
-    own = _unit(rows[index : index + 1])[0]
-    cosines = torch.cat([_unit(some) @ own for some in rows.split(AT_ONCE)])
+    """The features whose decoder rows point most nearly the same way; a cross-layer transcoder's, over all layers."""
+    if isinstance(sae, CrossLayerFeatures):
+        row = sae.decoders(index).flatten()
+        blocks: Iterable[Tensor] = (block.flatten(1) for block in sae.decoder_blocks())
+    else:
+        row, blocks = sae.W_dec[index].detach(), sae.W_dec.detach().split(AT_ONCE)
+    own = _unit(row[None])[0]
+    cosines = torch.cat([_unit(some) @ own for some in blocks])
     cosines[index] = -torch.inf
-    order = cosines.argsort(descending=True, stable=True)[: min(top, len(rows) - 1)]
+    order = cosines.argsort(descending=True, stable=True)[: min(top, len(cosines) - 1)]
     return tuple(Alike(i, cosines[i].item()) for i in order.tolist())
+
+
+def _row(sae: SAE, index: int) -> Float[Tensor, "d_out"]:
+    """What a unit of the feature writes, wherever it does."""
+    return sae.decoders(index).sum(0) if isinstance(sae, CrossLayerFeatures) else sae.W_dec[index].detach()
 
 
 def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -124,7 +140,10 @@ def next_hook(subject: Subject, hook: Place) -> Place | None:
 
 
 def writes_at(subject: Subject, hook: Place) -> Place | None:
-    """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input)."""
+    """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input).
+
+    Of a cross-layer transcoder it is where the first of it arrives.
+    """
     if not reconstructs(subject.saes[hook]):
         return Place(hook.layer, "resid_post")
     if hook.is_stream:
@@ -222,17 +241,19 @@ def outflow_to(
 
     By position, from its first firing on; position 0, where it is a special token, and attention sinks are left out.
     """
-    place = writes_at(subject, hook)
-    assert place is not None
-    parts = _written(subject, seen, hook, index, positions)
-    present = torch.zeros(len(parts), 1, dtype=torch.bool)
+    sae, x = subject.saes[target], seen.at(target)
+    present = torch.zeros(len(x), 1, dtype=torch.bool)
     present[list(positions)] = True
-    start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
-    point = target
-    reached = torch.arange(min(positions), len(parts))
-    arrived = propagate(seen, start, {point: reached}, Allocation(rule))[point].dense()[:, 0]
-    sae, x = subject.saes[target], seen.at(point)
-    nowhere = {*sinks(seen, point), *([0] if prompt.special[0] else [])}
+    reached = torch.arange(min(positions), len(x))
+
+    def carried(place: Place, parts: Float[Tensor, "pos d_model"]) -> Float[Tensor, "reached d_model"]:
+        start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
+        return propagate(seen, start, {target: reached}, Allocation(rule))[target].dense()[:, 0]
+
+    # Under these rules parts do not depend on each other: what is written at several places goes on one by one.
+    written = _written(subject, seen, hook, index, positions)
+    arrived = torch.stack([carried(*part) for part in written.items() if part[0].depth <= target.depth]).sum(0)
+    nowhere = {*sinks(seen, target), *([0] if prompt.special[0] else [])}
     active, found = active_features(sae, x), {}
     for row, pos in zip(arrived, reached.tolist(), strict=True):
         if pos in nowhere:
@@ -246,14 +267,21 @@ def outflow_to(
 
 def _written(
     subject: Subject, seen: Trace, hook: Place, index: int, positions: Sequence[int]
-) -> Float[Tensor, "pos d_model"]:
-    """What the feature adds to the stream at some positions, zero elsewhere."""
-    x = seen.at(hook)
-    found = feature_parts(subject.saes[hook], x)
+) -> Mapping[Place, Float[Tensor, "pos d_model"]]:
+    """What the feature adds to the stream at some positions, zero elsewhere, by the place where it arrives."""
+    x, sae = seen.at(hook), subject.saes[hook]
+    if isinstance(sae, CrossLayerFeatures):
+        own = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
+        own[list(positions)] = True
+        column = activations(sae, x)[:, index, None] * own
+        return {Place(hook.layer + i, "resid_post"): column.to(row) * row for i, row in enumerate(sae.decoders(index))}
+    found = feature_parts(sae, x)
     at: Int[Tensor, "pos"] = torch.tensor(list(positions), device=x.device)
     chosen = ((found.index == index) & torch.isin(found.pos, at)).nonzero()[:, 0]
-    rows = into_stream(subject, hook, found.part(chosen), seen.post_scale(hook, found.pos[chosen]))
-    assert rows is not None
-    parts = seen.resid_post.new_zeros(len(x), rows.shape[1])
-    parts[found.pos[chosen]] = rows.to(parts)
-    return parts
+    added = into_stream(subject, hook, found.part(chosen), seen.post_scale(hook, found.pos[chosen]))
+    arrives = writes_at(subject, hook)
+    assert added is not None
+    assert arrives is not None
+    parts = seen.resid_post.new_zeros(len(x), added.shape[1])
+    parts[found.pos[chosen]] = added.to(parts)
+    return {arrives: parts}

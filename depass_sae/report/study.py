@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
-from ..files import TOO_DEEP, read_text
 from ..passes import DEFAULT_RULE
 from ..texts import is_hidden, visible
 
@@ -94,21 +93,9 @@ def _shell(word: str) -> str:
 
 def read_study(path: Path) -> Study:
     """The study that a YAML file describes. Raises UserError with one line: where in the file, and what is wrong."""
-    import yaml
+    from ..plain_yaml import read_yaml
 
-    from .plain_yaml import PlainLoader
-
-    try:
-        content = yaml.load(read_text(path), PlainLoader)
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-        what = " ".join((getattr(error, "problem", None) or str(error)).split())
-        raise UserError(f"cannot read {path}: not YAML: {what}{where}") from None
-    except RecursionError:
-        raise UserError(f"cannot read {path}: {TOO_DEEP}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"cannot read {path}: a case study is a mapping with prompt and features")
     try:

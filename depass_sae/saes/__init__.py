@@ -2,6 +2,7 @@
 
 from ..models.place import HOOKS as HOOK_NAMES
 from ..models.place import Place
+from .cross_layer import CrossLayer, CrossLayerFeatures
 from .direction import (
     PATHS,
     Direction,
@@ -34,6 +35,8 @@ __all__ = [
     "HOOK_NAMES",
     "PATHS",
     "ActiveFeatures",
+    "CrossLayer",
+    "CrossLayerFeatures",
     "Direction",
     "FeatureParts",
     "Fit",

@@ -75,6 +75,12 @@ def _above_threshold(sae: "SAE", x: Tensor, j: int) -> Tensor:
     return pre.to(at_least_float32(pre.dtype)) - sae.threshold[j].clamp(min=0)
 
 
+def _above_own_threshold(sae: "SAE", x: Tensor, j: int) -> Tensor:
+    # Nothing comes before the comparison: with a threshold below 0 a feature fires with a negative activation.
+    pre = pre_activations(sae, x)[:, j]
+    return pre.to(at_least_float32(pre.dtype)) - sae.threshold[j]
+
+
 def _above_kth(sae: "SAE", x: Tensor, j: int) -> Tensor:
     pre = pre_activations(sae, x)
     return pre[:, j] - pre.topk(sae.cfg.k).values[:, -1].clamp(min=0)
@@ -107,6 +113,8 @@ KINDS = {
     "skip_transcoder": Kind({"magnitude": _plain}, _above_zero),
     "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
     "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
+    "cross_layer_transcoder": Kind({"magnitude": _plain}, _above_zero),
+    "jumprelu_cross_layer_transcoder": Kind({"magnitude": _plain}, _above_own_threshold),
 }
 REFUSED = {
     "matching_pursuit": "its features are chosen one after another",
@@ -216,7 +224,7 @@ def decoder_norm(sae: "SAE", j: Index) -> Tensor:
     """‖W_dec[j]‖ where activations are in units of it, else 1."""
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         return sae.W_dec[j].norm(dim=-1)
-    return torch.ones_like(sae.W_dec[j, 0])
+    return torch.ones_like(sae.W_enc[0, j])
 
 
 def _direction(sae: "SAE", x: Tensor, feature: int | Tensor, path: str) -> Direction:

@@ -19,6 +19,8 @@ from ..errors import SAEFitWarning, UserError, warn
 from ..files import expanded, parse_json, read_text
 from ..models.place import Place
 from ..texts import quoted
+from .circuit_tracer import CROSS_LAYER, TracerFolder, is_circuit_tracers, layer_transcoders
+from .cross_layer import CrossLayer, CrossLayerFeatures
 from .hook import NoHookNamed, hook_in, hook_names, named_hook
 from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
 from .release import load_release
@@ -59,17 +61,19 @@ def load_saes(
     """Load SAEs by the hook they read, in order of their hooks.
 
     Args:
-        saes: a release in sae-lens's registry; a directory in sae-lens's format, or a folder of several; an SAE object;
-            a list of directories and objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do
-            not name their hook (a bare layer then means resid_post).
+        saes: a release in sae-lens's registry; a directory in sae-lens's format, or a folder of several; a folder of
+            transcoders, cross-layer ones too, in circuit-tracer's format; an SAE object; a list of directories and
+            objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do not name their hook (a
+            bare layer then means resid_post).
         layers: only these. From a release: the SAE at each of them.
         sae_ids: of a release, where a layer has several.
         device: where they are put.
         dtype: of the weights; float32 (or float64 where they have it) if None. Thresholds keep at least float32.
 
     Returns:
-        {hook: SAE}, the SAEs in evaluation mode, without gradients and reading flat activations [pos, d_in].
-        They are new objects: an object that was handed over is left as it was.
+        {hook: SAE}, the SAEs in evaluation mode, without gradients and reading flat activations [pos, d_in]. A layer of
+        a cross-layer transcoder is a :class:`.CrossLayerFeatures`. They are new objects: an object that was handed over
+        is left as it was.
 
     Raises:
         UserError: whatever is missing, damaged, gated, unreachable, ambiguous or unknown.
@@ -89,9 +93,11 @@ def load_saes(
 
 
 def check_folder(saes: Any) -> None:
-    """Raises UserError for a directory that holds no SAE, before the model is loaded."""
+    """Raises UserError for a directory that holds no SAE, or bad transcoders, before the model is loaded."""
     if isinstance(saes, Path) or (isinstance(saes, str) and _is_on_disk(saes)):
-        _in_folder(expanded(saes))
+        for path in _in_folder(expanded(saes)):
+            if not _holds_sae(path):
+                _from_circuit_tracer(path)
 
 
 def _is_on_disk(saes: str) -> bool:
@@ -142,12 +148,12 @@ def _candidates(saes: Any) -> list[Candidate]:
     if saes is None:
         return []
     if isinstance(saes, Mapping):
-        return [_from_key(key, source) for key, source in saes.items()]
+        return [candidate for key, source in saes.items() for candidate in _from_key(key, source)]
     found: list[Candidate] = []
     nameless: list[Any] = []
     for source in _each(saes):
         try:
-            found.append(_from_directory(source, None) if isinstance(source, Path) else _from_object(source, None))
+            found += _from_directory(source, None) if isinstance(source, Path) else [_from_object(source, None)]
         except NoHookNamed:
             nameless.append(source)
     if nameless:
@@ -199,7 +205,7 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
     ]
 
 
-def _from_key(key: HookKey, source: SAESource) -> Candidate:
+def _from_key(key: HookKey, source: SAESource) -> list[Candidate]:
     if isinstance(key, str):
         number = whole_in(key.strip())
         key = Place.parse(key) if number is None else number
@@ -208,25 +214,51 @@ def _from_key(key: HookKey, source: SAESource) -> Candidate:
     if isinstance(source, str | Path):
         return _from_directory(expanded(source), key)
     if _is_sae(source):
-        return _from_object(source, key)
+        return [_from_object(source, key)]
     raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")
 
 
 def _in_folder(folder: Path) -> Iterable[Path]:
-    """One SAE, or the SAEs of a folder's subfolders."""
+    """One SAE, transcoders in circuit-tracer's format, or those of a folder's subfolders."""
     if not folder.is_dir():
         raise UserError(f"there is no SAE directory {folder}")
-    if _holds_sae(folder):
+    if _holds_sae(folder) or is_circuit_tracers(folder):
         return [folder]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and _holds_sae(path))
+    inside = sorted(
+        path for path in folder.iterdir() if path.is_dir() and (_holds_sae(path) or is_circuit_tracers(path))
+    )
     if not inside:
         raise UserError(f"{folder} holds no SAE: neither {CONFIG} and {WEIGHTS}, nor folders with them")
     return inside
 
 
-def _from_directory(path: Path, key: Place | int | None) -> Candidate:
+def _from_directory(path: Path, key: Place | int | None) -> list[Candidate]:
+    """One SAE, or transcoders: those of all layers, or the one that the key names."""
     if not path.is_dir():
         raise UserError(f"there is no SAE directory {path}")
+    if not _holds_sae(path) and is_circuit_tracers(path):
+        found = _from_circuit_tracer(path)
+        meant = [candidate for candidate in found if key in (None, candidate.hook, candidate.hook.layer)]
+        if not meant:
+            raise UserError(
+                f"{path} has no transcoder that reads {key}; there are {', '.join(str(c.hook) for c in found)}"
+            )
+        return meant
+    return [_from_sae_directory(path, key)]
+
+
+def _from_circuit_tracer(path: Path) -> list[Candidate]:
+    folder = TracerFolder.read(path)
+    readers: dict[int, Callable[[], Any]]
+    if folder.kind == CROSS_LAYER:
+        whole = CrossLayer.read(folder)
+        readers = {layer: partial(CrossLayerFeatures.read, whole, layer) for layer in range(whole.n_layers)}
+    else:
+        readers = layer_transcoders(folder)
+    return [Candidate(folder.place(layer), f"layer {layer} of {path}", load) for layer, load in readers.items()]
+
+
+def _from_sae_directory(path: Path, key: Place | int | None) -> Candidate:
     config = _read_config(path)
     metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
     architecture = str(config.get("architecture", "standard"))
@@ -242,7 +274,8 @@ def _from_directory(path: Path, key: Place | int | None) -> Candidate:
 
 
 def _from_object(sae: "SAE", key: Place | int | None) -> Candidate:
-    return Candidate(_place(sae, key), f"the {_type(sae)} object", partial(inference_form, sae))
+    load = sae.again if isinstance(sae, CrossLayerFeatures) else partial(inference_form, sae)
+    return Candidate(_place(sae, key), f"the {_type(sae)} object", load)
 
 
 # --- directories --------------------------------------------------------------------------------------------
@@ -362,6 +395,8 @@ def _looks_like_a_path(text: str) -> bool:
 def _is_sae(value: Any) -> bool:
     if not isinstance(value, torch.nn.Module):
         return False
+    if isinstance(value, CrossLayerFeatures):
+        return True
     from sae_lens import SAE
 
     return isinstance(value, SAE)

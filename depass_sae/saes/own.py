@@ -58,7 +58,7 @@ def settle(sae: "SAE", device: str | torch.device, dtype: torch.dtype | None) ->
     Raises UserError if a weight is NaN or infinite.
     """
     threshold = None if getattr(sae, "threshold", None) is None else sae.threshold.detach().clone()
-    sae = sae.to(device=torch.device(device), dtype=dtype or at_least_float32(sae.W_dec.dtype))
+    sae = sae.to(device=torch.device(device), dtype=dtype or at_least_float32(sae.W_enc.dtype))
     if threshold is not None:
         kept = threshold.to(device=device, dtype=at_least_float32(threshold.dtype))
         sae.threshold = nn.Parameter(kept, requires_grad=False)

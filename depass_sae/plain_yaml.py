@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
+
+from .errors import UserError
+from .files import TOO_DEEP, read_text
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -41,3 +45,18 @@ class PlainLoader(yaml.SafeLoader):
             if name is not None:
                 found.add(name)
         return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises UserError with one line: where in the file, and what is wrong."""
+    try:
+        return yaml.load(read_text(path), PlainLoader)
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+        what = " ".join((getattr(error, "problem", None) or str(error)).split())
+        raise UserError(f"cannot read {path}: not YAML: {what}{where}") from None
+    except RecursionError:
+        raise UserError(f"cannot read {path}: {TOO_DEEP}") from None
