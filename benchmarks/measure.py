@@ -204,7 +204,7 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
 
         def visit(_: Batch, levels: Iterator[Level]) -> None:
             for level in levels:
-                if level.unit == "head" or neurons:
+                if level.looks_back or neurons:
                     level.units()
 
         def run() -> None:

@@ -94,6 +94,7 @@ class LayerRow:
 
     rest: what the stream before this sublayer carries to the target. bias: the bias vectors from here on.
     by_token: each part split by the prompt's tokens, ``bias`` and ``rest`` last; its rows sum to ``values``.
+    name: of a part within its layer, by its index.
     """
 
     layer: int
@@ -102,6 +103,7 @@ class LayerRow:
     rest: float
     bias: float
     by_token: Float[Tensor, "part source"] | None = None
+    name: Callable[[int], str] = str
 
     @property
     def total(self) -> float:
@@ -136,16 +138,16 @@ class ComponentAttribution(Answer[ComponentTarget]):
         return self.target.matrix
 
     def part_name(self, row: LayerRow, index: int) -> str:
-        """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``."""
+        """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``; of an expert's neuron ``L5N12.817``."""
         if self.kind is MODULES:
             return f"{row.sublayer} {row.layer}"
-        return f"L{row.layer}{self.kind.part[0].upper()}{index}"
+        return f"L{row.layer}{self.kind.part[0].upper()}{row.name(index)}"
 
     def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
         """The document that the command line prints with ``--json``.
 
         For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` of each
-        layer are listed, and the others' sum stands in ``other``.
+        layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a text, "12.817".
         """
         return {**self._head(), "targets": [self._target_dict(target, top) for target in self.targets]}
 
@@ -155,7 +157,8 @@ class ComponentAttribution(Answer[ComponentTarget]):
             order = row.values.abs().argsort(descending=True)[:top].sort().values if self.kind is NEURONS else None
             listed = range(len(row.values)) if order is None else order.tolist()
             for index in listed:
-                name: Any = row.sublayer if self.kind is MODULES else index
+                name: Any = row.sublayer if self.kind is MODULES else row.name(index)
+                name = index if name == str(index) else name
                 entry = {"layer": row.layer, self.kind.part: name, "value": row.values[index].item()}
                 parts.append(entry if row.by_token is None else entry | self._token_dict(row.by_token[index]))
             other = [{"name": "bias", "value": row.bias}]
@@ -296,7 +299,8 @@ def _layer_rows(seen: Trace, level: Level, kind: Kind) -> list[LayerRow]:
     bias = level.bias_written if kind.inside else level.bias
     values, rest = kind.read(seen, level), (level.past * seen.streams[level.number]).sum((1, 2))
     found = torch.cat([values, rest[:, None], bias.sum(1, keepdim=True)], dim=1).double().cpu()
-    return [LayerRow(level.layer, level.sublayer, row[:-2], row[-2].item(), row[-1].item()) for row in found]
+    name = level.frozen.mixer.unit_name if kind.inside else str
+    return [LayerRow(level.layer, level.sublayer, row[:-2], row[-2].item(), row[-1].item(), name=name) for row in found]
 
 
 def _carried(
@@ -314,13 +318,15 @@ def _carried(
     w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
     for done, number in enumerate(wanted, start=1):
-        part = seen.sublayer(number).sublayer
-        index, sublayer = part.place.layer, part.name
+        frozen = seen.sublayer(number)
+        index, sublayer = frozen.sublayer.place.layer, frozen.sublayer.name
+        name = frozen.mixer.unit_name if kind.inside else str
         start = kind.source(index, sublayer).start(seen)
         found = propagate(seen, start, {readoff.point: places}, allocation, budget=budget)[readoff.point]
         values = found.project(w).double().cpu()
         for i, mine in enumerate(rows):
-            mine.append(LayerRow(index, sublayer, values[i, :-2], values[i, -1].item(), values[i, -2].item()))
+            row = values[i]
+            mine.append(LayerRow(index, sublayer, row[:-2], row[-1].item(), row[-2].item(), name=name))
         if progress is not None:
             progress(f"carrying the {kind.name} of each layer", done, len(wanted))
     return rows

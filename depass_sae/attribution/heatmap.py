@@ -108,7 +108,7 @@ def _ledger(att: ComponentAttribution, target: ComponentTarget, top: int | None)
 
 
 def _has_map(target: ComponentTarget) -> bool:
-    return bool(target.rows) and 1 < len(target.rows[0].values) <= WIDEST
+    return 1 < max((len(row.values) for row in target.rows), default=0) <= WIDEST
 
 
 def _cells(target: ComponentTarget) -> list[float]:
@@ -120,7 +120,7 @@ def _map(att: ComponentAttribution, target: ComponentTarget) -> RenderableType:
     from rich.text import Text as Line
 
     largest = drawn_full(_cells(target))
-    across = len(target.rows[0].values)
+    across = max(len(row.values) for row in target.rows)
     lines = [Line(f"{'layer':>6}  " + "".join(f"{i:<2}" if i % 2 == 0 else "  " for i in range(across)), style="dim")]
     for row in target.rows:
         line = Line(f"{row.layer:>6}  ", style="dim")

@@ -52,7 +52,7 @@ def heads_by_token(
             batch: Batch, levels: Iterator[Level], streams: TokenStreams = streams, tokens: slice = slice(low, high)
         ) -> None:
             for level in levels:
-                if level.unit == "head":
+                if level.looks_back:
                     shares = streams.split(level).double().cpu()
                     table = found.setdefault(level.layer, shares.new_zeros(len(aims), shares.shape[1], n + 2))
                     table[batch.which, :, tokens] = shares[batch.lanes, :, :-2]

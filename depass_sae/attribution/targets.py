@@ -270,7 +270,7 @@ def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Te
     return found
 
 
-_FEATURE = re.compile(rf"({NUMBER})(?:\.([a-z0-9_]+))?/({NUMBER})(?:@({NUMBER}))?")
+_FEATURE = re.compile(rf"({NUMBER})(?:\.([a-z][a-z0-9_]*))?/({NUMBER})(?:@({NUMBER}))?")
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
 
 
 def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
-    found = [level.units()[0] for level in study.gradients(name, choices) if level.unit == "head"]
+    found = [level.units()[0] for level in study.gradients(name, choices) if level.looks_back]
     return torch.cat(found[::-1])
 
 

@@ -92,7 +92,7 @@ def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Ten
         bias = gradient.new_zeros(gradient.shape[:2])
         found = {}
         for level in _descend(batch.trace, tier.point, reads.point, gradient, choices):
-            if level.unit == "head":
+            if level.looks_back:
                 found[level.layer] = level.units()
             gradient, bias = level.before, level.bias_before
         values[batch.which] = tier.inflow(gradient, bias.sum(1))

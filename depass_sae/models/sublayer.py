@@ -79,12 +79,14 @@ def layer_of(
 class Tap:
     """Where a module shows something: in what it is given, or in what it returns.
 
-    pick: what of it; of the module's first argument, or of its whole output.
+    pick: what of it; of the module's first argument, or of its whole output. derived: whether that is no part of it,
+    but made of it.
     """
 
     module: nn.Module
     side: Literal["in", "out"]
     pick: Callable[[Any], Tensor]
+    derived: bool = False
 
 
 def given(module: nn.Module) -> Tap:
@@ -120,7 +122,7 @@ def tap(layer: Layer, hook: str) -> Tap:
             return given(mlp.mixer.module)
         case "ln2_normalized":
             assert mlp.norm.module is not None
-            return Tap(mlp.norm.module, "in", lambda x: without_gain(mlp.norm, x))
+            return Tap(mlp.norm.module, "in", lambda x: without_gain(mlp.norm, x), derived=True)
     raise AssertionError(hook)
 
 

@@ -68,9 +68,9 @@ class Level:
         return self.frozen.sublayer.name
 
     @property
-    def unit(self) -> str:
-        """What the parts of the sublayer are: ``head`` or ``neuron``."""
-        return self.frozen.mixer.unit
+    def looks_back(self) -> bool:
+        """Whether the sublayer moves what stands at one position to others: whether its units are heads."""
+        return self.frozen.mixer.looks_back
 
     def units(self) -> Float[Tensor, "target unit"]:
         """What each head or neuron contributes: ⟨gradient, inner value⟩, summed over positions."""

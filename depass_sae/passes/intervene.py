@@ -29,9 +29,10 @@ def intervene(
 ) -> dict[Place | None, Float[Tensor, "batch d"]]:
     """Run edited copies of prompts of equal length and read their last position at some places (None: the logits).
 
-    edits: at resid_mid, resid_post (what a layer hands on) or hook_z (heads, before W_O).
+    edits: at any place that a module is given or returns, and between the sublayers of a layer.
 
-    Raises UserError for an edit at another place.
+    Raises UserError for an edit elsewhere: ln2_normalized, which no module shows as it is, and resid_mid of a parallel
+    block, where nothing passes.
     """
     found: dict[Place | None, Tensor] = {}
     compute = adapter.compute_dtype(dtype)
@@ -55,11 +56,12 @@ def intervene(
 
 
 def _edit(adapter: Adapter, place: Place, edit: Edit, handles: list[Any]) -> None:
-    if place.hook in ("resid_post", "hook_z"):
-        change(adapter.tap(place), handles, edit)
-        return
     if place.hook != "resid_mid":
-        raise UserError(f"interventions are made at resid_mid, resid_post and hook_z, not at {place.hook}")
+        tap = adapter.tap(place)
+        if tap.derived:
+            raise UserError(f"no intervention is made at {place.hook}, which no module shows as it is; try mlp_in")
+        change(tap, handles, edit)
+        return
     if adapter.layer(place.layer).parallel:
         raise UserError(f"{place} is in no module's way: the layer's MLP reads what its attention reads")
     before: list[Tensor] = []

@@ -37,6 +37,7 @@ from ..models.place import Place
 from ..models.prompt import Prompt, PromptLike, encode, several
 from ..passes.choices import CONTRIBUTION
 from ..passes.forward import Allocation, Progress
+from ..passes.frozen import INSIDE
 from ..passes.many import alike_in_length
 from ..passes.record import Trace
 from ..passes.sinks import sinks
@@ -380,7 +381,7 @@ class FeatureCard:
 
     @property
     def _direction(self) -> str:
-        through = " through W_O" if self.hook.name == "hook_z" else ""
+        through = " through W_O" if INSIDE.get(self.hook.hook) == "z" else ""
         whole = "cross_layer" in self.sae["architecture"]
         row = f"the sum of W_dec[{self.index}] over all layers that it writes into" if whole else f"W_dec[{self.index}]"
         return (

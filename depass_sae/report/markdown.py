@@ -260,7 +260,7 @@ def heads_figure(finding: Finding) -> Figure:
     from matplotlib.figure import Figure
 
     matrix = np.array(finding.heads.target.matrix.tolist())
-    largest = float(abs(matrix).max()) or 1.0
+    largest = float(np.nanmax(abs(matrix))) or 1.0
     layers = [row.layer for row in finding.heads.target.rows]
     colours = LinearSegmentedColormap.from_list("blue and orange", [_rgb(NEGATIVE), (1, 1, 1), _rgb(POSITIVE)])
     size = (0.24 * matrix.shape[1] + 1.9, 0.2 * len(layers) + 1.1)

@@ -85,7 +85,7 @@ def linear_pass(lm: ds.LM, prompt: Tensor, start: Components, layer: int, rule: 
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("shape", EVERY)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_what_carrying_every_heads_every_token_gives(shape: str, rule: str) -> None:
     ids, pos = [5, 90, 17, 33, 90], 3
     lm = ds.load(model(shape, torch.float64))

@@ -15,7 +15,7 @@ from depass_sae.passes.rules import RULES
 
 from ..passes.models import D_MODEL, EVERY, LAYERS, SHAPES
 from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae
-from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, random_sae
+from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, random_sae, uncapped_logits
 
 prompts = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=6)
 STREAM = ("resid_pre", "resid_mid", "resid_post")
@@ -162,8 +162,8 @@ def test_the_votes_of_all_parts_sum_to_the_models_centred_logits(
         for token, logit in tokens:
             total[int(token.removeprefix("#"))] += logit
         size = max(size, tokens[0][1], -tokens[-1][1])
+    logits = uncapped_logits(lm.model, torch.tensor([ids]))[0, pos]
     with torch.no_grad():
-        logits = lm.model(torch.tensor([ids])).logits[0, pos]
         # The final norm's own bias vector is nobody's.
         beta = lm._subject.adapter.final_norm.bias
         logits = logits if beta is None else logits - beta @ lm._subject.adapter.unembed.weight

@@ -128,6 +128,18 @@ def _bare(norm: Any, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def uncapped_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """[batch, pos, vocab] as the unembedding puts them out, before a soft-cap."""
+    seen: list[Tensor] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(out))
+    try:
+        model(ids, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+@torch.no_grad()
 def activation(model: PreTrainedModel, ids: Tensor, hook: str) -> Tensor:
     """[batch, pos, d] at "layer.name", by hooks on the transformers modules."""
     layer, name = int(hook.partition(".")[0]), hook.partition(".")[2]

@@ -9,12 +9,12 @@ from depass_sae.errors import UserError
 from depass_sae.passes.intervene import intervene
 from depass_sae.passes.record import trace
 
-from .models import SHAPES, attention_of, recorded_heads, tiny
+from .models import EVERY, PARALLEL, SHAPES, attention_of, recorded_heads, tiny
 
 IDS = torch.tensor([1, 5, 9, 3, 7])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_without_edits_the_model_computes_what_it_always_does(shape: str) -> None:
     model = tiny(shape)
     seen = trace(model, IDS)
@@ -43,7 +43,7 @@ def test_a_head_that_writes_nothing_is_missing_from_the_stream(shape: str) -> No
     torch.testing.assert_close(mid, seen.resid_mid[1][-1] - z[-1, 2] @ o[2], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [shape for shape in EVERY if shape not in PARALLEL])
 def test_the_stream_between_the_sublayers_is_edited_after_what_came_before(shape: str) -> None:
     model = tiny(shape)
     seen = trace(model, IDS)
@@ -52,10 +52,29 @@ def test_the_stream_between_the_sublayers_is_edited_after_what_came_before(shape
     alone = intervene(model, IDS[None], {(0, "resid_post"): lambda x: 2 * x}, [(1, "resid_mid")])
     torch.testing.assert_close(found[1, "resid_pre"][0], 2 * seen.resid_pre[1][-1])
     torch.testing.assert_close(found[1, "resid_mid"], alone[1, "resid_mid"] - 3, rtol=1e-4, atol=1e-4)
-    norm, mlp = (model.layer(1).sublayers[1].norm.module, model.layer(1).sublayers[1].mixer.module)
+    part = model.layer(1).sublayers[1]
     with torch.no_grad():
-        after = found[1, "resid_mid"] + mlp(norm(found[1, "resid_mid"]))
-    torch.testing.assert_close(found[1, "resid_post"], after, rtol=1e-4, atol=1e-4)
+        added = part.mixer.module(part.norm.module(found[1, "resid_mid"][:, None]))  # type: ignore[misc]
+        added = added[0] if isinstance(added, tuple) else added
+        added = added if part.post is None else part.post.module(added)  # type: ignore[misc]
+    torch.testing.assert_close(found[1, "resid_post"], found[1, "resid_mid"] + added[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", PARALLEL)
+def test_nothing_is_edited_where_nothing_passes(shape: str) -> None:
+    with pytest.raises(UserError, match=r"1\.resid_mid is in no module's way"):
+        intervene(tiny(shape), IDS[None], {(1, "resid_mid"): lambda x: x}, [None])
+
+
+@pytest.mark.parametrize("hook", ["resid_pre", "hook_z", "attn_out", "mlp_in", "mlp_out", "resid_post"])
+@pytest.mark.parametrize("shape", EVERY)
+def test_what_is_edited_is_read_as_edited_and_changes_what_comes_after(shape: str, hook: str) -> None:
+    model = tiny(shape)
+    own, read = trace(model, IDS, outputs=[(1, hook)]), [(1, hook), (1, "resid_post"), None]
+    found = intervene(model, IDS[None], {(1, hook): lambda x: 2 * x}, read)
+    torch.testing.assert_close(found[1, hook][0], 2 * own.at((1, hook))[-1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[1, "resid_post"][0], own.at((1, "resid_post"))[-1], rtol=1e-3)
+    assert not torch.allclose(found[None][0], own.logits[-1], rtol=1e-3)
 
 
 def test_each_prompt_of_a_batch_is_edited_on_its_own() -> None:
@@ -68,6 +87,6 @@ def test_each_prompt_of_a_batch_is_edited_on_its_own() -> None:
 
 def test_an_intervention_elsewhere_is_refused_and_the_model_is_as_before() -> None:
     model = tiny("llama")
-    with pytest.raises(UserError, match="at resid_mid, resid_post and hook_z"):
-        intervene(model, IDS[None], {(0, "resid_post"): lambda x: x * 0, (1, "mlp_out"): lambda x: x}, [None])
+    with pytest.raises(UserError, match="no intervention is made at ln2_normalized"):
+        intervene(model, IDS[None], {(0, "resid_post"): lambda x: x * 0, (1, "ln2_normalized"): lambda x: x}, [None])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.model.modules())

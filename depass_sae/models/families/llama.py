@@ -10,6 +10,7 @@ from ..adapter import Family
 from ..parts import gated_mlp, rms_norm
 from ..sublayer import Layer, layer_of
 from . import rows
+from .experts import softmax_experts
 
 
 def layer(text: Any, config: Any, index: int) -> Layer:
@@ -23,7 +24,7 @@ def layer(text: Any, config: Any, index: int) -> Layer:
         rms_norm(block.input_layernorm),
         rows.attention(block.self_attn, config, rows.rotary(text), norm=rms_norm, window=window),
         rms_norm(block.post_attention_layernorm),
-        rows.softmax_experts(mlp, config.num_experts_per_tok, config.norm_topk_prob)
+        softmax_experts(mlp, config.num_experts_per_tok, config.norm_topk_prob)
         if hasattr(mlp, "experts")
         else gated_mlp(mlp),
     )

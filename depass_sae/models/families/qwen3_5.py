@@ -8,30 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from ..adapter import Family
-from ..parts import (
-    MLP,
-    Attention,
-    Convolved,
-    DeltaRule,
-    Experts,
-    Gate,
-    Linear,
-    Norm,
-    fused,
-    gated_mlp,
-    interleaved,
-    linear,
-    plain,
-    rms_norm,
-    rms_norm_plus_one,
-    weight,
-    without_gradient,
-)
+from ..parts import MLP, Attention, Experts, Gate, Linear, gated_mlp, interleaved, linear, plain, rms_norm_plus_one
 from ..sublayer import Layer, layer_of
 from . import rows
+from .delta import gated_delta_rule
+from .experts import softmax_experts
 
 
 def full(text: Any, config: Any, attn: Any) -> Attention:
@@ -40,40 +23,18 @@ def full(text: Any, config: Any, attn: Any) -> Attention:
     return rows.attention(attn, config, rows.rotary(text), norm=rms_norm_plus_one, q=q, gate=gated)
 
 
-def delta(attn: Any) -> DeltaRule:
-    widths = (attn.key_dim, attn.key_dim, attn.value_dim)
-    maps = zip(fused(linear(attn.in_proj_qkv), *widths), weight(attn.conv1d)[:, 0].split(widths), strict=True)
-    q, k, v = (Convolved(into, taps, functional.silu) for into, taps in maps)
-    rate = without_gradient(attn.A_log).float().exp()
-    step = Linear(weight(attn.in_proj_a).T, without_gradient(attn.dt_bias))
-    return DeltaRule(
-        module=attn,
-        q=q,
-        k=k,
-        v=v,
-        qk_norm=Norm(None, "l2", torch.ones((), device=rate.device), None, 1e-6),
-        beta=Gate(linear(attn.in_proj_b), torch.sigmoid),
-        decay=Gate(step, lambda t: -rate * functional.softplus(t)),
-        head_norm=rms_norm(attn.norm),
-        gate=Gate(linear(attn.in_proj_z), functional.silu),
-        o=linear(attn.out_proj),
-        o_module=attn.out_proj,
-        n_heads=attn.num_v_heads,
-        n_qk_heads=attn.num_k_heads,
-        d_head=attn.head_v_dim,
-    )
-
-
 def mlp(module: Any, config: Any) -> MLP | Experts:
     if not hasattr(module, "experts"):
         return gated_mlp(module)
     gate = Gate(Linear(plain(module.shared_expert_gate.weight, module).T), torch.sigmoid)
-    return rows.softmax_experts(module, config.num_experts_per_tok, True, gated_mlp(module.shared_expert), gate)
+    return softmax_experts(module, config.num_experts_per_tok, True, gated_mlp(module.shared_expert), gate)
 
 
 def layer(text: Any, config: Any, index: int) -> Layer:
     block = text.layers[index]
-    attention = full(text, config, block.self_attn) if hasattr(block, "self_attn") else delta(block.linear_attn)
+    attention = (
+        full(text, config, block.self_attn) if hasattr(block, "self_attn") else gated_delta_rule(block.linear_attn)
+    )
     norm, after = rms_norm_plus_one(block.input_layernorm), rms_norm_plus_one(block.post_attention_layernorm)
     return layer_of(index, block, norm, attention, after, mlp(block.mlp, config))
 

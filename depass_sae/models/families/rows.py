@@ -1,15 +1,14 @@
-"""What several families' tables share: attention in separate maps, rotary positions, a router over fused experts."""
+"""What several families' tables share: attention in separate maps, rotary positions, windows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..parts import MLP, Attention, Experts, Gate, Linear, Norm, Rotary, Scores, linear, plain
+from ..parts import Attention, Gate, Linear, Norm, Rotary, Scores, linear
 
 
 def rotary(text: Any, *layer_type: str) -> Rotary:
@@ -62,24 +61,4 @@ def attention(
         d_head=module.head_dim,
         window=window,
         gate=gate,
-    )
-
-
-def softmax_experts(
-    module: Any, k: int, renormalised: bool, shared: MLP | None = None, shared_gate: Gate | None = None
-) -> Experts:
-    """Qwen's: a softmax over all experts in float32, the k largest of it; gate and up fused [expert, 2·d_mlp, d]."""
-    experts, router = module.experts, module.gate
-    into, out = plain(experts.gate_up_proj, experts), plain(experts.down_proj, experts)
-
-    def weigh(logits: Tensor, choice: Tensor) -> Tensor:
-        kept = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1).gather(-1, choice)
-        return (kept / kept.sum(-1, keepdim=True) if renormalised else kept).to(logits.dtype)
-
-    def expert(i: int) -> MLP:
-        gate, up = into[i].chunk(2)
-        return MLP(Linear(gate.T), Linear(up.T), Linear(out[i].T), experts.act_fn)
-
-    return Experts(
-        module, router, Linear(plain(router.weight, router).T), weigh, expert, len(into), k, shared, shared_gate
     )

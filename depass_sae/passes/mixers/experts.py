@@ -8,7 +8,7 @@ experts cost anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -38,6 +38,18 @@ class _Sent:
     expert: int
     pos: Int[Tensor, "sent"]
     slot: Int[Tensor, "sent"]
+
+
+@dataclass(frozen=True)
+class UnitName:
+    """``expert.neuron``, or ``shared.neuron``."""
+
+    n: int
+    width: int
+
+    def __call__(self, index: int) -> str:
+        expert, neuron = divmod(index, self.width)
+        return f"{expert}.{neuron}" if expert < self.n else f"shared.{index - self.n * self.width}"
 
 
 class Experts(MLP):
@@ -178,12 +190,9 @@ class Experts(MLP):
         shared = 0 if self.part.shared is None else self.part.shared.down.weight.shape[0]
         return self.part.n * self.width + shared
 
-    def unit_name(self, index: int) -> str:
-        """``expert.neuron``, or ``shared.neuron``."""
-        expert, neuron = divmod(index, self.width)
-        if expert < self.part.n:
-            return f"{expert}.{neuron}"
-        return f"shared.{index - self.part.n * self.width}"
+    @property
+    def unit_name(self) -> Callable[[int], str]:
+        return UnitName(self.part.n, self.width)
 
     def by_unit(self, products: Float[Tensor, "target pos d_inner"], record: Record) -> Float[Tensor, "target neuron"]:
         found = products.new_zeros(len(products), self.n_units)

@@ -8,7 +8,7 @@ who its units are.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -167,9 +167,10 @@ class Mixer(ABC):
     @abstractmethod
     def n_units(self) -> int: ...
 
-    def unit_name(self, index: int) -> str:
-        """What a unit is called within its layer."""
-        return str(index)
+    @property
+    def unit_name(self) -> Callable[[int], str]:
+        """What a unit is called within its layer, by its index; goes to other processes."""
+        return str
 
     @abstractmethod
     def by_unit(self, products: Float[Tensor, "target pos d_inner"], record: Record) -> Float[Tensor, "target unit"]:
