@@ -1,0 +1,107 @@
+"""A recorded pass beside the oracles' view of the same model, and how far apart the two are."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from depass_sae.models.adapter import Adapter
+from depass_sae.models.place import Place, stream_at
+from depass_sae.passes.backward import sweep
+from depass_sae.passes.choices import CONTRIBUTION
+from depass_sae.passes.forward import Allocation, propagate
+from depass_sae.passes.memory import Budget
+from depass_sae.passes.record import Trace, trace
+from depass_sae.passes.rows import Rows
+from depass_sae.passes.sources import Start, Vectors, tokens
+
+from . import oracles
+from .models import D_MODEL, LAYERS
+from .oracles import Added, Parts, Rule, Seen
+
+IDS = (0, 17, 5, 33, 5, 40, 21, 9)
+STREAMS = [stream_at(depth, LAYERS) for depth in range(2 * LAYERS + 1)]
+LAST = STREAMS[-1]
+CLOSE = 3e-6
+"""Relative, in float64: transformers' own norms, router and delta rule round through float32."""
+
+
+def both(adapter: Adapter, ids: Iterable[int] = IDS) -> tuple[Trace, Seen]:
+    ids = torch.tensor(list(ids))
+    return trace(adapter, ids), oracles.look(adapter.model, ids)
+
+
+def off(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest entry."""
+    assert found.shape == expected.shape
+    found, expected = found.detach(), expected.detach()
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def vectors(seen: Trace, at: Place, n_parts: int = 4, seed: int = 0) -> Vectors:
+    """Random parts of a stream, absent here and there; the second comes from position 0 alone."""
+    generator, n = torch.Generator().manual_seed(seed), len(seen.token_ids)
+    present = torch.rand(n, n_parts, generator=generator) < 0.6
+    parts = torch.randn(n, n_parts, D_MODEL, generator=generator).double() * present[..., None]
+    first_only = torch.arange(n_parts) == 1
+    return Vectors(parts, [f"part {m}" for m in range(n_parts)], at, present, first_only)
+
+
+def carried(
+    seen: Trace, start: Start, places: Iterable[Place], rule: str = "linear", memory: int | None = None
+) -> dict[Place, Rows]:
+    """At every position."""
+    everywhere = torch.arange(len(seen.token_ids))
+    return propagate(seen, start, dict.fromkeys(places, everywhere), Allocation(rule), budget=Budget(memory))
+
+
+def carried_by_oracle(own: Seen, start: Start, rule: str = "linear") -> tuple[dict[int, Parts], dict[int, Added]]:
+    parts = Parts(start.rows.dense(), start.rows.present)
+    barred = start.first_only & (torch.arange(len(parts.x)) > 0)[:, None]
+    return oracles.decompose(own, parts, start.at.depth, Rule(rule, barred))
+
+
+def assert_carried(
+    seen: Trace, own: Seen, start: Start, rule: str = "linear", *, until: int = 2 * LAYERS, memory: int | None = None
+) -> None:
+    """Every component, at every place of the stream and inside and behind every sublayer, from the start on."""
+    streams, added = carried_by_oracle(own, start, rule)
+    inside = {Place(n // 2, hook): parts for n, one in added.items() if n < until for hook, parts in one.inside.items()}
+    on_stream = {place: streams[place.depth] for place in STREAMS if start.at.depth <= place.depth <= until}
+    found = carried(seen, start, [*on_stream, *inside], rule, memory)
+    for place, parts in (on_stream | inside).items():
+        assert off(found[place].dense(), parts.x) <= CLOSE, place
+        if place.is_stream:
+            assert torch.equal(found[place].present, parts.present), place
+
+
+def assert_swept(seen: Trace, own: Seen, rule: str, numbers: Iterable[int] = range(2 * LAYERS)) -> None:
+    """Gradients of the stream before every sublayer, what its heads or neurons contribute, and what biases do."""
+    target = noise(2, len(seen.token_ids), D_MODEL)
+    reading = (target * seen.resid_post).sum((1, 2))
+    _, added = oracles.decompose(own, oracles.per_token(own.stream(0)), 0, Rule(rule))
+    for level in sweep(seen, {LAST: target}, CONTRIBUTION[rule]):
+        if level.number not in numbers:
+            continue
+        before, after = (oracles.gradients(own, target, level.number + step, Rule(rule)) for step in (0, 1))
+        assert off(level.before, before) <= CLOSE, level.number
+        assert off(level.units(), torch.einsum("tnd,nud->tu", after, added[level.number].units)) <= CLOSE, level.number
+        summed = (before * own.stream(level.number)).sum((1, 2)) + level.bias_before.sum(1)
+        if not (own.parallel and level.number % 2):  # there attention's input is read again
+            assert off(summed, reading) <= CLOSE, level.number
+
+
+def assert_split_by_token(seen: Trace, own: Seen, layer: int) -> None:
+    """What each head contributes, by the token that it moved: ⟨gradient, that token's share of hook_z⟩."""
+    start = tokens([str(token) for token in seen.token_ids.tolist()]).start(seen)
+    _, added = carried_by_oracle(own, start, "half")
+    rows = carried(seen, start, [Place(layer, "resid_pre")], "half")[Place(layer, "resid_pre")]
+    target = noise(2, len(seen.token_ids), D_MODEL)
+    level = next(x for x in sweep(seen, {LAST: target}, CONTRIBUTION["half"]) if x.number == 2 * layer)
+    found = level.frozen.mixer.split_by_source(level.frozen, level.inner, rows)
+    z = added[2 * layer].inside["hook_z"].x.unflatten(-1, (found.shape[1], -1))
+    assert off(found, torch.einsum("tnhe,nmhe->thm", level.inner.unflatten(-1, z.shape[2:]), z)) <= CLOSE
