@@ -12,7 +12,7 @@ import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.models.place import HOOKS
 
-from ..passes.models import EVERY, HEADS, LAYERS
+from ..passes.models import EVERY, HEADS, LAYERS, SHAPES
 from ..passes.reference import BIAS, Components, frozen, normed, weights
 from ..passes.reference import decompose as direct
 from .test_tokens import strict_json, with_sae

@@ -16,17 +16,7 @@ from depass_sae.passes.forward import Allocation
 from depass_sae.passes.record import Trace, recording
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace
 
-from .models import (
-    D_MLP,
-    D_MODEL,
-    EVERY,
-    HEADS,
-    LAYERS,
-    PARALLEL,
-    SHAPES,
-    VOCAB,
-    tiny,
-)
+from .models import D_MLP, D_MODEL, EVERY, HEADS, LAYERS, PARALLEL, SHAPES, VOCAB, tiny
 from .reference import weights
 from .test_forward import IDS, POINTS, by_token, points_after, recorded, some_vectors
 from .test_forward import propagate as forward
