@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test rules models-table pictures gallery notebooks bench lint format clean
+.PHONY: demo test test-long rules models-table pictures gallery notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -18,7 +18,10 @@ demo: $(READY)  ## the paper's three cases on SmolLM2, and a page about the firs
 	OMP_WAIT_POLICY=passive $(PY) -m depass_sae.demo
 
 test: $(READY)  ## the whole suite, on CPU and without network
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 -m 'not long'
+
+test-long: $(READY)  ## what takes longer: every kind of public SAE, every wrong fact of a family
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 -m long
 
 rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation

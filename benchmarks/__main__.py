@@ -24,7 +24,13 @@ from depass_sae.files import write_text
 from .graphs import graph
 from .measure import Row, measured
 
-CPU = {"512x8": (32, 64, 128, 512), "1024x8": (64, 128), "smollm2": (32, 128, 512)}
+CPU = {
+    "512x8": (32, 64, 128, 512),
+    "1024x8": (64, 128),
+    "gemma2-512x8": (64, 128),
+    "moe-512x8": (64, 128),
+    "smollm2": (32, 128, 512),
+}
 GPU = {"llama-3.1-8b": (32, 128, 512)}
 GRAPHS = (35, 200)
 COSTLY = 128

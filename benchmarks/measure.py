@@ -183,7 +183,7 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
         range(last // 2 + 1, layers),
         at_end,
     )
-    if n <= 128:
+    if n <= 128 and seen.records[1].neurons is not None:  # experts have too many
         d_mlp = seen.sublayer(1).mixer.n_units
         run = carry(Neurons(last - 1), "softmax", end)
         yield Work.products(
@@ -233,11 +233,14 @@ def works(adapter: Adapter, ids: Tensor) -> Iterator[Work]:
 def product_seconds(adapter: Adapter, rows: Mapping[tuple[int, str], int]) -> float:
     """How long matrix products take by themselves: so many rows through each map (layer, v, o, gate, up or down).
 
+    Of experts, each row goes through as many as the router chooses.
     In the dtype that a pass computes in, which is float32 for weights of half precision, too.
     """
     seconds, dtype = 0.0, adapter.compute_dtype()
     for (index, name), count in rows.items():
         attention, mlp = (part.mixer for part in adapter.layer(index).sublayers)
+        if hasattr(mlp, "expert"):
+            mlp, count = mlp.expert(0), count * (mlp.k if name not in "vo" else 1)
         weight = getattr(attention if name in "vo" else mlp, name).weight.to(dtype)
         x = torch.randn(min(count, PRODUCT_ROWS), weight.shape[0], device=weight.device, dtype=dtype)
         out = torch.empty(len(x), weight.shape[1], dtype=dtype, device=weight.device)

@@ -19,7 +19,7 @@ from ..models.adapter import Adapter
 from ..models.place import Place
 from .memory import Need
 from .record import Trace
-from .rows import REST
+from .rows import BIAS, REST
 from .rules import Rule
 from .sources import Start
 
@@ -75,6 +75,9 @@ def planned(
             _kept_out(start.first_only, trace, step.produced, skip_first),
             rule,
         )
+        post = frozen.sublayer.post
+        if post is not None and post.bias is not None:
+            inside[:, BIAS] = True
         after = inside | present[torch.isin(positions, step.produced)]
         if torch.equal(positions, step.produced) and torch.equal(present, after):
             after = present  # one mask for all the steps between which it does not change

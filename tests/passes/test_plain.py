@@ -15,7 +15,7 @@ from depass_sae.passes.record import Trace, trace
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.sources import Source, Vectors, tokens
 
-from .models import LAYERS, SHAPES, VOCAB, tiny
+from .models import LAYERS, VOCAB, tiny
 
 SHAPES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox_serial", "gemma")
 PLACES = [Place(layer, hook) for layer in range(LAYERS) for hook in STREAM]

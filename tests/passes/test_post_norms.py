@@ -8,7 +8,7 @@ from depass_sae.passes.sources import Heads, Modules, Neurons
 
 from . import oracles
 from .agreement import CLOSE, LAST, assert_carried, both, carried, carried_by_oracle, off, vectors
-from .models import LAYERS, SHAPES, tiny
+from .models import LAYERS, tiny
 
 SHAPES = ("gemma2", "gemma3_text", "gemma3")
 each = pytest.mark.parametrize("shape", SHAPES)

@@ -147,10 +147,11 @@ class Attention(Mixer):
     def _frozen_factor(
         self, normed: Float[Tensor, "pos d_model"], y: Float[Tensor, "pos d_kv"], record: Record
     ) -> Float[Tensor, "pos d_inner"] | None:
-        assert record.pattern is not None
-        pattern = record.pattern.to(y.dtype)
-        values = self.values(y, self.frozen_values(y, record))
-        return self.factor(normed, lambda: self._move(pattern, values), None)
+        def moved() -> Float[Tensor, "pos d_inner"]:
+            assert record.pattern is not None
+            return self._move(record.pattern.to(y.dtype), self.values(y, self.frozen_values(y, record)))
+
+        return self.factor(normed, moved, None)
 
     def _move(
         self, pattern: Float[Tensor, "head query key"], v: Float[Tensor, "pos d_kv"]
