@@ -26,6 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.sublayer import returned
+from ..passes.running import change, hooks
 from .cases import CASES
 from .corpus import Context, fingerprint
 from .smollm2 import BOS_ID, MODEL_NAME, prepare, shipped_saes
@@ -119,13 +121,14 @@ def cross_entropy(
     What position 0 predicts is left out: nothing that is replaced can reach it.
     """
 
-    def hook(module: Any, args: Any, out: Float[Tensor, "batch pos d_model"]) -> Tensor:
+    def put_through(out: Float[Tensor, "batch pos d_model"]) -> Tensor:
         assert replace is not None
         return torch.cat([out[:, :1], replace(out[:, 1:].flatten(0, 1)).view_as(out[:, 1:]).to(out.dtype)], dim=1)
 
-    handle = model.model.layers[layer].register_forward_hook(hook) if layer is not None else None
     total, count = 0.0, 0
-    try:
+    with hooks() as handles:
+        if layer is not None:
+            change(returned(model.model.layers[layer]), handles, put_through)
         for run in batches(texts, tokens=1024):
             longest = len(run[-1].ids)
             ids = torch.tensor([[*context.ids, *[-100] * (longest - len(context.ids))] for context in run])
@@ -136,9 +139,6 @@ def cross_entropy(
             )
             total += float(losses)
             count += int((targets != -100).sum())
-    finally:
-        if handle:
-            handle.remove()
     return total / count
 
 

@@ -31,6 +31,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.sublayer import returned
+from ..passes.running import hooks, look
 from .corpus import CONTEXT_SIZE, Context, contexts, documents, fingerprint
 from .smollm2 import MODEL_NAME, prepare
 
@@ -75,12 +77,10 @@ def residuals(model: Any, texts: list[Context], layers: tuple[int, ...]) -> dict
     parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     caught: dict[int, Tensor] = {}
 
-    def catch(layer: int) -> Callable[[Any, Any, Tensor], None]:
-        return lambda module, args, out: caught.__setitem__(layer, out)
-
     decoder = model.model
-    hooks = [decoder.layers[layer].register_forward_hook(catch(layer)) for layer in layers]
-    try:
+    with hooks() as handles:
+        for layer in layers:
+            look(returned(decoder.layers[layer]), handles, partial(caught.__setitem__, layer))
         for run in batches(texts):
             longest = len(run[-1].ids)
             ids = torch.tensor([[*context.ids, *[0] * (longest - len(context.ids))] for context in run])
@@ -90,9 +90,6 @@ def residuals(model: Any, texts: list[Context], layers: tuple[int, ...]) -> dict
             keep = ((position > 0) & (position < lengths[:, None])).to(model.device)
             for layer in layers:
                 parts[layer].append(caught[layer][keep])
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {layer: torch.cat(rows) for layer, rows in parts.items()}
 
 

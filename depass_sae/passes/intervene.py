@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
-from .record import change, hooks, recording, run, watch
+from .running import change, hooks, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
 

@@ -20,7 +20,8 @@ from ..models.place import stream_at
 from .choices import EFFECT
 from .forward import Allocation, propagate
 from .frozen import Frozen
-from .record import Trace, recording, run, trace
+from .record import Trace, trace
+from .running import recording, run
 from .sources import tokens
 
 

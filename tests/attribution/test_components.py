@@ -17,7 +17,7 @@ from depass_sae.passes.memory import Budget
 from depass_sae.passes.rules import RULES
 
 from ..passes import reference
-from ..passes.models import D_MLP, D_MODEL, EVERY, HEADS, LAYERS, SHAPES
+from ..passes.models import CONFIGS, D_MLP, D_MODEL, EVERY, HEADS, LAYERS, SHAPES, build
 from .test_tokens import QUESTIONS, assert_frame_adds_up, strict_json, with_sae
 from .tiny import TEXT, VOCAB, activation, handle, model, pre_activations, tokenizer
 
@@ -273,3 +273,44 @@ def test_how_much_memory_there_is_changes_nothing(ids: list[int], kind: str, mem
         )
         size = whole.contributions.abs().max().item()
         assert torch.allclose(whole.contributions, chunked.contributions, rtol=0, atol=5e-5 * size)
+
+
+# ------------------------------------------------------------------------------------------------ layers unlike others
+
+
+def test_layers_with_different_numbers_of_heads_stand_in_one_table_and_one_picture() -> None:
+    config = CONFIGS["qwen3_5_text"]()
+    config.linear_num_value_heads, config.linear_num_key_heads = 6, 3
+    lm = ds.load(build(config))
+    found = lm.attribute_heads([5, 9, 17, 33], logit=9)
+    assert found.completeness_error < 1e-4
+    assert [len(row.values) for row in found.target.rows] == [6, 4, 6]
+    assert found.contributions.isnan().tolist() == [[False] * 6, [False] * 4 + [True] * 2, [False] * 6]
+    assert "L2H5" in str(found.table(top=None))
+    assert "L1H3" in found.plot()
+    assert "nan" not in str(found.table(top=None)) + found.plot()
+    assert {(part["layer"], part["head"]) for part in found.to_dict()["targets"][0]["heads"]} == {
+        (layer, head) for layer, heads in enumerate((6, 4, 6)) for head in range(heads)
+    }
+    assert lm.attribute_heads([5, 9, 17, 33], logit=9, by_token=True).completeness_error < 1e-4
+
+
+@pytest.mark.parametrize("rule", ["half", "softmax"])
+def test_a_neuron_of_an_expert_is_named_by_its_expert(rule: str) -> None:
+    found = ds.load(model("qwen3_5_moe_text")).attribute_neurons([5, 9, 17, 33], logit=9, rule=rule)
+    row = found.target.rows[0]
+    experts, width, shared = 5, 8, 14
+    assert len(row.values) == experts * width + shared
+    assert [found.part_name(row, i) for i in (0, 7, 8, 39, 40, 53)] == [
+        "L0N0.0", "L0N0.7", "L0N1.0", "L0N4.7", "L0Nshared.0", "L0Nshared.13",
+    ]  # fmt: skip
+    document = found.to_dict(top=1000)["targets"][0]
+    assert document["neurons"][9] == {"layer": 0, "neuron": "1.1", "value": row.values[9].item()}
+    assert found.completeness_error < 1e-4
+
+
+def test_a_dense_layer_between_experts_has_plain_neurons() -> None:
+    found = ds.load(model("qwen3_moe")).attribute_neurons([5, 9, 17, 33], logit=9)
+    listed = found.to_dict(top=1000)["targets"][0]["neurons"]
+    assert {type(part["neuron"]) for part in listed if part["layer"] == 1} == {int}
+    assert {type(part["neuron"]) for part in listed if part["layer"] != 1} == {str}

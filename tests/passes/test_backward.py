@@ -13,7 +13,8 @@ from depass_sae.models.place import Place
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.forward import Allocation
-from depass_sae.passes.record import Trace, recording
+from depass_sae.passes.record import Trace
+from depass_sae.passes.running import recording
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace
 
 from .models import D_MLP, D_MODEL, EVERY, HEADS, LAYERS, PARALLEL, SHAPES, VOCAB, tiny

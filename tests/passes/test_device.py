@@ -69,8 +69,10 @@ def sources() -> list[Source]:
     return [by_token(IDS), groups, vectors, Heads(0), Modules(0, "mlp"), Neurons(0)]
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("shape", EVERY)
+@pytest.mark.parametrize(
+    ("shape", "rule"),
+    [("llama", rule) for rule in RULES] + [(shape, rule) for shape in EVERY[1:] for rule in ("softmax", "half")],
+)
 def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(shape: str, rule: str) -> None:
     here = recorded(tiny(shape), IDS)
     there = elsewhere(here, shape)
@@ -86,7 +88,8 @@ def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(s
         for point, rows in found.items():
             assert torch.equal(rows.present, expected[point].present)
             assert isinstance(rows.values, Far)
-            assert torch.allclose(rows.values.near, expected[point].values, atol=1e-5)
+            whole = expected[point].values
+            assert torch.allclose(rows.values.near, whole, atol=1e-5 * max(1.0, float(whole.abs().max())))
 
 
 @pytest.mark.parametrize("choices", [*CONTRIBUTION.values(), EFFECT])

@@ -290,7 +290,7 @@ def test_how_many_queries_are_mixed_at_once_changes_nothing(shape: str, monkeypa
     seen = recorded(adapter, IDS)
     start = some_vectors(seen, (0, "resid_mid"), 4, True, 0).start(seen)
     found = carried(adapter, seen, start, Allocation("softmax"))
-    monkeypatch.setattr("depass_sae.passes.mixers.attention.QUERIES", 3)
+    monkeypatch.setattr("depass_sae.passes.mixers.mixing.QUERIES", 3)
     for point, rows in carried(adapter, seen, start, Allocation("softmax")).items():
         assert torch.allclose(rows.values, found[point].values, atol=1e-10), point
 

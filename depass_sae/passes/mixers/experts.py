@@ -25,7 +25,8 @@ from ..memory import Blocks
 from ..rows import Rows, at, on
 from ..rules import Rule
 from .mixer import Allotment, Record
-from .mlp import MLP, Block, Stream, alike, has_bias, neurons, row_width, shared_out, slab
+from .mlp import MLP, has_bias, neurons, row_width, shared_out, slab
+from .stream import Block, Stream, alike
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
