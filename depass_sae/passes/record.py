@@ -18,7 +18,7 @@ from ..models.sublayer import given, returned
 from .frozen import Frozen
 from .mixers import mixer_of
 from .mixers.mixer import Record
-from .running import hooks, look, recording, run, watch
+from .running import hooks, look, recording, run, watch, watch_in
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,15 @@ def traces(
         return note
 
     with recording(adapter, dtype), hooks() as handles:
-        parts = [adapter.sublayer(number) for number in range(2 * n_layers)]
+        layers = [adapter.layer(index) for index in range(n_layers)]
+        parts = [part for layer in layers for part in layer.sublayers]
         mixers = [mixer_of(part.mixer) for part in parts]
         for number, (part, mixer) in enumerate(zip(parts, mixers, strict=True)):
             after = {} if part.post is None else {"raw": given(part.post.module)}  # type: ignore[arg-type]
             for name, tap in (mixer.taps() | after).items():
                 look(tap, handles, keep_own(number, name))
         for place in [*places[:-1], *inside, places[-1]]:
-            watch(adapter, place, handles, keep(place))
+            watch_in(layers[place.layer], place.hook, handles, keep(place))
         if adapter.softcap is not None:
             look(returned(adapter.model.get_output_embeddings()), handles, ends.append)
         with suppress(_Stop):

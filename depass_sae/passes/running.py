@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
-from ..models.sublayer import Tap
+from ..models.sublayer import Layer, Tap, tap
 from .uncompiled import uncompiled
 
 
@@ -134,14 +134,14 @@ def change(tap: Tap, handles: list[Any], edit: Callable[[Tensor], Tensor]) -> No
 def watch(adapter: Adapter, place: tuple[int, str], handles: list[Any], note: Callable[[Tensor], None]) -> None:
     """Call ``note`` with the activation [batch, pos, d] at a place whenever the model passes it."""
     place = Place(*place)
-    if not _virtual(adapter, place):
-        look(adapter.tap(place), handles, note)
+    watch_in(adapter.layer(place.layer), place.hook, handles, note)
+
+
+def watch_in(layer: Layer, hook: str, handles: list[Any], note: Callable[[Tensor], None]) -> None:
+    """The same in one layer."""
+    if hook != "resid_mid" or not layer.parallel:
+        look(tap(layer, hook), handles, note)
         return
-    before: list[Tensor] = []
-    watch(adapter, Place(place.layer, "resid_pre"), handles, lambda x: before.__setitem__(slice(None), [x]))
-    watch(adapter, Place(place.layer, "attn_out"), handles, lambda x: note(before[0] + x))
-
-
-def _virtual(adapter: Adapter, place: Place) -> bool:
-    """Whether no module shows a place: between the sublayers of a parallel block."""
-    return place.hook == "resid_mid" and adapter.layer(place.layer).parallel
+    before: list[Tensor] = []  # between the sublayers of a parallel block no module shows the stream
+    watch_in(layer, "resid_pre", handles, lambda x: before.__setitem__(slice(None), [x]))
+    watch_in(layer, "attn_out", handles, lambda x: note(before[0] + x))
