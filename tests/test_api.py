@@ -177,6 +177,11 @@ def test_the_width_of_hook_z_is_that_of_the_heads() -> None:
     )
 
 
+def test_an_sae_between_sublayers_that_read_the_same_stream_is_refused() -> None:
+    assert "nothing passes between them" in refusal(lambda: handle(random_sae(hook="1.resid_mid"), "gpt_neox"))
+    assert list(handle(random_sae(hook="1.resid_mid"), "gpt_neox_serial").saes) == [1]
+
+
 @pytest.mark.parametrize("hook", ["3.resid_post", "99.hook_z"])
 def test_an_sae_of_a_layer_that_the_model_does_not_have_is_refused(hook: str) -> None:
     assert refusal(lambda: handle(random_sae(hook=hook))) == (

@@ -95,6 +95,24 @@ def test_there_is_a_row_for_every_layer_up_to_the_target(lm: ds.LM) -> None:
     assert len(ask(lm, "heads", TEXT, logit=5).target.rows) == LAYERS
 
 
+@pytest.mark.parametrize(
+    ("hook", "heads", "modules"),
+    [
+        ("hook_z", [0, 1], ["attn 0", "mlp 0"]),
+        ("attn_out", [0, 1], ["attn 0", "mlp 0", "attn 1"]),
+        ("mlp_in", [0, 1], ["attn 0", "mlp 0", "attn 1"]),
+        ("mlp_out", [0, 1], ["attn 0", "mlp 0", "attn 1", "mlp 1"]),
+    ],
+)
+def test_what_is_read_inside_or_behind_a_sublayer_has_the_parts_that_reach_it(
+    hook: str, heads: list[int], modules: list[str]
+) -> None:
+    lm = with_sae("llama", hook, "jumprelu")
+    by_head, by_module = (ask(lm, kind, TEXT, "1/3", rule="half") for kind in ("heads", "modules"))
+    assert [row.layer for row in by_head.target.rows] == heads
+    assert [by_module.part_name(row, 0) for row in by_module.target.rows] == modules
+
+
 def test_neurons_that_are_not_listed_are_summed(lm: ds.LM) -> None:
     found = ask(lm, "neurons", TEXT, "1/3")
     whole, short = found.to_dict(top=D_MLP)["targets"][0], found.to_dict(top=3)["targets"][0]

@@ -96,6 +96,29 @@ def test_the_average_key_weighs_the_others_by_their_attention(shape: str, by: An
     assert against.score == pytest.approx(total, abs=1e-3)
 
 
+def test_what_a_sink_took_is_no_part_of_the_average_key() -> None:
+    lm = handle(shape="gpt_oss")
+    each = [lm.attribute_attention(IDS, 1, 3, QUERY, key) for key in range(QUERY + 1)]
+    kept = sum(one.pattern for one in each)
+    assert kept < 0.7
+    average = sum(one.pattern * one.score for one in each) / kept
+    against = lm.attribute_attention(IDS, 1, 3, QUERY, KEY, against="mean")
+    assert against.score == pytest.approx(each[KEY].score - average, abs=1e-3)
+
+
+def test_the_slope_of_a_soft_cap_is_said_where_the_score_is() -> None:
+    made = copy.deepcopy(model("gemma2"))
+    made.config.attn_logit_softcapping = 2.0
+    for layer in made.model.layers:
+        layer.self_attn.attn_logit_softcapping = 2.0
+    found = ds.load(made, tokenizer()).attribute_attention(IDS, 1, 0, QUERY, KEY)
+    score = torch.tensor(found.score, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(2.0 * torch.tanh(score / 2.0), score)
+    assert 0.01 < slope < 0.99
+    assert found.note is not None
+    assert f"whose slope at this one is {slope:.2f}" in found.note
+
+
 @pytest.mark.parametrize(("query", "key", "against"), [(QUERY, KEY, KEY), (0, 0, "mean"), (0, 0, "uniform")])
 def test_where_nothing_is_left_the_table_is_empty(query: int, key: int, against: Any) -> None:
     found = with_saes("llama").attribute_attention(IDS, 1, 2, query, key, against=against)

@@ -171,6 +171,35 @@ def test_effects_are_autograds_on_the_untouched_model_and_sae(normalised: str) -
     assert min(checked[kind] for kind in ("error", "constant")) > 1
 
 
+def test_effects_on_a_capped_logit_are_those_on_what_the_model_puts_out() -> None:
+    lm = lm_with(shape="gemma2", hooks=("2.resid_post",))
+    g = lm.graph(TEXT, logit=9, edge_threshold=None)
+    (target,) = (name for name in g if g.nodes[name]["kind"] == "logit")
+    stream: list[torch.Tensor] = []
+
+    def keep(_m: Any, _args: Any, out: torch.Tensor) -> torch.Tensor:
+        stream.append(out.detach().requires_grad_())
+        return stream[0]
+
+    hook = lm.model.model.layers[-1].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logit = lm.model(torch.tensor([lm.encode(TEXT).token_ids]), use_cache=False).logits[0, -1, 9]
+            (slope,) = torch.autograd.grad(logit, stream[0])
+    finally:
+        hook.remove()
+    low, before = lm._subject.saes[Hook(2, "resid_post")], stream[0][0].detach()
+    flows = [(g.nodes[name], edge["effect"]) for name, _, edge in g.in_edges(target, data=True) if is_flow(edge)]
+    features = [(node, effect) for node, effect in flows if node["kind"] == "feature"]
+    assert len(features) > 3
+    for node, effect in features:
+        expected = (slope[0] * stream_of(low, before, node)).sum().item()
+        assert effect == pytest.approx(expected, rel=2e-3, abs=1e-5)
+    assert g.nodes[target]["pre_activation"] != pytest.approx(logit.item(), rel=1e-2)
+    checked = lm.verify(g, max_nodes=1).graph["verification"]
+    assert checked["target"] == pytest.approx(logit.item(), rel=1e-4)
+
+
 def gradient_of(lm: ds.LM, ids: torch.Tensor, sae: Any, index: int, pos: int) -> tuple[torch.Tensor, float]:
     """∂(pre-activation at layer 2)/∂(stream after layer 0), through transformers' modules and sae-lens's encoder."""
     stream: dict[str, torch.Tensor] = {}

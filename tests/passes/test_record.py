@@ -276,6 +276,13 @@ def test_the_attention_implementation_is_left_as_it_was(implementation: str) -> 
     assert adapter.layer(0).sublayers[0].mixer.module.config._attn_implementation == implementation
 
 
+def test_the_implementation_of_experts_is_left_as_it_was() -> None:
+    adapter = adapter_for(fresh("qwen3_moe", torch.float64))
+    adapter.model.set_experts_implementation("batched_mm")
+    trace(adapter, IDS)  # which they do not compute in float64
+    assert adapter.model.config._experts_implementation == "batched_mm"
+
+
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_model_is_left_as_it_was_after_an_exception_inside_the_forward(shape: str, name: str) -> None:

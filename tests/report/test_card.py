@@ -304,6 +304,28 @@ def test_what_goes_to_the_next_layer_is_summed_over_where_its_features_fire() ->
         assert entry.count == len(values)
 
 
+def test_what_stands_before_a_norm_is_written_through_it() -> None:
+    """Gemma 2 norms what its attention adds: a feature of the heads writes as much as that leaves of it."""
+    hook, seen = Hook(1, "hook_z"), {}
+    saes = [random_sae("standard", "1.hook_z", d_in=width("gemma2", "hook_z")), random_sae("standard", "1.resid_mid")]
+    lm = handle(saes, "gemma2")
+    card = lm.card(firing_feature(lm, 1, hook), TEXT, strongest=1, top=D_SAE)
+    block = lm.model.model.layers[1]
+    norm = block.post_attention_layernorm
+    watching = norm.register_forward_pre_hook(lambda _m, args: seen.setdefault("raw", args[0][0]))
+    with torch.no_grad():
+        lm.model(torch.tensor([lm.encode(TEXT).token_ids]), use_cache=False)
+    watching.remove()
+    firing = card.firings[0]
+    row = lm.saes["1.hook_z"].W_dec[card.index] * firing.activation @ block.self_attn.o_proj.weight.T
+    scale = (seen["raw"][firing.pos].pow(2).mean() + norm.eps).rsqrt()
+    direct = lm.saes["1.resid_mid"].W_enc.T @ (row * scale * (1 + norm.weight))
+    assert card.following is not None
+    assert card.following.features
+    for found in card.following.features:
+        assert found.contribution == pytest.approx(direct[found.index].item(), rel=1e-3, abs=1e-4)
+
+
 def test_what_a_module_writes_is_read_at_once_by_an_sae_behind_it() -> None:
     lm = handle([random_sae("standard", "1.mlp_out"), random_sae("standard", "1.resid_post", seed=1)])
     own, behind = lm.saes["1.mlp_out"], lm.saes["1.resid_post"]

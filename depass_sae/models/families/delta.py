@@ -11,9 +11,11 @@ from ..parts import Convolved, DeltaRule, Gate, Linear, Norm, fused, linear, rms
 
 
 def gated_delta_rule(attn: Any) -> DeltaRule:
+    from transformers.activations import ACT2FN
+
     widths = (attn.key_dim, attn.key_dim, attn.value_dim)
     maps = zip(fused(linear(attn.in_proj_qkv), *widths), weight(attn.conv1d)[:, 0].split(widths), strict=True)
-    q, k, v = (Convolved(into, taps, functional.silu) for into, taps in maps)
+    q, k, v = (Convolved(into, taps, ACT2FN[attn.activation]) for into, taps in maps)
     rate = without_gradient(attn.A_log).float().exp()
     step = Linear(weight(attn.in_proj_a).T, without_gradient(attn.dt_bias))
     return DeltaRule(

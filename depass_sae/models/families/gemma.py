@@ -25,7 +25,7 @@ def layer(text: Any, config: Any, index: int) -> Layer:
         rows.rotary(text, *kinds),
         norm=rms_norm_plus_one,
         window=rows.window(config, index),
-        softcap=getattr(attn, "attn_logit_softcapping", None),
+        softcap=attn.attn_logit_softcapping if config.model_type == "gemma2" else None,  # Gemma 3's is never applied
     )
     after = block.post_attention_layernorm
     return layer_of(

@@ -15,8 +15,8 @@ from .experts import softmax_experts
 
 def layer(text: Any, config: Any, index: int) -> Layer:
     block = text.layers[index]
-    slides = config.model_type == "mistral" and not getattr(config, "layer_types", None)  # in all layers or none
-    window = config.sliding_window if slides else rows.window(config, index)
+    alike = config.model_type in ("mistral", "qwen3_moe") and not getattr(config, "layer_types", None)
+    window = config.sliding_window if alike else rows.window(config, index)  # alike: in all layers, or in none
     mlp = block.mlp
     return layer_of(
         index,

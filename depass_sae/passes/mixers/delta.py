@@ -78,8 +78,9 @@ class DeltaRule(Attention):
     def attend(self, normed: Float[Tensor, "pos d_model"], size: Size | None = None) -> Float[Tensor, "head query key"]:
         part, dtype = self.part, normed.dtype
         q, k = (self._normed_heads(into, normed, size) for into in (part.q, part.k))
-        beta, decay = part.beta.to(dtype)(normed, size).T, part.decay.to(dtype)(normed, size).T.cumsum(-1)
-        fades = (decay[:, :, None] - decay[:, None]).tril().exp().tril()
+        beta, decay = part.beta.to(dtype)(normed, size).T, part.decay.to(dtype)(normed, size).T
+        total = decay.double().cumsum(-1)  # over a long prompt it is large, and what neighbours differ by is small
+        fades = (total[:, :, None] - total[:, None]).tril().to(dtype).exp().tril()
         corrects = (beta[..., None] * (k @ k.mT) * fades).tril(-1)
         eye = torch.eye(len(normed), dtype=dtype, device=normed.device)
         written = torch.linalg.solve_triangular(eye + corrects, torch.diag_embed(beta), upper=False, unitriangular=True)

@@ -1,16 +1,19 @@
 """The gated delta rule: its pattern is that of the layer's own kernel, and what it moves is what the oracle moves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from depass_sae.errors import UserError
 from depass_sae.models.place import Place
+from depass_sae.passes.mixers.delta import DeltaRule
 from depass_sae.passes.record import Trace, trace
 from depass_sae.passes.sources import Vectors, tokens
 
 from .. import oracles
-from ..agreement import IDS, LAST, assert_carried, assert_split_by_token, both, carried, off, vectors
-from ..models import DELTA, VOCAB, recorded_pattern, tiny
+from ..agreement import IDS, LAST, assert_carried, assert_split_by_token, both, carried, noise, off, vectors
+from ..models import D_MODEL, DELTA, VOCAB, attention_of, recorded_pattern, tiny
 
 LONG = tuple((7 * n + n * n) % VOCAB for n in range(100))
 """More than the kernel takes at once: it goes in chunks of 64."""
@@ -78,6 +81,14 @@ def test_the_convolution_does_not_look_into_the_prompt_before(shape: str) -> Non
     parts = whole[:, None] * (torch.arange(len(whole)) < len(IDS))[:, None, None]
     start = Vectors(parts, ["the first prompt"], Place(0, "resid_pre")).start(packed)
     assert not carried(packed, start, [LAST], "half")[LAST].dense()[len(IDS) :, 0].any()
+
+
+def test_neighbours_in_a_long_prompt_fade_as_exactly_as_in_a_short_one() -> None:
+    """What has faded since the beginning is large there, and its rounding no part of what they differ by."""
+    part = attention_of(tiny("qwen3_5_text"), 0)
+    fast = replace(part, decay=replace(part.decay, act=lambda t: -20 * torch.nn.functional.softplus(t)))
+    normed = noise(500, D_MODEL).float()
+    assert off(DeltaRule(fast).attend(normed).double(), DeltaRule(fast).attend(normed.double())) <= 1e-5
 
 
 def test_no_score_stands_behind_its_pattern() -> None:
