@@ -65,7 +65,11 @@ def unbiased(config: PreTrainedConfig) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
-@pytest.mark.parametrize(("shape", "change"), [("qwen3_5_text", uneven), ("gpt_neox", unbiased)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "change"),
+    [("qwen3_5_text", uneven), ("gpt_neox", unbiased)],
+    ids=lambda x: getattr(x, "__name__", str(x)),
+)
 def test_layers_that_are_unlike_are_read_each_as_it_is(shape: str, change: Callable[[PreTrainedConfig], None]) -> None:
     config = CONFIGS[shape]()
     change(config)
