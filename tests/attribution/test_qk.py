@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import depass_sae as ds
-from depass_sae.errors import UserError
+from depass_sae.errors import CompletenessWarning, UserError
 
 from ..passes.models import DELTA, EVERY, HEADS, LAYERS, SHAPES
 from ..passes.test_frozen import own_scores
@@ -158,6 +158,15 @@ def test_where_the_average_key_is_the_key_itself_it_is_said_and_nothing_is_drawn
     assert plain.score > 1
     assert "█" in plain.table()
     assert re.search(r"rgba\([\d,]+,1\.000", plain.plot())
+
+
+def test_scores_that_did_not_make_the_pattern_are_warned_of() -> None:
+    lm = ds.load(copy.deepcopy(model()), tokenizer())
+    module = lm.model.model.layers[1].self_attn.q_proj
+    changes = module.register_forward_hook(lambda _m, _args, out: out * 3)
+    with pytest.warns(CompletenessWarning, match="the scores of head 2 in layer 1"):
+        lm.attribute_attention(IDS, 1, 2, QUERY, KEY)
+    changes.remove()
 
 
 def test_a_key_that_is_seen_alone_has_nothing_to_be_held_against() -> None:

@@ -13,16 +13,21 @@ from . import rows
 from .experts import softmax_experts
 
 
+def window(config: Any, index: int) -> int | None:
+    """Mistral and Qwen3-MoE slide in all layers or in none, Llama in none: ``layer_types`` say nothing of theirs."""
+    if config.model_type in ("mistral", "qwen3_moe"):
+        return config.sliding_window
+    return rows.window(config, index) if config.model_type in ("qwen2", "qwen3") else None
+
+
 def layer(text: Any, config: Any, index: int) -> Layer:
     block = text.layers[index]
-    alike = config.model_type in ("mistral", "qwen3_moe") and not getattr(config, "layer_types", None)
-    window = config.sliding_window if alike else rows.window(config, index)  # alike: in all layers, or in none
     mlp = block.mlp
     return layer_of(
         index,
         block,
         rms_norm(block.input_layernorm),
-        rows.attention(block.self_attn, config, rows.rotary(text), norm=rms_norm, window=window),
+        rows.attention(block.self_attn, config, rows.rotary(text), norm=rms_norm, window=window(config, index)),
         rms_norm(block.post_attention_layernorm),
         softmax_experts(mlp, config.num_experts_per_tok, config.norm_topk_prob)
         if hasattr(mlp, "experts")

@@ -22,8 +22,16 @@ def slides_everywhere(config: PreTrainedConfig) -> None:
     config.use_sliding_window, config.sliding_window = True, 3
 
 
+def names_layers(config: PreTrainedConfig) -> None:
+    config.layer_types, config.sliding_window = ["full_attention", "sliding_attention", "full_attention"], 3
+
+
 def names_a_cap(config: PreTrainedConfig) -> None:
     config.attn_logit_softcapping = 1.0
+
+
+def caps_logits(config: PreTrainedConfig) -> None:
+    config.final_logit_softcapping = 3.0
 
 
 def acts_otherwise(config: PreTrainedConfig) -> None:
@@ -32,7 +40,12 @@ def acts_otherwise(config: PreTrainedConfig) -> None:
 
 SELDOM: list[tuple[str, Callable[[PreTrainedConfig], None]]] = [
     ("qwen3_moe", slides_everywhere),
+    ("qwen3_moe", names_layers),
+    ("mistral", names_layers),
+    ("llama", names_layers),
+    ("qwen3", names_layers),
     ("gemma3_text", names_a_cap),
+    ("gemma3_text", caps_logits),
     ("qwen3_5_text", acts_otherwise),
 ]
 
