@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MLPChoice = Literal["linear", "half", "live"]
+from .rules import RULES
 
 
 @dataclass(frozen=True)
@@ -13,13 +13,13 @@ class Choices:
     """``CONTRIBUTION[rule]`` freezes everything, ``EFFECT`` nothing.
 
     pattern: where heads look, and what gates and norms their outputs. norm: the scale of the norms before and after
-    a sublayer. mlp: the rule by which a neuron's two factors share it; live, experts' weights are, too.
+    a sublayer. mlp: a rule of products (rules.py), or live; then experts' weights are live, too.
     """
 
     pattern: Literal["frozen", "live"]
     norm: Literal["frozen", "live"]
-    mlp: MLPChoice
+    mlp: str
 
 
-CONTRIBUTION = {rule: Choices("frozen", "frozen", rule) for rule in ("linear", "half")}
+CONTRIBUTION = {name: Choices("frozen", "frozen", name) for name, rule in RULES.items() if not rule.couples}
 EFFECT = Choices("live", "live", "live")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -54,15 +55,25 @@ class Neurons:
 class Rule:
     """split: leaves in s what every component gets of each neuron. couples: whether components compete.
 
-    needs_up: whether it reads t. may_spill: whether it can give a neuron to ``rest`` though nothing is there.
+    by_up: of a rule of products, the up-projection's share; the rest is the gate's. Both engines read it.
+    may_spill: whether it can give a neuron to ``rest`` though nothing is there.
     """
 
     name: str
     split: Callable[[Neurons], None]
-    couples: bool
-    needs_up: bool = False
+    couples: bool = True
+    by_up: float = 0.0
     may_spill: bool = False
     note: str | None = None
+
+    @classmethod
+    def of_products(cls, name: str, by_up: float) -> Rule:
+        return cls(name, partial(product, by_up=by_up), couples=False, by_up=by_up)
+
+    @property
+    def needs_up(self) -> bool:
+        """Whether it reads t."""
+        return self.by_up > 0
 
 
 def softmax(n: Neurons) -> None:
@@ -98,20 +109,18 @@ def winner(n: Neurons) -> None:
     n.s.zero_().scatter_(1, best, n.activation[:, None])
 
 
-def linear(n: Neurons) -> None:
-    """(act(g)/g) · s · u: the non-linearity as the frozen slope through the origin, the up-projection whole."""
+def product(n: Neurons, by_up: float) -> None:
+    """(1 − by_up) (act(g)/g) s u + by_up act(g) t: the non-linearity as the frozen slope through the origin.
+
+    Without an up-projection, (act(g)/g) s.
+    """
     assert n.gate is not None
-    ratio = slope(n.act, n.gate)
-    n.s.mul_((ratio if n.up is None else ratio * n.up)[:, None])
-
-
-def half(n: Neurons) -> None:
-    """½ (act(g)/g) s u + ½ act(g) t: each factor of the product gets half. Without a gate, the same as ``linear``."""
-    if n.up is None or n.t is None or n.gate is None:
-        linear(n)
-    else:
-        by_gate = 0.5 * slope(n.act, n.gate) * n.up
-        n.s.mul_(by_gate[:, None]).addcmul_(n.t, (0.5 * n.act(n.gate))[:, None])
+    by_gate = slope(n.act, n.gate)
+    if n.up is not None:
+        by_gate = (1 - by_up) * by_gate * n.up
+    n.s.mul_(by_gate[:, None])
+    if n.up is not None and n.t is not None:
+        n.s.addcmul_(n.t, (by_up * n.act(n.gate))[:, None])
 
 
 def slope(act: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:
@@ -130,12 +139,12 @@ DECIDED_BY_ROUNDING = (
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("softmax", softmax, couples=True),
-        Rule("linear-norm", linear_norm, couples=True),
-        Rule("relu", relu, couples=True, may_spill=True),
-        Rule("max", winner, couples=True, note=DECIDED_BY_ROUNDING),
-        Rule("linear", linear, couples=False),
-        Rule("half", half, couples=False, needs_up=True),
+        Rule("softmax", softmax),
+        Rule("linear-norm", linear_norm),
+        Rule("relu", relu, may_spill=True),
+        Rule("max", winner, note=DECIDED_BY_ROUNDING),
+        Rule.of_products("linear", by_up=0.0),
+        Rule.of_products("half", by_up=0.5),
     )
 }
 

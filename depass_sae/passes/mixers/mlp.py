@@ -16,10 +16,10 @@ from torch import Tensor
 from ...models import parts
 from ...models.parts import Linear, Norm, Size, times
 from ...models.sublayer import Tap, given
-from ..choices import Choices, MLPChoice
+from ..choices import Choices
 from ..memory import Blocks
 from ..rows import BIAS, REST, Rows, at, on
-from ..rules import Neurons, Rule, slope
+from ..rules import RULES, Neurons, Rule, slope
 from .mixer import Allotment, Mixer, Record
 from .stream import Block, Stream
 
@@ -160,14 +160,13 @@ def neurons(
     mlp: parts.MLP,
     normed: Float[Tensor, "pos d_model"],
     at: Float[Tensor, "pos d_model"] | None,
-    choice: MLPChoice,
+    choice: str,
     size: Size | None = None,
 ) -> Float[Tensor, "pos d_mlp"]:
     """What each neuron adds along its output row, from the normed stream and the one where it is frozen (None: itself).
 
-    linear:  (act(g)/g · u) ∘ gate(x̂)                           g, u the frozen totals
-    half:    ½ (act(g)/g · u) ∘ gate(x̂) + ½ act(g) ∘ up(x̂)
-    live:    act(gate(x̂)) ∘ up(x̂)
+    a rule of products:  (1 − by_up) (act(g)/g · u) ∘ gate(x̂) + by_up act(g) ∘ up(x̂)        g, u the frozen totals
+    live:                act(gate(x̂)) ∘ up(x̂)
     """
     gate = mlp.gate.to(normed.dtype)
     up = None if mlp.up is None else mlp.up.to(normed.dtype)
@@ -178,13 +177,13 @@ def neurons(
     if up is None or t is None:
         return slope(mlp.act, g) * s
     u = (t if at is None else up(at)).detach()
-    by_gate = slope(mlp.act, g) * _up_acted(mlp, u) * s
-    if choice == "linear":
-        return by_gate
+    by_gate, by_up = slope(mlp.act, g) * _up_acted(mlp, u), RULES[choice].by_up
+    if not by_up:
+        return by_gate * s
     if mlp.up_act is not None:
         steep, level = _up_line(mlp, u)
         t = steep * t + times(level, size)
-    return 0.5 * (by_gate + mlp.act(g) * t)
+    return (1 - by_up) * by_gate * s + by_up * mlp.act(g) * t
 
 
 def has_bias(mlp: parts.MLP, rule: Rule) -> bool:
