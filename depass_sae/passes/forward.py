@@ -7,7 +7,7 @@ What the model computed once stays as it was: attention patterns, norm scales, n
     MLP        X̃[n,m] += Σ_f hidden[n,m,f] v_f,  Σ_m hidden = a_f[n]    the rule's choice (rules.py); b_down to ``bias``
 
 and Σ_m X̃[n,m] is what the model computed, at every position and layer. The pass is planned on the host (plan.py) and
-goes through the layers one sublayer at a time (carry.py). It keeps one copy of the stream as packed rows, only those
+goes through the layers one sublayer at a time. It keeps one copy of the stream as packed rows, only those
 that a read still needs, and changes it in place; what is left to do is little more than the rows' matrix products.
 """
 
