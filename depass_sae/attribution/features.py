@@ -142,11 +142,10 @@ def find_features(
     too_deep = [hook for hook in hooks if hook.layer >= subject.adapter.n_layers]
     if too_deep:
         raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers; no SAE can be at {too_deep[0]}")
-    points = list(hooks)
-    seen = subject.trace(prompt, hooks[-1].layer, points)
+    seen = subject.trace(prompt, hooks[-1].layer, hooks)
     layers = []
-    for hook, point in zip(hooks, points, strict=True):
-        sae, x = subject.saes[hook], seen.at(point)
+    for hook in hooks:
+        sae, x = subject.saes[hook], seen.at(hook)
         shared = sum(other.layer == hook.layer for other in subject.saes) > 1
         positions = [
             {}
@@ -154,7 +153,7 @@ def find_features(
             else dict(zip(active.indices.tolist(), active.activations.tolist(), strict=True))
             for pos, active in enumerate(active_features(sae, x))
         ]
-        left_out = {0, *sinks(seen, point)}
+        left_out = {0, *sinks(seen, hook)}
         counted = [at for pos, at in enumerate(positions) if pos not in left_out and not prompt.special[pos]]
         usual, always_on = _usual(counted)
         name = str(hook) if shared else str(hook.layer)

@@ -2,7 +2,7 @@
 
 Other libraries' classes are told by their names, so that none of these libraries is imported.
 Whatever is not listed here is left to the net behind it: every weight that a family's table reads must be a plain
-tensor (:func:`.adapter.weight`).
+tensor (:func:`.parts.weight`).
 """
 
 from __future__ import annotations

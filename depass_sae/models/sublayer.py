@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .parts import MLP, Attention, DeltaRule, Experts, Linear, Norm, Part
+from .parts import MLP, Attention, DeltaRule, Experts, Norm, Part
 from .place import Place
 
 Mixed = Attention | DeltaRule | MLP | Experts
@@ -135,6 +135,3 @@ def width(layer: Layer, hook: str, d_model: int) -> int:
     """The last dimension of what stands at a place."""
     attention = layer.sublayers[0].mixer
     return attention.o.weight.shape[0] if hook == "hook_z" else d_model  # type: ignore[union-attr]
-
-
-__all__ = ["Layer", "Linear", "Sublayer", "Tap", "given", "layer_of", "returned", "tap", "width", "without_gain"]

@@ -31,7 +31,7 @@ class Start:
     labels: one per component, ``bias`` and ``rest`` last.
     first_only: the components that come from position 0 alone; for every position, where packed prompts differ in it.
     In most models that position carries a massive, meaningless activation, which would win every allocation (see
-    :mod:`.propagate`).
+    :class:`.forward.Allocation`).
     """
 
     at: Place

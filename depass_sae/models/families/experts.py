@@ -13,13 +13,13 @@ from ..parts import MLP, Experts, Gate, Linear, plain, without_gradient
 def softmax_experts(
     module: Any, k: int, renormalised: bool, shared: MLP | None = None, shared_gate: Gate | None = None
 ) -> Experts:
-    """Qwen's: a softmax over all experts in float32, the k largest of it; gate and up fused [expert, 2·d_mlp, d]."""
+    """Qwen's: a softmax over all experts, the k largest of it; gate and up fused [expert, 2·d_mlp, d]."""
     experts, router = module.experts, module.gate
     into, out = plain(experts.gate_up_proj, experts), plain(experts.down_proj, experts)
 
     def weigh(logits: Tensor, choice: Tensor) -> Tensor:
-        kept = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1).gather(-1, choice)
-        return (kept / kept.sum(-1, keepdim=True) if renormalised else kept).to(logits.dtype)
+        kept = logits.softmax(-1).gather(-1, choice)
+        return kept / kept.sum(-1, keepdim=True) if renormalised else kept
 
     def expert(i: int) -> MLP:
         gate, up = into[i].chunk(2)
