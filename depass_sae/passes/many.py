@@ -145,12 +145,13 @@ def _by_prompt(aims: Sequence[Aim], which: Sequence[int]) -> dict[int, list[int]
 
 def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget) -> list[list[int]]:
     """The aims in parts that the budget has room for."""
-    prompts, seen = _by_prompt(aims, range(len(aims))), traces[0]
-    n = sum(aims[own[-1]].pos + 1 for own in prompts.values())
-    layers = ([seen.sublayer(2 * layer + i).mixer.swept(n) for i in (0, 1)] for layer in range(seen.n_layers))
-    wide = max(map(sum, layers)) + 12 * seen.adapter.d_model
-    step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide))
+    prompts, seen, step = _by_prompt(aims, range(len(aims))), traces[0], 1
     longest = max(map(len, prompts.values()), default=0)
+    if longest > 1:
+        n = sum(aims[own[-1]].pos + 1 for own in prompts.values())
+        layers = ([seen.sublayer(2 * layer + i).mixer.swept(n) for i in (0, 1)] for layer in range(seen.n_layers))
+        wide = max(map(sum, layers)) + 12 * seen.adapter.d_model
+        step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide))
     return [[i for own in prompts.values() for i in own[low : low + step]] for low in range(0, longest, step)]
 
 
