@@ -138,7 +138,10 @@ class Attention(Mixer):
         else:
             whole = (y if at is None else value_map(at)).detach()
             z = self._move(record.pattern.to(y.dtype), self.values(y, self.frozen_values(whole, record)))
-            factor = self._frozen_factor((normed if at is None else at).detach(), whole, record)
+            if at is None:
+                factor = self.factor(normed.detach(), z.detach, None)
+            else:
+                factor = self._frozen_factor(at.detach(), whole, record)
         return z if factor is None else z * factor
 
     def _frozen_factor(
@@ -157,16 +160,9 @@ class Attention(Mixer):
         heads = heads.repeat_interleave(self.part.n_heads // self.n_kv_heads, dim=1)  # consecutive heads share a value
         return torch.einsum("hqk,khd->qhd", pattern, heads).flatten(1)
 
-    def write(self, z: Float[Tensor, "pos d_inner"], record: Record) -> Float[Tensor, "pos d_model"]:
-        return z @ self.part.o.weight.to(z.dtype)
-
-    def back(
-        self, gradient: Float[Tensor, "target pos d_model"], record: Record
-    ) -> Float[Tensor, "target pos d_inner"]:
-        return gradient @ self.part.o.weight.to(gradient.dtype).T
-
-    def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "d_model"] | None:
-        return None if self.part.o.bias is None else self.part.o.bias.to(dtype)
+    @property
+    def out(self) -> Linear:
+        return self.part.o
 
     # ------------------------------------------------------------------------------------------------------ components
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Sent:
-    """The positions that go through one expert, and as which of their choices; on the host. slot −1: the shared one."""
+    """The positions that go through one expert, and as which of their choices; on the host."""
 
     expert: int
     pos: Int[Tensor, "sent"]
@@ -188,8 +188,7 @@ class Experts(MLP):
 
     @property
     def n_units(self) -> int:
-        shared = 0 if self.part.shared is None else self.part.shared.down.weight.shape[0]
-        return self.part.n * self.width + shared
+        return self.part.n * self.width + self._shared_width
 
     @property
     def unit_name(self) -> Callable[[int], str]:
@@ -234,8 +233,7 @@ class Experts(MLP):
         return 2 * n * self.part.k
 
     def swept(self, n: int) -> int:
-        shared = 0 if self.part.shared is None else self.part.shared.down.weight.shape[0]
-        return 6 * (self._routed + shared)
+        return 6 * (self._routed + self._shared_width)
 
     # ------------------------------------------------------------------------------------------------------ small steps
 
@@ -243,6 +241,10 @@ class Experts(MLP):
     def _routed(self) -> int:
         """How much of z is the chosen experts'."""
         return self.part.k * self.width
+
+    @property
+    def _shared_width(self) -> int:
+        return 0 if self.part.shared is None else self.part.shared.down.weight.shape[0]
 
     @property
     def _kinds(self) -> list[parts.MLP]:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...models.parts import Norm, Size
+from ...models.parts import Linear, Norm, Size
 from ...models.sublayer import Tap
 from ..choices import Choices
 from ..memory import Blocks
@@ -113,19 +113,24 @@ class Mixer(ABC):
     ) -> Float[Tensor, "pos d_inner"]:
         """z of the normed stream, differentiable. at: the normed stream where it is frozen (None: the same)."""
 
+    @property
     @abstractmethod
+    def out(self) -> Linear:
+        """What writes z, where one map does for all positions."""
+
     def write(self, z: Float[Tensor, "pos d_inner"], record: Record) -> Float[Tensor, "pos d_model"]:
         """What z writes; bias vectors are not in it."""
+        return z @ self.out.weight.to(z.dtype)
 
-    @abstractmethod
     def back(
         self, gradient: Float[Tensor, "target pos d_model"], record: Record
     ) -> Float[Tensor, "target pos d_inner"]:
         """A gradient with respect to what is written, with respect to z."""
+        return gradient @ self.out.weight.to(gradient.dtype).T
 
-    @abstractmethod
     def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "*pos d_model"] | None:
         """The bias vectors of what is written."""
+        return None if self.out.bias is None else self.out.bias.to(dtype)
 
     def live_bias(
         self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None = None

@@ -58,14 +58,9 @@ class MLP(Mixer):
     ) -> Float[Tensor, "pos d_mlp"]:
         return neurons(self.part, normed, at, choices.mlp, size)
 
-    def write(self, z: Float[Tensor, "pos d_mlp"], record: Record) -> Float[Tensor, "pos d_model"]:
-        return z @ self.part.down.weight.to(z.dtype)
-
-    def back(self, gradient: Float[Tensor, "target pos d_model"], record: Record) -> Float[Tensor, "target pos d_mlp"]:
-        return gradient @ self.part.down.weight.to(gradient.dtype).T
-
-    def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "d_model"] | None:
-        return None if self.part.down.bias is None else self.part.down.bias.to(dtype)
+    @property
+    def out(self) -> Linear:
+        return self.part.down
 
     # ------------------------------------------------------------------------------------------------------ components
 
