@@ -213,9 +213,8 @@ class LogitTarget:
         """What reads the tokens' logits off the normed stream, and by which signs they are the target."""
         unembed, tokens = subject.adapter.unembed, [self.token, *([] if self.against is None else [self.against])]
         signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=unembed.weight.device)
-        return Linear(unembed.weight[:, tokens], None if unembed.bias is None else unembed.bias[tokens]).to(
-            dtype
-        ), signs
+        bias = None if unembed.bias is None else unembed.bias[tokens]
+        return Linear(unembed.weight[:, tokens], bias).to(dtype), signs
 
     def describe(self, subject: Subject) -> dict[str, Any]:
         def named(token: int) -> dict[str, Any]:

@@ -78,7 +78,11 @@ class Norm(Part):
 
     def frozen(self, x: Float[Tensor, "*rows d"], scale: Float[Tensor, "*rows 1"] | float) -> Float[Tensor, "*rows d"]:
         """What a component of the norm's input comes out as, the scale being that of the whole. β is not in it."""
-        return self.centre(x) * scale * self.gain
+        return self.bare(x, scale) * self.gain
+
+    def bare(self, x: Float[Tensor, "*rows d"], scale: Float[Tensor, "*rows 1"] | float) -> Float[Tensor, "*rows d"]:
+        """The same before the gain."""
+        return self.centre(x) * scale
 
     def __call__(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         y = self.frozen(x, self.scale(x))

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from .parts import MLP, Attention, DeltaRule, Experts, Norm, Part
@@ -122,13 +121,8 @@ def tap(layer: Layer, hook: str) -> Tap:
             return given(mlp.mixer.module)
         case "ln2_normalized":
             assert mlp.norm.module is not None
-            return Tap(mlp.norm.module, "in", lambda x: without_gain(mlp.norm, x), derived=True)
+            return Tap(mlp.norm.module, "in", lambda x: mlp.norm.bare(x, mlp.norm.scale(x)), derived=True)
     raise AssertionError(hook)
-
-
-def without_gain(norm: Norm, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-    """The normed stream before the gain and β."""
-    return norm.centre(x) * norm.scale(x)
 
 
 def width(layer: Layer, hook: str, d_model: int) -> int:

@@ -16,7 +16,7 @@ Only inner products leave the sweep: it visits each sublayer and hands over the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -96,20 +96,17 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
     bias = after.new_zeros(after.shape[:2])
     for number in range(last - 1, down_to - 1, -1):
         frozen = trace.sublayer(number)
-        level, through = _back(frozen, after, bias, choices, given)
-        reads = frozen.sublayer.reads.depth
         past = _plus(after, *_at_stream(given, number), waiting.pop(number, None))
-        if reads == number:
-            before = past + through
-        else:
-            before, waiting[reads] = past, _plus(through, waiting.get(reads))
-        level = replace(level, past=past, before=before)
+        level, through = _back(frozen, after, past, bias, choices, given)
+        reads = frozen.sublayer.reads.depth
+        if reads != number:
+            waiting[reads] = _plus(through, waiting.get(reads))
         yield level
         after, bias = level.before, level.bias_before
 
 
 def _back(
-    frozen: Frozen, after: Tensor, bias: Tensor, choices: Choices, seeds: Seeds
+    frozen: Frozen, after: Tensor, past: Tensor, bias: Tensor, choices: Choices, seeds: Seeds
 ) -> tuple[Level, Float[Tensor, "target pos d_model"]]:
     """One step back through a sublayer, at the recorded stream; and the gradient with respect to what it reads."""
     own = {place.hook: seed for place, seed in seeds.items() if place.depth == frozen.sublayer.number}
@@ -129,9 +126,9 @@ def _back(
         )
     written = frozen.output_bias(output, raw)
     after_written = bias if written is None else bias + written
-    level = Level(
-        frozen, after, output, inner, inside.z.detach(), after, after, bias, after_written, after_written + inner_bias
-    )
+    before = past + through if frozen.sublayer.reads.depth == frozen.sublayer.number else past
+    recorded, bias_before = inside.z.detach(), after_written + inner_bias
+    level = Level(frozen, after, output, inner, recorded, past, before, bias, after_written, bias_before)
     return level, through
 
 

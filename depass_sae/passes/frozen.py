@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.parts import Norm, Size, times
-from .choices import Choices
+from .choices import CONTRIBUTION, Choices
 from .rows import BIAS, Rows, at, on
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Frozen:
     ) -> Inside:
         """Of a stream; recorded: the one where it is frozen (None: x itself)."""
         frozen = x.detach() if recorded is None else recorded
-        bare = self.norm.centre(x) * self.norm.scale(x if choices.norm == "live" else frozen)
+        bare = self.norm.bare(x, self.norm.scale(x if choices.norm == "live" else frozen))
         normed = bare * self.norm.gain
         if self.norm.bias is not None:
             normed = normed + times(self.norm.bias, size)
@@ -176,4 +176,4 @@ class Frozen:
         """The inner value, as the model computed it."""
         if self.record.neurons is not None:
             return self.record.neurons.to(self.resid.dtype)
-        return self.inside(self.resid, Choices("frozen", "frozen", "linear")).z
+        return self.inside(self.resid, CONTRIBUTION["linear"]).z
