@@ -2,7 +2,7 @@
 
 A result says which blocks it has and in what order; each renderer (terminal.py, html.py, markdown.py, figures.py) draws
 each kind of block once. A block knows no model and no feature. Its texts are not trusted: renderers escape them. Its
-numbers may know where they stand in a JSON document (:class:`.document.At`), which pages repeat beside them.
+numbers may know where they stand in a JSON document (:class:`.pointer.At`), which pages repeat beside them.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ Block = Table | Strip | HeatMap | Bars | Note | Graph | Beside | Section
 
 
 @dataclass(frozen=True)
-class Document:
+class Page:
     """A page's worth of blocks. kicker: what sort of page; byline: what it is about, in a few words each; colophon:
     how it was made. contents: whether its sections are listed beside it."""
 
