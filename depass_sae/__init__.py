@@ -12,6 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
 from .errors import SAEFitWarning, UserError
 
 if TYPE_CHECKING:
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
     from .graph.diff import diff_graphs
     from .graph.export import read_graph, write_graph
     from .graph.group import group_automatically, with_groups
-    from .graph.labels import read_labels, with_labels
+    from .graph.labels import with_labels
     from .graph.prune import prune
+    from .labels.files import read_labels
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
     from .report.card import FeatureCard
-
-__version__ = "0.1.0"
 
 _HOME = {
     "LM": ".api",
@@ -51,7 +51,7 @@ _HOME = {
     "plot_graph": ".graph.plot",
     "plot_verification": ".graph.plot",
     "prune": ".graph.prune",
-    "read_labels": ".graph.labels",
+    "read_labels": ".labels.files",
     "with_groups": ".graph.group",
     "with_labels": ".graph.labels",
     "read_graph": ".graph.export",

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from .arguments import typed
 from .attribution.answer import Asked
-from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Kind, attribute_components
+from .attribution.attention import Against, AttentionAttribution, QKBy, attribute_attention
+from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Grain, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
-from .attribution.qk import Against, AttentionAttribution, QKBy, attribute_attention
-from .attribution.subject import Subject
+from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
-from .attribution.targets import Pos, Target, make_target, parse_target
+from .attribution.targets import Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
 from .files import expanded
-from .graph.build import Errors, Settings, build_graph
-from .graph.neuronpedia_labels import labels_from
+from .graph.build import Errors, GraphSettings, build_graph
 from .graph.verify import verify_graph
+from .labels.neuronpedia import labels_from
 from .models.adapter import Adapter
 from .models.kinds import several_dtypes, unwrapped
 from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
@@ -44,6 +44,7 @@ from .report.case import CaseSettings, CaseStudy, make_case_study
 from .report.study import Study
 from .saes import CrossLayerFeatures, check_folder, load_saes
 from .saes.trained_on import warn_of_others
+from .subject import Subject
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -390,7 +391,7 @@ class LM:
             self._subject,
             self.encode(prompt),
             source,
-            point=Place(layer, read),
+            place=Place(layer, read),
             start=start,
             allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
             budget=Budget.of(memory),
@@ -478,11 +479,11 @@ class LM:
         logit_diff: tuple[str | int, str | int] | None = None,
         pos: Pos | None = None,
         layers: Sequence[int] | None = None,
-        max_nodes: int = Settings.max_nodes,
-        node_threshold: float | None = Settings.node_threshold,
-        edge_threshold: float | None = Settings.edge_threshold,
-        errors: Errors = Settings.errors,
-        heads: bool = Settings.heads,
+        max_nodes: int = GraphSettings.max_nodes,
+        node_threshold: float | None = GraphSettings.node_threshold,
+        edge_threshold: float | None = GraphSettings.edge_threshold,
+        errors: Errors = GraphSettings.errors,
+        heads: bool = GraphSettings.heads,
         rule: str | None = None,
         temperature: float = TEMPERATURE,
         first_token: FirstToken = "skip",
@@ -510,7 +511,7 @@ class LM:
             [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
             allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            settings=Settings(max_nodes, node_threshold, edge_threshold, errors, heads),
+            settings=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads),
             progress=progress,
         )
 
@@ -541,7 +542,7 @@ class LM:
         return target, pos if at is None else at
 
     def _components(
-        self, kind: Kind, prompt: PromptLike, feature: str | None, question: Question, by_token: bool = False
+        self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, by_token: bool = False
     ) -> ComponentAttribution:
         target, pos = self._target(feature, question)
         return attribute_components(
@@ -620,7 +621,7 @@ def load(
     check_tokenizer(loaded.tokenizer, adapter, loaded.name)
     checked = _check(adapter, tracing)
     if saes is None and loaded.name == "smollm2":
-        from .demo.smollm2 import shipped_saes
+        from .saes.shipped import shipped_saes
 
         saes = shipped_saes()
     if saes is None and (layers or sae_ids):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import __version__
+from ._version import __version__
 from .errors import DepassWarning, UserError
 from .options import (
     Ablate,
@@ -48,7 +48,7 @@ from .options import (
     Outs,
     Pos,
     Prompt,
-    Question,
+    QuestionOptions,
     Rank,
     ReplaceFrom,
     RuleName,
@@ -135,7 +135,7 @@ def tokens(
     prompt: Prompt = None,
     ids: Ids = None,
     *,
-    question: Question,
+    question: QuestionOptions,
     by: By = "token",
     against: Against = None,
     ablate: Ablate = 0,
@@ -150,7 +150,7 @@ def tokens(
     if against == "":
         raise UserError("the prompt of --against is empty")
     keywords = question.keywords(ids)
-    from .attribution.replace_tokens import check_replacing
+    from .attribution.replace import check_replacing
     from .attribution.tokens import check_by
 
     check_by(by)
@@ -185,7 +185,7 @@ def heads(
     prompt: Prompt = None,
     ids: Ids = None,
     *,
-    question: Question,
+    question: QuestionOptions,
     by_token: ByToken = False,
     top: Top = 12,
     as_json: AsJson = False,
@@ -211,7 +211,7 @@ def _component_command(name: str, help_: str) -> None:
         prompt: Prompt = None,
         ids: Ids = None,
         *,
-        question: Question,
+        question: QuestionOptions,
         top: Top = 12,
         as_json: AsJson = False,
         loading: Loading,
@@ -241,7 +241,7 @@ def subspace(
     rank: Rank = None,
     ids: Ids = None,
     *,
-    question: Question,
+    question: QuestionOptions,
     as_json: AsJson = False,
     loading: Loading,
 ) -> None:
@@ -306,7 +306,7 @@ def attention(
     """Why a head looked there: its score for a query and a key, split over what stands at both."""
     asked = prompt_of(prompt, ids)
     held: Any = None if against is None else number_or_text(against)
-    from .attribution.qk import check_split
+    from .attribution.attention import check_split
 
     check_split(by, held)
     check_rule(rule, temperature, first_token)
@@ -357,7 +357,7 @@ def feature(
     loading: Loading,
 ) -> None:
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
-    from .graph.neuronpedia_labels import labels_from
+    from .labels.neuronpedia import labels_from
     from .report.card import check_card_place
     from .report.prompts import read_prompts
 
@@ -491,7 +491,7 @@ def case_study(
         )
         trouble = None
         if meanings is not None:
-            from .graph.neuronpedia_labels import labels_from
+            from .labels.neuronpedia import labels_from
 
             status("putting labels on the features")
             fetched = labels_from(meanings, found.pages, loading.kept)
@@ -546,18 +546,18 @@ def graph(
     if as_json and format not in (None, "json") and not out:
         raise UserError(f"--json prints one document and --format {format} another; give one of them")
     from .attribution.targets import WrittenTarget
-    from .graph.build import Settings
+    from .graph.build import GraphSettings
     from .graph.export import check_destination, check_text_format, graph_text, write_graph
     from .graph.group import group_automatically, with_groups
-    from .graph.labels import with_labels
-    from .graph.neuronpedia_labels import graph_pages, labels_from
+    from .graph.labels import graph_pages, with_labels
     from .graph.summary import graph_table, note_of
+    from .labels.neuronpedia import labels_from
     from .passes.forward import Allocation
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
     allocation = Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
-    Settings(max_nodes, node_threshold, edge_threshold, errors, heads).check(allocation)  # type: ignore[arg-type]
+    GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads).check(allocation)  # type: ignore[arg-type]
     for path in out or []:
         check_destination(path, format)
     if format is not None and not out:
@@ -700,7 +700,7 @@ def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> No
 
 def _meanings(labels: Any) -> Any:
     """Labels from a file are read before the work, not after it; Neuronpedia is asked when it is known what for."""
-    from .graph.labels import read_labels
+    from .labels.files import read_labels
 
     return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
 

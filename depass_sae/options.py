@@ -192,7 +192,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionOptions:
     """What every attribution is asked for."""
 
     feature: Feature = None

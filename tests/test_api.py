@@ -316,7 +316,7 @@ def test_a_place_that_is_not_named_is_what_the_layer_hands_on() -> None:
     lm, rows = handle(random_sae()), torch.eye(D_MODEL)[:3]
     left_open, named = ds.Subspace(rows, 1), ds.Subspace(rows, 1, "resid_post")
     seen = lm._subject.trace(lm.encode(IDS), None)
-    assert left_open.start(seen).at == lm.decompose(IDS, layer=1).point == (1, "resid_post")
+    assert left_open.start(seen).at == lm.decompose(IDS, layer=1).place == (1, "resid_post")
     found, expected = (lm.attribute_subspace(IDS, "1/3", subspace=space) for space in (left_open, named))
     assert found.to_dict() == expected.to_dict()
     assert found.hook == "resid_post"

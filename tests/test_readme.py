@@ -22,7 +22,7 @@ import typer
 import depass_sae as ds
 from depass_sae.cli import app, main
 from depass_sae.demo.cases import CASES
-from depass_sae.demo.smollm2 import shipped_saes
+from depass_sae.saes.shipped import shipped_saes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

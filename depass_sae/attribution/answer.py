@@ -12,10 +12,11 @@ from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..passes.record import Trace
 from ..saes import Fit
+from ..subject import Subject
 from ..texts import together
 from .document import Heading, allocation_dict, fit_dict
-from .subject import Subject
-from .targets import Pos, Readoff, Target, choose_positions
+from .positions import Pos, choose_positions
+from .targets import Readoff, Target
 
 if TYPE_CHECKING:
     import pandas
@@ -171,7 +172,7 @@ class Asked:
 
 def read_all(subject: Subject, questions: Sequence[Asked], allocation: Allocation, deepest: int = 0) -> list[Reading]:
     """Several targets on several prompts, all prompts traced in one pass, each once; see :func:`read`."""
-    points = {question.target.point for question in questions}
+    points = {question.target.place for question in questions}
     outputs = {point for point in points if point is not None}
     until = None if None in points else max(deepest, *(layer for layer, _ in outputs))
     prompts = {id(question.prompt): question.prompt for question in questions}

@@ -30,12 +30,13 @@ from ..passes.memory import Budget
 from ..passes.record import Trace
 from ..passes.rows import at
 from ..passes.sources import Heads, Modules, Neurons, Source
+from ..subject import Subject
 from .answer import Answer, TargetAt, addends, checked, frame, read
 from .heatmap import components_page, components_table
 from .ledger import heads_by_token
+from .positions import Pos
 from .render import Html, Text, remarks, table_text
-from .subject import Subject
-from .targets import Pos, Readoff, Target
+from .targets import Readoff, Target
 
 if TYPE_CHECKING:
     import pandas
@@ -45,7 +46,7 @@ TOP_NEURONS = 50
 
 
 @dataclass(frozen=True)
-class Kind:
+class Grain:
     """A granularity: which sublayers have parts of it, how the forward engine splits there, how the sweep reads it.
 
     of: whether a sublayer has such parts. inside: whether they stand inside it, before its output map.
@@ -60,12 +61,12 @@ class Kind:
     source: Callable[[int, str], Source]
     read: Callable[[Trace, Level], Float[Tensor, "target part"]]
 
-    def __reduce__(self) -> tuple[Callable[[str], Kind], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[[str], Grain], tuple[str]]:
         """By its name: answers go to other processes, functions without a name do not."""
         return kind_named, (self.name,)
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str) -> Grain:
     return KINDS[name]
 
 
@@ -78,13 +79,15 @@ def _read_units(_trace: Trace, level: Level) -> Float[Tensor, "target part"]:
     return level.units()
 
 
-def _units(name: str, unit: str, source: Callable[[int], Source]) -> Kind:
-    return Kind(name, unit, True, lambda frozen: frozen.mixer.unit == unit, lambda layer, _: source(layer), _read_units)
+def _units(name: str, unit: str, source: Callable[[int], Source]) -> Grain:
+    return Grain(
+        name, unit, True, lambda frozen: frozen.mixer.unit == unit, lambda layer, _: source(layer), _read_units
+    )
 
 
 HEADS = _units("heads", "head", Heads)
 NEURONS = _units("neurons", "neuron", Neurons)
-MODULES = Kind("modules", "module", False, lambda _: True, Modules, _read_modules)  # type: ignore[arg-type]
+MODULES = Grain("modules", "module", False, lambda _: True, Modules, _read_modules)  # type: ignore[arg-type]
 KINDS = {kind.name: kind for kind in (HEADS, MODULES, NEURONS)}
 
 
@@ -131,7 +134,7 @@ class ComponentTarget(TargetAt):
 class ComponentAttribution(Answer[ComponentTarget]):
     """Heads, modules or neurons of every layer up to the target; ``contributions`` are those of the strongest one."""
 
-    kind: Kind
+    kind: Grain
 
     @property
     def contributions(self) -> Float[Tensor, "row part"]:
@@ -225,7 +228,7 @@ def attribute_components(
     subject: Subject,
     prompt: Prompt,
     target: Target,
-    kind: Kind,
+    kind: Grain,
     *,
     pos: Pos | None = None,
     allocation: Allocation,
@@ -255,7 +258,7 @@ def check_by_token(rule: str) -> None:
         raise UserError(f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {rule}")
 
 
-def _steps(seen: Trace, kind: Kind, last: int) -> list[int]:
+def _steps(seen: Trace, kind: Grain, last: int) -> list[int]:
     """The sublayers with parts of a kind among the first ``last``, all counted in turn."""
     return [number for number in range(last) if kind.of(seen.sublayer(number))]
 
@@ -264,7 +267,7 @@ def _swept(
     seen: Trace,
     readoff: Readoff,
     positions: Sequence[int],
-    kind: Kind,
+    kind: Grain,
     allocation: Allocation,
     budget: Budget,
     progress: Progress | None,
@@ -272,7 +275,7 @@ def _swept(
 ) -> list[list[LayerRow]]:
     """All layers by sweeping back from the targets; by_token: heads are split by the token that they came from, too."""
     # What is read inside a sublayer has the parts before it, but no more: heads reach hook_z, their output does not.
-    place = readoff.point
+    place = readoff.place
     reached = place.is_output or (kind.inside and INSIDE.get(place.hook) == "z")
     wanted = _steps(seen, kind, place.depth + reached)
     rows: list[list[LayerRow]] = [[] for _ in positions]
@@ -286,7 +289,7 @@ def _swept(
         for going in batch.aims:
             rows[going.which] = found[going.lane]
 
-    aims = [Aim(readoff.point, readoff.direction.w[pos], pos) for pos in positions]
+    aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
     sweep_each([seen], aims, CONTRIBUTION[allocation.rule], visit, budget, progress)
     if by_token:
         shares = heads_by_token(seen, readoff, positions, allocation, budget, progress)
@@ -294,7 +297,7 @@ def _swept(
     return [mine[::-1] for mine in rows]
 
 
-def _layer_rows(seen: Trace, level: Level, kind: Kind) -> list[LayerRow]:
+def _layer_rows(seen: Trace, level: Level, kind: Grain) -> list[LayerRow]:
     """What one level of the sweep says of each target."""
     bias = level.bias_written if kind.inside else level.bias
     values, rest = kind.read(seen, level), (level.past * seen.streams[level.number]).sum((1, 2))
@@ -307,13 +310,13 @@ def _carried(
     seen: Trace,
     readoff: Readoff,
     positions: Sequence[int],
-    kind: Kind,
+    kind: Grain,
     allocation: Allocation,
     budget: Budget,
     progress: Progress | None,
 ) -> list[list[LayerRow]]:
     """Each layer's parts carried forward on their own, for rules under which parts compete."""
-    wanted = _steps(seen, kind, readoff.point.depth)
+    wanted = _steps(seen, kind, readoff.place.depth)
     places = torch.tensor(positions)
     w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
@@ -322,7 +325,7 @@ def _carried(
         index, sublayer = frozen.sublayer.place.layer, frozen.sublayer.name
         name = frozen.mixer.unit_name if kind.inside else str
         start = kind.source(index, sublayer).start(seen)
-        found = propagate(seen, start, {readoff.point: places}, allocation, budget=budget)[readoff.point]
+        found = propagate(seen, start, {readoff.place: places}, allocation, budget=budget)[readoff.place]
         values = found.project(w).double().cpu()
         for i, mine in enumerate(rows):
             row = values[i]

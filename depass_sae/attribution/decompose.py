@@ -16,7 +16,7 @@ from ..passes.memory import Budget
 from ..passes.rows import REST
 from ..passes.rules import rule_named
 from ..passes.sources import Source, Spans, Vectors
-from .subject import Subject
+from ..subject import Subject
 from .tokens import By, spans_of
 
 
@@ -27,12 +27,17 @@ class Decomposition:
     labels: the source's own components, then "bias" and "rest". present: where each takes part; it is 0 elsewhere.
     """
 
-    point: Place
+    place: Place
     parts: Float[Tensor, "pos component d"]
     labels: tuple[str, ...]
     whole: Float[Tensor, "pos d"]
     present: Bool[Tensor, "pos component"]
     allocation: Allocation
+
+    @property
+    def point(self) -> Place:
+        """``place``, as it was called before."""
+        return self.place
 
     @property
     def note(self) -> str | None:
@@ -47,7 +52,7 @@ class Decomposition:
 
     def __repr__(self) -> str:
         n, m, d = self.parts.shape
-        layer, hook = self.point
+        layer, hook = self.place
         error = f"completeness error {self.completeness_error:.0e}"
         return f"Decomposition({hook} of layer {layer}: {n} positions x {m} components x {d}, {error})"
 
@@ -57,7 +62,7 @@ def decompose(
     prompt: Prompt,
     source: str | Source,
     *,
-    point: Place,
+    place: Place,
     start: int = 0,
     allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     budget: Budget = Budget(),  # noqa: B008 (frozen)
@@ -72,16 +77,16 @@ def decompose(
         source = Spans([span.positions for span in spans], [span.text for span in spans], start)
     first = source.at[0] if isinstance(source, Vectors) else getattr(source, "layer", 0)
     n_layers = subject.adapter.n_layers
-    for layer in (point[0], first):
+    for layer in (place[0], first):
         if not 0 <= layer < n_layers:
             raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
-    seen = subject.trace(prompt, max(point[0], first), (point,))
+    seen = subject.trace(prompt, max(place[0], first), (place,))
     components = source.start(seen)
     positions = torch.arange(len(prompt))
-    found = propagate(seen, components, {point: positions}, allocation, budget=budget, progress=progress)[point]
+    found = propagate(seen, components, {place: positions}, allocation, budget=budget, progress=progress)[place]
     parts, present = found.dense(), found.present.clone()
     if rule_named(allocation.rule).may_spill:  # it was carried in case something would fall to it
         present[:, REST] &= parts[:, REST].any(dim=-1).cpu()
-    answer = Decomposition(point, parts, components.labels, seen.at(point), present, allocation)
-    subject.warn_incomplete(f"{point[1]} of layer {point[0]}", answer.completeness_error)
+    answer = Decomposition(place, parts, components.labels, seen.at(place), present, allocation)
+    subject.warn_incomplete(f"{place[1]} of layer {place[0]}", answer.completeness_error)
     return answer

@@ -9,7 +9,7 @@ from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..saes import Fit, describe
-from .subject import Subject
+from ..subject import Subject
 
 SCHEMA_VERSION = 1
 """Of every JSON document that the package writes. It rises when a key changes its meaning or goes."""

@@ -18,9 +18,9 @@ from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.sinks import sinks
 from ..saes import Fit, active_features, describe, fit
+from ..subject import Subject
 from .document import Heading, fit_dict
 from .render import Html, Text, features_page, features_table, remarks, table_text
-from .subject import Subject
 
 if TYPE_CHECKING:
     import pandas

@@ -9,8 +9,8 @@ from .render import NEGATIVE, PAGE_DIGITS, POSITIVE, bar, box, drawn_full, fit_s
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from .attention import AttentionAttribution
     from .components import ComponentAttribution, ComponentTarget
-    from .qk import AttentionAttribution
     from .subspace import SubspaceAttribution, SubspaceTarget, Votes
 
 WIDEST = 64

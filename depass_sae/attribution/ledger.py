@@ -40,10 +40,10 @@ def heads_by_token(
     Tokens go in groups whose streams fit into memory at all layers together: under these rules none is in the way of
     another.
     """
-    seen, layers = seen.first(max(positions) + 1), readoff.point[0] + 1
+    seen, layers = seen.first(max(positions) + 1), readoff.place[0] + 1
     n = len(seen.token_ids)
     kept = seen.resid_post.element_size() * seen.adapter.d_model * layers
-    aims = [Aim(readoff.point, readoff.direction.w[pos], pos) for pos in positions]
+    aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
     found: dict[int, Tensor] = {}
     for low, high in spans([n - token for token in range(n)], kept, budget.kept(seen.resid_post)):
         streams = TokenStreams.of(seen, range(low, high), layers, allocation, budget, progress)

@@ -23,11 +23,12 @@ from ..passes.memory import Budget
 from ..passes.rows import at
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index
+from ..subject import Subject
 from .answer import Answer, TargetAt, addends, checked, frame, read
 from .heatmap import subspace_page, subspace_table, votes_table
+from .positions import Pos
 from .render import Html, Text, remarks, table_text
-from .subject import Subject
-from .targets import Pos, Target, parse_feature
+from .targets import Target, parse_feature
 
 if TYPE_CHECKING:
     import pandas
@@ -141,7 +142,7 @@ def attribute_subspace(
     start = subspace.start(seen)
     if names is not None and len(names) != len(start.labels) - 2:
         raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
-    rows = propagate(seen, start, {readoff.point: places}, allocation, budget=budget, progress=progress)[readoff.point]
+    rows = propagate(seen, start, {readoff.place: places}, allocation, budget=budget, progress=progress)[readoff.place]
     values = rows.project(at(readoff.direction.w, places)).double().cpu()
     targets = [
         SubspaceTarget(**reading.at(position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())

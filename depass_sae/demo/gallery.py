@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
+from ..saes.shipped import shipped_saes
 from .cases import CASES, Case
-from .smollm2 import shipped_saes
 
 if TYPE_CHECKING:
     from ..api import LM

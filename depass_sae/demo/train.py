@@ -31,10 +31,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.smollm2 import MODEL_NAME, prepare
 from ..models.sublayer import returned
 from ..passes.running import hooks, look
 from .corpus import CONTEXT_SIZE, Context, contexts, documents, fingerprint
-from .smollm2 import MODEL_NAME, prepare
 
 LAYERS = (5, 11, 17, 23, 28)
 SHARD_TOKENS = 32_768

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .smollm2 import BOS_ID, prepare
+from ..models.smollm2 import BOS_ID, prepare
 from .topics import INSTRUCTIONS, OPENINGS, TOPICS
 
 TOP_K = 100

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files import write_text
 from .ioi import sentences
-from .rules import ALONE, INDIRECT_OBJECT, Record
+from .rules import ALONE, INDIRECT_OBJECT, Measurement
 
 HEAD = """# What the rules are worth
 
@@ -38,7 +38,7 @@ Cell = tuple[float, float, int]
 """A mean over prompts, half of its 95 % interval, and over how many prompts."""
 
 
-def summarise(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, dict[str, Cell]]]:
+def summarise(records: Sequence[Measurement]) -> dict[tuple[str, str], dict[str, dict[str, Cell]]]:
     """(source, target) -> method -> protocol -> cell. Records that are NaN (a constant has no ranks) are left out."""
     values: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for record in records:
@@ -69,7 +69,7 @@ COMPARED = (
 """Which rule should be a source's default: (source, kind of target, rule, the rule it would have to beat)."""
 
 
-def paired(records: Sequence[Record], source: str, target: str, rule: str, other: str) -> dict[str, Cell]:
+def paired(records: Sequence[Measurement], source: str, target: str, rule: str, other: str) -> dict[str, Cell]:
     """protocol -> by how much ``rule`` is ahead of ``other`` on the same prompts, targets of a kind averaged first."""
     values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for record in records:
@@ -90,7 +90,7 @@ def _cell(numbers: Sequence[float]) -> Cell:
     return mean, 1.96 * deviation / math.sqrt(n), n
 
 
-def page(records: Sequence[Record]) -> str:
+def page(records: Sequence[Measurement]) -> str:
     """Markdown, a table per source and target; the highest mean of each column is bold."""
     prompts = {record.prompt for record in records if record.source != INDIRECT_OBJECT}
     parts = [HEAD.format(count=len(prompts), alone=ALONE)]
@@ -131,13 +131,13 @@ def page(records: Sequence[Record]) -> str:
     return "".join(parts)
 
 
-def _sentences(records: Sequence[Record]) -> str:
+def _sentences(records: Sequence[Measurement]) -> str:
     made = sentences()
     kept = {record.prompt for record in records if record.source == INDIRECT_OBJECT}
     return SENTENCES.format(kept=len(kept), made=len(made), **asdict(made[0]))
 
 
-def write(records: Sequence[Record], path: Path) -> None:
+def write(records: Sequence[Measurement], path: Path) -> None:
     """Write the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(records))

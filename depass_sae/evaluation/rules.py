@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attribution.subject import Subject
+from ..attribution.reservoir import held_out
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..models.parts import Linear
 from ..models.place import Place
@@ -39,8 +39,9 @@ from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
 from ..passes.record import Trace, read_batch
-from ..passes.sources import Heads, Start, Vectors, tokens
+from ..passes.sources import Heads, Split, Vectors, tokens
 from ..saes import feature_parts
+from ..subject import Subject
 from .ioi import sentences
 
 TOKEN_TARGETS = (11, 17, 23)
@@ -57,7 +58,7 @@ SWEPT: dict[str, Choices] = {**CONTRIBUTION, "effect": EFFECT}
 
 
 @dataclass(frozen=True)
-class Record:
+class Measurement:
     """One number: how a method did on one prompt. source -> target, protocol "alone", "together 5", ..."""
 
     prompt: int
@@ -70,12 +71,10 @@ class Record:
 
 def prompts(count: int, subject: Subject, longest: int = 24) -> list[Prompt]:
     """First sentences of texts that no SAE was trained on, one topic each, 12 to ``longest`` tokens."""
-    from ..demo.corpus import documents
-
     found = []
-    for document in documents(None):
-        sentence = re.match(r"\w[^\n]+?[.!?](?=\s)", document.text)
-        if document.held_out and sentence:
+    for text in held_out():
+        sentence = re.match(r"\w[^\n]+?[.!?](?=\s)", text)
+        if sentence:
             prompt = encode(subject.loaded, subject.adapter, sentence[0])
             if 12 <= len(prompt) <= longest:
                 found.append(prompt)
@@ -111,24 +110,24 @@ class _Study:
         last = len(self.prompt) - 1
         w = readoff.direction.w[last]
         if choices is EFFECT:
-            w = target.slope(self.subject, self.seen.at(readoff.point)[last:])[0]
+            w = target.slope(self.subject, self.seen.at(readoff.place)[last:])[0]
         seeds = torch.zeros(1, len(self.prompt), len(w)).to(w)
         seeds[0, last] = w
-        return sweep(self.seen, {readoff.point: seeds}, choices, down_to=down_to)
+        return sweep(self.seen, {readoff.place: seeds}, choices, down_to=down_to)
 
-    def carried(self, name: str, start: Start, rule: str) -> Float[Tensor, "comp"]:
+    def carried(self, name: str, start: Split, rule: str) -> Float[Tensor, "comp"]:
         """Every component's contribution by the forward engine, ``bias`` and ``rest`` left out."""
         readoff = self.targets[name][0].read(self.subject, self.seen)
         at = torch.tensor([len(self.prompt) - 1])
-        rows = propagate(self.seen, start, {readoff.point: at}, Allocation(rule))[readoff.point]
+        rows = propagate(self.seen, start, {readoff.place: at}, Allocation(rule))[readoff.place]
         return rows.project(readoff.direction.w[at])[0, :-2]
 
     def losses(self, name: str, edits: Mapping[Any, Any], batch: int) -> Float[Tensor, "batch"]:
         """What a target loses in each of a batch of edited copies of the prompt."""
         target, value = self.targets[name]
         ids = self.prompt.ids().expand(batch, -1)
-        read = intervene(self.subject.adapter, ids, edits, {target.point})
-        return value - self._value(name, read[target.point])
+        read = intervene(self.subject.adapter, ids, edits, {target.place})
+        return value - self._value(name, read[target.place])
 
     def _value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return self.targets[name][0].live(self.subject, x)
@@ -206,7 +205,7 @@ def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Te
     batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
     for row, position in enumerate(sources):
         batch[row, :, position] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=study.generator)]
-    points = {name: target.point for name, (target, _) in study.targets.items()}
+    points = {name: target.place for name, (target, _) in study.targets.items()}
     read = intervene(study.subject.adapter, batch.flatten(0, 1), {}, set(points.values()))
     return {
         name: study.targets[name][1] - study._value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
@@ -225,7 +224,7 @@ def _deleted(study: _Study, name: str, gone: set[int]) -> float:
     """The share of the target that is lost when tokens are taken out of the text."""
     kept = torch.tensor([t for i, t in enumerate(study.prompt.token_ids) if i not in gone])
     target, value = study.targets[name]
-    now = study._value(name, read_batch(study.subject.adapter, kept[None], target.point)).item()
+    now = study._value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
     return (value - now) / abs(value)
 
 
@@ -237,7 +236,7 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
     adapter = study.subject.adapter
     n_heads = study.seen.sublayer(0).mixer.n_units
     for name, (target, value) in study.targets.items():
-        layers = adapter.n_layers if target.point is None else target.point[0] + 1
+        layers = adapter.n_layers if target.place is None else target.place[0] + 1
         total = layers * n_heads
         scores = {method: _swept_heads(study, name, choices) for method, choices in SWEPT.items()}
         carried = [study.carried(name, Heads(layer).start(study.seen), "softmax") for layer in range(layers)]
@@ -338,7 +337,7 @@ def _spearman(a: Tensor, b: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Question:
+class Protocol:
     """How the text of a number is studied (of how many; None: not at all), and what is measured there.
 
     most: so many texts there are for it.
@@ -354,22 +353,22 @@ class Question:
 
 
 QUESTIONS = {
-    "tokens": Question(_on_prompt(TOKEN_TARGETS), _tokens),
-    "heads": Question(_on_prompt([HEADS_TO]), _heads),
-    "features": Question(_on_prompt([FEATURE_TO]), _features),
-    INDIRECT_OBJECT: Question(_on_sentence, partial(_heads, alone=None), len(sentences())),
+    "tokens": Protocol(_on_prompt(TOKEN_TARGETS), _tokens),
+    "heads": Protocol(_on_prompt([HEADS_TO]), _heads),
+    "features": Protocol(_on_prompt([FEATURE_TO]), _features),
+    INDIRECT_OBJECT: Protocol(_on_sentence, partial(_heads, alone=None), len(sentences())),
 }
 """By source. Each is measured by itself, so that none changes what another draws."""
 
 
-def measure(subject: Subject, source: str, number: int, count: int) -> list[Record]:
+def measure(subject: Subject, source: str, number: int, count: int) -> list[Measurement]:
     """A question on the text of a number, of ``count``; nothing where it does not arise."""
     question = QUESTIONS[source]
     study = question.study(subject, number, count)
-    return [] if study is None else [Record(number, source, *found) for found in question.measure(study)]
+    return [] if study is None else [Measurement(number, source, *found) for found in question.measure(study)]
 
 
-def run(out: Path, count: int, workers: int) -> list[Record]:
+def run(out: Path, count: int, workers: int) -> list[Measurement]:
     """Measure ``count`` prompts, several at once; what ``out`` (JSON lines) holds already is not measured again."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
@@ -377,7 +376,7 @@ def run(out: Path, count: int, workers: int) -> list[Record]:
     from rich.progress import Progress
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    records = [Record(**json.loads(line)) for line in out.read_text().splitlines()] if out.exists() else []
+    records = [Measurement(**json.loads(line)) for line in out.read_text().splitlines()] if out.exists() else []
     known = {(record.source, record.prompt) for record in records}
     wanted = [(source, number) for source, question in QUESTIONS.items() for number in question.texts(count)]
     missing = [job for job in wanted if job not in known]
@@ -401,5 +400,5 @@ def _subject() -> Subject:
     return load("smollm2")._subject
 
 
-def _work(source: str, number: int, count: int) -> list[Record]:
+def _work(source: str, number: int, count: int) -> list[Measurement]:
     return measure(_subject(), source, number, count)

@@ -1,7 +1,7 @@
 """The feature-flow graph of a prompt: from tokens through the features of every SAE to the targets.
 
 SAEs on the residual stream at layers l₁ < … < l_k cut the network into segments. At each of them features, errors and
-constant are the whole stream, so that no path by-passes them, and what a node has comes from the tier right below:
+constant are the whole stream, so that no path by-passes them, and what a node has comes from the cut right below:
 
     Σ incoming weights + constant = pre-activation          at every feature and logit, before and after pruning
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..attribution.document import Heading, allocation_dict
-from ..attribution.subject import Subject
-from ..attribution.targets import FeatureTarget, LogitTarget, Pos, Target, choose_positions
+from ..attribution.positions import Pos, choose_positions
+from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import SAEFitWarning, UserError, warn
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
@@ -28,13 +28,14 @@ from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..saes import describe, fit
+from ..subject import Subject
 from ..texts import together
+from .cuts import Cut, embedding_cut, graph_hooks, sae_cut
 from .document import SCHEMA_VERSION
-from .grow import KEPT_SOURCES, RULES, SWEPT, Expanded, Growth, Wanted, grow
+from .grow import KEPT_SOURCES, RULES, SWEPT, Goal, Grown, Growth, grow
 from .influence import influence, scores
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
-from .tiers import Tier, embedding_tier, graph_hooks, sae_tier
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -49,7 +50,7 @@ TOP_LOGITS, LOGIT_PROBABILITY = 10, 0.95
 
 
 @dataclass(frozen=True)
-class Settings:
+class GraphSettings:
     """How large a graph becomes, and what it shows.
 
     max_nodes: of all kinds. node_threshold, edge_threshold: see :func:`.prune`. errors: "roots", or "through" to follow
@@ -83,7 +84,7 @@ def build_graph(
     *,
     layers: Sequence[int] | None = None,
     allocation: Allocation,
-    settings: Settings = Settings(),
+    settings: GraphSettings = GraphSettings(),
     progress: Progress | None = None,
 ) -> nx.DiGraph:
     """The graph of one prompt.
@@ -94,20 +95,20 @@ def build_graph(
     settings.check(allocation)
     hooks = _hooks(subject, targets, layers)
     check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
-    until = None if not targets or any(t.point is None for t, _ in targets) else max(hook.layer for hook in hooks)
+    until = None if not targets or any(t.place is None for t, _ in targets) else max(hook.layer for hook in hooks)
     seen = subject.trace(prompt, until)
-    tiers = [embedding_tier(seen), *(sae_tier(subject, seen, prompt, hook) for hook in hooks)]
+    cuts = [embedding_cut(seen), *(sae_cut(subject, seen, prompt, hook) for hook in hooks)]
     wanted, named, notes = _wanted(subject, seen, prompt, hooks, targets or _top_logits(subject, seen))
-    tiers = tiers[: max(target.level for target in wanted) + 1]
-    _check_size(tiers, allocation, settings)
-    shared = sum(bool(tier.constant.any()) + 2 for tier in tiers)  # constant, bias and remainder
+    cuts = cuts[: max(target.level for target in wanted) + 1]
+    _check_size(cuts, allocation, settings)
+    shared = sum(bool(cut.constant.any()) + 2 for cut in cuts)  # constant, bias and remainder
     room = settings.max_nodes - shared
     if room < len(wanted):
         raise UserError(f"max_nodes {settings.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
     through = settings.errors == "through"
-    growth = grow(seen, tiers, wanted, allocation, room, errors_through=through, progress=progress)
+    growth = grow(seen, cuts, wanted, allocation, room, errors_through=through, progress=progress)
     worst = max(growth.expanded, key=lambda node: node.completeness_error)
-    layer, hook = worst.read.point
+    layer, hook = worst.read.place
     subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, hooks[0])
     g = _assemble(growth, prompt, wanted, named, settings.heads)
     g.graph = _attributes(subject, prompt, hooks, seen, allocation, settings) | {
@@ -165,12 +166,12 @@ def _wanted(
     prompt: Prompt,
     hooks: Sequence[Place],
     targets: Sequence[tuple[Target, Pos | None]],
-) -> tuple[list[Wanted], list[tuple[str, dict[str, Any]]], list[str | None]]:
+) -> tuple[list[Goal], list[tuple[str, dict[str, Any]]], list[str | None]]:
     """The targets with their readings, the nodes that they become, and what has to be said of the choice.
 
     Logits count by probability, if all are.
     """
-    found: list[tuple[Wanted, str, dict[str, Any]]] = []
+    found: list[tuple[Goal, str, dict[str, Any]]] = []
     notes = []
     for target, pos in targets:
         readoff = target.read(subject, seen)
@@ -186,15 +187,15 @@ def _wanted(
                 node = {"kind": "feature", "layer": target.hook.layer, **place, "index": target.index}
                 node |= {"activation": readoff.activation[position].item(), **value}
                 name = f"feature:{target.hook.layer}/{target.index}@{position}"
-                found.append((Wanted(level, read, 1.0, target.index), name, node | {"name": target.name}))
+                found.append((Goal(level, read, 1.0, target.index), name, node | {"name": target.name}))
             else:
                 assert isinstance(target, LogitTarget)
-                found.append((Wanted(len(hooks) + 1, read, 1.0), *_logit_node(subject, seen, target, position, value)))
+                found.append((Goal(len(hooks) + 1, read, 1.0), *_logit_node(subject, seen, target, position, value)))
     unique = {name: (wanted, node) for wanted, name, node in found}
     chances = [node.get("probability") for _, node in unique.values()]
     worths = [1.0 if None in chances else float(chance) for chance in chances]  # type: ignore[arg-type]
     wanted = [
-        Wanted(w.level, w.reads, worth / sum(worths), w.feature)
+        Goal(w.level, w.reads, worth / sum(worths), w.feature)
         for (w, _), worth in zip(unique.values(), worths, strict=True)
     ]
     return wanted, [(name, node) for name, (_, node) in unique.items()], notes
@@ -217,16 +218,16 @@ def _logit_node(
 
 
 def _assemble(
-    growth: Growth, prompt: Prompt, wanted: Sequence[Wanted], named: Sequence[tuple[str, dict[str, Any]]], heads: bool
+    growth: Growth, prompt: Prompt, wanted: Sequence[Goal], named: Sequence[tuple[str, dict[str, Any]]], heads: bool
 ) -> nx.DiGraph:
     import networkx as nx
 
     g = nx.DiGraph()
     names: list[dict[int, str]] = []
-    for level, tier in enumerate(growth.tiers):
+    for level, cut in enumerate(growth.cuts):
         names.append({})
         for source in sorted(growth.members[level]):
-            name, node = _source_node(tier, source, prompt)
+            name, node = _source_node(cut, source, prompt)
             names[level][source] = name
             g.add_node(name, **node)
     for name, node in named:
@@ -235,28 +236,28 @@ def _assemble(
         is_target = number < len(wanted)
         target = named[number][0] if is_target else names[found.level][found.source]  # type: ignore[index]
         g.nodes[target].update(pre_activation=found.pre, constant=found.read.constant.item())
-        _connect(g, growth.tiers[found.level - 1], names[found.level - 1], found, target)
+        _connect(g, growth.cuts[found.level - 1], names[found.level - 1], found, target)
         if heads:
             _connect_heads(g, found, target)
     return fold(g, g, g.edges)
 
 
-def _source_node(tier: Tier, source: int, prompt: Prompt) -> tuple[str, dict[str, Any]]:
-    pos = tier.positions[source]
-    node = {"layer": tier.layer, "pos": pos, "token": prompt.tokens[pos], "influence": 0.0, "label": ""}
-    if source < tier.n_features:
-        assert tier.features is not None
-        index = int(tier.features.index[source])
-        node |= {"kind": "feature", "index": index, "activation": tier.features.activation[source].item()}
-        return f"feature:{tier.layer}/{index}@{pos}", node
-    if not tier.is_token[pos]:
-        return f"error:{tier.layer}@{pos}", {"kind": "error", **node}
-    return f"token:{pos}" if tier.layer < 0 else f"token:{tier.layer}@{pos}", {"kind": "token", **node}
+def _source_node(cut: Cut, source: int, prompt: Prompt) -> tuple[str, dict[str, Any]]:
+    pos = cut.positions[source]
+    node = {"layer": cut.layer, "pos": pos, "token": prompt.tokens[pos], "influence": 0.0, "label": ""}
+    if source < cut.n_features:
+        assert cut.features is not None
+        index = int(cut.features.index[source])
+        node |= {"kind": "feature", "index": index, "activation": cut.features.activation[source].item()}
+        return f"feature:{cut.layer}/{index}@{pos}", node
+    if not cut.is_token[pos]:
+        return f"error:{cut.layer}@{pos}", {"kind": "error", **node}
+    return f"token:{pos}" if cut.layer < 0 else f"token:{cut.layer}@{pos}", {"kind": "token", **node}
 
 
-def _connect(g: nx.DiGraph, tier: Tier, names: dict[int, str], node: Expanded, target: str) -> None:
-    """A node's inflow: an edge from every member of the tier below, one from what is no member."""
-    named = {**names, tier.n_sources - 2: f"constant:{tier.layer}", tier.n_sources - 1: f"bias:{tier.layer}"}
+def _connect(g: nx.DiGraph, cut: Cut, names: dict[int, str], node: Grown, target: str) -> None:
+    """A node's inflow: an edge from every member of the cut below, one from what is no member."""
+    named = {**names, cut.n_sources - 2: f"constant:{cut.layer}", cut.n_sources - 1: f"bias:{cut.layer}"}
     is_member = np.isin(node.sources, list(named))
     for source, weight, effect in zip(
         node.sources[is_member].tolist(),
@@ -268,13 +269,13 @@ def _connect(g: nx.DiGraph, tier: Tier, names: dict[int, str], node: Expanded, t
         if weight or effect:
             if name not in g:
                 kind = name.partition(":")[0]
-                g.add_node(name, kind=kind, layer=tier.layer, influence=0.0, label="")
+                g.add_node(name, kind=kind, layer=cut.layer, influence=0.0, label="")
             g.add_edge(name, target, kind="flow", weight=weight, effect=effect)
     others = node.weights[~is_member]
     magnitude = node.other_magnitude + float(np.abs(others).sum())
     if magnitude:
-        name = f"remainder:{tier.layer}"
-        g.add_node(name, kind="remainder", layer=tier.layer, influence=0.0, label="")
+        name = f"remainder:{cut.layer}"
+        g.add_node(name, kind="remainder", layer=cut.layer, influence=0.0, label="")
         g.add_edge(
             name,
             target,
@@ -285,7 +286,7 @@ def _connect(g: nx.DiGraph, tier: Tier, names: dict[int, str], node: Expanded, t
         )
 
 
-def _connect_heads(g: nx.DiGraph, node: Expanded, target: str) -> None:
+def _connect_heads(g: nx.DiGraph, node: Grown, target: str) -> None:
     for layer, head, weight, effect in sorted(node.heads, key=lambda h: -abs(h[2]))[:HEADS_PER_NODE]:
         name = f"head:{layer}.{head}"
         g.add_node(name, kind="head", layer=layer, index=head, influence=0.0, label="")
@@ -298,7 +299,7 @@ def _attributes(
     hooks: Sequence[Place],
     seen: Trace,
     allocation: Allocation,
-    settings: Settings,
+    settings: GraphSettings,
 ) -> dict[str, Any]:
     heading = Heading.of(subject, prompt)
     saes = []
@@ -335,20 +336,20 @@ def _attributes(
 
 
 def trace_bytes(subject: Subject, n: int) -> int:
-    """What a trace holds, once as it is and once as tiers and their work space."""
+    """What a trace holds, once as it is and once as cuts and their work space."""
     adapter = subject.adapter
     kept = (mixer_of(adapter.sublayer(number).mixer).kept(n) for number in range(2 * adapter.n_layers))
     return 2 * 4 * sum(n * adapter.d_model + one for one in kept)
 
 
-def _check_size(tiers: Sequence[Tier], allocation: Allocation, settings: Settings) -> None:
+def _check_size(cuts: Sequence[Cut], allocation: Allocation, settings: GraphSettings) -> None:
     """Raises UserError before the work starts, where its result would not fit into memory."""
-    device, d_model = tiers[0].roots.device, tiers[0].roots.shape[1]
-    widest = max(tier.n_sources for tier in tiers)
-    nodes = min(settings.max_nodes, sum(tier.n_sources for tier in tiers) + 1)
+    device, d_model = cuts[0].roots.device, cuts[0].roots.shape[1]
+    widest = max(cut.n_sources for cut in cuts)
+    nodes = min(settings.max_nodes, sum(cut.n_sources for cut in cuts) + 1)
     need = 24 * nodes * min(widest, KEPT_SOURCES)
     if allocation.rule not in SWEPT:
-        for tier in tiers:
-            rows = sum(len(tier.roots) - pos for pos in tier.positions)
+        for cut in cuts:
+            rows = sum(len(cut.roots) - pos for pos in cut.positions)
             need = max(need, 6 * 4 * rows * d_model)
     check_memory(need, f"a graph with {widest} active features under the rule {allocation.rule}", device)

@@ -1,7 +1,7 @@
-"""Edges: what every source of a tier contributes to readings at the next tier, and its first-order effect on them.
+"""Edges: what every source of a cut contributes to readings at the next cut, and its first-order effect on them.
 
 Rules under which the frozen pass is affine (``half``, ``linear``) go backwards, many readings in one sweep; effects
-always do, with everything live. The other rules carry the tier's sources forward to the next once, all of them
+always do, with everything live. The other rules carry the cut's sources forward to the next once, all of them
 together, and every reading there is an inner product with what arrives.
 """
 
@@ -22,16 +22,16 @@ from ..passes.many import Aim, Batch, in_batches
 from ..passes.memory import Budget
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
+from .cuts import Cut
 from .reads import Reads
-from .tiers import Tier
 
 
 @dataclass(frozen=True)
 class Inflow:
-    """What arrives at readings from a tier: contributions, and first-order effects.
+    """What arrives at readings from a cut: contributions, and first-order effects.
 
     head_weights, head_effects: the same contributions by the attention head that they came through last, for the
-    heads (layer, head) between the tier and the readings; a second view, not more inflow.
+    heads (layer, head) between the cut and the readings; a second view, not more inflow.
     """
 
     weights: Float[Tensor, "read source"] = field(repr=False)
@@ -41,40 +41,40 @@ class Inflow:
     head_effects: Float[Tensor, "read head"] = field(repr=False)
 
 
-def inflow(seen: Trace, tier: Tier, reads: Reads, allocation: Allocation, carried: Rows | None = None) -> Inflow:
+def inflow(seen: Trace, cut: Cut, reads: Reads, allocation: Allocation, carried: Rows | None = None) -> Inflow:
     """Every source's contribution to every reading, and its effect.
 
-    carried: what :func:`carry` returned for this tier and point; needed where the rule is not swept.
+    carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept.
     """
-    effects, heads, head_effects = _swept(seen, tier, replace(reads, w=reads.slope), EFFECT)
+    effects, heads, head_effects = _swept(seen, cut, replace(reads, w=reads.slope), EFFECT)
     if carried is None:
-        weights, _, head_weights = _swept(seen, tier, reads, CONTRIBUTION[allocation.rule])
+        weights, _, head_weights = _swept(seen, cut, reads, CONTRIBUTION[allocation.rule])
     else:
-        weights, head_weights = _read(carried, tier, reads), torch.full_like(head_effects, torch.nan)
+        weights, head_weights = _read(carried, cut, reads), torch.full_like(head_effects, torch.nan)
     return Inflow(weights, effects, heads, head_weights, head_effects)
 
 
-def contributions(seen: Trace, tier: Tier, reads: Reads, rule: str) -> Float[Tensor, "read source"]:
+def contributions(seen: Trace, cut: Cut, reads: Reads, rule: str) -> Float[Tensor, "read source"]:
     """Every source's contribution alone, under a rule that is swept (``half``, ``linear``).
 
-    The readings may lie at any read point behind the tier.
+    The readings may lie at any read point behind the cut.
     """
-    return _swept(seen, tier, reads, CONTRIBUTION[rule])[0]
+    return _swept(seen, cut, reads, CONTRIBUTION[rule])[0]
 
 
-def carry(seen: Trace, tier: Tier, to: Place, allocation: Allocation) -> Rows:
-    """A tier's sources at the next point of the graph, by the forward engine."""
+def carry(seen: Trace, cut: Cut, to: Place, allocation: Allocation) -> Rows:
+    """A cut's sources at the next point of the graph, by the forward engine."""
     everywhere = torch.arange(len(seen.token_ids))
-    return propagate(seen, tier.start(), {to: everywhere}, allocation)[to]
+    return propagate(seen, cut.start(), {to: everywhere}, allocation)[to]
 
 
 def pulled_back(
-    seen: Trace, tier: Tier, reads: Reads, factors: Float[Tensor, "read"], rule: str
+    seen: Trace, cut: Cut, reads: Reads, factors: Float[Tensor, "read"], rule: str
 ) -> Float[Tensor, "pos d_model"]:
-    """The gradient at a tier of Σ factor · reading."""
+    """The gradient at a cut of Σ factor · reading."""
     gradient = reads.w.new_zeros(1, len(seen.token_ids), reads.w.shape[1])
     gradient[0].index_add_(0, reads.pos, factors[:, None] * reads.w)
-    for level in _descend(seen, tier.point, reads.point, gradient, CONTRIBUTION[rule]):
+    for level in _descend(seen, cut.place, reads.place, gradient, CONTRIBUTION[rule]):
         gradient = level.before
     return gradient[0]
 
@@ -82,24 +82,24 @@ def pulled_back(
 # -------------------------------------------------------------------------------------------------------- backward
 
 
-def _swept(seen: Trace, tier: Tier, reads: Reads, choices: Choices) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
+def _swept(seen: Trace, cut: Cut, reads: Reads, choices: Choices) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
     """[read, source], and the same by head."""
-    values = seen.resid_post.new_zeros(len(reads), tier.n_sources)
+    values = seen.resid_post.new_zeros(len(reads), cut.n_sources)
     by_head: dict[int, Tensor] = {}
 
     def back(batch: Batch) -> None:
         (gradient,) = batch.seeds().values()
         bias = gradient.new_zeros(gradient.shape[:2])
         found = {}
-        for level in _descend(batch.trace, tier.point, reads.point, gradient, choices):
+        for level in _descend(batch.trace, cut.place, reads.place, gradient, choices):
             if level.looks_back:
                 found[level.layer] = level.units()
             gradient, bias = level.before, level.bias_before
-        values[batch.which] = tier.inflow(gradient, bias.sum(1))
+        values[batch.which] = cut.inflow(gradient, bias.sum(1))
         for layer, row in found.items():
             by_head.setdefault(layer, row.new_zeros(len(reads), row.shape[1]))[batch.which] = row
 
-    aims = [Aim(reads.point, w, pos) for w, pos in zip(reads.w, reads.pos.tolist(), strict=True)]
+    aims = [Aim(reads.place, w, pos) for w, pos in zip(reads.w, reads.pos.tolist(), strict=True)]
     in_batches([seen], aims, Budget(), back)
     rows = sorted(by_head.items())
     heads = [(layer, head) for layer, row in rows for head in range(row.shape[1])]
@@ -115,13 +115,13 @@ def _descend(seen: Trace, low: Place, high: Place, seeds: Tensor, choices: Choic
 # --------------------------------------------------------------------------------------------------------- forward
 
 
-def _read(carried: Rows, tier: Tier, reads: Reads) -> Float[Tensor, "read source"]:
+def _read(carried: Rows, cut: Cut, reads: Reads) -> Float[Tensor, "read source"]:
     """Inner products with what arrived. ``rest`` stands after the sources, and is empty under the rules of a graph."""
-    values = carried.values.new_zeros(len(reads), tier.n_sources + 1)
+    values = carried.values.new_zeros(len(reads), cut.n_sources + 1)
     for pos in reads.pos.unique().tolist():
         which = (reads.pos == pos).nonzero()[:, 0]
         rows = carried.values[carried.offsets[pos] : carried.offsets[pos + 1]]
-        here = values.new_zeros(len(which), tier.n_sources + 1)
+        here = values.new_zeros(len(which), cut.n_sources + 1)
         here[:, on(here, carried.present[pos].nonzero()[:, 0])] = reads.w[which] @ rows.T
         values[which] = here
     return values[:, :-1]

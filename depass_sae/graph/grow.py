@@ -1,6 +1,6 @@
 """Growing a graph backwards from its target, the most influential nodes first.
 
-1. The targets are expanded: what every source of the tier below contributes to them.
+1. The targets are expanded: what every source of the cut below contributes to them.
 2. Each source's influence is what flows through it to the targets (influence.py), as far as the graph is known.
 3. The most influential sources join the graph; features among them are expanded in turn, many in one sweep.
 4. Until there are as many nodes as asked for.
@@ -22,9 +22,9 @@ from ..models.place import Place
 from ..passes.forward import Allocation, Progress
 from ..passes.record import Trace
 from ..passes.rows import Rows
+from .cuts import Cut
 from .flow import carry, inflow, pulled_back
 from .reads import Reads, error_reads, feature_reads
-from .tiers import Tier
 
 AT_ONCE = 48
 """How many nodes join between two looks at everybody's influence."""
@@ -33,10 +33,10 @@ KEPT_SOURCES = 20_000
 
 
 @dataclass(frozen=True)
-class Expanded:
-    """A node with its inflow from the tier below.
+class Grown:
+    """A node with its inflow from the cut below.
 
-    level: of the node (its inflow comes from tier level − 1). source: its number among its own tier's sources, None
+    level: of the node (its inflow comes from cut level − 1). source: its number among its own cut's sources, None
     for logits and for features that do not fire. worth: what it counts for as a target. read: the one reading.
     sources, weights, effects: the largest; other_*: the sums of the rest. heads: (layer, head, weight, effect).
     """
@@ -71,7 +71,7 @@ class Expanded:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Goal:
     """A target: a feature (``feature``: its index) or a logit, read at ``level``."""
 
     level: int
@@ -84,14 +84,14 @@ class Wanted:
 class Growth:
     """A graph on its way. ``expanded``: targets first, in the order given; then whatever joined.
 
-    members: for every tier the sources that belong to the graph, expanded or not.
+    members: for every cut the sources that belong to the graph, expanded or not.
     """
 
     seen: Trace
-    tiers: Sequence[Tier]
+    cuts: Sequence[Cut]
     allocation: Allocation
     errors_through: bool
-    expanded: list[Expanded] = field(default_factory=list)
+    expanded: list[Grown] = field(default_factory=list)
     members: list[set[int]] = field(default_factory=list)
     carried: dict[tuple[int, Place], Rows] = field(default_factory=dict)
 
@@ -101,8 +101,8 @@ class Growth:
 
     def expand(self, level: int, reads: Reads, sources: Sequence[int | None], worths: Sequence[float]) -> None:
         """Find the inflow of nodes that are read at one level."""
-        tier = self.tiers[level - 1]
-        found = inflow(self.seen, tier, reads, self.allocation, self._carried(level - 1, reads.point))
+        cut = self.cuts[level - 1]
+        found = inflow(self.seen, cut, reads, self.allocation, self._carried(level - 1, reads.place))
         weights, effects = found.weights.double().cpu().numpy(), found.effects.double().cpu().numpy()
         head_weights, head_effects = found.head_weights.tolist(), found.head_effects.tolist()
         for i in range(len(reads)):
@@ -110,7 +110,7 @@ class Growth:
             other = np.setdiff1d(np.arange(weights.shape[1]), order, assume_unique=True)
             heads = zip(found.heads, head_weights[i], head_effects[i], strict=True)
             self.expanded.append(
-                Expanded(
+                Grown(
                     level=level,
                     source=sources[i],
                     worth=worths[i],
@@ -126,8 +126,8 @@ class Growth:
             )
 
     def influence(self) -> list[Float[np.ndarray, "source"]]:
-        """Of every source of every tier, through the nodes that are expanded so far."""
-        found = [np.zeros(tier.n_sources) for tier in self.tiers]
+        """Of every source of every cut, through the nodes that are expanded so far."""
+        found = [np.zeros(cut.n_sources) for cut in self.cuts]
         for node in sorted(self.expanded, key=lambda node: -node.level):
             own = node.worth + (0.0 if node.source is None else found[node.level][node.source])
             if node.inflow_size:
@@ -136,7 +136,7 @@ class Growth:
 
     def shares(self) -> list[float]:
         """For every expanded node: what one unit of its pre-activation does to the targets, along all paths."""
-        loss = [np.zeros(tier.n_sources) for tier in self.tiers]
+        loss = [np.zeros(cut.n_sources) for cut in self.cuts]
         factor = {}
         for number, node in sorted(enumerate(self.expanded), key=lambda item: -item[1].level):
             through = 0.0 if node.source is None else loss[node.level][node.source]
@@ -144,12 +144,12 @@ class Growth:
             loss[node.level - 1][node.sources] += factor[number] * node.weights
         return [factor[number] for number in range(len(self.expanded))]
 
-    def _carried(self, tier: int, point: Place) -> Rows | None:
+    def _carried(self, cut: int, point: Place) -> Rows | None:
         if self.allocation.rule in SWEPT:
             return None
-        if (tier, point) not in self.carried:
-            self.carried[tier, point] = carry(self.seen, self.tiers[tier], point, self.allocation)
-        return self.carried[tier, point]
+        if (cut, point) not in self.carried:
+            self.carried[cut, point] = carry(self.seen, self.cuts[cut], point, self.allocation)
+        return self.carried[cut, point]
 
 
 SWEPT = ("half", "linear")
@@ -159,8 +159,8 @@ RULES = (*SWEPT, "softmax", "linear-norm", "max")
 
 def grow(
     seen: Trace,
-    tiers: Sequence[Tier],
-    targets: Sequence[Wanted],
+    cuts: Sequence[Cut],
+    targets: Sequence[Goal],
     allocation: Allocation,
     max_nodes: int,
     *,
@@ -168,11 +168,11 @@ def grow(
     progress: Progress | None = None,
 ) -> Growth:
     """Grow from the targets until ``max_nodes`` sources and targets belong to the graph, or none is left."""
-    growth = Growth(seen, tiers, allocation, errors_through, members=[set() for _ in tiers])
+    growth = Growth(seen, cuts, allocation, errors_through, members=[set() for _ in cuts])
     for target in targets:
         source = None
         if target.feature is not None:
-            source = _source_of(tiers[target.level], int(target.reads.pos[0]), target.feature)
+            source = _source_of(cuts[target.level], int(target.reads.pos[0]), target.feature)
         if source is not None:
             growth.members[target.level].add(source)
         growth.expand(target.level, target.reads, [source], [target.worth])
@@ -182,16 +182,16 @@ def grow(
             break
         for level, sources in joining.items():
             growth.members[level] |= set(sources)
-            _expand_features(growth, level, [s for s in sources if s < tiers[level].n_features])
+            _expand_features(growth, level, [s for s in sources if s < cuts[level].n_features])
             if errors_through:
-                _expand_errors(growth, level, [s for s in sources if _is_error(tiers[level], s)])
+                _expand_errors(growth, level, [s for s in sources if _is_error(cuts[level], s)])
         if progress is not None:
             progress("growing the graph", min(len(growth), max_nodes), max_nodes)
     return growth
 
 
 def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:
-    """The most influential sources that are not in the graph yet: tier -> sources, upper tiers first."""
+    """The most influential sources that are not in the graph yet: cut -> sources, upper cuts first."""
     candidates = []
     for level, values in enumerate(growth.influence()):
         for source in np.flatnonzero(values[:-2] > 0).tolist():
@@ -206,10 +206,10 @@ def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:
 def _expand_features(growth: Growth, level: int, sources: list[int]) -> None:
     if not sources:
         return
-    tier = growth.tiers[level]
-    assert tier.features is not None
-    which = torch.tensor(sources, device=tier.features.pos.device)
-    reads = feature_reads(tier, growth.seen, tier.features.pos[which], tier.features.index[which])
+    cut = growth.cuts[level]
+    assert cut.features is not None
+    which = torch.tensor(sources, device=cut.features.pos.device)
+    reads = feature_reads(cut, growth.seen, cut.features.pos[which], cut.features.index[which])
     growth.expand(level, reads, sources, [0.0] * len(sources))
 
 
@@ -217,25 +217,25 @@ def _expand_errors(growth: Growth, level: int, sources: list[int]) -> None:
     """Errors are read along the gradient of the targets, as far as the graph is known."""
     if not sources or level == 0:
         return
-    tier = growth.tiers[level]
+    cut = growth.cuts[level]
     above = [(share, n.read) for share, n in zip(growth.shares(), growth.expanded, strict=True) if n.level == level + 1]
-    factors = tier.roots.new_tensor([share for share, _ in above])
+    factors = cut.roots.new_tensor([share for share, _ in above])
     reads = Reads.joined([read for _, read in above])
-    along = pulled_back(growth.seen, tier, reads, factors, growth.allocation.rule)
-    positions = [tier.positions[source] for source in sources]
-    reads = error_reads(tier, growth.seen, positions, along)
+    along = pulled_back(growth.seen, cut, reads, factors, growth.allocation.rule)
+    positions = [cut.positions[source] for source in sources]
+    reads = error_reads(cut, growth.seen, positions, along)
     growth.expand(level, reads, sources, [0.0] * len(sources))
 
 
-def _is_error(tier: Tier, source: int) -> bool:
-    root = source - tier.n_features
-    return 0 <= root < len(tier.roots) and not tier.is_token[root]
+def _is_error(cut: Cut, source: int) -> bool:
+    root = source - cut.n_features
+    return 0 <= root < len(cut.roots) and not cut.is_token[root]
 
 
-def _source_of(tier: Tier, pos: int, index: int) -> int | None:
-    """A feature's number among its tier's sources, where it fires."""
-    assert tier.features is not None
-    found = ((tier.features.pos == pos) & (tier.features.index == index)).nonzero()
+def _source_of(cut: Cut, pos: int, index: int) -> int | None:
+    """A feature's number among its cut's sources, where it fires."""
+    assert cut.features is not None
+    found = ((cut.features.pos == pos) & (cut.features.index == index)).nonzero()
     return int(found[0]) if len(found) else None
 
 

@@ -2,7 +2,7 @@
 
 As in circuit tracing (Ameisen et al. 2025): every node's inflow is taken by absolute value and normalised to sum to 1;
 a node's influence is the sum of the products of these shares over all paths to the target, Σ_k Aᵏ = (I − A)⁻¹ − I,
-weighted by what each target counts. A graph of tiers has no cycles, so one pass from the top gives it. What was pruned
+weighted by what each target counts. A graph of cuts has no cycles, so one pass from the top gives it. What was pruned
 stays in the normaliser (a remainder edge keeps its ``magnitude``); a node's own constant is no inflow and does not.
 """
 

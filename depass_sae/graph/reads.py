@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attribution.subject import Subject
 from ..attribution.targets import Target, gradient
 from ..models.place import Place
 from ..passes.record import Trace
 from ..saes import encoder_directions, live_pre_activation, pre_activations
-from .tiers import Tier
+from ..subject import Subject
+from .cuts import Cut
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Reads:
     """Readings at one point of the stream: pre = ⟨w, x[pos]⟩ + constant."""
 
-    point: Place
+    place: Place
     pos: Int[Tensor, "read"]
     w: Float[Tensor, "read d_model"] = field(repr=False)
     slope: Float[Tensor, "read d_model"] = field(repr=False)
@@ -45,18 +45,18 @@ class Reads:
         columns = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("pos", "w", "slope", "constant", "pre")
         )
-        return cls(parts[0].point, *columns)
+        return cls(parts[0].place, *columns)
 
     def some(self, which: Int[Tensor, "some"] | slice) -> Reads:
         return Reads(
-            self.point, self.pos[which], self.w[which], self.slope[which], self.constant[which], self.pre[which]
+            self.place, self.pos[which], self.w[which], self.slope[which], self.constant[which], self.pre[which]
         )
 
 
-def feature_reads(tier: Tier, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
+def feature_reads(cut: Cut, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
     """Features at positions, their pre-activations being sae-lens's own."""
-    assert tier.sae is not None
-    return encoder_reads(tier.sae, tier.point, seen, pos, index)
+    assert cut.sae is not None
+    return encoder_reads(cut.sae, cut.place, seen, pos, index)
 
 
 def encoder_reads(sae: SAE, point: Place, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
@@ -64,7 +64,7 @@ def encoder_reads(sae: SAE, point: Place, seen: Trace, pos: Int[Tensor, "read"],
     x = seen.at(point)
     direction = encoder_directions(sae, x[pos], index)
     return Reads(
-        point=point,
+        place=point,
         pos=pos,
         w=direction.w.to(x),
         slope=gradient(lambda rows: live_pre_activation(sae, rows, index), x[pos]).to(x),
@@ -77,9 +77,9 @@ def target_read(subject: Subject, seen: Trace, target: Target, pos: int) -> Read
     """Any target at one position."""
     readoff = target.read(subject, seen)
     here = slice(pos, pos + 1)
-    x = seen.at(readoff.point)
+    x = seen.at(readoff.place)
     return Reads(
-        point=readoff.point,
+        place=readoff.place,
         pos=torch.tensor([pos], device=x.device),
         w=readoff.direction.w[here].to(x),
         slope=target.slope(subject, x[here]).to(x),
@@ -88,22 +88,22 @@ def target_read(subject: Subject, seen: Trace, target: Target, pos: int) -> Read
     )
 
 
-def error_reads(tier: Tier, seen: Trace, positions: Sequence[int], along: Float[Tensor, "pos d_model"]) -> Reads:
+def error_reads(cut: Cut, seen: Trace, positions: Sequence[int], along: Float[Tensor, "pos d_model"]) -> Reads:
     """SAE errors, read along what the graph's target makes of them.
 
     With the active features fixed, error = x − Σ_i (⟨w_i, x⟩ + c_i) d_i − constant is affine in x, so ⟨u, error⟩ is
     read along u − Σ_i ⟨u, d_i⟩ w_i. along: u at every position.
     """
-    assert tier.features is not None
-    x, found = seen.at(tier.point), tier.features
+    assert cut.features is not None
+    x, found = seen.at(cut.place), cut.features
     w, constant = [], []
     for pos in positions:
-        some = slice(tier.offsets[pos], tier.offsets[pos + 1])
+        some = slice(cut.offsets[pos], cut.offsets[pos + 1])
         n = some.stop - some.start
-        read = encoder_directions(tier.sae, x[pos].expand(n, -1), found.index[some])
+        read = encoder_directions(cut.sae, x[pos].expand(n, -1), found.index[some])
         per_unit = (found.part(some).to(x) @ along[pos]) / found.activation[some].to(x)
         w.append(along[pos] - per_unit @ read.w.to(x))
-        constant.append(-per_unit @ read.c.to(x) - along[pos] @ tier.constant[pos])
+        constant.append(-per_unit @ read.c.to(x) - along[pos] @ cut.constant[pos])
     where = torch.tensor(list(positions), device=x.device)
-    pre = (along[where] * tier.roots[where]).sum(-1)
-    return Reads(tier.point, where, torch.stack(w), torch.stack(w), torch.stack(constant), pre)
+    pre = (along[where] * cut.roots[where]).sum(-1)
+    return Reads(cut.place, where, torch.stack(w), torch.stack(w), torch.stack(constant), pre)

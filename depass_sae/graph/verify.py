@@ -21,8 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..attribution.replace_tokens import Replacing, check_replacing
-from ..attribution.subject import Subject
+from ..attribution.replace import Replacing, check_replacing
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
 from ..files import same_place
@@ -35,10 +34,11 @@ from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..saes import written_by
+from ..subject import Subject
 from .build import trace_bytes
+from .cuts import Cut, sae_cut
 from .document import LARGEST, TESTED, check_graph
 from .influence import downwards
-from .tiers import Tier, sae_tier
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -72,7 +72,7 @@ def verify_graph(
     """A copy of the graph with ``verification`` among its attributes.
 
     max_nodes: how many nodes are taken out one at a time, the most influential. replace_from: a file of text whose
-    tokens replace others (see :mod:`..attribution.replace_tokens`). Raises UserError where the graph is of
+    tokens replace others (see :mod:`..attribution.replace`). Raises UserError where the graph is of
     another model, other SAEs or another tokenizer.
     """
     check_verifying(max_nodes, seed)
@@ -164,7 +164,7 @@ class _Study:
     g: nx.DiGraph
     prompt: Prompt
     seen: Trace
-    tiers: dict[int, Tier]
+    cuts: dict[int, Cut]
     targets: Sequence[tuple[Target, int, float]]
     value: float
     replacing: Replacing
@@ -179,7 +179,7 @@ class _Study:
         prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
         hooks = {sae["layer"]: Place(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
         seen = subject.trace(prompt, None)
-        tiers = {layer: sae_tier(subject, seen, prompt, hook) for layer, hook in hooks.items()}
+        cuts = {layer: sae_cut(subject, seen, prompt, hook) for layer, hook in hooks.items()}
         targets, value = [], 0.0
         for target in g.graph["target"]:
             node = g.nodes[target["node"]]
@@ -197,7 +197,7 @@ class _Study:
                 )
             targets.append((at, node["pos"], target["weight"]))
             value += target["weight"] * readoff.now[node["pos"]].item()
-        return cls(subject, g, prompt, seen, tiers, targets, value, replacing)
+        return cls(subject, g, prompt, seen, cuts, targets, value, replacing)
 
     def without(self, name: str, generator: torch.Generator) -> float:
         """The targets' value when one node is taken out."""
@@ -209,23 +209,23 @@ class _Study:
             d_head = self.subject.adapter.width(place) // _n_heads(self.subject.adapter, node["layer"])
             own = slice(node["index"] * d_head, (node["index"] + 1) * d_head)
             return self._value({place: lambda z: _zeroed(z, own)})
-        tier, pos = self.tiers[node["layer"]], node["pos"]
-        part = tier.roots[pos] if node["kind"] != "feature" else self._part(tier, node)
-        return self._value({tier.point.as_post: lambda x: _less(x, pos, part)})
+        cut, pos = self.cuts[node["layer"]], node["pos"]
+        part = cut.roots[pos] if node["kind"] != "feature" else self._part(cut, node)
+        return self._value({cut.place.as_post: lambda x: _less(x, pos, part)})
 
     def together(self, generator: torch.Generator) -> dict[str, Any]:
         """The targets with the graph's features alone, without them, and the same for random active features."""
         masks, candidates, counts, last = {}, {}, 0, max(pos for _, pos, _ in self.targets)
-        for layer, tier in self.tiers.items():
-            assert tier.features is not None
+        for layer, cut in self.cuts.items():
+            assert cut.features is not None
             wanted = {
                 (node["pos"], node["index"])
                 for _, node in self.g.nodes(data=True)
                 if node["kind"] == "feature" and node["layer"] == layer
             }
-            pairs = zip(tier.features.pos.tolist(), tier.features.index.tolist(), strict=True)
+            pairs = zip(cut.features.pos.tolist(), cut.features.index.tolist(), strict=True)
             masks[layer] = torch.tensor([pair in wanted for pair in pairs], dtype=torch.bool)
-            candidates[layer] = tier.features.pos.cpu() <= last  # what comes later cannot matter
+            candidates[layer] = cut.features.pos.cpu() <= last  # what comes later cannot matter
             counts += int(masks[layer].sum())
         random = [
             {layer: _shuffled(mask, candidates[layer], generator) for layer, mask in masks.items()}
@@ -242,24 +242,24 @@ class _Study:
             "without_random": sum(without) / DRAWS,
         }
 
-    def _part(self, tier: Tier, node: Mapping[str, Any]) -> Float[Tensor, "d_model"]:
-        assert tier.features is not None
-        found = ((tier.features.pos == node["pos"]) & (tier.features.index == node["index"])).nonzero()[:, 0]
-        return tier.features.part(found).sum(0)  # nothing where it does not fire
+    def _part(self, cut: Cut, node: Mapping[str, Any]) -> Float[Tensor, "d_model"]:
+        assert cut.features is not None
+        found = ((cut.features.pos == node["pos"]) & (cut.features.index == node["index"])).nonzero()[:, 0]
+        return cut.features.part(found).sum(0)  # nothing where it does not fire
 
     def _edits(self, masks: Mapping[int, Bool[Tensor, "active"]], *, drop: bool) -> dict[Place, Edit]:
         """At every SAE: drop these active features (at their positions), or all others."""
         edits = {}
-        for layer, tier in self.tiers.items():
-            assert tier.features is not None
-            assert tier.sae is not None
-            chosen = torch.zeros(len(self.prompt), tier.sae.cfg.d_sae, dtype=torch.bool)
+        for layer, cut in self.cuts.items():
+            assert cut.features is not None
+            assert cut.sae is not None
+            chosen = torch.zeros(len(self.prompt), cut.sae.cfg.d_sae, dtype=torch.bool)
             some = masks[layer]
-            chosen[tier.features.pos.cpu()[some], tier.features.index.cpu()[some]] = True
+            chosen[cut.features.pos.cpu()[some], cut.features.index.cpu()[some]] = True
             gone = chosen if drop else ~chosen
-            if tier.is_token[0]:
+            if cut.is_token[0]:
                 gone[0] = False  # features mean nothing there
-            edits[tier.point.as_post] = _without_features(tier, gone)
+            edits[cut.place.as_post] = _without_features(cut, gone)
         return edits
 
     def _replaced(self, pos: int, generator: torch.Generator) -> float:
@@ -274,18 +274,18 @@ class _Study:
         for pos in {pos for _, pos, _ in self.targets}:
             here = [(target, weight) for target, p, weight in self.targets if p == pos]
             read = intervene(
-                self.subject.adapter, ids[:, : pos + 1], edits, {t.point for t, _ in here}, self.subject.trace_dtype
+                self.subject.adapter, ids[:, : pos + 1], edits, {t.place for t, _ in here}, self.subject.trace_dtype
             )
-            value += sum(w * target.live(self.subject, read[target.point]).mean().item() for target, w in here)
+            value += sum(w * target.live(self.subject, read[target.place]).mean().item() for target, w in here)
         return value
 
 
-def _without_features(tier: Tier, gone: Bool[Tensor, "pos d_sae"]) -> Edit:
+def _without_features(cut: Cut, gone: Bool[Tensor, "pos d_sae"]) -> Edit:
     """Subtract what these features write, as the SAE reads the stream that arrives."""
 
     def edit(x: Float[Tensor, "batch pos d_model"]) -> Tensor:
         which = gone[: x.shape[1]].to(x.device).repeat(len(x), 1)
-        return x - written_by(tier.sae, x.flatten(0, 1).float(), which).view_as(x).to(x)
+        return x - written_by(cut.sae, x.flatten(0, 1).float(), which).view_as(x).to(x)
 
     return edit
 

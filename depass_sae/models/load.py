@@ -137,7 +137,7 @@ def load_model(
     wanted: torch.dtype | str | None = dtype_named(dtype)
     path = expanded(name)
     if str(name) == "smollm2" or (path.suffix == ".gguf"):
-        from ..demo.smollm2 import BOS_ID, prepare
+        from .smollm2 import BOS_ID, prepare
 
         directory = prepare(None if str(name) == "smollm2" else path, cache_dir)
         model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code)

@@ -30,7 +30,7 @@ from .plan import Step, forecast, only_rest, planned
 from .record import Trace
 from .rows import Rows, at
 from .rules import TEMPERATURE, Rule, rule_named
-from .sources import Start
+from .sources import Split
 
 FirstToken = Literal["skip", "compete"]
 
@@ -73,7 +73,7 @@ def part_of(progress: Progress | None, number: int, parts: int) -> Progress | No
 
 def propagate(
     trace: Trace,
-    start: Start,
+    start: Split,
     reads: Mapping[Place, Int[Tensor, "kept"]],
     allocation: Allocation = Allocation(),
     *,
@@ -108,7 +108,7 @@ def propagate(
 
 def _carry(
     trace: Trace,
-    start: Start,
+    start: Split,
     plan: list[Step],
     reads: Mapping[Place, Int[Tensor, "kept"]],
     rule: Rule,

@@ -21,7 +21,7 @@ from .forward import Progress
 from .memory import Budget, fits, no_room
 from .record import Trace
 from .rows import BIAS, Rows, on
-from .sources import Start
+from .sources import Split
 
 PACK = 512
 """Positions that go together: matrix products gain little from more, and patterns are kept as one matrix of them."""
@@ -39,7 +39,7 @@ def alike_in_length(lengths: Sequence[int], limit: int = PACK) -> list[list[int]
     return found
 
 
-def packed_start(starts: Sequence[Start]) -> Start:
+def packed_start(starts: Sequence[Split]) -> Split:
     """Each prompt split in its own way, on their packed trace: component m is the m-th of every prompt."""
     most = max(starts, key=lambda start: start.rows.n_components)
     assert all(start.at == most.at for start in starts)
@@ -53,7 +53,7 @@ def packed_start(starts: Sequence[Start]) -> Start:
             mask[low:high, BIAS:] = given[:, BIAS:]
         low = high
     rows = Rows(torch.arange(n), present, torch.cat([start.rows.values for start in starts]))
-    return Start(most.at, rows, most.labels, first_only)
+    return Split(most.at, rows, most.labels, first_only)
 
 
 # --------------------------------------------------------------------------------------------------------- many targets
@@ -63,7 +63,7 @@ def packed_start(starts: Sequence[Start]) -> Start:
 class Aim:
     """A target of a sweep: ⟨w, x⟩ at a point, at a position of a prompt."""
 
-    point: Place
+    place: Place
     w: Float[Tensor, "d"]
     pos: int
     prompt: int = 0
@@ -110,8 +110,8 @@ class Batch:
         """Where the sweep begins."""
         n, like = len(self.trace.token_ids), self.trace.resid_post
         seeds: dict[Place, Tensor] = {}
-        for point in {going.aim.point for going in self.aims}:
-            some = [going for going in self.aims if going.aim.point == point]
+        for point in {going.aim.place for going in self.aims}:
+            some = [going for going in self.aims if going.aim.place == point]
             w = torch.stack([going.aim.w for going in some])
             lane = torch.tensor([going.lane for going in some])
             pos = torch.tensor([going.span.start + going.aim.pos for going in some])
@@ -189,4 +189,4 @@ def sweep_each(
 
 def _sublayers(aims: Sequence[Aim]) -> int:
     """How many a sweep from the highest of them visits."""
-    return max((Place(*aim.point).behind for aim in aims), default=0)
+    return max((Place(*aim.place).behind for aim in aims), default=0)

@@ -10,14 +10,14 @@ from torch import Tensor
 from ..models.parts import MLP, Attention, Linear, Norm
 from ..models.place import Place, stream_at
 from .record import Trace
-from .sources import Start
+from .sources import Split
 
 BIAS, REST = -2, -1  # the last two components
 X = Float[Tensor, "pos comp d"]
 Present = Bool[Tensor, "pos comp"]  # a component that is absent takes no part, unlike one that is zero
 
 
-def decompose(trace: Trace, start: Start, rule: str, T: float = 0.1, skip: bool = True) -> dict[Place, tuple]:
+def decompose(trace: Trace, start: Split, rule: str, T: float = 0.1, skip: bool = True) -> dict[Place, tuple]:
     """X and Present at every stream from the start on; the components sum to what the model computed there."""
     x, present = start.rows.dense(), start.rows.present
     found = {stream_at(start.at.depth, trace.n_layers): (x, present)}

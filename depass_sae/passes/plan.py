@@ -21,7 +21,7 @@ from .memory import Need
 from .record import Trace
 from .rows import BIAS, REST
 from .rules import Rule
-from .sources import Start
+from .sources import Split
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Step:
 
 
 def planned(
-    trace: Trace, start: Start, reads: Mapping[Place, Int[Tensor, "kept"]], rule: Rule, skip_first: bool
+    trace: Trace, start: Split, reads: Mapping[Place, Int[Tensor, "kept"]], rule: Rule, skip_first: bool
 ) -> list[Step]:
     """The sublayers from a start to the last read; the last step is the stream that it leaves.
 
@@ -95,7 +95,7 @@ def only_rest(present: Bool[Tensor, "pos comp"]) -> Bool[Tensor, "pos comp"]:
     return alone
 
 
-def forecast(steps: list[Step], adapter: Adapter, start: Start, reads: Mapping[Place, Int[Tensor, "kept"]]) -> Need:
+def forecast(steps: list[Step], adapter: Adapter, start: Split, reads: Mapping[Place, Int[Tensor, "kept"]]) -> Need:
     """What a pass takes at most beside its blocks: the stream, what takes its place where its layout changes, and
     beside these what is read inside a sublayer, what was read so far, and a stream that is read again.
     """

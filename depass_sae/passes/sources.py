@@ -1,6 +1,6 @@
 """What a stream is split into where a pass starts: tokens, heads, modules, neurons, subspaces, or any given vectors.
 
-A source turns a trace into a :class:`Start`: labelled components that sum to the residual stream, position by position.
+A source turns a trace into a :class:`Split`: labelled components that sum to the residual stream, position by position.
 A source keeps its own sublayer's biases: a head is z_h W_O^h with b_V in z_h, a module's output includes b_O or b_down.
 Two components stand after a source's own in every decomposition: ``bias`` (what bias vectors add on the way) and
 ``rest`` (what the source leaves over, and what no other component can take).
@@ -25,7 +25,7 @@ from .rows import Rows, on
 
 
 @dataclass(frozen=True)
-class Start:
+class Split:
     """Components at one point of the residual stream.
 
     labels: one per component, ``bias`` and ``rest`` last.
@@ -43,7 +43,7 @@ class Start:
 class Source(Protocol):
     """A rule for splitting the stream at one point."""
 
-    def start(self, trace: Trace) -> Start: ...
+    def start(self, trace: Trace) -> Split: ...
 
 
 @typed
@@ -59,14 +59,14 @@ class Spans:
     labels: Sequence[str]
     layer: int = 0
 
-    def start(self, trace: Trace) -> Start:
+    def start(self, trace: Trace) -> Split:
         x = _stream(trace, (self.layer, "resid_pre"))
         n, m = len(x), len(self.groups)
         present = torch.zeros(n, m + 2, dtype=torch.bool)
         present[torch.arange(n), self.owner(n)] = True
         first_only = torch.tensor([list(group) == [0] for group in self.groups] + [False, False])
         rows = Rows(torch.arange(n), present, x)
-        return Start(Place(self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
+        return Split(Place(self.layer, "resid_pre"), rows, (*self.labels, "bias", "rest"), first_only)
 
     def owner(self, n: int) -> Int[Tensor, "pos"]:
         """Which component each of n positions belongs to: its group's, or ``rest``. Raises UserError for bad groups."""
@@ -101,7 +101,7 @@ class Vectors:
     present: Bool[Tensor, "pos comp"] | None = None
     first_only: Bool[Tensor, "comp"] | None = None
 
-    def start(self, trace: Trace) -> Start:
+    def start(self, trace: Trace) -> Split:
         x = _stream(trace, self.at)
         if self.parts.dim() != 3 or self.parts.shape[::2] != x.shape or self.parts.shape[1] != len(self.labels):
             expected = f"[{x.shape[0]}, {len(self.labels)}, {x.shape[1]}]"
@@ -123,7 +123,7 @@ class Vectors:
             first_only[:-2] = self.first_only.cpu()
         full = start.rows.dense().flatten(0, 1)
         rows = Rows(start.rows.positions, mask, full.index_select(0, on(full, mask.flatten().nonzero()[:, 0])))
-        return Start(start.at, rows, start.labels, first_only)
+        return Split(start.at, rows, start.labels, first_only)
 
 
 @typed
@@ -133,7 +133,7 @@ class Heads:
 
     layer: int
 
-    def start(self, trace: Trace) -> Start:
+    def start(self, trace: Trace) -> Split:
         frozen = _sublayer(trace, self.layer, ATTENTION)
         labels = [f"head {head}" for head in range(frozen.mixer.n_units)]
         rest = trace.streams[frozen.sublayer.number]
@@ -148,7 +148,7 @@ class Modules:
     layer: int
     module: Literal["attn", "mlp"]
 
-    def start(self, trace: Trace) -> Start:
+    def start(self, trace: Trace) -> Split:
         if self.module not in (ATTENTION, NEURONS):
             raise UserError(f'a module is "attn" or "mlp", not {self.module!r}')
         frozen = _sublayer(trace, self.layer, self.module)
@@ -170,7 +170,7 @@ class Neurons:
     layer: int
     groups: Sequence[Sequence[int]] | None = None
 
-    def start(self, trace: Trace) -> Start:
+    def start(self, trace: Trace) -> Split:
         frozen = _sublayer(trace, self.layer, NEURONS)
         number, n = frozen.sublayer.number, frozen.mixer.n_units
         groups = [[neuron] for neuron in range(n)] if self.groups is None else [list(group) for group in self.groups]
@@ -199,7 +199,7 @@ class Subspace:
     hook: str = "resid_post"
     rank: int | None = None
 
-    def start(self, trace: Trace) -> Start:
+    def start(self, trace: Trace) -> Split:
         x = _stream(trace, (self.layer, self.hook))
         parts = torch.stack([x @ basis.T @ basis for basis in self.bases(x)], dim=1)
         labels = [f"subspace {i}" for i in range(parts.shape[1])]
@@ -264,7 +264,7 @@ def _start(
     parts: Float[Tensor, "pos comp d_model"],
     bias: Float[Tensor, "*pos d_model"] | None,
     rest: Float[Tensor, "pos d_model"],
-) -> Start:
+) -> Split:
     """Components that are present at every position, ``bias`` where there is one."""
     n, m, _ = parts.shape
     present = torch.ones(n, m + 2, dtype=torch.bool)
@@ -274,4 +274,4 @@ def _start(
     if bias is None:
         full = full[:, [*range(m), m + 1]]
     rows = Rows(torch.arange(n), present, full.flatten(0, 1))
-    return Start(at, rows, (*labels, "bias", "rest"), torch.zeros(m + 2, dtype=torch.bool))
+    return Split(at, rows, (*labels, "bias", "rest"), torch.zeros(m + 2, dtype=torch.bool))

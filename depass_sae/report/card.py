@@ -26,13 +26,12 @@ from ..arguments import typed
 from ..attribution.answer import Asked
 from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ..attribution.render import Html, Text, table_text
-from ..attribution.subject import Subject
 from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..errors import SAEFitWarning, UserError, warn
 from ..files import check_place, write_text
-from ..graph.labels import check_labels
-from ..graph.neuronpedia_labels import feature_page
+from ..labels.files import check_labels
+from ..labels.neuronpedia import feature_page
 from ..models.place import Place
 from ..models.prompt import Prompt, PromptLike, encode, several
 from ..passes.choices import CONTRIBUTION
@@ -42,13 +41,14 @@ from ..passes.many import alike_in_length
 from ..passes.record import Trace
 from ..passes.sinks import sinks
 from ..saes import Fit, activations, describe, fit, pre_activations
+from ..subject import Subject
 from ..texts import together
 from .neighbours import (
     Alike,
+    Arrived,
     ByFeature,
-    Inflow,
+    DecoderVotes,
     Vote,
-    Votes,
     decoder_votes,
     inflow_from,
     nearest,
@@ -190,7 +190,7 @@ class FeatureCard:
     prompts: tuple[CardPrompt, ...]
     firings: tuple[Firing, ...]
     drives: tuple[Drive, ...]
-    votes: Votes | None
+    votes: DecoderVotes | None
     nearest: tuple[Alike, ...]
     previous: Flow | None
     following: Flow | None
@@ -548,7 +548,7 @@ def _read(
     subject: Subject, target: FeatureTarget, prompts: Sequence[Prompt], progress: Progress | None
 ) -> list[CardPrompt]:
     """Every prompt, those of about a length in one pass."""
-    point = target.point
+    point = target.place
     found: dict[int, CardPrompt] = {}
     for group in alike_in_length([len(prompt) for prompt in prompts]):
         some = [prompts[number] for number in group]
@@ -560,11 +560,11 @@ def _read(
 
 
 def _card_prompt(subject: Subject, target: FeatureTarget, prompt: Prompt, seen: Trace) -> CardPrompt:
-    sae, x = subject.saes[target.hook], seen.at(target.point)
+    sae, x = subject.saes[target.hook], seen.at(target.place)
     with torch.no_grad():
         active: list[float | None] = list(activations(sae, x)[:, target.index].tolist())
         pre: list[float | None] = list(pre_activations(sae, x, target.path)[:, target.index].tolist())
-    sunk = [pos for pos in sinks(seen, target.point) if not prompt.special[pos]]
+    sunk = [pos for pos in sinks(seen, target.place) if not prompt.special[pos]]
     for pos in [0, *sunk] if prompt.special[0] else sunk:
         active[pos] = pre[pos] = None
     return CardPrompt(prompt, tuple(active), tuple(pre), fit(sae, x), tuple(sunk))
@@ -596,10 +596,10 @@ def _flows(
     if not firings or (before is None and behind is None):
         return None, None
     numbers = sorted({firing.prompt for firing in firings})
-    arrived: list[Inflow] = []
+    arrived: list[Arrived] = []
     left: list[ByFeature] = []
-    points = [target.point, *([behind] if behind is not None else [])]
-    deepest = max(place.layer for place in [*points, writes_at(subject, hook) or target.point])
+    points = [target.place, *([behind] if behind is not None else [])]
+    deepest = max(place.layer for place in [*points, writes_at(subject, hook) or target.place])
     for done, number in enumerate(numbers, start=1):
         prompt = prompts[number]
         positions = sorted(firing.pos for firing in firings if firing.prompt == number)

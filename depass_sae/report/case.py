@@ -20,30 +20,31 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import __version__
+from .._version import __version__
 from ..arguments import typed
 from ..attribution.answer import Asked, read
 from ..attribution.components import HEADS, ComponentAttribution, attribute_components
 from ..attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
-from ..attribution.replace_tokens import check_replacing
-from ..attribution.subject import Subject
+from ..attribution.replace import check_replacing
 from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens_each
 from ..errors import UserError
-from ..graph.build import MOST_NODES, Settings, build_graph
+from ..graph.build import MOST_NODES, GraphSettings, build_graph
 from ..graph.grow import RULES
-from ..graph.labels import check_labels, with_labels
-from ..graph.neuronpedia_labels import feature_page, graph_pages
+from ..graph.labels import graph_pages, with_labels
 from ..graph.summary import name_of
 from ..graph.verify import verify_graph
+from ..labels.files import check_labels
+from ..labels.neuronpedia import feature_page
 from ..models.prompt import Prompt, encode
 from ..passes.choices import CONTRIBUTION
 from ..passes.forward import Allocation, Progress
 from ..passes.sinks import sinks
 from ..saes import Fit, describe
+from ..subject import Subject
 from ..texts import visible
 from .card import FeatureCard, make_card
-from .sentence import Facts, HeadFact, Source, UpstreamFact, gather, sentence
+from .sentence import Facts, HeadFact, SourceFact, UpstreamFact, gather, sentence
 from .study import Study, origin
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Finding:
     def facts(self) -> Facts:
         target, measured = self.target, self.target.measured
         sources = [
-            Source(
+            SourceFact(
                 span.pos,
                 span.text,
                 value,
@@ -477,7 +478,7 @@ def _feature_study(
     chosen = sorted({reading.positions[0] for reading in readings})
     readoff = readings[0].readoff
     assert readoff.activation is not None
-    sunk = {pos for pos in sinks(readings[0].seen, target.point) if not prompt.special[pos]} - set(chosen)
+    sunk = {pos for pos in sinks(readings[0].seen, target.place) if not prompt.special[pos]} - set(chosen)
     nowhere = sunk | ({0} if prompt.special[0] else set())
 
     def but_nowhere(values: Float[Tensor, "pos"]) -> tuple[float | None, ...]:
@@ -550,7 +551,7 @@ def _finding(
     )  # fmt: skip
     g, why = None, _no_graph(target, allocation)
     if why is None:
-        size = Settings(max_nodes=settings.max_nodes)
+        size = GraphSettings(max_nodes=settings.max_nodes)
         g = build_graph(subject, prompt, [(target, pos)], allocation=allocation, settings=size, progress=progress)
         if settings.verify:
             g = verify_graph(
@@ -589,11 +590,11 @@ def ends_in(g: nx.DiGraph, kind: str) -> float | None:
     return share
 
 
-def _largest_source(head: Mapping[str, Any]) -> Source | None:
+def _largest_source(head: Mapping[str, Any]) -> SourceFact | None:
     if not head["by_token"]:
         return None
     pos = max(range(len(head["by_token"])), key=lambda p: abs(head["by_token"][p]))
-    return Source(pos, head["tokens"][pos], head["by_token"][pos])
+    return SourceFact(pos, head["tokens"][pos], head["by_token"][pos])
 
 
 def _versions() -> dict[str, str]:

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attribution.subject import Subject
+from ..graph.cuts import is_stream, sae_cut
 from ..graph.flow import contributions
 from ..graph.reads import encoder_reads
-from ..graph.tiers import is_stream, sae_tier
 from ..models.place import Place, stream_at
 from ..models.prompt import Prompt, token_text
 from ..passes.forward import Allocation, propagate
@@ -37,6 +36,7 @@ from ..saes import (
     feature_parts,
     reconstructs,
 )
+from ..subject import Subject
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -58,14 +58,14 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Votes:
+class DecoderVotes:
     """The tokens that a decoder direction raises most, and those that it lowers most."""
 
     top: tuple[Vote, ...]
     bottom: tuple[Vote, ...]
 
 
-def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> Votes | None:
+def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> DecoderVotes | None:
     """The decoder row through the final norm's gain and the unembedding.
 
     logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[index] (through W_O for hook_z), g the final
@@ -85,7 +85,7 @@ def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> Votes 
     def vote(token: int) -> Vote:
         return Vote(token_text(subject.loaded.tokenizer, token), token, logits[token].item())
 
-    return Votes(tuple(map(vote, order[:top])), tuple(map(vote, order[: -top - 1 : -1])))
+    return DecoderVotes(tuple(map(vote, order[:top])), tuple(map(vote, order[: -top - 1 : -1])))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ByFeature:
 
 
 @dataclass(frozen=True)
-class Inflow:
+class Arrived:
     """What arrives at one feature at some positions from the previous SAE layer; it sums to the pre-activations.
 
     features: an entry per position and feature of that SAE. errors: of that SAE. other: position 0's stream, the
@@ -209,18 +209,18 @@ def inflow_from(
     index: int,
     positions: Sequence[int],
     rule: str,
-) -> Inflow:
+) -> Arrived:
     """Contributions of the features at ``source`` to one feature, at each of some positions of it."""
-    tier = sae_tier(subject, seen, prompt, source)
-    assert tier.features is not None
+    cut = sae_cut(subject, seen, prompt, source)
+    assert cut.features is not None
     at = torch.tensor(list(positions), device=seen.resid_post.device)
     reads = encoder_reads(subject.saes[hook], hook, seen, at, torch.full_like(at, index))
-    weights = contributions(seen, tier, reads, rule).double()
-    roots = weights[:, tier.n_features : -2]
-    is_token = torch.tensor(tier.is_token, device=roots.device)
+    weights = contributions(seen, cut, reads, rule).double()
+    roots = weights[:, cut.n_features : -2]
+    is_token = torch.tensor(cut.is_token, device=roots.device)
     found = weights.new_zeros(len(at), subject.saes[source].cfg.d_sae)
-    found.index_add_(1, tier.features.index, weights[:, : tier.n_features])
-    return Inflow(
+    found.index_add_(1, cut.features.index, weights[:, : cut.n_features])
+    return Arrived(
         features=ByFeature(found.nonzero()[:, 1], found[found != 0]),
         errors=roots[:, ~is_token].sum(1),
         other=roots[:, is_token].sum(1) + weights[:, -2:].sum(1) + reads.constant.double(),

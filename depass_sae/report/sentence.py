@@ -21,7 +21,7 @@ REVERSED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFact:
     """A source token. share: of the pre-activation.
 
     measured: what the target loses when it is replaced, on average; spread: the standard deviation of that.
@@ -41,7 +41,7 @@ class HeadFact:
 
     name: str
     value: float
-    source: Source | None = None
+    source: SourceFact | None = None
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ class Facts:
     token: str
     activation: float | None
     pre_activation: float
-    top: Source
-    opposing: Source | None
-    own: Source | None
+    top: SourceFact
+    opposing: SourceFact | None
+    own: SourceFact | None
     heads: tuple[HeadFact, ...]
     upstream: tuple[UpstreamFact, ...]
     error_share: float | None
     left_out_share: float | None
     replacements: int
     replaced: int
-    top_replaced: Source | None
-    most_lost: Source | None
-    reversed: Source | None
+    top_replaced: SourceFact | None
+    most_lost: SourceFact | None
+    reversed: SourceFact | None
     rank_correlation: float | None
     verdict: Verdict
 
@@ -98,7 +98,7 @@ def gather(
     token: str,
     activation: float | None,
     pre_activation: float,
-    sources: list[Source],
+    sources: list[SourceFact],
     heads: tuple[HeadFact, ...] = (),
     upstream: tuple[UpstreamFact, ...] = (),
     error_share: float | None = None,
@@ -137,7 +137,7 @@ def gather(
     )
 
 
-def _reversed(replaced: list[Source], pre_activation: float) -> Source | None:
+def _reversed(replaced: list[SourceFact], pre_activation: float) -> SourceFact | None:
     """The source with the largest measured effect of the other sign than its contribution, where that is plain to see:
     more than the replacements vary, and a tenth of the pre-activation at least.
     """
@@ -147,7 +147,7 @@ def _reversed(replaced: list[Source], pre_activation: float) -> Source | None:
     return max(plain, key=lambda s: abs(s.measured or 0.0), default=None)
 
 
-def _verdict(top_replaced: Source | None, most_lost: Source | None) -> Verdict:
+def _verdict(top_replaced: SourceFact | None, most_lost: SourceFact | None) -> Verdict:
     if top_replaced is None or most_lost is None or most_lost.measured is None:
         return "not measured"
     if most_lost.measured <= 0:
@@ -241,7 +241,7 @@ def _measured(facts: Facts) -> str:
     )
 
 
-def _close(top: Source, lost: Source) -> str:
+def _close(top: SourceFact, lost: SourceFact) -> str:
     """Whether the two differ by more than one set of random tokens differs from another."""
     if None in (top.measured, lost.measured, top.spread, lost.spread):
         return ""
@@ -277,11 +277,11 @@ def _labelled(label: str) -> str:
     return f" (“{shown(label)}”)" if label else ""
 
 
-def _share(source: Source) -> str:
+def _share(source: SourceFact) -> str:
     return "" if source.share is None else f" ({_percent(source.share)})"
 
 
-def _value(source: Source) -> str:
+def _value(source: SourceFact) -> str:
     return _signed(source.value)
 
 

@@ -13,7 +13,7 @@ from ..passes import DEFAULT_RULE
 from ..texts import is_hidden, visible
 
 if TYPE_CHECKING:
-    from ..attribution.subject import Subject
+    from ..subject import Subject
 
 LABELS_FILE = "labels.json"
 """Where the labels that a study shows are kept, beside its page."""
@@ -154,7 +154,7 @@ def _are_shipped(subject: Subject) -> bool:
     import torch
     from safetensors import safe_open
 
-    from ..demo.smollm2 import shipped_saes
+    from ..saes.shipped import shipped_saes
 
     shipped = shipped_saes()
     for hook, sae in subject.saes.items():

@@ -66,7 +66,7 @@ def test_every_row_sums_to_the_pre_activation_that_sae_lens_computes(
 def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, kind: str, ids: list[int], rule: str) -> None:
     subject = with_sae(shape, hook, "jumprelu")._subject
     target = FeatureTarget(subject.hook(1), 3)
-    seen = subject.trace(encode(subject.loaded, subject.adapter, ids), 1, (target.point,))
+    seen = subject.trace(encode(subject.loaded, subject.adapter, ids), 1, (target.place,))
     readoff, positions = target.read(subject, seen), sorted({0, len(ids) - 1})
     swept, carried = (
         engine(seen, readoff, positions, KINDS[kind], Allocation(rule), Budget(), None) for engine in (_swept, _carried)

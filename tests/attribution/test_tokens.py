@@ -483,7 +483,7 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, ids: list[i
     subject = with_sae(shape, hook, "jumprelu")._subject
     target = FeatureTarget(subject.hook(1), 3)
     prompt = encode(subject.loaded, subject.adapter, ids)
-    seen = subject.trace(prompt, 1, (target.point,))
+    seen = subject.trace(prompt, 1, (target.place,))
     reading = Reading(prompt, seen, target.read(subject, seen), sorted({0, len(ids) - 1}), {})
     passes = _Passes.of([reading], by, Allocation(rule), Budget(), None)
     swept, carried = passes.swept()[0], passes.carried()[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from depass_sae.attribution import reservoir
 from depass_sae.demo import corpus, topics
 from depass_sae.demo.cases import CASES
 from depass_sae.demo.corpus import Document
@@ -61,14 +62,14 @@ def test_whole_documents_are_held_out():
 
 
 def test_the_text_holds_no_prompt_that_the_saes_are_measured_on():
-    everything = "\n".join(corpus.written())
+    everything = "\n".join(reservoir.written())
     for prompt in (*(case.prompt for case in CASES), *EVERYDAY):
         assert prompt[:40] not in everything
 
 
 def test_the_written_text_is_as_small_as_promised():
-    assert corpus._WRITTEN.stat().st_size < 3_000_000
-    assert len(corpus.written()) > 1000
+    assert reservoir.WRITTEN.stat().st_size < 3_000_000
+    assert len(reservoir.written()) > 1000
 
 
 def test_a_missing_archive_is_said_with_the_command_that_fetches_it(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from depass_sae.demo import evaluate, train
-from depass_sae.demo.smollm2 import shipped_saes
+from depass_sae.saes.shipped import shipped_saes
 
 RECIPE = train.Recipe(d_sae=64, k=4, rows=2048, batch=128)
 

@@ -8,11 +8,12 @@ import json
 import pytest
 import torch
 
-from depass_sae.demo import smollm2
 from depass_sae.demo.cases import CASES
 from depass_sae.demo.train import LAYERS
+from depass_sae.models import smollm2
+from depass_sae.saes.shipped import shipped_saes
 
-SHIPPED = smollm2.shipped_saes()
+SHIPPED = shipped_saes()
 
 
 def test_the_five_layers_are_shipped():

@@ -8,13 +8,13 @@ import pytest
 
 from depass_sae.evaluation.ioi import sentences
 from depass_sae.evaluation.report import page, paired, summarise
-from depass_sae.evaluation.rules import INDIRECT_OBJECT, Record
+from depass_sae.evaluation.rules import INDIRECT_OBJECT, Measurement
 
 
-def records() -> list[Record]:
+def records() -> list[Measurement]:
     values = {"half": [0.5, 0.7, 0.6], "random": [0.0, 0.1, math.nan]}
     return [
-        Record(prompt, "tokens", "logit", "alone", method, value)
+        Measurement(prompt, "tokens", "logit", "alone", method, value)
         for method, numbers in values.items()
         for prompt, value in enumerate(numbers)
     ]
@@ -39,7 +39,7 @@ def test_the_page_has_a_table_per_question_with_the_best_method_in_bold() -> Non
 
 
 def test_the_page_says_how_many_sentences_the_model_gets_right() -> None:
-    found = [Record(n, INDIRECT_OBJECT, "logit difference", "alone", "half", 0.5) for n in (0, 7)]
+    found = [Measurement(n, INDIRECT_OBJECT, "logit difference", "alone", "half", 0.5) for n in (0, 7)]
     text = page([*records(), *found])
     assert f"2 of {len(sentences())} sentences" in text
     assert "3 prompts" in text
@@ -48,7 +48,7 @@ def test_the_page_says_how_many_sentences_the_model_gets_right() -> None:
 def test_rules_are_compared_on_the_same_prompts() -> None:
     values = {"half": {0: 0.5, 1: 0.7, 2: 0.9}, "softmax": {0: 0.4, 1: 0.5}}
     found = [
-        Record(prompt, "tokens", "logit", "alone", method, value)
+        Measurement(prompt, "tokens", "logit", "alone", method, value)
         for method, numbers in values.items()
         for prompt, value in numbers.items()
     ]

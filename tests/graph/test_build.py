@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.graph.cuts import sae_cut
 from depass_sae.graph.document import document_of, graph_of
 from depass_sae.graph.influence import is_flow, size
-from depass_sae.graph.tiers import sae_tier
 from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.sources import Vectors
 from depass_sae.saes import Hook, encoder_direction
@@ -113,7 +113,7 @@ def test_an_edge_is_the_direct_propagation_of_the_one_feature(shape: str) -> Non
 
 @torch.no_grad()
 def stream_of(sae: Any, x: torch.Tensor, node: dict[str, Any], special: bool = True) -> torch.Tensor:
-    """What a source of a tier is in the stream [pos, d], by sae-lens's own decoder."""
+    """What a source of a cut is in the stream [pos, d], by sae-lens's own decoder."""
     out, first = torch.zeros_like(x), torch.arange(len(x)) == 0
     if node["kind"] == "token":
         out[0] = x[0]
@@ -133,19 +133,19 @@ def stream_of(sae: Any, x: torch.Tensor, node: dict[str, Any], special: bool = T
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2", "qwen3"])
 def test_both_engines_give_the_same_edges(shape: str) -> None:
+    from depass_sae.graph.cuts import sae_cut
     from depass_sae.graph.flow import carry, inflow
     from depass_sae.graph.reads import feature_reads
-    from depass_sae.graph.tiers import sae_tier
 
     lm = lm_with(shape=shape)
     subject, prompt = lm._subject, lm.encode(TEXT)
     seen = subject.trace(prompt, None)
-    low, high = (sae_tier(subject, seen, prompt, Hook(layer, "resid_post")) for layer in (0, 2))
+    low, high = (sae_cut(subject, seen, prompt, Hook(layer, "resid_post")) for layer in (0, 2))
     assert high.features is not None
     reads = feature_reads(high, seen, high.features.pos[::5], high.features.index[::5])
     for rule in ("half", "linear"):
         swept = inflow(seen, low, reads, Allocation(rule)).weights
-        carried = inflow(seen, low, reads, Allocation(rule), carry(seen, low, high.point, Allocation(rule))).weights
+        carried = inflow(seen, low, reads, Allocation(rule), carry(seen, low, high.place, Allocation(rule))).weights
         assert (swept - carried).abs().max() <= 2e-5 * carried.abs().max()
 
 
@@ -518,9 +518,9 @@ def test_at_position_0_a_sink_is_one_root_per_sae_as_a_special_token_is(rule: st
     assert adds_up(g)
     x = activation(lm.model, torch.tensor([ids]), HOOKS[-1])[0]
     seen = lm._subject.trace(lm.encode(ids), None)
-    tier = sae_tier(lm._subject, seen, lm.encode(ids), Hook(2, "resid_post"))
-    torch.testing.assert_close(tier.roots[0], x[0])
-    assert not tier.constant[0].any()
+    cut = sae_cut(lm._subject, seen, lm.encode(ids), Hook(2, "resid_post"))
+    torch.testing.assert_close(cut.roots[0], x[0])
+    assert not cut.constant[0].any()
     verified = lm.verify(g, max_nodes=8)
     assert verified.graph["verification"]["together"]["active"] == sum(
         len(at.indices) for layer in lm.features(ids).layers for at in layer.positions[1:]

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.graph.labels import read_labels, with_labels
+from depass_sae.graph.labels import with_labels
+from depass_sae.labels.files import read_labels
 
 from .sample import sample_graph
 

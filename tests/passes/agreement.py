@@ -13,7 +13,7 @@ from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.record import Trace, trace
 from depass_sae.passes.rows import Rows
-from depass_sae.passes.sources import Start, Vectors, tokens
+from depass_sae.passes.sources import Split, Vectors, tokens
 
 from . import oracles
 from .models import D_MODEL, LAYERS
@@ -52,21 +52,21 @@ def vectors(seen: Trace, at: Place, n_parts: int = 4, seed: int = 0) -> Vectors:
 
 
 def carried(
-    seen: Trace, start: Start, places: Iterable[Place], rule: str = "linear", memory: int | None = None
+    seen: Trace, start: Split, places: Iterable[Place], rule: str = "linear", memory: int | None = None
 ) -> dict[Place, Rows]:
     """At every position."""
     everywhere = torch.arange(len(seen.token_ids))
     return propagate(seen, start, dict.fromkeys(places, everywhere), Allocation(rule), budget=Budget(memory))
 
 
-def carried_by_oracle(own: Seen, start: Start, rule: str = "linear") -> tuple[dict[int, Parts], dict[int, Added]]:
+def carried_by_oracle(own: Seen, start: Split, rule: str = "linear") -> tuple[dict[int, Parts], dict[int, Added]]:
     parts = Parts(start.rows.dense(), start.rows.present)
     barred = start.first_only & (torch.arange(len(parts.x)) > 0)[:, None]
     return oracles.decompose(own, parts, start.at.depth, Rule(rule, barred))
 
 
 def assert_carried(
-    seen: Trace, own: Seen, start: Start, rule: str = "linear", *, until: int = 2 * LAYERS, memory: int | None = None
+    seen: Trace, own: Seen, start: Split, rule: str = "linear", *, until: int = 2 * LAYERS, memory: int | None = None
 ) -> None:
     """Every component, at every place of the stream and inside and behind every sublayer, from the start on."""
     streams, added = carried_by_oracle(own, start, rule)

@@ -15,7 +15,7 @@ from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.forward import Allocation
 from depass_sae.passes.record import Trace
 from depass_sae.passes.running import recording
-from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Start, Subspace
+from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Split, Subspace
 
 from .models import D_MLP, D_MODEL, EVERY, HEADS, LAYERS, PARALLEL, SHAPES, VOCAB, tiny
 from .reference import weights
@@ -56,7 +56,7 @@ def gradient_at(found: Levels, at: Place) -> tuple[Tensor, Tensor]:
     return level.after, level.bias
 
 
-def by_sweep(found: Levels, start: Start) -> Tensor:
+def by_sweep(found: Levels, start: Split) -> Tensor:
     """Contributions [target, comp] of a start's components."""
     gradient, bias = gradient_at(found, start.at)
     values = torch.einsum("tnd,nmd->tm", gradient, start.rows.dense())
@@ -64,7 +64,7 @@ def by_sweep(found: Levels, start: Start) -> Tensor:
     return values
 
 
-def by_forward(seen: Trace, start: Start, point: Place, w: Tensor, positions: list[int], rule: str) -> Tensor:
+def by_forward(seen: Trace, start: Split, point: Place, w: Tensor, positions: list[int], rule: str) -> Tensor:
     kept = sorted(set(positions))
     parts = forward(seen, start, {point: torch.tensor(kept)}, Allocation(rule))[point].dense()
     return torch.stack([parts[kept.index(pos)] @ w[i] for i, pos in enumerate(positions)])

@@ -18,7 +18,7 @@ from depass_sae.passes.record import Trace, trace
 from depass_sae.passes.rows import Rows
 from depass_sae.passes.rules import RULES
 from depass_sae.passes.selfcheck import rounding_bound
-from depass_sae.passes.sources import Spans, Start, Vectors, tokens
+from depass_sae.passes.sources import Spans, Split, Vectors, tokens
 
 from .models import CONFIGS, D_MODEL, DTYPES, EVERY, GATED, LAYERS, SHAPES, VOCAB, build, fresh, tiny
 from .reference import Components, decompose
@@ -46,13 +46,13 @@ def points_after(at: Place) -> list[Place]:
     return POINTS[POINTS.index(at) :]
 
 
-def carried(adapter: Adapter, seen: Trace, start: Start, allocation: Allocation, **options: Any) -> dict[Place, Rows]:
+def carried(adapter: Adapter, seen: Trace, start: Split, allocation: Allocation, **options: Any) -> dict[Place, Rows]:
     """The start's components everywhere they can be read, at every position."""
     everywhere = torch.arange(len(seen.token_ids))
     return propagate(seen, start, dict.fromkeys(points_after(start.at), everywhere), allocation, **options)
 
 
-def as_components(start: Start) -> Components:
+def as_components(start: Split) -> Components:
     return Components(start.rows.dense(), start.rows.present.clone())
 
 

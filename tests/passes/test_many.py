@@ -19,7 +19,7 @@ from depass_sae.passes.many import PACK, Aim, Batch, alike_in_length, packed_sta
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.record import Trace, trace, traces
 from depass_sae.passes.rules import RULES
-from depass_sae.passes.sources import Heads, Spans, Start
+from depass_sae.passes.sources import Heads, Spans, Split
 
 from .models import EVERY, LAYERS, VOCAB, fresh, recorded_neurons, recorded_pattern, tiny
 from .test_forward import OUTPUTS, POINTS, by_token, points_after
@@ -80,7 +80,7 @@ def test_prompts_go_together_by_default_up_to_the_size_of_a_pack() -> None:
 # ------------------------------------------------------------------------------------------------------------- packing
 
 
-def split(seen: Trace, number: int) -> Start:
+def split(seen: Trace, number: int) -> Split:
     """Prompts are split in different ways: some by token, some by groups of tokens."""
     ids = seen.token_ids.tolist()
     if number % 2:
@@ -170,7 +170,7 @@ def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
         one = seen[aim.prompt]
         seed = torch.zeros(1, len(one.token_ids), len(aim.w), dtype=torch.float64)
         seed[0, aim.pos] = aim.w
-        *_, alone = sweep(one, {aim.point: seed}, CONTRIBUTION[rule])
+        *_, alone = sweep(one, {aim.place: seed}, CONTRIBUTION[rule])
         gradient, bias = found[i]
         assert close(gradient, alone.before[0, : len(gradient)], 1e-9)
         assert not alone.before[0, len(gradient) :].any()

@@ -17,7 +17,7 @@ from depass_sae.passes.sources import (
     Neurons,
     Source,
     Spans,
-    Start,
+    Split,
     Subspace,
     Vectors,
 )
@@ -49,7 +49,7 @@ def rows(n: int, seed: int = 0) -> Tensor:
     return torch.randn(n, D_MODEL, generator=torch.Generator().manual_seed(seed))
 
 
-def parts_of(start: Start) -> tuple[Tensor, Tensor, Tensor]:
+def parts_of(start: Split) -> tuple[Tensor, Tensor, Tensor]:
     """The source's own [pos, comp, d_model], bias and rest."""
     dense = start.rows.dense()
     return dense[:, :-2], dense[:, -2], dense[:, -1]

@@ -9,7 +9,7 @@ import pytest
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.graph.neuronpedia_labels import labels_from
+from depass_sae.labels.neuronpedia import labels_from
 from depass_sae.report.study import Study, read_study, study_of
 from depass_sae.texts import is_hidden
 

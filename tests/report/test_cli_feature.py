@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import depass_sae as ds
-from depass_sae.graph.neuronpedia_labels import Fetched
+from depass_sae.labels.neuronpedia import Fetched
 
 from ..attribution.tiny import TEXT
 from ..test_cli import Done, Files, assert_refused, files, run
@@ -75,7 +75,7 @@ def test_neuronpedia_is_asked_for_nothing_unless_it_is_named(
     def never(*_: object, **__: object) -> Fetched:
         raise AssertionError("asked")
 
-    monkeypatch.setattr("depass_sae.graph.neuronpedia_labels.fetch_labels", never)
+    monkeypatch.setattr("depass_sae.labels.neuronpedia.fetch_labels", never)
     assert run("feature", "1/3", "-p", TEXT, *files.options()).status == 0
 
 

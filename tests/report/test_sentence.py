@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depass_sae.report.sentence import Facts, HeadFact, Source, UpstreamFact, gather, sentence
+from depass_sae.report.sentence import Facts, HeadFact, SourceFact, UpstreamFact, gather, sentence
 
 SOURCES = [
-    Source(0, "<bos>", 0.5),
-    Source(4, " supply", 6.0, measured=5.5, spread=0.5),
-    Source(5, " and", -0.25, measured=0.25, spread=0.5),
-    Source(6, " demand", 2.0, measured=2.5, spread=0.5),
+    SourceFact(0, "<bos>", 0.5),
+    SourceFact(4, " supply", 6.0, measured=5.5, spread=0.5),
+    SourceFact(5, " and", -0.25, measured=0.25, spread=0.5),
+    SourceFact(6, " demand", 2.0, measured=2.5, spread=0.5),
 ]
 
 
-def facts(sources: list[Source] = SOURCES, **changed: object) -> Facts:
+def facts(sources: list[SourceFact] = SOURCES, **changed: object) -> Facts:
     known: dict[str, object] = {
         "feature": "11/223", "label": "", "pos": 6, "token": " demand", "activation": 8.0, "pre_activation": 8.0,
         "replacements": 8, "rank_correlation": 0.75,
@@ -57,7 +57,7 @@ def test_a_disagreement_within_the_spread_of_the_replacements_says_so():
 
 
 def test_a_source_whose_replacement_does_the_opposite_is_named():
-    yet = Source(3, " yet", -2.5, measured=4.25, spread=1.0)
+    yet = SourceFact(3, " yet", -2.5, measured=4.25, spread=1.0)
     said = sentence(facts([*SOURCES, yet]))
     assert "agrees on the first" in said
     assert "The signs differ for yet (3): it contributes \u22122.50, and without it the feature loses 4.25." in said
@@ -67,7 +67,7 @@ def test_a_source_whose_replacement_does_the_opposite_is_named():
 
 @pytest.mark.parametrize("change", [{"measured": 0.7}, {"spread": 5.0}, {"value": 0.1}])
 def test_opposite_signs_that_are_small_or_uncertain_are_not_told(change: dict[str, float]):
-    yet = replace(Source(3, " yet", -2.5, measured=4.25, spread=1.0), **change)
+    yet = replace(SourceFact(3, " yet", -2.5, measured=4.25, spread=1.0), **change)
     assert "The signs differ" not in sentence(facts([*SOURCES, yet]))
 
 
@@ -143,7 +143,9 @@ def test_heads_and_upstream_features_are_named_with_their_labels():
 def test_every_number_in_it_is_one_of_the_facts(
     values: list[float], measured: list[float | None], pre: float, rho: float | None, error: float | None
 ):
-    sources = [Source(pos, f"t{chr(97 + pos)}", v, measured=measured[pos], spread=1.0) for pos, v in enumerate(values)]
+    sources = [
+        SourceFact(pos, f"t{chr(97 + pos)}", v, measured=measured[pos], spread=1.0) for pos, v in enumerate(values)
+    ]
     found = facts(sources, pos=0, pre_activation=pre, rank_correlation=rho, error_share=error)
     known = {f"{abs(number):.2f}" for number in _numbers(found.to_dict())}
     if found.most_lost and found.top_replaced:

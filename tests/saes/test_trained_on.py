@@ -10,9 +10,9 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from transformer_lens.supported_models import MODEL_ALIASES
 
 import depass_sae as ds
-from depass_sae.demo.smollm2 import shipped_saes
 from depass_sae.errors import SAEFitWarning
 from depass_sae.saes import Hook, load_saes
+from depass_sae.saes.shipped import shipped_saes
 from depass_sae.saes.trained_on import warn_of_others
 
 from ..attribution.tiny import fitting_sae, model, random_sae

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from ... import __version__
+from ..._version import __version__
 from ...errors import UserError
 from ..document import document_of
 from .names import label_of

@@ -17,24 +17,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attribution.subject import Subject
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.record import Trace
 from ..passes.rows import Rows
 from ..passes.sinks import sinks
-from ..passes.sources import Start
+from ..passes.sources import Split
 from ..saes import FeatureParts, feature_parts
+from ..subject import Subject
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 
 @dataclass(frozen=True)
-class Tier:
+class Cut:
     """The sources at one point of the residual stream, in this order: features (by position, then index), one root
-    per position, the constant, and the bias vectors from here to what reads the tier.
+    per position, the constant, and the bias vectors from here to what reads the cut.
 
     layer: of the SAE; -1 stands for the embeddings. features: None there.
     roots: a token's embedding, an SAE's error, or position 0's whole stream. is_token: which of them are tokens.
@@ -42,7 +42,7 @@ class Tier:
     """
 
     layer: int
-    point: Place
+    place: Place
     sae: SAE | None = field(repr=False)
     features: FeatureParts | None = field(repr=False)
     roots: Float[Tensor, "pos d_model"] = field(repr=False)
@@ -74,7 +74,7 @@ class Tier:
     def inflow(
         self, gradient: Float[Tensor, "target pos d_model"], bias: Float[Tensor, "target"]
     ) -> Float[Tensor, "target source"]:
-        """⟨gradient, part⟩ for every source; the gradient may end before the tier's last position."""
+        """⟨gradient, part⟩ for every source; the gradient may end before the cut's last position."""
         n = gradient.shape[1]
         found = gradient.new_zeros(len(gradient), self.n_sources)
         if self.features is not None:
@@ -86,7 +86,7 @@ class Tier:
         found[:, -1] = bias
         return found
 
-    def start(self) -> Start:
+    def start(self) -> Split:
         """The same sources for the forward engine. ``bias`` is its own, and ``rest`` stays empty."""
         n, m = len(self.roots), self.n_sources
         pos = torch.tensor(self.positions)
@@ -107,16 +107,16 @@ class Tier:
         first_only[: m - 2] = pos == 0
         labels = [str(source) for source in range(m - 2)]
         rows = Rows(torch.arange(n), present, values)
-        return Start(self.point, rows, (*labels, "constant", "bias", "rest"), first_only)
+        return Split(self.place, rows, (*labels, "constant", "bias", "rest"), first_only)
 
 
-def embedding_tier(seen: Trace) -> Tier:
+def embedding_cut(seen: Trace) -> Cut:
     """The tokens, position embeddings included."""
     x = seen.resid_pre[0]
-    return Tier(-1, Place(0, "resid_pre"), None, None, x, (True,) * len(x), torch.zeros_like(x))
+    return Cut(-1, Place(0, "resid_pre"), None, None, x, (True,) * len(x), torch.zeros_like(x))
 
 
-def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Place) -> Tier:
+def sae_cut(subject: Subject, seen: Trace, prompt: Prompt, hook: Place) -> Cut:
     """The stream at an SAE on the residual stream."""
     sae, x = subject.saes[hook], seen.at(hook)
     found = feature_parts(sae, x)
@@ -127,7 +127,7 @@ def sae_tier(subject: Subject, seen: Trace, prompt: Prompt, hook: Place) -> Tier
         roots[0], constant[0] = x[0], 0
         found = found.without_position_0()
     is_token = tuple(pos == 0 and means_nothing for pos in range(len(x)))
-    return Tier(hook.layer, hook, sae, found, roots, is_token, constant)
+    return Cut(hook.layer, hook, sae, found, roots, is_token, constant)
 
 
 def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Place]:

@@ -38,7 +38,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FOLDER = "smollm2-135m-instruct"
 _FORMAT = 1  # of the cached folder: a new number makes older copies be converted again
 _SPACE_NEEDED = 600_000_000
-_SAES = Path(__file__).parent / "saes"
 
 
 def find_gguf() -> Path:
@@ -94,16 +93,6 @@ def prepare(
         if gguf is not None and manifest["source"] != _identity(gguf):
             _check_sha256(gguf)  # of another path than the one that the copy was made from
     return target
-
-
-def shipped_saes() -> dict[int, Path]:
-    """Layer → directory of the SAEs that come with the package, in sae-lens's format, layers ascending."""
-    found = {
-        int(folder.name.removeprefix("layer_")): folder
-        for folder in _SAES.glob("layer_*")
-        if folder.name.removeprefix("layer_").isdigit() and (folder / "cfg.json").is_file()
-    }
-    return dict(sorted(found.items()))
 
 
 def _check_size(path: Path) -> None:

@@ -3,10 +3,6 @@
 Each source's tokens give way to random ones of ordinary text, several times over, and the model runs on the new text
 with nothing frozen. The measured effect is what the target loses on average; it sums to nothing, and it is what a
 contribution should be compared with.
-
-A vocabulary is no such text: it may be padded beyond the tokenizer's, and has tokens that no text has (reserved ones,
-parts of a character). Random ones are drawn from the different tokens of a reservoir: some of the texts that come with
-the package, or a file of one's own.
 """
 
 from __future__ import annotations
@@ -15,23 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import read_text
-from ..models.prompt import Prompt, special_ids, token_text
+from ..models.prompt import Prompt
 from ..passes.forward import Progress
 from ..passes.record import read_batch
-from ..texts import is_whole
-from .subject import Subject
+from ..subject import Subject
+from .reservoir import replacements
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from .targets import Target
     from .tokens import Span
 
@@ -40,11 +32,6 @@ BATCH_TOKENS = 4096
 
 MOST = 10_000
 """Replacements of a source: more than any mean needs, and still a batch that fits into memory."""
-
-TEXTS = 300
-"""So many of the package's texts are the reservoir: SmolLM2 knows 6,200 different tokens in them."""
-LEAST = 20
-"""A tokenizer that finds fewer in them (one for another script, or for no text at all) gives its whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +112,7 @@ def measure(
     values = []
     chunks = batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids))) if replaced else ()
     for done, chunk in enumerate(chunks, start=1):
-        values.append(target.live(subject, read_batch(subject.adapter, chunk, target.point, subject.trace_dtype)))
+        values.append(target.live(subject, read_batch(subject.adapter, chunk, target.place, subject.trace_dtype)))
         if progress is not None:
             progress("replacing tokens", done, len(chunks))
     lost = original - torch.cat(values).double().cpu().view(len(replaced), times) if values else torch.empty(0, 1)
@@ -135,58 +122,3 @@ def measure(
         mean[i] = lost[row].mean().item()
         spread[i] = lost[row].std(correction=0).item()
     return Measured(tuple(mean), tuple(spread), times, replacing.seed, replacing.replace_from)
-
-
-# ----------------------------------------------------------------------------------------------------------- reservoirs
-
-
-def replacements(subject: Subject, replace_from: str | Path | None = None) -> Int[Tensor, "token"]:
-    """The ids that a token may be replaced by, ascending: the different ordinary tokens of a text.
-
-    Ordinary are tokens that the model knows, that stand for whole characters and are not special. replace_from: a file
-    of text; None is the package's. Without a tokenizer: the vocabulary without special tokens.
-
-    Raises UserError where the file cannot be read or has no such token.
-    """
-    tokenizer, known = subject.loaded.tokenizer, subject.adapter.vocab_size
-    specials = special_ids(subject.loaded)
-
-    def ordinary(ids: Sequence[int]) -> list[int]:
-        return [i for i in ids if i < known and i not in specials]
-
-    if tokenizer is None:
-        if replace_from is not None:
-            raise UserError(f"{subject.loaded.name} came without a tokenizer, so nothing can be replaced from a text")
-        return torch.tensor(ordinary(range(known)))
-    if replace_from is None:
-        if tokenizer not in _RESERVOIRS:
-            _RESERVOIRS[tokenizer] = _tokens_of(tokenizer, _texts())
-        found = ordinary(_RESERVOIRS[tokenizer])
-        return torch.tensor(found if len(found) >= LEAST else ordinary(_whole(tokenizer, range(len(tokenizer)))))
-    try:
-        found = ordinary(_tokens_of(tokenizer, [read_text(Path(replace_from))]))
-    except UserError as error:
-        raise UserError(f"cannot read {replace_from}: {error}") from None
-    if not found:
-        raise UserError(f"{replace_from} has no token to replace others by; it should be a text")
-    return torch.tensor(found)
-
-
-_RESERVOIRS: WeakKeyDictionary[PreTrainedTokenizerBase, list[int]] = WeakKeyDictionary()
-"""The tokens of the package's texts, by tokenizer: finding them takes half a second."""
-
-
-def _texts() -> list[str]:
-    from ..demo.corpus import written
-
-    return written()[:TEXTS]
-
-
-def _tokens_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
-    rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return _whole(tokenizer, sorted({i for row in rows for i in row}))
-
-
-def _whole(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
-    """Without what is part of a character, or nothing."""
-    return [i for i in ids if (text := token_text(tokenizer, i)) and is_whole(text)]

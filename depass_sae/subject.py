@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import CompletenessWarning, UserError, warn
-from ..models.adapter import Adapter
-from ..models.load import Loaded
-from ..models.place import Place
-from ..models.prompt import Prompt
-from ..passes.record import Trace, traces
-from ..passes.selfcheck import Checked, check_attention, tolerance
+from .errors import CompletenessWarning, UserError, warn
+from .models.adapter import Adapter
+from .models.load import Loaded
+from .models.place import Place
+from .models.prompt import Prompt
+from .passes.record import Trace, traces
+from .passes.selfcheck import Checked, check_attention, tolerance
 
 if TYPE_CHECKING:
     from sae_lens import SAE
