@@ -33,11 +33,9 @@ from .models.kinds import several_dtypes, unwrapped
 from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
 from .models.place import Place
 from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
-from .passes import DEFAULT_RULE
-from .passes.forward import Allocation, FirstToken, Progress
-from .passes.memory import Budget
-from .passes.rules import TEMPERATURE
+from .passes.forward import FirstToken, Progress
 from .passes.selfcheck import Checked, check
+from .passes.settings import Settings
 from .passes.sources import Source, Subspace
 from .report.card import STRONGEST, TOP, FeatureCard, make_card
 from .report.case import CaseSettings, CaseStudy, make_case_study
@@ -56,16 +54,28 @@ Made = TypeVar("Made")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Question(TypedDict, total=False):
+class How(TypedDict, total=False):
+    """How a question is worked on, in every method that asks one.
+
+    rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu or max. first_token: "skip"
+    or "compete" (see :class:`.Allocation`). memory: bytes that a pass may take, or a text like "4GiB" (default: half of
+    what is free); it changes no result. progress: called with (what, steps done, steps in all).
+    """
+
+    rule: str | None
+    temperature: float
+    first_token: FirstToken
+    memory: float | str | None
+    progress: Progress | None
+
+
+class Question(How, total=False):
     """What may be said beside a prompt and a feature, in every ``lm.attribute_...``.
 
     Instead of a feature: ``logit`` a token; ``logit_diff`` two; ``direction`` [d], read at ``hook`` of ``layer``.
 
     pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature fires,
-    or a position. rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu or max.
-    first_token: "skip" or "compete" (see :class:`.Allocation`). path: of a gated SAE, "magnitude" or "gate".
-    memory: bytes that a pass may take, or a text like "4GiB" (default: half of what is free); it changes no result.
-    progress: called with (what, steps done, steps in all).
+    or a position. path: of a gated SAE, "magnitude" or "gate". And :class:`How` it is worked on.
     """
 
     logit: str | int | None
@@ -75,11 +85,6 @@ class Question(TypedDict, total=False):
     hook: str
     path: str
     pos: Pos | None
-    rule: str | None
-    temperature: float
-    first_token: FirstToken
-    memory: float | str | None
-    progress: Progress | None
 
 
 def _without_inference_mode(function: Function) -> Function:
@@ -94,12 +99,15 @@ def _without_inference_mode(function: Function) -> Function:
 
 
 def _one_at_a_time(method: Function) -> Function:
-    """Of a model: a pass changes the model object while it runs, and threads share that."""
+    """Of a model: a pass changes the model object while it runs, and threads share that.
+
+    What a question records and encodes is kept until it is answered, in a handle of its own.
+    """
 
     @wraps(method)
     def alone(self: LM, *args: Any, **settings: Any) -> Any:
         with self._subject.adapter.lock:
-            return method(self, *args, **settings)
+            return method(LM(self._subject.asked()), *args, **settings)
 
     return alone  # type: ignore[return-value]
 
@@ -232,11 +240,10 @@ class LM:
             self._subject,
             asked,
             by=by,
-            allocation=_allocation(question),
             ablate=ablate,
             seed=seed,
             replace_from=replace_from,
-            **_running(question),
+            settings=_settings(question),
         )
 
     def attribute_heads(
@@ -282,8 +289,7 @@ class LM:
             subspace,
             names=None if names is None else tuple(names),
             pos=pos,
-            allocation=_allocation(question),
-            **_running(question),
+            settings=_settings(question),
         )
 
     def decoder_directions(
@@ -292,17 +298,14 @@ class LM:
         """The decoder direction of each feature ("LAYER/INDEX") as a subspace, where their SAE reads or elsewhere."""
         return decoder_directions(self._subject, features, at, rank)
 
-    def decode(
+    def votes(
         self,
         prompt: PromptLike,
         source: Source,
         *,
         pos: int | None = None,
         top: int = 8,
-        rule: str | None = None,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
-        progress: Progress | None = None,
+        **how: Unpack[How],
     ) -> Votes:
         """Carry a source's parts to the end and list the tokens that each votes for (paper §4.3).
 
@@ -314,9 +317,13 @@ class LM:
             source,
             pos=pos,
             top=top,
-            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            progress=progress,
+            settings=Settings.of(**how),
         )
+
+    def decode(self, prompt: PromptLike, source: Source, **settings: Any) -> Votes:
+        """:meth:`votes`, as it was called before."""
+        warn("lm.decode is called lm.votes now", DeprecationWarning)
+        return self.votes(prompt, source, **settings)
 
     def attribute_attention(
         self,
@@ -328,10 +335,7 @@ class LM:
         *,
         by: QKBy = "tokens",
         against: Against = None,
-        rule: str | None = None,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
-        progress: Progress | None = None,
+        **how: Unpack[How],
     ) -> AttentionAttribution:
         """Why the head looked there: its score for this query and key, split over the components of both.
 
@@ -348,8 +352,7 @@ class LM:
             key,
             by=by,
             against=against,
-            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            progress=progress,
+            settings=Settings.of(**how),
         )
 
     def contrast(
@@ -375,11 +378,7 @@ class LM:
         layer: int,
         read: str = "resid_post",
         start: int = 0,
-        rule: str | None = None,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
-        memory: float | str | None = None,
-        progress: Progress | None = None,
+        **how: Unpack[How],
     ) -> Decomposition:
         """The raw parts: any source, carried to a read point.
 
@@ -393,9 +392,7 @@ class LM:
             source,
             place=Place(layer, read),
             start=start,
-            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            budget=Budget.of(memory),
-            progress=progress,
+            settings=Settings.of(**how),
         )
 
     def card(
@@ -405,11 +402,8 @@ class LM:
         *,
         top: int = TOP,
         strongest: int = STRONGEST,
-        rule: str | None = None,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
         labels: str | Path | Mapping[str, str] | None = None,
-        progress: Progress | None = None,
+        **how: Unpack[How],
     ) -> FeatureCard:
         """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
 
@@ -417,10 +411,7 @@ class LM:
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
         """
-        allocation = Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)
-        card = make_card(
-            self._subject, prompts, feature, top=top, strongest=strongest, allocation=allocation, progress=progress
-        )
+        card = make_card(self._subject, prompts, feature, top=top, strongest=strongest, settings=Settings.of(**how))
         return card if labels is None else card.with_labels(_labels(labels, card.pages))
 
     def case_study(
@@ -435,12 +426,9 @@ class LM:
         max_nodes: int = CaseSettings.max_nodes,
         verify: int = CaseSettings.verify,
         top: int = CaseSettings.top,
-        rule: str | None = None,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
         labels: str | Path | Mapping[str, str] | None = None,
         asked: Study | None = None,
-        progress: Progress | None = None,
+        **how: Unpack[How],
     ) -> CaseStudy:
         """Everything about features of one prompt, for a paper's appendix; ``.write(folder)`` keeps page and numbers.
 
@@ -456,8 +444,7 @@ class LM:
             self.encode(prompt),
             named,
             title=title,
-            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            settings=CaseSettings(
+            case=CaseSettings(
                 ablate=ablate,
                 seed=seed,
                 max_nodes=max_nodes,
@@ -466,7 +453,7 @@ class LM:
                 replace_from=None if replace_from is None else str(replace_from),
             ),
             asked=asked,
-            progress=progress,
+            settings=Settings.of(**how),
         )
         return study if labels is None else study.with_labels(_labels(labels, study.pages))
 
@@ -484,10 +471,7 @@ class LM:
         edge_threshold: float | None = GraphSettings.edge_threshold,
         errors: Errors = GraphSettings.errors,
         heads: bool = GraphSettings.heads,
-        rule: str | None = None,
-        temperature: float = TEMPERATURE,
-        first_token: FirstToken = "skip",
-        progress: Progress | None = None,
+        **how: Unpack[How],
     ) -> nx.DiGraph:
         """The feature-flow graph: from the tokens through the features of every SAE to the target.
 
@@ -510,20 +494,29 @@ class LM:
             self.encode(prompt),
             [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
-            allocation=Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token),
-            settings=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads),
-            progress=progress,
+            size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads),
+            settings=Settings.of(**how),
         )
 
     def verify(
-        self, graph: nx.DiGraph, *, max_nodes: int = 100, seed: int = 0, progress: Progress | None = None
+        self,
+        graph: nx.DiGraph,
+        *,
+        max_nodes: int = 100,
+        seed: int = 0,
+        replace_from: str | Path | None = None,
+        memory: float | str | None = None,
+        progress: Progress | None = None,
     ) -> nx.DiGraph:
         """Take the graph's nodes out of the unfrozen model and measure; a copy with ``.graph["verification"]``.
 
         max_nodes: how many are taken out one at a time, the most influential. Predictions go along all paths, by
-        weights and by effects; see :mod:`depass_sae.graph.verify`.
+        weights and by effects; see :mod:`depass_sae.graph.verify`. replace_from: as in :meth:`attribute_tokens`.
         """
-        return verify_graph(self._subject, graph, max_nodes=max_nodes, seed=seed, progress=progress)
+        return verify_graph(
+            self._subject, graph, max_nodes=max_nodes, seed=seed, replace_from=replace_from,
+            settings=Settings.of(memory=memory, progress=progress),
+        )  # fmt: skip
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
         target, at = make_target(
@@ -551,9 +544,8 @@ class LM:
             target,
             kind,
             pos=pos,
-            allocation=_allocation(question),
             by_token=by_token,
-            **_running(question),
+            settings=_settings(question),
         )
 
 
@@ -565,14 +557,8 @@ def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str
     return found.labels
 
 
-def _allocation(question: Question) -> Allocation:
-    temperature, first_token = question.get("temperature", TEMPERATURE), question.get("first_token", "skip")
-    chosen = question.get("rule")
-    return Allocation(DEFAULT_RULE if chosen is None else chosen, temperature, first_token)
-
-
-def _running(question: Question) -> dict[str, Any]:
-    return {"budget": Budget.of(question.get("memory")), "progress": question.get("progress")}
+def _settings(question: Question) -> Settings:
+    return Settings.of(**{key: question[key] for key in How.__annotations__ if key in question})  # type: ignore
 
 
 @typed

@@ -1,10 +1,15 @@
-"""What is being studied: a model with its adapter, its tokenizer, and the SAEs on it."""
+"""What is being studied: a model with its adapter, its tokenizer, and the SAEs on it.
+
+A question has a subject of its own (:meth:`Subject.asked`), which keeps what it recorded and encoded: whatever the
+question is made of, a prompt runs through the model once and is encoded by an SAE once. When the question is answered
+all of it is gone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 
@@ -15,27 +20,78 @@ from .models.place import Place
 from .models.prompt import Prompt
 from .passes.record import Trace, traces
 from .passes.selfcheck import Checked, check_attention, tolerance
+from .saes import Encoded, encode
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 
+KEPT = 2**29
+"""Bytes of traces, and of encodings, that a question keeps beside the latest of each."""
+
+
+class Sized(Protocol):
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+
+Thing = TypeVar("Thing", bound=Sized)
+
+
+@dataclass(frozen=True)
+class Kept(Generic[Thing]):
+    """The latest of what a question made, by what it was made of."""
+
+    things: dict[Hashable, Thing] = field(default_factory=dict)
+
+    def add(self, key: Hashable, thing: Thing) -> None:
+        self.things.pop(key, None)
+        self.things[key] = thing
+        earlier = list(self.things)[:-1]
+        while earlier and sum(self.things[key].size for key in earlier) > KEPT:
+            del self.things[earlier.pop(0)]
+
+
 @dataclass(frozen=True)
 class Subject:
-    """trace_dtype: what the model runs in while it is traced (None: its own dtype). checked: at loading."""
+    """trace_dtype: what the model runs in while it is traced (None: its own dtype). checked: at loading.
+
+    traces_kept, encodings_kept: of the question that is being answered; None outside of one, where nothing is kept.
+    """
 
     loaded: Loaded
     adapter: Adapter
     saes: dict[Place, SAE]
     checked: Checked
     trace_dtype: torch.dtype | None = None
+    traces_kept: Kept[Trace] | None = field(default=None, repr=False)
+    encodings_kept: Kept[Encoded] | None = field(default=None, repr=False)
+
+    def asked(self) -> Subject:
+        """For one question, or for the part of one that it already is."""
+        return self if self.traces_kept else replace(self, traces_kept=Kept(), encodings_kept=Kept())
 
     def trace(self, prompt: Prompt, until: int | None, outputs: Collection[Place] = ()) -> Trace:
-        """One recorded pass. Raises UserError where the model overflows or meets a damaged embedding."""
+        """One recorded pass, up to the layer ``until`` at least (None: the logits), with these places among others.
+
+        Raises UserError where the model overflows or meets a damaged embedding.
+        """
         return self.traces([prompt], until, outputs)[0]
 
     def traces(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Place] = ()) -> list[Trace]:
-        """Several prompts recorded in one pass."""
+        """Several prompts, those that the question has not seen yet recorded in one pass."""
+        known = {} if self.traces_kept is None else dict(self.traces_kept.things)
+        found = {prompt.token_ids: known.get(prompt.token_ids) for prompt in prompts}
+        new = {p.token_ids: p for p in prompts if not _covers(found[p.token_ids], until, outputs)}
+        recorded = self._record(list(new.values()), until, outputs) if new else []
+        for ids, seen in zip(new, recorded, strict=True):
+            found[ids] = seen
+            if self.traces_kept is not None:
+                self.traces_kept.add(ids, seen)
+        return [found[prompt.token_ids] for prompt in prompts]  # type: ignore[misc]
+
+    def _record(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Place]) -> list[Trace]:
         if self.adapter.model.config._attn_implementation != self.checked.implementation:
             check_attention(self.adapter, self.trace_dtype)  # it was changed since
         ids = [prompt.ids(self.adapter.model.device) for prompt in prompts]
@@ -48,6 +104,16 @@ class Subject:
                     f"{self.loaded.name} computes NaN or infinity in {self.dtype_name} on {which}: its weights are "
                     "damaged, or overflow; try float32"
                 )
+        return found
+
+    def encoding(self, seen: Trace, hook: Place) -> Encoded:
+        """What the SAE at a hook makes of a traced prompt."""
+        key = (hook, tuple(seen.token_ids.tolist()))
+        found = None if self.encodings_kept is None else self.encodings_kept.things.get(key)
+        if found is None:
+            found = encode(self.saes[hook], seen.at(hook))
+            if self.encodings_kept is not None:
+                self.encodings_kept.add(key, found)
         return found
 
     @property
@@ -79,3 +145,10 @@ class Subject:
                 f"layer {layer} has several SAEs; write the feature as {' or '.join(f'{hook}/INDEX' for hook in found)}"
             )
         return found[0]
+
+
+def _covers(seen: Trace | None, until: int | None, outputs: Collection[Place]) -> bool:
+    """Whether a trace has all that is asked of one."""
+    if seen is None or (seen.logits is None if until is None else seen.n_layers <= until):
+        return False
+    return all(place.is_stream or place in seen.outputs for place in outputs)

@@ -36,7 +36,7 @@ QUESTIONS: dict[str, Callable[[ds.LM, PromptLike], Any]] = {
     "decoder directions": lambda lm, text: lm.attribute_subspace(
         text, "1/3", subspace=lm.decoder_directions(["0/2", "0/5"])
     ).to_dict(),
-    "votes": lambda lm, text: lm.decode(text, ds.Subspace(W, 1)).to_dict(),
+    "votes": lambda lm, text: lm.votes(text, ds.Subspace(W, 1)).to_dict(),
     "attention": lambda lm, text: lm.attribute_attention(text, 1, 0, 6, 2).to_dict(),
     "attention by features": lambda lm, text: lm.attribute_attention(
         text, 1, 0, 6, 2, by="features", against="mean"

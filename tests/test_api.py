@@ -267,7 +267,7 @@ def test_model_and_saes_are_left_as_they_were(trace_dtype: str | None) -> None:
     lm.attribute_neurons(ids, "1/3")
     lm.attribute_subspace(ids, "1/3", subspace=ds.Subspace(torch.eye(D_MODEL)[:2], 0))
     lm.attribute_attention(ids, 2, 1, 3, 2, by="features", against="mean")
-    lm.decode(ids, ds.Neurons(1, [[0, 1]]))
+    lm.votes(ids, ds.Neurons(1, [[0, 1]]))
     for question in ({"feature": "1/999"}, {"feature": "1/3", "rule": "nonsense"}, {"feature": "1/3", "pos": 99}):
         refusal(lambda: lm.attribute_tokens(ids, **question))  # noqa: B023
     assert_same(given, before)
@@ -320,7 +320,7 @@ def test_a_place_that_is_not_named_is_what_the_layer_hands_on() -> None:
     found, expected = (lm.attribute_subspace(IDS, "1/3", subspace=space) for space in (left_open, named))
     assert found.to_dict() == expected.to_dict()
     assert found.hook == "resid_post"
-    assert lm.decode(IDS, left_open).votes == lm.decode(IDS, named).votes
+    assert lm.votes(IDS, left_open).votes == lm.votes(IDS, named).votes
 
 
 def test_one_rule_is_the_default_of_every_question() -> None:
@@ -332,7 +332,7 @@ def test_one_rule_is_the_default_of_every_question() -> None:
         lambda **how: lm.attribute_neurons(IDS, "1/3", **how).to_dict(),
         lambda **how: lm.attribute_attention(IDS, **pair, **how).to_dict(),
         lambda **how: lm.decompose(IDS, layer=2, **how).parts.tolist(),
-        lambda **how: lm.decode(IDS, ds.Modules(0, "attn"), **how).votes,
+        lambda **how: lm.votes(IDS, ds.Modules(0, "attn"), **how).votes,
         lambda **how: lm.graph(IDS, "1/3", **how).graph["rule"],
         lambda **how: lm.card("1/3", IDS, **how).to_dict(),
     ):
@@ -398,7 +398,7 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_a_mistyped_setting_is_not_passed_over() -> None:
     lm = handle(random_sae())
     for ask in (lm.attribute_tokens, lm.attribute_heads, lm.attribute_modules, lm.attribute_neurons):
-        with pytest.raises(TypeError, match="there is no setting 'rul'; there are logit, "):
+        with pytest.raises(TypeError, match="there is no setting 'rul'; there are rule, "):
             ask(TEXT, "1/3", rul="half")
     with pytest.raises(TypeError, match="there is no setting 'by'"):
         lm.attribute_heads(TEXT, "1/3", by="word")

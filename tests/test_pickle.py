@@ -57,7 +57,7 @@ def test_an_answer_comes_back_with_the_same_document_and_the_same_face(name: str
 
 
 def test_votes_and_parts_come_back() -> None:
-    votes = one().decode(TEXT, ds.Heads(1))
+    votes = one().votes(TEXT, ds.Heads(1))
     assert again(votes) == votes
     parts = one().decompose(TEXT, layer=1)
     back = again(parts)

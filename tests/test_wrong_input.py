@@ -480,9 +480,9 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         ["1/3", 5, None, [5], [], ["1/3@4"], ["1/3@99"], ["1/3", "0/3"]],
     ),
     "at": (lambda lm, x: lm.decoder_directions(["1/3"], at=x), [5, True, "", "x", (1, "resid_post"), "1"]),
-    "source": (lambda lm, x: lm.decode(TEXT, x), ["tokens", 5, None, ds.Heads, [], ds.Heads(99), ds.Heads(-1)]),
-    "decode pos": (lambda lm, x: lm.decode(TEXT, ds.Heads(0), pos=x), [True, 1.5, "max", [], -1, 10**30]),
-    "decode top": (lambda lm, x: lm.decode(TEXT, ds.Heads(0), top=x), [*NOTHING_LIKE_IT, 0, -1]),
+    "source": (lambda lm, x: lm.votes(TEXT, x), ["tokens", 5, None, ds.Heads, [], ds.Heads(99), ds.Heads(-1)]),
+    "decode pos": (lambda lm, x: lm.votes(TEXT, ds.Heads(0), pos=x), [True, 1.5, "max", [], -1, 10**30]),
+    "decode top": (lambda lm, x: lm.votes(TEXT, ds.Heads(0), top=x), [*NOTHING_LIKE_IT, 0, -1]),
     "head": (lambda lm, x: lm.attribute_attention(TEXT, 1, x, 3, 1), [*NOTHING_LIKE_IT, -1, 10**30]),
     "key": (lambda lm, x: lm.attribute_attention(TEXT, 1, 0, 3, x), [*NOTHING_LIKE_IT, -1, 4, 10**30]),
     "attention by": (lambda lm, x: lm.attribute_attention(TEXT, 1, 0, 3, 1, by=x), [*NO_TEXT, "", "token", None]),
@@ -564,14 +564,14 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     "load cache_dir": (lambda lm, x: ds.load("smollm2", cache_dir=x), [5, True, [], b"x", "", NOBODY]),
     "load trust": (lambda lm, x: ds.load("./x", trust_remote_code=x), NO_FLAG),
     "Heads": (lambda lm, x: ds.Heads(x), NOTHING_LIKE_IT),
-    "Modules": (lambda lm, x: lm.decode(TEXT, ds.Modules(0, x)), [5, None, "", "attention", []]),
+    "Modules": (lambda lm, x: lm.votes(TEXT, ds.Modules(0, x)), [5, None, "", "attention", []]),
     "Neurons": (
-        lambda lm, x: lm.decode(TEXT, ds.Neurons(0, x)),
+        lambda lm, x: lm.votes(TEXT, ds.Neurons(0, x)),
         [5, "x", [5], [], [[True]], [[-1]], [["a"]], [[10**30]]],
     ),
     "Spans": (lambda lm, x: ds.Spans(x, ["a"]), [5, "x", [5], [[True]], [["a"]], None]),
     "Subspace": (
-        lambda lm, x: lm.decode(TEXT, ds.Subspace(x, 0)),
+        lambda lm, x: lm.votes(TEXT, ds.Subspace(x, 0)),
         [
             5,
             "x",
@@ -587,11 +587,11 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         ],
     ),
     "Subspace rank": (
-        lambda lm, x: lm.decode(TEXT, ds.Subspace(torch.ones(1, D_MODEL), 0, rank=x)),
+        lambda lm, x: lm.votes(TEXT, ds.Subspace(torch.ones(1, D_MODEL), 0, rank=x)),
         [True, 1.5, "x", 0, -1],
     ),
     "Vectors": (
-        lambda lm, x: lm.decode(TEXT, ds.Vectors(x, ["a"], (0, "resid_pre"))),
+        lambda lm, x: lm.votes(TEXT, ds.Vectors(x, ["a"], (0, "resid_pre"))),
         [5, "x", None, torch.ones(3), [[1]]],
     ),
     "Vectors at": (
@@ -720,7 +720,7 @@ def test_numbers_and_texts_of_other_libraries_are_taken(lm: ds.LM, tmp_path: Pat
     for layers in ([1], (1,), 1, np.array([1]), torch.tensor([1]), np.int64(1), range(1, 2)):
         assert list(ds.load(model(), tokenizer(), saes=[fitting_sae()], layers=layers).saes) == [1]
     assert list(ds.load(model(), saes={np.int64(1): fitting_sae()}, trust_remote_code=np.bool_(False)).saes) == [1]
-    assert lm.decode(TEXT, ds.Subspace(np.ones((1, D_MODEL), np.float32), np.int64(0))).pos == 22
+    assert lm.votes(TEXT, ds.Subspace(np.ones((1, D_MODEL), np.float32), np.int64(0))).pos == 22
     assert lm.attribute_tokens(TEXT, direction=[1.0] * D_MODEL, layer=np.int64(1)).target.pos is not None
     for path in (str(tmp_path / "a.json"), tmp_path / "b.json"):
         ds.write_graph(sample_graph(), path)

@@ -11,6 +11,7 @@ from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..passes.record import Trace
+from ..passes.settings import Settings
 from ..saes import Fit
 from ..subject import Subject
 from ..texts import together
@@ -152,13 +153,13 @@ class Reading:
 
 
 def read(
-    subject: Subject, prompt: Prompt, target: Target, pos: Pos | None, allocation: Allocation, deepest: int = 0
+    subject: Subject, prompt: Prompt, target: Target, pos: Pos | None, settings: Settings, deepest: int = 0
 ) -> Reading:
     """Trace the prompt as far as the target (and layer ``deepest``) needs, and read the target on it.
 
     Warns where the target's SAE cannot belong to what it reads. Raises UserError for a position outside the prompt.
     """
-    return read_all(subject, [Asked(prompt, target, pos)], allocation, deepest)[0]
+    return read_all(subject, [Asked(prompt, target, pos)], settings, deepest)[0]
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Asked:
     pos: Pos | None = None
 
 
-def read_all(subject: Subject, questions: Sequence[Asked], allocation: Allocation, deepest: int = 0) -> list[Reading]:
+def read_all(subject: Subject, questions: Sequence[Asked], settings: Settings, deepest: int = 0) -> list[Reading]:
     """Several targets on several prompts, all prompts traced in one pass, each once; see :func:`read`."""
     points = {question.target.place for question in questions}
     outputs = {point for point in points if point is not None}
@@ -183,7 +184,7 @@ def read_all(subject: Subject, questions: Sequence[Asked], allocation: Allocatio
         key, trace = (id(q.prompt), id(q.target)), seen[id(q.prompt)]
         if key not in readoffs:
             readoffs[key] = q.target.read(subject, trace)
-        found.append(_reading(subject, q, trace, readoffs[key], allocation))
+        found.append(_reading(subject, q, trace, readoffs[key], settings.allocation))
     return found
 
 

@@ -27,10 +27,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt
-from ..passes.forward import Allocation, Progress, propagate
-from ..passes.memory import Budget
+from ..passes.forward import Allocation
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
+from ..passes.settings import Settings
 from ..passes.sources import tokens
 from ..saes import feature_parts, reconstructs
 from ..subject import Subject
@@ -154,9 +154,7 @@ def attribute_attention(
     *,
     by: QKBy = "tokens",
     against: Against = None,
-    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
-    budget: Budget = Budget(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> AttentionAttribution:
     """Split a head's score for one query and key over tokens, or over the features of an SAE on the stream it reads.
 
@@ -184,7 +182,7 @@ def attribute_attention(
     elif against is not None:
         weights[against] -= 1
     if by == "tokens":
-        parts, labels = _token_parts(seen, prompt, allocation, layer, budget, progress)
+        parts, labels = _token_parts(seen, prompt, layer, settings)
     else:
         parts, labels = _feature_parts(subject, seen, prompt, layer)
     q, k = looks.split_queries_and_keys(frozen, head, parts)
@@ -208,7 +206,7 @@ def attribute_attention(
         key,
         by,
         against,
-        allocation,
+        settings.allocation,
         tuple(labels[i] for i in here),
         tuple(labels[i] for i in there),
         values[here][:, there].double().cpu(),
@@ -217,7 +215,7 @@ def attribute_attention(
         together(
             _note(query, against, pattern[key].item(), query + 1 - first),
             _cap_note(looks.cap_slope(scores[key].item())),
-            allocation.note if by == "tokens" else None,
+            settings.allocation.note if by == "tokens" else None,
         ),
     )
 
@@ -264,7 +262,7 @@ def _check(subject: Subject, prompt: Prompt, layer: int, head: int, query: int, 
 
 
 def _token_parts(
-    seen: Trace, prompt: Prompt, allocation: Allocation, layer: int, budget: Budget, progress: Progress | None
+    seen: Trace, prompt: Prompt, layer: int, settings: Settings
 ) -> tuple[Float[Tensor, "pos comp d_model"], list[str]]:
     """The prompt's tokens as components of the stream before the layer."""
     n = len(seen.token_ids)
@@ -272,7 +270,7 @@ def _token_parts(
     start = tokens(labels).start(seen)
     point = Place(layer, "resid_pre")
     positions = torch.arange(n)
-    rows = propagate(seen, start, {point: positions}, allocation, budget=budget, progress=progress)[point]
+    rows = settings.carry(seen, start, {point: positions})[point]
     return rows.dense(), [*labels, "bias", "rest"]
 
 

@@ -23,12 +23,11 @@ from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.backward import Level
 from ..passes.choices import CONTRIBUTION
-from ..passes.forward import Allocation, Progress, propagate
 from ..passes.frozen import INSIDE, Frozen
-from ..passes.many import Aim, Batch, sweep_each
-from ..passes.memory import Budget
+from ..passes.many import Aim, Batch
 from ..passes.record import Trace
 from ..passes.rows import at
+from ..passes.settings import Settings
 from ..passes.sources import Heads, Modules, Neurons, Source
 from ..subject import Subject
 from .answer import Answer, TargetAt, addends, checked, frame, read
@@ -231,20 +230,18 @@ def attribute_components(
     kind: Grain,
     *,
     pos: Pos | None = None,
-    allocation: Allocation,
     by_token: bool = False,
-    budget: Budget = Budget(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings,
 ) -> ComponentAttribution:
     """Contributions of the heads, modules or neurons of every layer to a target.
 
     by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``).
     """
     if by_token:
-        check_by_token(allocation.rule)
-    reading = read(subject, prompt, target, pos, allocation)
-    question = (reading.seen, reading.readoff, reading.positions, kind, allocation, budget, progress)
-    rows = _swept(*question, by_token) if allocation.rule in CONTRIBUTION else _carried(*question)
+        check_by_token(settings.rule)
+    reading = read(subject, prompt, target, pos, settings)
+    question = (reading.seen, reading.readoff, reading.positions, kind, settings)
+    rows = _swept(*question, by_token) if settings.swept else _carried(*question)
     targets = [
         ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
@@ -268,9 +265,7 @@ def _swept(
     readoff: Readoff,
     positions: Sequence[int],
     kind: Grain,
-    allocation: Allocation,
-    budget: Budget,
-    progress: Progress | None,
+    settings: Settings,
     by_token: bool = False,
 ) -> list[list[LayerRow]]:
     """All layers by sweeping back from the targets; by_token: heads are split by the token that they came from, too."""
@@ -290,9 +285,9 @@ def _swept(
             rows[going.which] = found[going.lane]
 
     aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
-    sweep_each([seen], aims, CONTRIBUTION[allocation.rule], visit, budget, progress)
+    settings.sweep([seen], aims, visit)
     if by_token:
-        shares = heads_by_token(seen, readoff, positions, allocation, budget, progress)
+        shares = heads_by_token(seen, readoff, positions, settings)
         rows = [[replace(row, by_token=shares[row.layer][i]) for row in mine] for i, mine in enumerate(rows)]
     return [mine[::-1] for mine in rows]
 
@@ -311,25 +306,23 @@ def _carried(
     readoff: Readoff,
     positions: Sequence[int],
     kind: Grain,
-    allocation: Allocation,
-    budget: Budget,
-    progress: Progress | None,
+    settings: Settings,
 ) -> list[list[LayerRow]]:
     """Each layer's parts carried forward on their own, for rules under which parts compete."""
     wanted = _steps(seen, kind, readoff.place.depth)
     places = torch.tensor(positions)
     w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
+    quiet = replace(settings, progress=None)
     for done, number in enumerate(wanted, start=1):
         frozen = seen.sublayer(number)
         index, sublayer = frozen.sublayer.place.layer, frozen.sublayer.name
         name = frozen.mixer.unit_name if kind.inside else str
         start = kind.source(index, sublayer).start(seen)
-        found = propagate(seen, start, {readoff.place: places}, allocation, budget=budget)[readoff.place]
+        found = quiet.carry(seen, start, {readoff.place: places})[readoff.place]
         values = found.project(w).double().cpu()
         for i, mine in enumerate(rows):
             row = values[i]
             mine.append(LayerRow(index, sublayer, row[:-2], row[-1].item(), row[-2].item(), name=name))
-        if progress is not None:
-            progress(f"carrying the {kind.name} of each layer", done, len(wanted))
+        settings.tell(f"carrying the {kind.name} of each layer", done, len(wanted))
     return rows

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt
-from ..passes.forward import Allocation, Progress, propagate
-from ..passes.memory import Budget
+from ..passes.forward import Allocation
 from ..passes.rows import REST
 from ..passes.rules import rule_named
+from ..passes.settings import Settings
 from ..passes.sources import Source, Spans, Vectors
 from ..subject import Subject
 from .tokens import By, spans_of
@@ -64,9 +64,7 @@ def decompose(
     *,
     place: Place,
     start: int = 0,
-    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
-    budget: Budget = Budget(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> Decomposition:
     """Carry a source's components to a read point. Raises UserError for a point before the source's start."""
     if isinstance(source, str):
@@ -83,10 +81,10 @@ def decompose(
     seen = subject.trace(prompt, max(place[0], first), (place,))
     components = source.start(seen)
     positions = torch.arange(len(prompt))
-    found = propagate(seen, components, {place: positions}, allocation, budget=budget, progress=progress)[place]
+    found = settings.carry(seen, components, {place: positions})[place]
     parts, present = found.dense(), found.present.clone()
-    if rule_named(allocation.rule).may_spill:  # it was carried in case something would fall to it
+    if rule_named(settings.rule).may_spill:  # it was carried in case something would fall to it
         present[:, REST] &= parts[:, REST].any(dim=-1).cpu()
-    answer = Decomposition(place, parts, components.labels, seen.at(place), present, allocation)
+    answer = Decomposition(place, parts, components.labels, seen.at(place), present, settings.allocation)
     subject.warn_incomplete(f"{place[1]} of layer {place[0]}", answer.completeness_error)
     return answer

@@ -17,7 +17,7 @@ from ..errors import SAEFitWarning, UserError, warn
 from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.sinks import sinks
-from ..saes import Fit, active_features, describe, fit
+from ..saes import Fit, describe
 from ..subject import Subject
 from .document import Heading, fit_dict
 from .render import Html, Text, features_page, features_table, remarks, table_text
@@ -145,28 +145,27 @@ def find_features(
     seen = subject.trace(prompt, hooks[-1].layer, hooks)
     layers = []
     for hook in hooks:
-        sae, x = subject.saes[hook], seen.at(hook)
+        encoded = subject.encoding(seen, hook)
         shared = sum(other.layer == hook.layer for other in subject.saes) > 1
         positions = [
             {}
             if pos == 0 and prompt.special[0]
             else dict(zip(active.indices.tolist(), active.activations.tolist(), strict=True))
-            for pos, active in enumerate(active_features(sae, x))
+            for pos, active in enumerate(encoded.active)
         ]
         left_out = {0, *sinks(seen, hook)}
         counted = [at for pos, at in enumerate(positions) if pos not in left_out and not prompt.special[pos]]
         usual, always_on = _usual(counted)
         name = str(hook) if shared else str(hook.layer)
-        fitted = fit(sae, x)
-        if fitted.warning:
-            warn(f"{hook}: {fitted.warning}", SAEFitWarning)
+        if encoded.fit.warning:
+            warn(f"{hook}: {encoded.fit.warning}", SAEFitWarning)
         ordered = tuple(
             ActiveAt(pos, token, tuple(at), tuple(at.values()))
             for pos, (token, at) in enumerate(
                 zip(prompt.tokens, (_ordered(at, usual, sort) for at in positions), strict=True)
             )
         )
-        layers.append(LayerFeatures(hook, name, describe(sae), fitted, ordered, usual, always_on))
+        layers.append(LayerFeatures(hook, name, describe(encoded.sae), encoded.fit, ordered, usual, always_on))
     return FeatureReport(Heading.of(subject, prompt), tuple(layers), sort)
 
 

@@ -9,7 +9,7 @@ columns, sums to the head's contribution.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,11 @@ from torch import Tensor
 
 from ..models.place import Place
 from ..passes.backward import Level
-from ..passes.choices import CONTRIBUTION
-from ..passes.forward import Allocation, Progress, propagate
-from ..passes.many import Aim, Batch, sweep_each
-from ..passes.memory import Budget, spans
+from ..passes.many import Aim, Batch
+from ..passes.memory import spans
 from ..passes.record import Trace
 from ..passes.rows import Rows
+from ..passes.settings import Settings
 from ..passes.sources import Spans
 from .targets import Readoff
 
@@ -31,9 +30,7 @@ def heads_by_token(
     seen: Trace,
     readoff: Readoff,
     positions: Sequence[int],
-    allocation: Allocation,
-    budget: Budget,
-    progress: Progress | None,
+    settings: Settings,
 ) -> dict[int, Float[Tensor, "target head comp"]]:
     """The heads of every layer by source token, up to the last of the targets; then ``bias`` and ``rest``.
 
@@ -45,8 +42,8 @@ def heads_by_token(
     kept = seen.resid_post.element_size() * seen.adapter.d_model * layers
     aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
     found: dict[int, Tensor] = {}
-    for low, high in spans([n - token for token in range(n)], kept, budget.kept(seen.resid_post)):
-        streams = TokenStreams.of(seen, range(low, high), layers, allocation, budget, progress)
+    for low, high in spans([n - token for token in range(n)], kept, settings.budget.kept(seen.resid_post)):
+        streams = TokenStreams.of(seen, range(low, high), layers, settings)
 
         def visit(
             batch: Batch, levels: Iterator[Level], streams: TokenStreams = streams, tokens: slice = slice(low, high)
@@ -58,7 +55,7 @@ def heads_by_token(
                     table[batch.which, :, tokens] = shares[batch.lanes, :, :-2]
                     table[batch.which, :, -2] = shares[batch.lanes, :, -2]
 
-        sweep_each([seen], aims, CONTRIBUTION[allocation.rule], visit, budget)
+        replace(settings, progress=None).sweep([seen], aims, visit)
     return found
 
 
@@ -69,13 +66,11 @@ class TokenStreams:
     rows: dict[int, Rows]
 
     @classmethod
-    def of(
-        cls, trace: Trace, some: range, layers: int, allocation: Allocation, budget: Budget, progress: Progress | None
-    ) -> TokenStreams:
+    def of(cls, trace: Trace, some: range, layers: int, settings: Settings) -> TokenStreams:
         positions = torch.arange(len(trace.token_ids))
         reads = {Place(layer, "resid_pre"): positions for layer in range(layers)}
         source = Spans([[token] for token in some], [str(token) for token in some])
-        found = propagate(trace, source.start(trace), reads, allocation, budget=budget, progress=progress)
+        found = settings.carry(trace, source.start(trace), reads)
         return cls({place.layer: rows for place, rows in found.items()})
 
     def split(self, level: Level) -> Float[Tensor, "target head comp"]:

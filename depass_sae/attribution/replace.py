@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt
-from ..passes.forward import Progress
 from ..passes.record import read_batch
+from ..passes.settings import Settings
 from ..subject import Subject
 from .reservoir import replacements
 
@@ -98,7 +98,7 @@ def measure(
     original: float,
     sources: Sequence[Span],
     replacing: Replacing,
-    progress: Progress | None = None,
+    settings: Settings,
 ) -> Measured:
     """Replace every source before or at ``pos`` by random tokens, several times, in a few batched forwards."""
     times = replacing.times
@@ -113,8 +113,7 @@ def measure(
     chunks = batch.flatten(0, 1).split(max(1, BATCH_TOKENS // len(ids))) if replaced else ()
     for done, chunk in enumerate(chunks, start=1):
         values.append(target.live(subject, read_batch(subject.adapter, chunk, target.place, subject.trace_dtype)))
-        if progress is not None:
-            progress("replacing tokens", done, len(chunks))
+        settings.tell("replacing tokens", done, len(chunks))
     lost = original - torch.cat(values).double().cpu().view(len(replaced), times) if values else torch.empty(0, 1)
     mean: list[float | None] = [None] * len(sources)
     spread: list[float | None] = [None] * len(sources)

@@ -18,9 +18,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
-from ..passes.forward import Allocation, Progress, propagate
-from ..passes.memory import Budget
 from ..passes.rows import at
+from ..passes.settings import Settings
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index
 from ..subject import Subject
@@ -126,9 +125,7 @@ def attribute_subspace(
     *,
     names: tuple[str, ...] | None = None,
     pos: Pos | None = None,
-    allocation: Allocation,
-    budget: Budget = Budget(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings,
 ) -> SubspaceAttribution:
     """What the stream's parts in some subspaces contribute to a target.
 
@@ -136,13 +133,13 @@ def attribute_subspace(
     """
     if not 0 <= subspace.layer < subject.adapter.n_layers:
         raise UserError(f"there is no layer {subspace.layer}; there are layers 0 to {subject.adapter.n_layers - 1}")
-    reading = read(subject, prompt, target, pos, allocation, subspace.layer)
+    reading = read(subject, prompt, target, pos, settings, subspace.layer)
     seen, readoff = reading.seen, reading.readoff
     places = torch.tensor(reading.positions)
     start = subspace.start(seen)
     if names is not None and len(names) != len(start.labels) - 2:
         raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
-    rows = propagate(seen, start, {readoff.place: places}, allocation, budget=budget, progress=progress)[readoff.place]
+    rows = settings.carry(seen, start, {readoff.place: places})[readoff.place]
     values = rows.project(at(readoff.direction.w, places)).double().cpu()
     targets = [
         SubspaceTarget(**reading.at(position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
@@ -213,9 +210,7 @@ def decode_parts(
     *,
     pos: int | None = None,
     top: int = 8,
-    allocation: Allocation,
-    budget: Budget = Budget(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings,
 ) -> Votes:
     """Carry a source's components to the end and read off, through the frozen final norm, what each votes for (§4.3).
 
@@ -230,7 +225,7 @@ def decode_parts(
     last = torch.tensor([n - 1 if pos is None else pos])
     start = source.start(seen)
     point = Place(seen.n_layers - 1, "resid_post")
-    rows = propagate(seen, start, {point: last}, allocation, budget=budget, progress=progress)[point]
+    rows = settings.carry(seen, start, {point: last})[point]
     norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
     unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)
     parts, whole = rows.dense()[0], at(seen.resid_post, last)
@@ -245,4 +240,4 @@ def decode_parts(
             tokens = [token_text(subject.loaded.tokenizer, i) for i in best.indices.tolist()]
             votes.append((start.labels[component], tuple(zip(tokens, best.values.tolist(), strict=True))))
     position = int(last)
-    return Votes(position, prompt.tokens[position], tuple(votes), allocation.note)
+    return Votes(position, prompt.tokens[position], tuple(votes), settings.allocation.note)

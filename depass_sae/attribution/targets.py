@@ -26,12 +26,9 @@ from ..saes import (
     PATHS,
     Direction,
     Fit,
-    activations,
     encoder_direction,
-    fit,
     live_pre_activation,
     pre_activations,
-    threshold_gap,
 )
 from ..subject import Subject
 
@@ -109,14 +106,14 @@ class FeatureTarget:
         encoder_direction(sae, sae.W_enc.new_zeros(1, sae.cfg.d_in), self.index, self.path)
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
-        sae, x = subject.saes[self.hook], trace.at(self.place)
+        found = subject.encoding(trace, self.hook)
         return Readoff(
             place=self.place,
-            direction=encoder_direction(sae, x, self.index, self.path),
-            pre=pre_activations(sae, x, self.path)[:, self.index],
-            activation=activations(sae, x)[:, self.index],
-            margin=threshold_gap(sae, x, self.index),
-            fit=fit(sae, x),
+            direction=encoder_direction(found.sae, found.x, self.index, self.path),
+            pre=found.pre_activation(self.index, self.path),
+            activation=found.activations[:, self.index],
+            margin=found.margin(self.index),
+            fit=found.fit,
         )
 
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:

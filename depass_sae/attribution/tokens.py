@@ -23,12 +23,10 @@ from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, sentences, words
 from ..passes.backward import Level
-from ..passes.choices import CONTRIBUTION
-from ..passes.forward import Allocation, Progress, part_of, propagate
-from ..passes.many import Aim, Batch, alike_in_length, packed_start, sweep_each
-from ..passes.memory import Budget
+from ..passes.many import Aim, Batch, alike_in_length, packed_start
 from ..passes.record import Trace
 from ..passes.rows import BIAS, REST, at, on
+from ..passes.settings import Settings
 from ..passes.sources import Spans
 from ..subject import Subject
 from ..texts import joined
@@ -184,12 +182,10 @@ def attribute_tokens_each(
     questions: Sequence[Asked],
     *,
     by: By = "token",
-    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     ablate: int = 0,
     seed: int = 0,
     replace_from: str | Path | None = None,
-    budget: Budget = Budget(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> list[TokenAttribution]:
     """Contributions of each prompt's tokens, or words, to its targets; prompts of about a length share a pass.
 
@@ -209,8 +205,8 @@ def attribute_tokens_each(
     for number, group in enumerate(together):
         members = {ids[i] for i in group}
         some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
-        told = part_of(progress, number, len(together))
-        answers = _together(subject, [questions[i] for i in some], by, allocation, replacing, budget, told)
+        here = settings.part(number, len(together))
+        answers = _together(subject, [questions[i] for i in some], by, replacing, here)
         found.update(zip(some, answers, strict=True))
     return [found[i] for i in range(len(questions))]
 
@@ -219,21 +215,19 @@ def _together(
     subject: Subject,
     questions: Sequence[Asked],
     by: By,
-    allocation: Allocation,
     replacing: Replacing | None,
-    budget: Budget,
-    progress: Progress | None,
+    settings: Settings,
 ) -> Iterator[TokenAttribution]:
     """Questions whose prompts are traced, and taken apart, in one pass."""
-    readings = read_all(subject, questions, allocation)
-    passes = _Passes.of(readings, by, allocation, budget, progress)
+    readings = read_all(subject, questions, settings)
+    passes = _Passes.of(readings, by, settings)
     for question, reading, whose, values in zip(questions, readings, passes.whose, passes.contributions(), strict=True):
         answers = [
             _answer(reading, position, row, passes.spans[whose])
             for position, row in zip(reading.positions, values, strict=True)
         ]
         if replacing is not None:
-            answers = [_measured(subject, question.target, reading, a, replacing, progress) for a in answers]
+            answers = [_measured(subject, question.target, reading, a, replacing, settings) for a in answers]
         yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))
 
 
@@ -255,10 +249,10 @@ def _measured(
     reading: Reading,
     answer: TokenTarget,
     replacing: Replacing,
-    progress: Progress | None,
+    settings: Settings,
 ) -> TokenTarget:
     value, sources = reading.readoff.now[answer.pos].item(), answer.sources
-    found = measure(subject, reading.prompt, target, answer.pos, value, sources, replacing, progress)
+    found = measure(subject, reading.prompt, target, answer.pos, value, sources, replacing, settings)
     return replace(answer, measured=found)
 
 
@@ -274,14 +268,10 @@ class _Passes:
     sources: list[Spans]
     readings: list[Reading]
     whose: list[int]
-    allocation: Allocation
-    budget: Budget
-    progress: Progress | None
+    settings: Settings
 
     @classmethod
-    def of(
-        cls, readings: list[Reading], by: By, allocation: Allocation, budget: Budget, progress: Progress | None
-    ) -> _Passes:
+    def of(cls, readings: list[Reading], by: By, settings: Settings) -> _Passes:
         prompts = {id(reading.prompt): reading for reading in readings}
         numbers = {id_: number for number, id_ in enumerate(prompts)}
         spans = [spans_of(reading.prompt, by) for reading in prompts.values()]
@@ -291,14 +281,12 @@ class _Passes:
             sources=[Spans([span.positions for span in own], [span.text for span in own]) for own in spans],
             readings=readings,
             whose=[numbers[id(reading.prompt)] for reading in readings],
-            allocation=allocation,
-            budget=budget,
-            progress=progress,
+            settings=settings,
         )
 
     def contributions(self) -> list[Float[Tensor, "target comp"]]:
         """Of every reading, in float64 on the host: a row per position, its last two ``bias`` and ``rest``."""
-        found = self.swept() if self.allocation.rule in CONTRIBUTION else self.carried()
+        found = self.swept() if self.settings.swept else self.carried()
         return [values.double().cpu() for values in found]
 
     def swept(self) -> list[Float[Tensor, "target comp"]]:
@@ -321,8 +309,7 @@ class _Passes:
                 row.zero_().index_add_(0, owner, products[lane, span])
                 row[BIAS] = lowest.bias_before[lane, span].sum()
 
-        choices = CONTRIBUTION[self.allocation.rule]
-        sweep_each(self.traces, aims, choices, visit, self.budget, self.progress)
+        self.settings.sweep(self.traces, aims, visit)
         return values
 
     def carried(self) -> list[Float[Tensor, "target comp"]]:
@@ -335,7 +322,7 @@ class _Passes:
             places.append(torch.tensor(reading.positions) + trace.starts[whose])
             wanted[reading.readoff.place] |= set(places[-1].tolist())
         reads = {point: torch.tensor(sorted(positions)) for point, positions in wanted.items()}
-        found = propagate(trace, start, reads, self.allocation, budget=self.budget, progress=self.progress)
+        found = self.settings.carry(trace, start, reads)
         values = []
         for reading, whose, place in zip(self.readings, self.whose, places, strict=True):
             readoff, own = reading.readoff, len(self.sources[whose].groups)

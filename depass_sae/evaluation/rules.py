@@ -40,7 +40,6 @@ from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
 from ..passes.record import Trace, read_batch
 from ..passes.sources import Heads, Split, Vectors, tokens
-from ..saes import feature_parts
 from ..subject import Subject
 from .ioi import sentences
 
@@ -277,7 +276,7 @@ def _scaled(keep: Float[Tensor, "batch d"]) -> Callable[[Tensor], Tensor]:
 
 def _features(study: _Study) -> Iterator[Found]:
     point = Place(FEATURE_FROM, "resid_post")
-    found = feature_parts(study.subject.saes[Place(*point)], study.seen.at(point))
+    found = study.subject.encoding(study.seen, Place(*point)).parts
     usable = (found.pos > 0).nonzero()[:, 0]  # features mean nothing on the start token
     pos, parts, activation = found.pos[usable], found.parts[usable], found.activation[usable]
     for name, (_, value) in study.targets.items():

@@ -12,7 +12,7 @@ contribution under the rule, and an ``effect``, its first-order effect in the un
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,16 +23,18 @@ from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import SAEFitWarning, UserError, warn
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
-from ..passes.forward import Allocation, Progress
+from ..passes.choices import CONTRIBUTION
+from ..passes.forward import Allocation
 from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
-from ..saes import describe, fit
+from ..passes.settings import Settings
+from ..saes import describe
 from ..subject import Subject
 from ..texts import together
 from .cuts import Cut, embedding_cut, graph_hooks, sae_cut
 from .document import SCHEMA_VERSION
-from .grow import KEPT_SOURCES, RULES, SWEPT, Goal, Grown, Growth, grow
+from .grow import KEPT_SOURCES, RULES, Goal, Grown, Growth, grow
 from .influence import influence, scores
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
@@ -63,13 +65,13 @@ class GraphSettings:
     errors: Errors = "roots"
     heads: bool = False
 
-    def check(self, allocation: Allocation) -> None:
-        if allocation.rule not in RULES:
-            raise UserError(f"a graph takes the rules {', '.join(RULES)}, not {allocation.rule}")
+    def check(self, rule: str) -> None:
+        if rule not in RULES:
+            raise UserError(f"a graph takes the rules {', '.join(RULES)}, not {rule}")
         if self.errors not in ("roots", "through"):
             raise UserError(f'errors are "roots" or followed "through", not {self.errors!r}')
-        if allocation.rule not in SWEPT and (self.errors == "through" or self.heads):
-            raise UserError(f"heads and errors followed through need a rule of {' and '.join(SWEPT)}")
+        if rule not in CONTRIBUTION and (self.errors == "through" or self.heads):
+            raise UserError(f"heads and errors followed through need a rule of {' and '.join(CONTRIBUTION)}")
         if self.max_nodes < 2:
             raise UserError(f"max_nodes {self.max_nodes} is too few for a graph")
         if self.max_nodes > MOST_NODES:
@@ -83,16 +85,15 @@ def build_graph(
     targets: Sequence[tuple[Target, Pos | None]],
     *,
     layers: Sequence[int] | None = None,
-    allocation: Allocation,
-    settings: GraphSettings = GraphSettings(),
-    progress: Progress | None = None,
+    size: GraphSettings = GraphSettings(),
+    settings: Settings,
 ) -> nx.DiGraph:
     """The graph of one prompt.
 
     targets: features or logits with their positions (None: where they are strongest); none at all stands for the top
     predicted tokens. layers: of the SAEs that it stands on; None takes all on the residual stream.
     """
-    settings.check(allocation)
+    size.check(settings.rule)
     hooks = _hooks(subject, targets, layers)
     check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
     until = None if not targets or any(t.place is None for t, _ in targets) else max(hook.layer for hook in hooks)
@@ -100,32 +101,32 @@ def build_graph(
     cuts = [embedding_cut(seen), *(sae_cut(subject, seen, prompt, hook) for hook in hooks)]
     wanted, named, notes = _wanted(subject, seen, prompt, hooks, targets or _top_logits(subject, seen))
     cuts = cuts[: max(target.level for target in wanted) + 1]
-    _check_size(cuts, allocation, settings)
+    _check_size(cuts, settings.rule, size.max_nodes)
     shared = sum(bool(cut.constant.any()) + 2 for cut in cuts)  # constant, bias and remainder
-    room = settings.max_nodes - shared
+    room = size.max_nodes - shared
     if room < len(wanted):
-        raise UserError(f"max_nodes {settings.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
-    through = settings.errors == "through"
-    growth = grow(seen, cuts, wanted, allocation, room, errors_through=through, progress=progress)
+        raise UserError(f"max_nodes {size.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
+    through = size.errors == "through"
+    growth = grow(seen, cuts, wanted, room, errors_through=through, settings=settings)
     worst = max(growth.expanded, key=lambda node: node.completeness_error)
     layer, hook = worst.read.place
     subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, hooks[0])
-    g = _assemble(growth, prompt, wanted, named, settings.heads)
-    g.graph = _attributes(subject, prompt, hooks, seen, allocation, settings) | {
+    g = _assemble(growth, prompt, wanted, named, size.heads)
+    g.graph = _attributes(subject, prompt, hooks, seen, settings.allocation, size) | {
         "target": [
             {"node": node, "name": attributes["name"], "weight": target.worth}
             for target, (node, attributes) in zip(wanted, named, strict=True)
         ],
         "groups": [],
     }
-    if (note := together(*notes, allocation.note)) is not None:
+    if (note := together(*notes, settings.allocation.note)) is not None:
         g.graph["note"] = note
     for name, value in influence(g).nodes.items():
         g.nodes[name]["influence"] = value
     g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
-    if settings.node_threshold is None and settings.edge_threshold is None:
+    if size.node_threshold is None and size.edge_threshold is None:
         return g
-    return prune(g, node_threshold=settings.node_threshold, edge_threshold=settings.edge_threshold)
+    return prune(g, node_threshold=size.node_threshold, edge_threshold=size.edge_threshold)
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
@@ -299,12 +300,12 @@ def _attributes(
     hooks: Sequence[Place],
     seen: Trace,
     allocation: Allocation,
-    settings: GraphSettings,
+    size: GraphSettings,
 ) -> dict[str, Any]:
     heading = Heading.of(subject, prompt)
     saes = []
     for hook in hooks:
-        how = fit(subject.saes[hook], seen.at(hook))
+        how = subject.encoding(seen, hook).fit
         if how.warning:
             warn(how.warning, SAEFitWarning)
         about = describe(subject.saes[hook])
@@ -322,13 +323,7 @@ def _attributes(
         "token_ids": list(prompt.token_ids),
         "dtype": heading.dtype,
         **allocation_dict(allocation),
-        "settings": {
-            "max_nodes": settings.max_nodes,
-            "node_threshold": settings.node_threshold,
-            "edge_threshold": settings.edge_threshold,
-            "errors": settings.errors,
-            "heads": settings.heads,
-        },
+        "settings": asdict(size),
     }
 
 
@@ -342,14 +337,14 @@ def trace_bytes(subject: Subject, n: int) -> int:
     return 2 * 4 * sum(n * adapter.d_model + one for one in kept)
 
 
-def _check_size(cuts: Sequence[Cut], allocation: Allocation, settings: GraphSettings) -> None:
+def _check_size(cuts: Sequence[Cut], rule: str, max_nodes: int) -> None:
     """Raises UserError before the work starts, where its result would not fit into memory."""
     device, d_model = cuts[0].roots.device, cuts[0].roots.shape[1]
     widest = max(cut.n_sources for cut in cuts)
-    nodes = min(settings.max_nodes, sum(cut.n_sources for cut in cuts) + 1)
+    nodes = min(max_nodes, sum(cut.n_sources for cut in cuts) + 1)
     need = 24 * nodes * min(widest, KEPT_SOURCES)
-    if allocation.rule not in SWEPT:
+    if rule not in CONTRIBUTION:
         for cut in cuts:
             rows = sum(len(cut.roots) - pos for pos in cut.positions)
             need = max(need, 6 * 4 * rows * d_model)
-    check_memory(need, f"a graph with {widest} active features under the rule {allocation.rule}", device)
+    check_memory(need, f"a graph with {widest} active features under the rule {rule}", device)

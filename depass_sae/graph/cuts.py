@@ -24,7 +24,7 @@ from ..passes.record import Trace
 from ..passes.rows import Rows
 from ..passes.sinks import sinks
 from ..passes.sources import Split
-from ..saes import FeatureParts, feature_parts
+from ..saes import Encoded, FeatureParts
 from ..subject import Subject
 
 if TYPE_CHECKING:
@@ -43,11 +43,15 @@ class Cut:
 
     layer: int
     place: Place
-    sae: SAE | None = field(repr=False)
+    encoded: Encoded | None = field(repr=False)
     features: FeatureParts | None = field(repr=False)
     roots: Float[Tensor, "pos d_model"] = field(repr=False)
     is_token: tuple[bool, ...]
     constant: Float[Tensor, "pos d_model"] = field(repr=False)
+
+    @property
+    def sae(self) -> SAE | None:
+        return None if self.encoded is None else self.encoded.sae
 
     @property
     def n_features(self) -> int:
@@ -118,8 +122,8 @@ def embedding_cut(seen: Trace) -> Cut:
 
 def sae_cut(subject: Subject, seen: Trace, prompt: Prompt, hook: Place) -> Cut:
     """The stream at an SAE on the residual stream."""
-    sae, x = subject.saes[hook], seen.at(hook)
-    found = feature_parts(sae, x)
+    encoded, x = subject.encoding(seen, hook), seen.at(hook)
+    found = encoded.parts
     assert found.error is not None  # graph_hooks takes SAEs of the residual stream only, which are no transcoders
     roots, constant = found.error.to(x).clone(), found.constant.to(x).clone()
     means_nothing = prompt.special[0] or 0 in sinks(seen, hook)
@@ -127,7 +131,7 @@ def sae_cut(subject: Subject, seen: Trace, prompt: Prompt, hook: Place) -> Cut:
         roots[0], constant[0] = x[0], 0
         found = found.without_position_0()
     is_token = tuple(pos == 0 and means_nothing for pos in range(len(x)))
-    return Cut(hook.layer, hook, sae, found, roots, is_token, constant)
+    return Cut(hook.layer, hook, encoded, found, roots, is_token, constant)
 
 
 def graph_hooks(subject: Subject, layers: Sequence[int] | None) -> list[Place]:

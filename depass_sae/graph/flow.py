@@ -17,11 +17,10 @@ from torch import Tensor
 from ..models.place import Place
 from ..passes.backward import Level, sweep
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
-from ..passes.forward import Allocation, propagate
 from ..passes.many import Aim, Batch, in_batches
-from ..passes.memory import Budget
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
+from ..passes.settings import Settings
 from .cuts import Cut
 from .reads import Reads
 
@@ -41,31 +40,31 @@ class Inflow:
     head_effects: Float[Tensor, "read head"] = field(repr=False)
 
 
-def inflow(seen: Trace, cut: Cut, reads: Reads, allocation: Allocation, carried: Rows | None = None) -> Inflow:
+def inflow(seen: Trace, cut: Cut, reads: Reads, settings: Settings, carried: Rows | None = None) -> Inflow:
     """Every source's contribution to every reading, and its effect.
 
     carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept.
     """
-    effects, heads, head_effects = _swept(seen, cut, replace(reads, w=reads.slope), EFFECT)
+    effects, heads, head_effects = _swept(seen, cut, replace(reads, w=reads.slope), EFFECT, settings)
     if carried is None:
-        weights, _, head_weights = _swept(seen, cut, reads, CONTRIBUTION[allocation.rule])
+        weights, _, head_weights = _swept(seen, cut, reads, CONTRIBUTION[settings.rule], settings)
     else:
         weights, head_weights = _read(carried, cut, reads), torch.full_like(head_effects, torch.nan)
     return Inflow(weights, effects, heads, head_weights, head_effects)
 
 
-def contributions(seen: Trace, cut: Cut, reads: Reads, rule: str) -> Float[Tensor, "read source"]:
+def contributions(seen: Trace, cut: Cut, reads: Reads, settings: Settings) -> Float[Tensor, "read source"]:
     """Every source's contribution alone, under a rule that is swept (``half``, ``linear``).
 
     The readings may lie at any read point behind the cut.
     """
-    return _swept(seen, cut, reads, CONTRIBUTION[rule])[0]
+    return _swept(seen, cut, reads, CONTRIBUTION[settings.rule], settings)[0]
 
 
-def carry(seen: Trace, cut: Cut, to: Place, allocation: Allocation) -> Rows:
+def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:
     """A cut's sources at the next point of the graph, by the forward engine."""
     everywhere = torch.arange(len(seen.token_ids))
-    return propagate(seen, cut.start(), {to: everywhere}, allocation)[to]
+    return replace(settings, progress=None).carry(seen, cut.start(), {to: everywhere})[to]
 
 
 def pulled_back(
@@ -82,7 +81,9 @@ def pulled_back(
 # -------------------------------------------------------------------------------------------------------- backward
 
 
-def _swept(seen: Trace, cut: Cut, reads: Reads, choices: Choices) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
+def _swept(
+    seen: Trace, cut: Cut, reads: Reads, choices: Choices, settings: Settings
+) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
     """[read, source], and the same by head."""
     values = seen.resid_post.new_zeros(len(reads), cut.n_sources)
     by_head: dict[int, Tensor] = {}
@@ -100,7 +101,7 @@ def _swept(seen: Trace, cut: Cut, reads: Reads, choices: Choices) -> tuple[Tenso
             by_head.setdefault(layer, row.new_zeros(len(reads), row.shape[1]))[batch.which] = row
 
     aims = [Aim(reads.place, w, pos) for w, pos in zip(reads.w, reads.pos.tolist(), strict=True)]
-    in_batches([seen], aims, Budget(), back)
+    in_batches([seen], aims, settings.budget, back)
     rows = sorted(by_head.items())
     heads = [(layer, head) for layer, row in rows for head in range(row.shape[1])]
     return values, heads, torch.cat([values.new_zeros(len(reads), 0), *(row for _, row in rows)], dim=1)

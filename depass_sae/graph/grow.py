@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 
 from ..models.place import Place
-from ..passes.forward import Allocation, Progress
 from ..passes.record import Trace
 from ..passes.rows import Rows
+from ..passes.settings import Settings
 from .cuts import Cut
 from .flow import carry, inflow, pulled_back
 from .reads import Reads, error_reads, feature_reads
@@ -89,7 +89,7 @@ class Growth:
 
     seen: Trace
     cuts: Sequence[Cut]
-    allocation: Allocation
+    settings: Settings
     errors_through: bool
     expanded: list[Grown] = field(default_factory=list)
     members: list[set[int]] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Growth:
     def expand(self, level: int, reads: Reads, sources: Sequence[int | None], worths: Sequence[float]) -> None:
         """Find the inflow of nodes that are read at one level."""
         cut = self.cuts[level - 1]
-        found = inflow(self.seen, cut, reads, self.allocation, self._carried(level - 1, reads.place))
+        found = inflow(self.seen, cut, reads, self.settings, self._carried(level - 1, reads.place))
         weights, effects = found.weights.double().cpu().numpy(), found.effects.double().cpu().numpy()
         head_weights, head_effects = found.head_weights.tolist(), found.head_effects.tolist()
         for i in range(len(reads)):
@@ -145,15 +145,14 @@ class Growth:
         return [factor[number] for number in range(len(self.expanded))]
 
     def _carried(self, cut: int, point: Place) -> Rows | None:
-        if self.allocation.rule in SWEPT:
+        if self.settings.swept:
             return None
         if (cut, point) not in self.carried:
-            self.carried[cut, point] = carry(self.seen, self.cuts[cut], point, self.allocation)
+            self.carried[cut, point] = carry(self.seen, self.cuts[cut], point, self.settings)
         return self.carried[cut, point]
 
 
-SWEPT = ("half", "linear")
-RULES = (*SWEPT, "softmax", "linear-norm", "max")
+RULES = ("half", "linear", "softmax", "linear-norm", "max")
 """``relu`` leaves a rest over that belongs to no node."""
 
 
@@ -161,14 +160,13 @@ def grow(
     seen: Trace,
     cuts: Sequence[Cut],
     targets: Sequence[Goal],
-    allocation: Allocation,
     max_nodes: int,
     *,
     errors_through: bool = False,
-    progress: Progress | None = None,
+    settings: Settings,
 ) -> Growth:
     """Grow from the targets until ``max_nodes`` sources and targets belong to the graph, or none is left."""
-    growth = Growth(seen, cuts, allocation, errors_through, members=[set() for _ in cuts])
+    growth = Growth(seen, cuts, settings, errors_through, members=[set() for _ in cuts])
     for target in targets:
         source = None
         if target.feature is not None:
@@ -185,8 +183,7 @@ def grow(
             _expand_features(growth, level, [s for s in sources if s < cuts[level].n_features])
             if errors_through:
                 _expand_errors(growth, level, [s for s in sources if _is_error(cuts[level], s)])
-        if progress is not None:
-            progress("growing the graph", min(len(growth), max_nodes), max_nodes)
+        settings.tell("growing the graph", min(len(growth), max_nodes), max_nodes)
     return growth
 
 
@@ -209,7 +206,7 @@ def _expand_features(growth: Growth, level: int, sources: list[int]) -> None:
     cut = growth.cuts[level]
     assert cut.features is not None
     which = torch.tensor(sources, device=cut.features.pos.device)
-    reads = feature_reads(cut, growth.seen, cut.features.pos[which], cut.features.index[which])
+    reads = feature_reads(cut, cut.features.pos[which], cut.features.index[which])
     growth.expand(level, reads, sources, [0.0] * len(sources))
 
 
@@ -221,7 +218,7 @@ def _expand_errors(growth: Growth, level: int, sources: list[int]) -> None:
     above = [(share, n.read) for share, n in zip(growth.shares(), growth.expanded, strict=True) if n.level == level + 1]
     factors = cut.roots.new_tensor([share for share, _ in above])
     reads = Reads.joined([read for _, read in above])
-    along = pulled_back(growth.seen, cut, reads, factors, growth.allocation.rule)
+    along = pulled_back(growth.seen, cut, reads, factors, growth.settings.rule)
     positions = [cut.positions[source] for source in sources]
     reads = error_reads(cut, growth.seen, positions, along)
     growth.expand(level, reads, sources, [0.0] * len(sources))

@@ -17,12 +17,12 @@ from torch import Tensor
 from ..attribution.targets import Target, gradient
 from ..models.place import Place
 from ..passes.record import Trace
-from ..saes import encoder_directions, live_pre_activation, pre_activations
+from ..saes import Encoded, encoder_directions, live_pre_activation
 from ..subject import Subject
 from .cuts import Cut
 
 if TYPE_CHECKING:
-    from sae_lens import SAE
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class Reads:
         )
 
 
-def feature_reads(cut: Cut, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
+def feature_reads(cut: Cut, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
     """Features at positions, their pre-activations being sae-lens's own."""
-    assert cut.sae is not None
-    return encoder_reads(cut.sae, cut.place, seen, pos, index)
+    assert cut.encoded is not None
+    return encoder_reads(cut.encoded, cut.place, pos, index)
 
 
-def encoder_reads(sae: SAE, point: Place, seen: Trace, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
+def encoder_reads(encoded: Encoded, point: Place, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
     """Features of an SAE on any read point, at positions."""
-    x = seen.at(point)
+    sae, x = encoded.sae, encoded.x
     direction = encoder_directions(sae, x[pos], index)
     return Reads(
         place=point,
@@ -69,7 +69,7 @@ def encoder_reads(sae: SAE, point: Place, seen: Trace, pos: Int[Tensor, "read"],
         w=direction.w.to(x),
         slope=gradient(lambda rows: live_pre_activation(sae, rows, index), x[pos]).to(x),
         constant=direction.c.to(x),
-        pre=pre_activations(sae, x[pos])[torch.arange(len(pos)), index].to(x),
+        pre=encoded.pre[pos, index].to(x),
     )
 
 

@@ -28,11 +28,11 @@ from ..files import same_place
 from ..models.adapter import Adapter
 from ..models.place import Place
 from ..models.prompt import Prompt, check_ids, special_ids
-from ..passes.forward import Progress
 from ..passes.intervene import Edit, intervene
 from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
+from ..passes.settings import Settings
 from ..saes import written_by
 from ..subject import Subject
 from .build import trace_bytes
@@ -67,7 +67,7 @@ def verify_graph(
     max_nodes: int = 100,
     seed: int = 0,
     replace_from: str | Path | None = None,
-    progress: Progress | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> nx.DiGraph:
     """A copy of the graph with ``verification`` among its attributes.
 
@@ -91,8 +91,7 @@ def verify_graph(
     for number, name in enumerate(tested, start=1):
         observed = study.value - study.without(name, generator)
         nodes.append({"node": name, "weight": weights[name], "effect": effects[name], "observed": observed})
-        if progress is not None:
-            progress("taking nodes out", number, len(tested))
+        settings.tell("taking nodes out", number, len(tested))
     verified = g.copy()
     verified.graph["verification"] = {
         "target": study.value,

@@ -64,13 +64,6 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
 
 
-def part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """The progress of one of so many equal parts, told as that of the whole."""
-    if progress is None or parts == 1:
-        return progress
-    return lambda what, done, steps: progress(what, number * steps + done, parts * steps)
-
-
 def propagate(
     trace: Trace,
     start: Split,

@@ -88,6 +88,13 @@ class Trace:
         frozen = self.sublayer(place.depth)
         return 1.0 if frozen.post is None else frozen.post_scale[positions]
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        recorded = (x for record in self.records for x in (record.pattern, record.neurons, *record.at.values()))
+        all_of_it = (*self.streams, *self.outputs.values(), self.logits, self.uncapped, *recorded)
+        return sum(x.nbytes for x in all_of_it if x is not None)
+
     def first(self, n: int) -> Trace:
         """The first n positions of a trace of one prompt, which no later one has touched."""
         if n == len(self.token_ids):

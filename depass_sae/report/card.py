@@ -20,8 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..arguments import typed
 from ..attribution.answer import Asked
 from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
@@ -34,13 +32,13 @@ from ..labels.files import check_labels
 from ..labels.neuronpedia import feature_page
 from ..models.place import Place
 from ..models.prompt import Prompt, PromptLike, encode, several
-from ..passes.choices import CONTRIBUTION
-from ..passes.forward import Allocation, Progress
+from ..passes.forward import Allocation
 from ..passes.frozen import INSIDE
 from ..passes.many import alike_in_length
 from ..passes.record import Trace
+from ..passes.settings import Settings
 from ..passes.sinks import sinks
-from ..saes import Fit, activations, describe, fit, pre_activations
+from ..saes import Fit, describe
 from ..subject import Subject
 from ..texts import together
 from .neighbours import (
@@ -474,8 +472,7 @@ def make_card(
     *,
     top: int = TOP,
     strongest: int = STRONGEST,
-    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> FeatureCard:
     """The card of one feature ("LAYER/INDEX").
 
@@ -490,16 +487,16 @@ def make_card(
     target, _ = parse_feature(subject, feature, pos=False)
     target.check(subject)
     encoded = _encoded(subject, prompts)
-    read = _read(subject, target, encoded, progress)
+    read = _read(subject, target, encoded, settings)
     firings = _firings(read)
     chosen = firings[:strongest]
     sae, hook = subject.saes[target.hook], target.hook
-    rule = allocation.rule if allocation.rule in CONTRIBUTION else "half"
+    swept = settings if settings.swept else settings.by("half")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEFitWarning)  # said once for all prompts, below
         asked = [Asked(encoded[firing.prompt], target, firing.pos) for firing in chosen]
-        found = attribute_tokens_each(subject, asked, allocation=allocation, progress=progress) if asked else []
-    previous, following = _flows(subject, encoded, target, chosen, rule, top, progress)
+        found = attribute_tokens_each(subject, asked, settings=settings) if asked else []
+    previous, following = _flows(subject, encoded, target, chosen, top, swept)
     layers = [other.layer for other in subject.saes]
     card = FeatureCard(
         model=subject.loaded.name,
@@ -508,8 +505,8 @@ def make_card(
         hook=hook,
         index=target.index,
         shared=tuple(sorted({layer for layer in layers if layers.count(layer) > 1})),
-        allocation=allocation,
-        flow_rule=rule,
+        allocation=settings.allocation,
+        flow_rule=swept.rule,
         prompts=tuple(read),
         firings=firings,
         drives=tuple(Drive.of(firing, answer.target) for firing, answer in zip(chosen, found, strict=True)),
@@ -544,9 +541,7 @@ def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> li
     return found
 
 
-def _read(
-    subject: Subject, target: FeatureTarget, prompts: Sequence[Prompt], progress: Progress | None
-) -> list[CardPrompt]:
+def _read(subject: Subject, target: FeatureTarget, prompts: Sequence[Prompt], settings: Settings) -> list[CardPrompt]:
     """Every prompt, those of about a length in one pass."""
     point = target.place
     found: dict[int, CardPrompt] = {}
@@ -555,19 +550,18 @@ def _read(
         read = subject.traces(some, point[0], (point,))
         cards = [_card_prompt(subject, target, prompt, seen) for prompt, seen in zip(some, read, strict=True)]
         found.update(zip(group, cards, strict=True))
-        _tell(progress, "reading the prompts", len(found), len(prompts))
+        settings.tell("reading the prompts", len(found), len(prompts))
     return [found[number] for number in range(len(prompts))]
 
 
 def _card_prompt(subject: Subject, target: FeatureTarget, prompt: Prompt, seen: Trace) -> CardPrompt:
-    sae, x = subject.saes[target.hook], seen.at(target.place)
-    with torch.no_grad():
-        active: list[float | None] = list(activations(sae, x)[:, target.index].tolist())
-        pre: list[float | None] = list(pre_activations(sae, x, target.path)[:, target.index].tolist())
+    encoded = subject.encoding(seen, target.hook)
+    active: list[float | None] = list(encoded.activations[:, target.index].tolist())
+    pre: list[float | None] = list(encoded.pre_activation(target.index, target.path).tolist())
     sunk = [pos for pos in sinks(seen, target.place) if not prompt.special[pos]]
     for pos in [0, *sunk] if prompt.special[0] else sunk:
         active[pos] = pre[pos] = None
-    return CardPrompt(prompt, tuple(active), tuple(pre), fit(sae, x), tuple(sunk))
+    return CardPrompt(prompt, tuple(active), tuple(pre), encoded.fit, tuple(sunk))
 
 
 def _firings(prompts: Sequence[CardPrompt]) -> tuple[Firing, ...]:
@@ -586,9 +580,8 @@ def _flows(
     prompts: Sequence[Prompt],
     target: FeatureTarget,
     firings: Sequence[Firing],
-    rule: str,
     top: int,
-    progress: Progress | None,
+    settings: Settings,
 ) -> tuple[Flow | None, Flow | None]:
     """What comes from the previous SAE layer and goes to the next at these firings, summed by feature."""
     hook, index = target.hook, target.index
@@ -605,10 +598,10 @@ def _flows(
         positions = sorted(firing.pos for firing in firings if firing.prompt == number)
         seen = subject.trace(prompt, deepest, points)
         if before is not None:
-            arrived.append(inflow_from(subject, seen, prompt, before, hook, index, positions, rule))
+            arrived.append(inflow_from(subject, seen, prompt, before, hook, index, positions, settings))
         if behind is not None:
-            left += outflow_to(subject, seen, prompt, hook, index, positions, behind, rule).values()
-        _tell(progress, "following the flow", done, len(numbers))
+            left += outflow_to(subject, seen, prompt, hook, index, positions, behind, settings).values()
+        settings.tell("following the flow", done, len(numbers))
     previous = following = None
     if before is not None:
         features, total = _largest([found.features for found in arrived], subject.saes[before].cfg.d_sae, top)
@@ -626,8 +619,3 @@ def _largest(parts: Sequence[ByFeature], d_sae: int, top: int) -> tuple[tuple[Fl
     sums, counts = found.sums(d_sae), found.counts(d_sae)
     order = sums.abs().argsort(descending=True, stable=True)[:top].tolist()
     return tuple(FlowFeature(i, sums[i].item(), int(counts[i])) for i in order if counts[i]), sums.sum().item()
-
-
-def _tell(progress: Progress | None, doing: str, done: int, total: int) -> None:
-    if progress is not None:
-        progress(doing, done, total)

@@ -37,8 +37,8 @@ from ..graph.verify import verify_graph
 from ..labels.files import check_labels
 from ..labels.neuronpedia import feature_page
 from ..models.prompt import Prompt, encode
-from ..passes.choices import CONTRIBUTION
-from ..passes.forward import Allocation, Progress
+from ..passes.forward import Allocation
+from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..saes import Fit, describe
 from ..subject import Subject
@@ -420,10 +420,9 @@ def make_case_study(
     features: Sequence[str],
     *,
     title: str | None = None,
-    allocation: Allocation,
-    settings: CaseSettings = CaseSettings(),
+    case: CaseSettings = CaseSettings(),
     asked: Study | None = None,
-    progress: Progress | None = None,
+    settings: Settings,
 ) -> CaseStudy:
     """Look at features of one prompt from all sides.
 
@@ -431,7 +430,7 @@ def make_case_study(
     strip, table and card. asked: how the command line was asked for it (None: worked out, where that can be).
     Raises UserError for a feature that is none, and a position outside the prompt.
     """
-    settings.check()
+    case.check()
     check_title(title)
     if not features:
         raise UserError("name a feature: LAYER/INDEX, for example 17/1208, or 17/1208@6 for position 6")
@@ -440,18 +439,19 @@ def make_case_study(
         target, pos = parse_feature(subject, text)
         target.check(subject)
         wanted.setdefault(target, []).append(pos)
+    subject = subject.asked()
+    subject.trace(prompt, None, list(subject.saes))  # once, with all that any part of the study asks for
     made = tuple(
-        _feature_study(subject, prompt, target, positions, allocation, settings, progress)
-        for target, positions in wanted.items()
+        _feature_study(subject, prompt, target, positions, case, settings) for target, positions in wanted.items()
     )
     return CaseStudy(
         title=title or f"What drives {_and([feature.name for feature in made])}?",
         heading=Heading.of(subject, prompt),
-        allocation=allocation,
-        settings=settings,
+        allocation=settings.allocation,
+        settings=case,
         versions=_versions(),
         labels={},
-        asked=asked or _asked(subject, prompt, features, title, allocation, settings),
+        asked=asked or _asked(subject, prompt, features, title, settings.allocation, case),
         features=made,
     )
 
@@ -469,12 +469,11 @@ def _feature_study(
     prompt: Prompt,
     target: FeatureTarget,
     positions: Sequence[int | None],
-    allocation: Allocation,
-    settings: CaseSettings,
-    progress: Progress | None,
+    case: CaseSettings,
+    settings: Settings,
 ) -> FeatureStudy:
     name = target.name.removeprefix("feature ")
-    readings = [read(subject, prompt, target, pos, allocation) for pos in positions]
+    readings = [read(subject, prompt, target, pos, settings) for pos in positions]
     chosen = sorted({reading.positions[0] for reading in readings})
     readoff = readings[0].readoff
     assert readoff.activation is not None
@@ -484,7 +483,7 @@ def _feature_study(
     def but_nowhere(values: Float[Tensor, "pos"]) -> tuple[float | None, ...]:
         return tuple(None if pos in nowhere else value for pos, value in enumerate(values.tolist()))
 
-    findings = tuple(_finding(subject, prompt, target, name, pos, allocation, settings, progress) for pos in chosen)
+    findings = tuple(_finding(subject, prompt, target, name, pos, case, settings) for pos in chosen)
     return FeatureStudy(
         name=name,
         label="",
@@ -494,7 +493,7 @@ def _feature_study(
         note=next((note for reading in readings if (note := reading.common["note"])), None),
         activations=but_nowhere(readoff.activation),
         pre_activations=but_nowhere(readoff.pre),
-        card=make_card(subject, [_as_given(subject, prompt)], name, allocation=allocation, progress=progress),
+        card=make_card(subject, [_as_given(subject, prompt)], name, settings=settings),
         findings=findings,
     )
 
@@ -505,7 +504,7 @@ def _asked(
     features: Sequence[str],
     title: str | None,
     allocation: Allocation,
-    settings: CaseSettings,
+    case: CaseSettings,
 ) -> Study | None:
     loaded = origin(subject)
     if loaded is None:
@@ -517,7 +516,7 @@ def _asked(
         rule=allocation.rule,
         temperature=allocation.temperature,
         first_token=allocation.first_token,
-        **asdict(settings),
+        **asdict(case),
         **loaded,
     )
 
@@ -537,38 +536,33 @@ def _finding(
     target: FeatureTarget,
     name: str,
     pos: int,
-    allocation: Allocation,
-    settings: CaseSettings,
-    progress: Progress | None,
+    case: CaseSettings,
+    settings: Settings,
 ) -> Finding:
     (tokens,) = attribute_tokens_each(
-        subject, [Asked(prompt, target, pos)], allocation=allocation, ablate=settings.ablate, seed=settings.seed,
-        replace_from=settings.replace_from if settings.ablate else None, progress=progress,
+        subject, [Asked(prompt, target, pos)], ablate=case.ablate, seed=case.seed,
+        replace_from=case.replace_from if case.ablate else None, settings=settings,
     )  # fmt: skip
     heads = attribute_components(
-        subject, prompt, target, HEADS, pos=pos, allocation=allocation, by_token=allocation.rule in CONTRIBUTION,
-        progress=progress,
+        subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, settings=settings
     )  # fmt: skip
-    g, why = None, _no_graph(target, allocation)
+    g, why = None, _no_graph(target, settings.rule)
     if why is None:
-        size = GraphSettings(max_nodes=settings.max_nodes)
-        g = build_graph(subject, prompt, [(target, pos)], allocation=allocation, settings=size, progress=progress)
-        if settings.verify:
+        size = GraphSettings(max_nodes=case.max_nodes)
+        g = build_graph(subject, prompt, [(target, pos)], size=size, settings=settings)
+        if case.verify:
             g = verify_graph(
-                subject, g, max_nodes=settings.verify, seed=settings.seed, replace_from=settings.replace_from,
-                progress=progress,
-            )  # fmt: skip
-    return Finding(
-        feature=name, label="", tokens=tokens, heads=heads, graph=g, no_graph=why, top=settings.top
-    )  # fmt: skip
+                subject, g, max_nodes=case.verify, seed=case.seed, replace_from=case.replace_from, settings=settings
+            )
+    return Finding(feature=name, label="", tokens=tokens, heads=heads, graph=g, no_graph=why, top=case.top)
 
 
-def _no_graph(target: FeatureTarget, allocation: Allocation) -> str | None:
+def _no_graph(target: FeatureTarget, rule: str) -> str | None:
     """Why there is no graph for this feature; None where there is one."""
     if not target.hook.is_stream:
         return f"A graph stands on SAEs of the residual stream, and this one reads {target.hook.name}."
-    if allocation.rule not in RULES:
-        return f"A graph takes the rules {', '.join(RULES)}, not {allocation.rule}."
+    if rule not in RULES:
+        return f"A graph takes the rules {', '.join(RULES)}, not {rule}."
     return None
 
 

@@ -9,7 +9,7 @@ and independent of all other parts, and equal the edges that a feature-flow grap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,19 +21,16 @@ from ..graph.flow import contributions
 from ..graph.reads import encoder_reads
 from ..models.place import Place, stream_at
 from ..models.prompt import Prompt, token_text
-from ..passes.forward import Allocation, propagate
 from ..passes.frozen import INSIDE
 from ..passes.mixers import mixer_of
 from ..passes.mixers.mixer import Record
 from ..passes.record import Trace
+from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..passes.sources import Vectors
 from ..saes import (
     CrossLayerFeatures,
-    activations,
-    active_features,
     encoder_directions,
-    feature_parts,
     reconstructs,
 )
 from ..subject import Subject
@@ -208,14 +205,14 @@ def inflow_from(
     hook: Place,
     index: int,
     positions: Sequence[int],
-    rule: str,
+    settings: Settings,
 ) -> Arrived:
     """Contributions of the features at ``source`` to one feature, at each of some positions of it."""
     cut = sae_cut(subject, seen, prompt, source)
     assert cut.features is not None
     at = torch.tensor(list(positions), device=seen.resid_post.device)
-    reads = encoder_reads(subject.saes[hook], hook, seen, at, torch.full_like(at, index))
-    weights = contributions(seen, cut, reads, rule).double()
+    reads = encoder_reads(subject.encoding(seen, hook), hook, at, torch.full_like(at, index))
+    weights = contributions(seen, cut, reads, settings).double()
     roots = weights[:, cut.n_features : -2]
     is_token = torch.tensor(cut.is_token, device=roots.device)
     found = weights.new_zeros(len(at), subject.saes[source].cfg.d_sae)
@@ -235,31 +232,31 @@ def outflow_to(
     index: int,
     positions: Sequence[int],
     target: Place,
-    rule: str,
+    settings: Settings,
 ) -> dict[int, ByFeature]:
     """What one feature, where it fires at ``positions``, contributes to the features that fire at ``target``.
 
     By position, from its first firing on; position 0, where it is a special token, and attention sinks are left out.
     """
-    sae, x = subject.saes[target], seen.at(target)
+    encoded, x = subject.encoding(seen, target), seen.at(target)
     present = torch.zeros(len(x), 1, dtype=torch.bool)
     present[list(positions)] = True
-    reached = torch.arange(min(positions), len(x))
+    reached, quiet = torch.arange(min(positions), len(x)), replace(settings, progress=None)
 
     def carried(place: Place, parts: Float[Tensor, "pos d_model"]) -> Float[Tensor, "reached d_model"]:
         start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
-        return propagate(seen, start, {target: reached}, Allocation(rule))[target].dense()[:, 0]
+        return quiet.carry(seen, start, {target: reached})[target].dense()[:, 0]
 
     # Under these rules parts do not depend on each other: what is written at several places goes on one by one.
     written = _written(subject, seen, hook, index, positions)
     arrived = torch.stack([carried(*part) for part in written.items() if part[0].depth <= target.depth]).sum(0)
     nowhere = {*sinks(seen, target), *([0] if prompt.special[0] else [])}
-    active, found = active_features(sae, x), {}
+    found = {}
     for row, pos in zip(arrived, reached.tolist(), strict=True):
         if pos in nowhere:
             continue
-        indices = active[pos].indices
-        w = encoder_directions(sae, x[pos].expand(len(indices), -1), indices).w
+        indices = encoded.active[pos].indices
+        w = encoder_directions(encoded.sae, x[pos].expand(len(indices), -1), indices).w
         values = (w.to(row) @ row).double()
         found[pos] = ByFeature(indices[values != 0], values[values != 0])
     return found
@@ -273,9 +270,9 @@ def _written(
     if isinstance(sae, CrossLayerFeatures):
         own = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
         own[list(positions)] = True
-        column = activations(sae, x)[:, index, None] * own
+        column = subject.encoding(seen, hook).activations[:, index, None] * own
         return {Place(hook.layer + i, "resid_post"): column.to(row) * row for i, row in enumerate(sae.decoders(index))}
-    found = feature_parts(sae, x)
+    found = subject.encoding(seen, hook).parts
     at: Int[Tensor, "pos"] = torch.tensor(list(positions), device=x.device)
     chosen = ((found.index == index) & torch.isin(found.pos, at)).nonzero()[:, 0]
     added = into_stream(subject, hook, found.part(chosen), seen.post_scale(hook, found.pos[chosen]))

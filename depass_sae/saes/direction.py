@@ -38,7 +38,7 @@ class Direction:
 
 Index: TypeAlias = int | slice | Tensor
 Rows: TypeAlias = Callable[["SAE", Index], tuple[Tensor, Tensor]]
-Gap: TypeAlias = Callable[["SAE", Tensor, int], Tensor]
+Gap: TypeAlias = Callable[["SAE", Tensor, Tensor, int], Tensor]
 
 
 # --- encoder rows: (W [d_in] or [d_in, d_sae], b [] or [d_sae]) ---------------------------------------------
@@ -65,33 +65,30 @@ def _gate(sae: "SAE", j: Index) -> tuple[Tensor, Tensor]:
 # --- thresholds: how far above where the feature starts to fire, [pos] --------------------------------------
 
 
-def _above_zero(sae: "SAE", x: Tensor, j: int) -> Tensor:
-    return pre_activations(sae, x)[:, j]
+def _above_zero(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
+    return pre[:, j]
 
 
-def _above_threshold(sae: "SAE", x: Tensor, j: int) -> Tensor:
+def _above_threshold(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
     # In float32 at least. A ReLU comes before the comparison, so nothing below 0 fires whatever the threshold.
-    pre = pre_activations(sae, x)[:, j]
-    return pre.to(at_least_float32(pre.dtype)) - sae.threshold[j].clamp(min=0)
+    return pre[:, j].to(at_least_float32(pre.dtype)) - sae.threshold[j].clamp(min=0)
 
 
-def _above_own_threshold(sae: "SAE", x: Tensor, j: int) -> Tensor:
+def _above_own_threshold(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
     # Nothing comes before the comparison: with a threshold below 0 a feature fires with a negative activation.
-    pre = pre_activations(sae, x)[:, j]
-    return pre.to(at_least_float32(pre.dtype)) - sae.threshold[j]
+    return pre[:, j].to(at_least_float32(pre.dtype)) - sae.threshold[j]
 
 
-def _above_kth(sae: "SAE", x: Tensor, j: int) -> Tensor:
-    pre = pre_activations(sae, x)
+def _above_kth(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
     return pre[:, j] - pre.topk(sae.cfg.k).values[:, -1].clamp(min=0)
 
 
-def _size_above_kth(sae: "SAE", x: Tensor, j: int) -> Tensor:
-    size = pre_activations(sae, x).abs()
+def _size_above_kth(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
+    size = pre.abs()
     return size[:, j] - size.topk(sae.cfg.k).values[:, -1]
 
 
-def _gate_above_zero(sae: "SAE", x: Tensor, j: int) -> Tensor:
+def _gate_above_zero(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
     return pre_activations(sae, x, path="gate")[:, j]
 
 
@@ -168,16 +165,22 @@ def pre_activations(sae: "SAE", x: Float[Tensor, "pos d_in"], path: str = "magni
     For a topk SAE that rescales by decoder norms they are rescaled, as sae-lens does after its hook.
     """
     _rows(sae, path)
-    given = read(sae, _checked(sae, x))
     if path == "gate":  # sae-lens computes it without a hook
-        return sae.process_sae_in(given) @ sae.W_enc + sae.b_gate
+        return sae.process_sae_in(read(sae, _checked(sae, x))) @ sae.W_enc + sae.b_gate
+    return encoded(sae, x)[0]
+
+
+@torch.no_grad()
+def encoded(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> tuple[Float[Tensor, "pos d_sae"], Float[Tensor, "pos d_sae"]]:
+    """Pre-activations and activations as sae-lens computes them, by encoding `x` once."""
     seen: list[Tensor] = []
+    given = read(sae, _checked(sae, x))
     handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
-        sae.encode(given)
+        acts = sae.encode(given)
     finally:
         handle.remove()
-    return seen[0] * decoder_norm(sae, slice(None))
+    return seen[0] * decoder_norm(sae, slice(None)), acts
 
 
 @torch.no_grad()
@@ -187,13 +190,16 @@ def activations(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Float[Tensor, "pos 
 
 
 @torch.no_grad()
-def threshold_gap(sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int) -> Float[Tensor, "pos"]:
+def threshold_gap(
+    sae: "SAE", x: Float[Tensor, "pos d_in"], feature: int, pre: Float[Tensor, "pos d_sae"] | None = None
+) -> Float[Tensor, "pos"]:
     """How far a feature is above where it starts to fire, in units of its pre-activation; negative where it is silent.
 
     Above 0 for relu; above the threshold for jumprelu; above the smallest pre-activation that still fires there for
-    topk (by size for abstopk; 0 for that one itself); the gate's pre-activation for gated SAEs.
+    topk (by size for abstopk; 0 for that one itself); the gate's pre-activation for gated SAEs. pre: the
+    pre-activations, where they are known.
     """
-    return kind_of(sae).gap(sae, x, feature_index(sae, feature))
+    return kind_of(sae).gap(sae, x, pre_activations(sae, x) if pre is None else pre, feature_index(sae, feature))
 
 
 def kind_of(sae: "SAE") -> Kind:

@@ -8,13 +8,14 @@ plain f_i · W_dec[i] misses that for every SAE that normalises its input or res
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .direction import activations, decoder_norm
+from .direction import activations, decoder_norm, encoded, pre_activations, threshold_gap
 from .own import at_least_float32, detached
 from .scale import read, run_time_scale
 
@@ -81,40 +82,90 @@ class FeatureParts:
         return self.part(slice(None))
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """All that an SAE makes of one prompt's activations ``x``, from encoding them once.
+
+    pre: the pre-activations that sae-lens itself computes, of a gated SAE the magnitude's. decoded: what it makes of
+    the activations; None for transcoders, which do not reconstruct what they read.
+    """
+
+    sae: "SAE" = field(repr=False)
+    x: Float[Tensor, "pos d_in"] = field(repr=False)
+    pre: Float[Tensor, "pos d_sae"] = field(repr=False)
+    activations: Float[Tensor, "pos d_sae"] = field(repr=False)
+    decoded: Float[Tensor, "pos d_in"] | None = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.pre.nbytes + self.activations.nbytes + (0 if self.decoded is None else self.decoded.nbytes)
+
+    def pre_activation(self, index: int, path: str = "magnitude") -> Float[Tensor, "pos"]:
+        """One feature's. path: of a gated SAE, "magnitude" or "gate"."""
+        return self.pre[:, index] if path == "magnitude" else pre_activations(self.sae, self.x, path)[:, index]
+
+    def margin(self, index: int) -> Float[Tensor, "pos"]:
+        """How far one feature is above where it starts to fire (:func:`.threshold_gap`)."""
+        return threshold_gap(self.sae, self.x, index, self.pre)
+
+    @cached_property
+    def fit(self) -> Fit:
+        """How well the SAE fits."""
+        if len(self.x) < 2:
+            return Fit(None, 0.0, None)
+        l0 = (self.activations[1:] != 0).sum(-1).double().mean().item()
+        explained = self._explained_variance
+        return Fit(explained, l0, _warning(self.sae, explained, l0, len(self.x) - 1))
+
+    @property
+    def _explained_variance(self) -> float | None:
+        if self.decoded is None or len(self.x) < 3:
+            return None
+        given = read(self.sae, self.x[1:]).double()
+        missed = (given - self.decoded[1:]).square().sum()
+        variance = (given - given.mean(0)).square().sum()
+        return 1 - (missed / variance).item() if variance > 0 else None
+
+    @cached_property
+    def active(self) -> list[ActiveFeatures]:
+        """For every position the features that fire there, strongest first."""
+        return [_strongest_first(row) for row in self.activations]
+
+    @cached_property
+    def parts(self) -> FeatureParts:
+        """The activation split into the active features' parts, a constant and the SAE's error."""
+        sae, x = self.sae, self.x.to(at_least_float32(self.x.dtype))
+        W_dec = sae.W_dec
+        error = None if self.decoded is None else x - self.decoded.to(x.dtype)
+        pos, index = self.activations.nonzero(as_tuple=True)
+        activation = detached(self.activations[pos, index], x.dtype)
+        written = activation / detached(decoder_norm(sae, slice(None))[index], x.dtype)
+        constant = detached(sae.b_dec, x.dtype).expand(len(x), -1)
+        if self.decoded is not None:
+            scale = run_time_scale(sae, read(sae, x))
+            written = scale.out[pos, 0] * written
+            constant = scale.out * constant + scale.shift
+        skip = x @ detached(sae.W_skip, x.dtype).T if hasattr(sae, "W_skip") else None
+        return FeatureParts(pos, index, activation, written, W_dec, constant, error, skip)
+
+
 @torch.no_grad()
+def encode(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Encoded:
+    """Encode activations, once for all that is asked of them."""
+    pre, acts = encoded(sae, x)
+    # Decoded right away: sae-lens keeps the run-time scale from the one to the other.
+    return Encoded(sae, x, pre, acts, sae.decode(acts) if reconstructs(sae) else None)
+
+
 def fit(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Fit:
     """How well the SAE fits the activations `x` of one prompt."""
-    x = x[1:]
-    if not len(x):
-        return Fit(None, 0.0, None)
-    acts = activations(sae, x)
-    l0 = (acts != 0).sum(-1).double().mean().item()
-    explained = _explained_variance(sae, x, acts) if reconstructs(sae) else None
-    return Fit(explained, l0, _warning(sae, explained, l0, len(x)))
+    return encode(sae, x).fit
 
 
-def active_features(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> list[ActiveFeatures]:
-    """For every position the features that fire there, strongest first."""
-    return [_strongest_first(row) for row in activations(sae, x)]
-
-
-@torch.no_grad()
 def feature_parts(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> FeatureParts:
     """Split the activation `x` into the active features' parts, a constant and the SAE's error."""
-    acts = activations(sae, x)
-    decoded = sae.decode(acts)  # right after encoding: sae-lens keeps the run-time scale from the one to the other
-    x = x.to(at_least_float32(x.dtype))
-    error = x - decoded.to(x.dtype) if reconstructs(sae) else None
-    pos, index = acts.nonzero(as_tuple=True)
-    activation = detached(acts[pos, index], x.dtype)
-    written = activation / detached(decoder_norm(sae, slice(None))[index], x.dtype)
-    constant = detached(sae.b_dec, x.dtype).expand(len(x), -1)
-    if reconstructs(sae):
-        scale = run_time_scale(sae, read(sae, x))
-        written = scale.out[pos, 0] * written
-        constant = scale.out * constant + scale.shift
-    skip = x @ detached(sae.W_skip, x.dtype).T if hasattr(sae, "W_skip") else None
-    return FeatureParts(pos, index, activation, written, sae.W_dec, constant, error, skip)
+    return encode(sae, x).parts
 
 
 @torch.no_grad()
@@ -137,13 +188,6 @@ def _strongest_first(row: Float[Tensor, "d_sae"]) -> ActiveFeatures:
     indices = row.nonzero()[:, 0]
     indices = indices[row[indices].abs().argsort(descending=True, stable=True)]
     return ActiveFeatures(indices, row[indices])
-
-
-def _explained_variance(sae: "SAE", x: Tensor, acts: Tensor) -> float | None:
-    given = read(sae, x).double()
-    missed = (given - sae.decode(acts)).square().sum()
-    variance = (given - given.mean(0)).square().sum()
-    return 1 - (missed / variance).item() if len(x) > 1 and variance > 0 else None
 
 
 def _warning(sae: "SAE", explained: float | None, l0: float, n_pos: int) -> str | None:

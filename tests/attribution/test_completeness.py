@@ -33,7 +33,7 @@ ANSWERS: dict[str, Callable[[ds.LM], Any]] = {
         PROMPT, logit=3, subspace=ds.Subspace([W[:1], W[1:]], 0, "resid_pre")
     ),
     "parts": lambda lm: lm.decompose(PROMPT, layer=2),
-    "votes": lambda lm: lm.decode(PROMPT, ds.Heads(0)),
+    "votes": lambda lm: lm.votes(PROMPT, ds.Heads(0)),
     "graph": lambda lm: lm.graph(PROMPT, logit=3),
 }
 

@@ -12,9 +12,8 @@ from depass_sae.attribution.components import KINDS, NEURONS, _carried, _swept
 from depass_sae.attribution.targets import FeatureTarget
 from depass_sae.models.place import HOOKS
 from depass_sae.models.prompt import encode
-from depass_sae.passes.forward import Allocation
-from depass_sae.passes.memory import Budget
 from depass_sae.passes.rules import RULES
+from depass_sae.passes.settings import Settings
 
 from ..passes import reference
 from ..passes.models import CONFIGS, D_MLP, D_MODEL, EVERY, HEADS, LAYERS, SHAPES, build
@@ -68,9 +67,7 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, kind: str, 
     target = FeatureTarget(subject.hook(1), 3)
     seen = subject.trace(encode(subject.loaded, subject.adapter, ids), 1, (target.place,))
     readoff, positions = target.read(subject, seen), sorted({0, len(ids) - 1})
-    swept, carried = (
-        engine(seen, readoff, positions, KINDS[kind], Allocation(rule), Budget(), None) for engine in (_swept, _carried)
-    )
+    swept, carried = (engine(seen, readoff, positions, KINDS[kind], Settings.of(rule)) for engine in (_swept, _carried))
     for one, other in zip(swept, carried, strict=True):
         both = {(row.layer, row.sublayer): row for row in other}
         assert {(row.layer, row.sublayer) for row in one} >= set(both)

@@ -24,7 +24,7 @@ ANSWERS: dict[str, Callable[[ds.LM, str], Any]] = {
     "neurons": lambda lm, rule: lm.attribute_neurons(TEXT, "1/3", rule=rule),
     "subspace": lambda lm, rule: lm.attribute_subspace(TEXT, "1/3", subspace=ds.Subspace(W, 1), rule=rule),
     "attention": lambda lm, rule: lm.attribute_attention(TEXT, 1, 0, 6, 2, rule=rule),
-    "votes": lambda lm, rule: lm.decode(TEXT, ds.Subspace(W, 1), rule=rule),
+    "votes": lambda lm, rule: lm.votes(TEXT, ds.Subspace(W, 1), rule=rule),
     "parts": lambda lm, rule: lm.decompose(TEXT, layer=1, rule=rule),
     "card": lambda lm, rule: lm.card("1/3", TEXT, rule=rule, strongest=1),
 }

@@ -155,7 +155,7 @@ def test_the_votes_of_all_parts_sum_to_the_models_centred_logits(
     )[kind]  # fmt: skip
     lm = ds.load(model(shape))
     pos = len(ids) // 2
-    votes = lm.decode(ids, source, pos=pos, top=VOCAB, rule=rule)
+    votes = lm.votes(ids, source, pos=pos, top=VOCAB, rule=rule)
     total, size = torch.zeros(VOCAB), 1.0
     for _, tokens in votes.votes:
         assert len(tokens) == VOCAB
@@ -171,7 +171,7 @@ def test_the_votes_of_all_parts_sum_to_the_models_centred_logits(
 
 
 def test_votes_are_strongest_first_and_of_the_last_position_unless_said_otherwise(lm: ds.LM) -> None:
-    votes = lm.decode(TEXT, ds.Heads(1), top=4)
+    votes = lm.votes(TEXT, ds.Heads(1), top=4)
     n = len(lm.features(TEXT).to_dict()["tokens"])
     assert votes.pos == n - 1
     assert [name for name, _ in votes.votes] == [*(f"head {h}" for h in range(4)), "bias", "rest"]
@@ -185,7 +185,7 @@ def test_votes_are_strongest_first_and_of_the_last_position_unless_said_otherwis
 
 
 def test_more_votes_than_there_are_tokens_are_all_of_them() -> None:
-    assert len(handle().decode([5, 6], ds.Heads(0), top=10**6).votes[0][1]) == VOCAB
+    assert len(handle().votes([5, 6], ds.Heads(0), top=10**6).votes[0][1]) == VOCAB
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_more_votes_than_there_are_tokens_are_all_of_them() -> None:
 )
 def test_votes_that_make_no_sense_are_refused(source: Any, settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        handle(random_sae()).decode([5, 6], source, **settings)
+        handle(random_sae()).votes([5, 6], source, **settings)
 
 
 @pytest.mark.smollm2
@@ -219,7 +219,7 @@ def test_on_smollm2_the_money_part_of_the_stream_votes_for_money() -> None:
 
     food = directions(" bread", " cheese", " soup", " salad", " dinner", " restaurant", " chef", " kitchen")
     money = directions(" money", " bank", " market", " economy", " tax", " trade", " price", " debt")
-    found = lm.decode("The restaurant owed the bank a lot of", ds.Subspace([food, money], layer=23))
+    found = lm.votes("The restaurant owed the bank a lot of", ds.Subspace([food, money], layer=23))
     votes = {name: [token for token, _ in tokens] for name, tokens in found.votes}
     assert votes["subspace 1"][0] == " money"
     assert not {" money", "money", " Money"} & set(votes["subspace 0"])

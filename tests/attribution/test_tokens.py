@@ -20,9 +20,8 @@ from depass_sae.attribution.tokens import _Passes
 from depass_sae.errors import SAEFitWarning, UserError
 from depass_sae.models.place import HOOKS
 from depass_sae.models.prompt import encode
-from depass_sae.passes.forward import Allocation
-from depass_sae.passes.memory import Budget
 from depass_sae.passes.rules import RULES
+from depass_sae.passes.settings import Settings
 
 from ..passes.models import EVERY, PARALLEL
 from ..saes.builders import AFFINE, NORMALISATIONS
@@ -485,7 +484,7 @@ def test_the_sweep_and_the_forward_pass_agree(shape: str, hook: str, ids: list[i
     prompt = encode(subject.loaded, subject.adapter, ids)
     seen = subject.trace(prompt, 1, (target.place,))
     reading = Reading(prompt, seen, target.read(subject, seen), sorted({0, len(ids) - 1}), {})
-    passes = _Passes.of([reading], by, Allocation(rule), Budget(), None)
+    passes = _Passes.of([reading], by, Settings.of(rule))
     swept, carried = passes.swept()[0], passes.carried()[0]
     assert torch.allclose(swept, carried, atol=1e-4 * max(1.0, carried.abs().max().item()))
 

@@ -16,6 +16,7 @@ from depass_sae.graph.cuts import sae_cut
 from depass_sae.graph.document import document_of, graph_of
 from depass_sae.graph.influence import is_flow, size
 from depass_sae.passes.forward import Allocation, propagate
+from depass_sae.passes.settings import Settings
 from depass_sae.passes.sources import Vectors
 from depass_sae.saes import Hook, encoder_direction
 
@@ -142,10 +143,10 @@ def test_both_engines_give_the_same_edges(shape: str) -> None:
     seen = subject.trace(prompt, None)
     low, high = (sae_cut(subject, seen, prompt, Hook(layer, "resid_post")) for layer in (0, 2))
     assert high.features is not None
-    reads = feature_reads(high, seen, high.features.pos[::5], high.features.index[::5])
+    reads = feature_reads(high, high.features.pos[::5], high.features.index[::5])
     for rule in ("half", "linear"):
-        swept = inflow(seen, low, reads, Allocation(rule)).weights
-        carried = inflow(seen, low, reads, Allocation(rule), carry(seen, low, high.place, Allocation(rule))).weights
+        swept = inflow(seen, low, reads, Settings.of(rule)).weights
+        carried = inflow(seen, low, reads, Settings.of(rule), carry(seen, low, high.place, Settings.of(rule))).weights
         assert (swept - carried).abs().max() <= 2e-5 * carried.abs().max()
 
 
@@ -475,7 +476,7 @@ def test_twice_the_same_graph() -> None:
         ({"layers": [7]}, "there is no SAE on the residual stream at layer 7"),
         ({"errors": "gone"}, "errors are"),
         ({"edge_threshold": 1.5}, "edge_threshold is a share"),
-        ({"rule": "softmax", "heads": True}, "need a rule of half and linear"),
+        ({"rule": "softmax", "heads": True}, "need a rule of linear and half"),
         ({"target": "logit-diff: Mary"}, "write a difference of logits as"),
         ({"target": "2/9999"}, "there is no feature 9999"),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.passes.settings import Settings
 from depass_sae.report.neighbours import outflow_to
 from depass_sae.saes import (
     CrossLayer,
@@ -331,7 +332,7 @@ def outflows(tmp_path_factory: pytest.TempPathFactory) -> Any:
         seen = subject.trace(prompt, None, [hook, target])
         acts = weights.encode(seen.at(hook), 0)
         pos, index = divmod(int(acts[1:].argmax()), WIDTHS[0])
-        found = outflow_to(subject, seen, prompt, hook, index, [pos + 1], target, "half")
+        found = outflow_to(subject, seen, prompt, hook, index, [pos + 1], target, Settings())
         d_sae = behind.cfg.d_sae
         direct = acts[pos + 1, index] * weights.W_dec[0][index, 2] @ behind.W_enc.detach()
         return {p: entry.sums(d_sae).double() for p, entry in found.items()}, direct.double(), (pos + 1, index)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depass_sae.saes import activations, active_features, feature_parts, fit, reconstructs, written_by
+from depass_sae.saes import activations, encode, feature_parts, fit, reconstructs, written_by
 
 from .builders import D_IN, D_SAE, K, Recipe, activations_of_a_model, built, recipes
 
@@ -88,7 +88,7 @@ def test_parts_list_the_active_features_by_position():
 
 def test_active_features_come_strongest_first():
     sae, x = built(Recipe("abstopk")), torch.randn(3, D_IN)
-    rows = active_features(sae, x)
+    rows = encode(sae, x).active
     for row, acts in zip(rows, activations(sae, x), strict=True):
         assert len(row.indices) == K
         assert torch.equal(row.activations, acts[row.indices])
