@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +112,13 @@ def shade(value: float | None, ends: tuple[float, float, Format]) -> str:
 def arranged(blocks: Sequence[Block]) -> list[Block | list[Strip]]:
     """Blocks, numbered texts that follow each other together."""
     found: list[Block | list[Strip]] = []
-    for numbered, run in groupby(blocks, key=lambda block: isinstance(block, Strip) and bool(block.label)):
-        found += [[strip for strip in run if isinstance(strip, Strip)]] if numbered else run
+    for block in blocks:
+        if not (isinstance(block, Strip) and block.label):
+            found.append(block)
+        elif found and isinstance(found[-1], list):
+            found[-1].append(block)
+        else:
+            found.append([block])
     return found
 
 
