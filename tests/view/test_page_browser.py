@@ -270,6 +270,21 @@ def test_axe_finds_no_serious_fault(browser: Any, file: Path, scheme: str, width
     context.close()
 
 
+def test_the_rules_of_a_notebook_do_not_reach_into_tables(browser: Any) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_content(
+        "<!doctype html><style>.out:not(.md) td, .out:not(.md) th { text-align: right } "
+        f".out tbody tr:nth-child(even) {{ background: red }}</style><div class=out>{fragment(sample().blocks)}</div>"
+    )
+    assert page.locator(".rows tbody th").first.evaluate("e => getComputedStyle(e).textAlign") == "left"
+    assert page.locator(".rows td.n").first.evaluate("e => getComputedStyle(e).textAlign") == "right"
+    assert page.evaluate(
+        "[...document.querySelectorAll('tr')].every(e => getComputedStyle(e).backgroundColor === 'rgba(0, 0, 0, 0)')"
+    )
+    context.close()
+
+
 @pytest.mark.parametrize(("ground", "ink"), [("#ffffff", "#222222"), ("#111111", "#dddddd")])
 def test_axe_finds_no_serious_fault_in_a_notebook_light_or_dark(browser: Any, ground: str, ink: str) -> None:
     context = browser.new_context(viewport={"width": 900, "height": 900})

@@ -189,8 +189,10 @@
   // ------------------------------------------------------------------------------------------------------- full screen
 
   for (const frame of document.fullscreenEnabled ? all(".graph iframe") : []) {
-    const button = made("button", { type: "button", className: "quiet-button full", textContent: "full screen" });
+    const line = made("div", { className: "take" });
+    const button = made("button", { type: "button", className: "full", textContent: "full screen" });
     button.addEventListener("click", () => frame.requestFullscreen());
-    frame.before(button);
+    line.append(button);
+    frame.before(line);
   }
 })();
