@@ -61,6 +61,11 @@ class Pairs:
 Cell = None | str | int | float | Token | Feature | Spread | Pairs
 
 
+def size(cell: Cell) -> float | None:
+    """What a bar shows of a cell: None of what is no number."""
+    return cell.mean if isinstance(cell, Spread) else cell if isinstance(cell, int | float) else None
+
+
 # ------------------------------------------------------------------------------------------------------------- blocks
 
 

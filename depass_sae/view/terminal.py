@@ -24,7 +24,6 @@ from .blocks import (
     Pairs,
     Row,
     Section,
-    Spread,
     Strip,
     Table,
     Token,
@@ -168,7 +167,7 @@ def _table(block: Table) -> Drawn:
         for cell, column, largest in zip(row.cells, block.columns, full, strict=True):
             cells.append(_cell(cell, column))
             if column.bar:
-                value = size_of(cell) if row.role in ("ranked", "strong") else None
+                value = size(cell) if row.role in ("ranked", "strong") else None
                 cells.append("" if value is None else _Bar(value / largest))
         table.add_row(*cells, style=STYLES[row.role])
         before = row
@@ -176,12 +175,7 @@ def _table(block: Table) -> Drawn:
 
 
 def _drawn_values(block: Table, i: int) -> list[float | None]:
-    return [size_of(row.cells[i]) for row in block.rows if row.role in ("ranked", "strong")]
-
-
-def size_of(cell: Cell) -> float | None:
-    """What is drawn of a cell: nothing of what is no number."""
-    return cell.mean if isinstance(cell, Spread) else cell if isinstance(cell, int | float) else None
+    return [size(row.cells[i]) for row in block.rows if row.role in ("ranked", "strong")]
 
 
 def _decimals(column: Column) -> int:
