@@ -165,6 +165,14 @@ class Bars:
     caption: str = ""
     strong: frozenset[int] = frozenset()
 
+    def table(self) -> Table:
+        """The same, where it cannot be drawn."""
+        rows = [
+            Row((name, value), "strong" if i in self.strong else "ranked")
+            for i, (name, value) in enumerate(zip(self.names, self.values, strict=True))
+        ]
+        return Table(self.title, (Column(""), Column(self.unit, "signed", bar=True)), tuple(rows), self.caption)
+
 
 @dataclass(frozen=True)
 class Note:

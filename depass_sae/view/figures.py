@@ -1,7 +1,7 @@
 """Blocks as pictures for a paper, by matplotlib: as wide as its column, on white, the same every time.
 
-Pictures are of strips (a bar per token), heat maps, bars, tables that have a bar beside their numbers, and graphs, which
-bring their own. Texts are written as they are: a dollar sign is no mathematics.
+Pictures are of strips (a bar per token), heat maps, bars, tables that have a bar beside their numbers, and graphs,
+which bring their own. Texts are written as they are: a dollar sign is no mathematics.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import math
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..texts import visible
 from . import words
-from .blocks import Bars, Beside, Block, Graph, HeatMap, Row, Section, Spread, Strip, Table, size
+from .blocks import Bars, Beside, Block, Cell, Graph, HeatMap, Row, Section, Spread, Strip, Table, Token, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def _part(block: Block) -> _Part:
     match block:
         case Strip():
             marks = block.marks
-            names = [words.place(mark.token, mark.pos) if mark.aimed else words.shown(mark.token) for mark in marks]
+            names = [Token(mark.token, mark.pos) if mark.aimed else words.shown(mark.token) for mark in marks]
             aimed = frozenset(i for i, mark in enumerate(marks) if mark.aimed)
             title = "  ".join(text for text in (block.label, block.title) if text)
             return _bars(Bars(title, tuple(names), tuple(mark.value for mark in marks), block.unit, strong=aimed))
@@ -173,7 +173,7 @@ def _part(block: Block) -> _Part:
 
 def _bars(block: Bars) -> _Part:
     """A bar each, in their order, on as many lines as it takes; all lines have one scale."""
-    names = [_clean(words.formatted(name), NAME) for name in block.names]
+    names = [_name(name) for name in block.names]
     numbers = [value or 0.0 for value in block.values]
     many = math.ceil(len(names) / math.ceil(len(names) / LINE))  # lines of about one length
     starts = range(0, len(names), many)
@@ -196,8 +196,8 @@ def _bars(block: Bars) -> _Part:
 
 
 def _map(block: HeatMap) -> _Part:
-    down = [_clean(words.formatted(name), NAME) for name in block.rows]
-    across = [_clean(words.formatted(name), NAME) for name in block.columns]
+    down = [_name(name) for name in block.rows]
+    across = [_name(name) for name in block.columns]
     longest = max(map(len, across))
     turned = longest > 3
     full = words.drawn_full(value for row in block.values for value in row)
@@ -223,9 +223,11 @@ def _map(block: HeatMap) -> _Part:
         _label(axes.xaxis, block.across)
         if block.totals:
             beside = axes.secondary_yaxis("right")
-            _ticks(beside.yaxis, [-1, *range(len(down))], [_clean(block.total), *map(words.signed, block.totals)])
+            _ticks(beside.yaxis, range(len(down)), [words.signed(value) for value in block.totals])
             beside.tick_params(length=0)
             beside.spines["right"].set_visible(False)
+            heading = {"transform": axes.transAxes, "va": "bottom", "fontsize": SMALL, "parse_math": False}
+            axes.text(1.02, 1.0, _clean(block.total), **heading)
         scale = space.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=30)
         scale.outline.set_linewidth(0.4)
         scale.ax.tick_params(labelsize=SMALL, length=2, width=0.4)
@@ -245,8 +247,8 @@ def _table(block: Table) -> _Part:
     lines: list[tuple[str, Row | None]] = []
     for before, row in zip([None, *ranked], ranked[:MOST_ROWS], strict=False):
         if row.group is not None and (before is None or row.group != before.group):
-            lines.append((words.formatted(row.group), None))
-        lines.append((words.formatted(row.cells[0]), row))
+            lines.append((_name(row.group, ROW_NAME), None))
+        lines.append((_name(row.cells[0], ROW_NAME), row))
     more = len(ranked) - MOST_ROWS
 
     def draw(space: SubFigure) -> None:
@@ -263,11 +265,13 @@ def _table(block: Table) -> _Part:
                     _write(axes, value, y, f" {words.formatted(value, column.format, column.digits)} ")
             axes.axvline(0, color=GREY, linewidth=0.6)
             axes.set(xlim=_limits(_values(block, i), 0.2), ylim=(len(lines) - 0.4, -0.6))
-            _label(axes.xaxis, column.unit or column.name)
+            _label(
+                axes.xaxis, f"{column.name} ({column.unit})" if column.unit not in ("", column.name) else column.name
+            )
             if column.format == "percent":
                 axes.xaxis.set_major_formatter(lambda value, _: words.percent(value))
             _quiet(axes)
-        _ticks(panels[0].yaxis, range(len(lines)), [_clean(name, ROW_NAME) for name, _ in lines])
+        _ticks(panels[0].yaxis, range(len(lines)), [name for name, _ in lines])
         for label, (_, row) in zip(panels[0].get_yticklabels(), lines, strict=True):
             label.set_fontweight("bold" if row is None or row.role == "strong" else "normal")
         if more > 0:
@@ -337,6 +341,13 @@ def _quiet(axes: Axes, framed: bool = False) -> None:
     for side, spine in axes.spines.items():
         spine.set_linewidth(0.4)
         spine.set_visible(framed or side in ("left", "bottom"))
+
+
+def _name(cell: Cell, length: int = NAME) -> str:
+    """A name that is not too long; of a token that is, its place is left."""
+    if isinstance(cell, Token) and cell.pos is not None:
+        cell = replace(cell, text=_clean(words.shown(cell.text), length - 5))
+    return _clean(words.formatted(cell), length)
 
 
 def _clean(text: str, length: int = 200) -> str:

@@ -110,7 +110,7 @@ def _drawn(block: Block) -> list[RenderableType]:
         case HeatMap():
             return [*_titled(block.title), _Map(block), *_quiet(block.caption)]
         case Bars():
-            return [_table(_as_table(block))]
+            return [_table(block.table())]
         case Note():
             return _note(block)
         case Graph():
@@ -193,14 +193,6 @@ def _cell(cell: Cell, column: Column | None = None) -> Line:
             ]
             return _line("  ").join([*told, *([_line(f"+{cell.more}", "dim")] if cell.more else [])])
     return _line(words.formatted(cell, column.format, column.digits) if column else words.formatted(cell))
-
-
-def _as_table(block: Bars) -> Table:
-    rows = [
-        Row((name, value), role="strong" if i in block.strong else "ranked")
-        for i, (name, value) in enumerate(zip(block.names, block.values, strict=True))
-    ]
-    return Table(block.title, (Column(""), Column(block.unit, "signed", bar=True)), tuple(rows), block.caption)
 
 
 class _Bar:
