@@ -36,7 +36,7 @@ NAME, ROW_NAME, TITLE_NAME = 18, 36, 100
 SMALL, NORMAL, TITLE = 6.5, 7.5, 8.5
 LETTER = 0.06
 """Inches that a small letter is wide."""
-GREY = "#777777"
+GREY = "#666666"
 RANKED = ("ranked", "strong")
 
 
@@ -226,8 +226,8 @@ def _map(block: HeatMap) -> _Part:
             _ticks(beside.yaxis, range(len(down)), [words.signed(value) for value in block.totals])
             beside.tick_params(length=0)
             beside.spines["right"].set_visible(False)
-            heading = {"transform": axes.transAxes, "va": "bottom", "fontsize": SMALL, "parse_math": False}
-            axes.text(1.02, 1.0, _clean(block.total), **heading)
+            place = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
+            _write(axes, 1.02, 1.0, _clean(block.total), **place)
         scale = space.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=30)
         scale.outline.set_linewidth(0.4)
         scale.ax.tick_params(labelsize=SMALL, length=2, width=0.4)
@@ -262,7 +262,9 @@ def _table(block: Table) -> _Part:
                 if value is not None:
                     std = cell.std if isinstance(cell, Spread) else None
                     axes.barh(y, value, color=_colour(value), height=0.75, xerr=std, error_kw={"elinewidth": 0.6})
-                    _write(axes, value, y, f" {words.formatted(value, column.format, column.digits)} ")
+                    side = "left" if value >= 0 else "right"
+                    text = f" {words.formatted(value, column.format, column.digits)} "
+                    _write(axes, value, y, text, ha=side, va="center_baseline", color=GREY)
             axes.axvline(0, color=GREY, linewidth=0.6)
             axes.set(xlim=_limits(_values(block, i), 0.2), ylim=(len(lines) - 0.4, -0.6))
             _label(
@@ -330,10 +332,8 @@ def _ticks(axis: Axis, places: Sequence[int], names: Sequence[str], rotation: fl
     axis.set_ticks(places, names, fontsize=SMALL, rotation=rotation, parse_math=False)
 
 
-def _write(axes: Axes, x: float, y: float, text: str) -> None:
-    """At the end of a bar."""
-    side = "left" if x >= 0 else "right"
-    axes.text(x, y, text, ha=side, va="center_baseline", fontsize=SMALL, color="#444444", parse_math=False)
+def _write(axes: Axes, x: float, y: float, text: str, **where: Any) -> None:
+    axes.text(x, y, text, fontsize=SMALL, parse_math=False, **where)
 
 
 def _quiet(axes: Axes, framed: bool = False) -> None:

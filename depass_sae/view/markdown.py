@@ -48,8 +48,12 @@ def markdown(blocks: Iterable[Block], level: int = 2, picture: Picture | None = 
 def _parts(blocks: Iterable[Block], level: int, picture: Picture) -> list[str]:
     parts = []
     for block in blocks:
-        file = picture(block) if isinstance(block, Strip | HeatMap | Bars | Graph) else None
-        parts += _drawn(block, level, picture) if file is None else _pictured(block, file)
+        match block:
+            case Strip() | HeatMap() | Bars() | Graph() if (file := picture(block)) is not None:
+                alone = [f"![{escaped(block.title)}]({quote(file)})", escaped(block.caption)]
+                parts += [part for part in alone if part]
+            case _:
+                parts += _drawn(block, level, picture)
     return parts
 
 
@@ -116,10 +120,6 @@ def _note(block: Note) -> list[str]:
     text = linked(block.text, block.link)
     points = "\n".join(f"- {escaped(point)}" for point in block.points)
     return [part for part in (_bold(text) if block.role in ("answer", "warning") else text, points) if part]
-
-
-def _pictured(block: Strip | HeatMap | Bars | Graph, file: str) -> list[str]:
-    return [f"![{escaped(block.title)}]({quote(file)})", *([escaped(block.caption)] if block.caption else [])]
 
 
 def _bold(text: str) -> str:
