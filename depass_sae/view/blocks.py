@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ class Bars:
             Row((name, value), "strong" if i in self.strong else "ranked")
             for i, (name, value) in enumerate(zip(self.names, self.values, strict=True))
         ]
-        return Table(self.title, (Column(""), Column(self.unit, "signed", bar=True)), tuple(rows), self.caption)
+        return Table(
+            self.title, (Column(""), Column(self.unit or "value", "signed", bar=True)), tuple(rows), self.caption
+        )
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,14 @@ class Section:
 
 
 Block = Table | Strip | HeatMap | Bars | Note | Graph | Beside | Section
+
+
+def arranged(blocks: Sequence[Block]) -> list[Block | list[Strip]]:
+    """Blocks; strips with a label that follow each other together: they are one list of texts, on one scale."""
+    found: list[Block | list[Strip]] = []
+    for numbered, run in groupby(blocks, key=lambda block: isinstance(block, Strip) and bool(block.label)):
+        found += [[strip for strip in run if isinstance(strip, Strip)]] if numbered else run
+    return found
 
 
 @dataclass(frozen=True)

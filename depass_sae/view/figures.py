@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..texts import visible
 from . import words
-from .blocks import Bars, Beside, Block, Cell, Graph, HeatMap, Row, Section, Spread, Strip, Table, Token, size
+from .blocks import Bars, Beside, Block, Cell, Graph, HeatMap, Row, Section, Spread, Strip, Table, Token, arranged, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,11 +86,11 @@ def has_picture(block: Block) -> bool:
     return False
 
 
-def _pictured(blocks: Iterable[Block]) -> Iterator[Block]:
-    for block in blocks:
+def _pictured(blocks: Iterable[Block]) -> Iterator[Block | list[Strip]]:
+    for block in arranged(list(blocks)):
         if isinstance(block, Section | Beside):
             yield from _pictured(block.blocks)
-        elif has_picture(block):
+        elif any(map(has_picture, block)) if isinstance(block, list) else has_picture(block):
             yield block
 
 
@@ -152,16 +152,14 @@ class _Part:
     width: float = WIDTH
 
 
-def _part(block: Block) -> _Part:
+def _part(block: Block | list[Strip]) -> _Part:
     match block:
         case Strip():
-            marks = block.marks
-            names = [Token(mark.token, mark.pos) if mark.aimed else words.shown(mark.token) for mark in marks]
-            aimed = frozenset(i for i, mark in enumerate(marks) if mark.aimed)
-            title = "  ".join(text for text in (block.label, block.title) if text)
-            return _bars(Bars(title, tuple(names), tuple(mark.value for mark in marks), block.unit, strong=aimed))
+            return _bars(block.title, [_of_tokens(block)])
+        case list():
+            return _bars(block[0].title, [_of_tokens(strip) for strip in block])
         case Bars():
-            return _bars(block)
+            return _bars(block.title, [replace(block, title="")])
         case HeatMap():
             return _map(block)
         case Table():
@@ -171,28 +169,36 @@ def _part(block: Block) -> _Part:
     raise AssertionError(block)
 
 
-def _bars(block: Bars) -> _Part:
+def _of_tokens(block: Strip) -> Bars:
+    names = [Token(mark.token, mark.pos) if mark.aimed else words.shown(mark.token) for mark in block.marks]
+    aimed = frozenset(i for i, mark in enumerate(block.marks) if mark.aimed)
+    return Bars(block.label, tuple(names), tuple(mark.value for mark in block.marks), block.unit, strong=aimed)
+
+
+def _bars(title: str, blocks: Sequence[Bars]) -> _Part:
     """A bar each, in their order, on as many lines as it takes; all lines have one scale."""
-    names = [_name(name) for name in block.names]
-    numbers = [value or 0.0 for value in block.values]
-    many = math.ceil(len(names) / math.ceil(len(names) / LINE))  # lines of about one length
-    starts = range(0, len(names), many)
-    limits = _limits(block.values, 0.05)
+    limits = _limits([value for block in blocks for value in block.values], 0.05)
+    many = max(math.ceil(len(block.names) / math.ceil(len(block.names) / LINE)) for block in blocks if block.names)
+    lines = [(block, start) for block in blocks for start in range(0, len(block.names), many)]
+    longest = max(len(_name(name)) for block in blocks for name in block.names)
 
     def draw(space: SubFigure) -> None:
-        _title(space, block.title)
-        for axes, start in zip(space.subplots(len(starts), 1, squeeze=False)[:, 0], starts, strict=True):
-            some = range(start, min(start + many, len(names)))
-            axes.bar(some, [numbers[i] for i in some], color=[_colour(numbers[i]) for i in some], width=0.8)
+        _title(space, title)
+        for axes, (block, start) in zip(space.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
+            numbers = [value or 0.0 for value in block.values[start : start + many]]
+            some = range(start, start + len(numbers))
+            axes.bar(some, numbers, color=[_colour(value) for value in numbers], width=0.8)
             axes.axhline(0, color=GREY, linewidth=0.6)
             axes.set(xlim=(start - 0.7, start + many - 0.3), ylim=limits)
-            _ticks(axes.xaxis, some, [names[i] for i in some], rotation=90)
+            _ticks(axes.xaxis, some, [_name(block.names[i]) for i in some], rotation=90)
             for label, i in zip(axes.get_xticklabels(), some, strict=True):
                 label.set_fontweight("bold" if i in block.strong else "normal")
+            if block.title and not start:
+                _write(axes, 0.0, 1.02, _clean(block.title), transform=axes.transAxes, fontweight="bold")
             _label(axes.yaxis, block.unit)
             _quiet(axes)
 
-    return _Part(_above(block.title) + len(starts) * (1.4 + LETTER * max(map(len, names))), draw)
+    return _Part(_above(title) + len(lines) * (1.4 + LETTER * longest), draw)
 
 
 def _map(block: HeatMap) -> _Part:
@@ -228,7 +234,9 @@ def _map(block: HeatMap) -> _Part:
             beside.spines["right"].set_visible(False)
             place = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
             _write(axes, 1.02, 1.0, _clean(block.total), **place)
+        numbers = [value for row in block.values for value in row if value is not None]
         scale = space.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=30)
+        scale.ax.set_ylim(-full if min(numbers) < 0 else 0.0, full if max(numbers) > 0 else 0.0)
         scale.outline.set_linewidth(0.4)
         scale.ax.tick_params(labelsize=SMALL, length=2, width=0.4)
         _label(scale.ax.yaxis, block.unit)

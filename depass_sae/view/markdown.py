@@ -75,7 +75,7 @@ def _drawn(block: Block, level: int, picture: Picture) -> list[str]:
         case Beside():
             return _parts(block.blocks, level, picture)
         case Section():
-            heading = " ".join(part for part in (escaped(block.title), _feature(block.feature)) if part)
+            heading = _heading(block.title, block.feature)
             inside = _parts(block.blocks, level + 1, picture)
             return [*([f"{'#' * min(level, DEEPEST)} {heading}"] if heading else []), *inside]
 
@@ -110,6 +110,12 @@ def _feature(feature: Feature | None) -> str:
         return ""
     label = f" “{escaped(words.shown(feature.label))}”" if feature.label else ""
     return linked(feature.name, feature.link) + label
+
+
+def _heading(title: str, feature: Feature | None) -> str:
+    if feature is None or feature.name not in title:
+        return " ".join(part for part in (escaped(title), _feature(feature)) if part)
+    return linked(title, feature.link) + (f" “{escaped(words.shown(feature.label))}”" if feature.label else "")
 
 
 def _note(block: Note) -> list[str]:

@@ -62,9 +62,9 @@ class Shown:
 
     def plot(self) -> Html:
         """It as a piece of HTML, for notebooks; ``.save(path)`` keeps it."""
-        from .html import Html, fragment
+        from .html import fragment
 
-        return Html(fragment(self.blocks()))
+        return fragment(self.blocks(), self.title)
 
     def to_html(self) -> str:
         """A page of its own, which opens offline."""

@@ -27,6 +27,8 @@ from .blocks import (
     Strip,
     Table,
     Token,
+    arranged,
+    size,
 )
 
 if TYPE_CHECKING:
@@ -89,24 +91,26 @@ class _Visible:
 
 
 def renderables(blocks: Iterable[Block]) -> list[RenderableType]:
-    """What Rich prints for the blocks, with a line between them where no table leaves one."""
+    """What Rich prints for the blocks, with a line between them, but for notes that follow each other."""
     parts: list[RenderableType] = []
-    before: Block | None = None
-    for block in blocks:
+    before: Block | list[Strip] | None = None
+    for block in arranged(list(blocks)):
         drawn = _drawn(block)
-        if drawn and before is not None and not (isinstance(block, Note) and isinstance(before, Note)):
+        if drawn and parts and not (isinstance(block, Note) and isinstance(before, Note)):
             parts.append("")
         parts += drawn
         before = block if drawn else before
     return parts
 
 
-def _drawn(block: Block) -> list[RenderableType]:
+def _drawn(block: Block | list[Strip]) -> list[RenderableType]:
     match block:
         case Table():
             return [_table(block)]
         case Strip():
-            return [*_titled(block.title), _strip(block), *_quiet(block.caption)]
+            return _strips([block])
+        case list():
+            return _strips(block)
         case HeatMap():
             return [*_titled(block.title), _Map(block), *_quiet(block.caption)]
         case Bars():
@@ -118,10 +122,17 @@ def _drawn(block: Block) -> list[RenderableType]:
         case Beside():
             return renderables(block.blocks)
         case Section():
-            heading = _line(block.title, "bold") + _line("  " if block.title and block.feature else "")
-            link = block.feature.link if block.feature else None
             inside = renderables(block.blocks)
-            return [heading + _cell(block.feature), *_quiet(link or ""), *(["", *inside] if inside else [])]
+            return [*_heading(block.title, block.feature), *(["", *inside] if inside else [])]
+
+
+def _heading(title: str, feature: Feature | None) -> list[RenderableType]:
+    if feature is None:
+        return [_line(title, "bold")] if title else []
+    parts = [_line(title, "bold")] if title else []
+    parts += [_line(feature.name, "bold")] if feature.name not in title else []
+    parts += [_line(f"“{words.shown(feature.label)}”")] if feature.label else []
+    return [_line("  ").join(parts), *_quiet(feature.link or "")]
 
 
 def _titled(title: str) -> list[RenderableType]:
@@ -148,7 +159,7 @@ def _table(block: Table) -> Drawn:
     table = Drawn(
         title=_line(visible(block.title), "table.title") if block.title else None, title_justify="left",
         caption=_line(block.caption, "table.caption") if block.caption else None, caption_justify="left",
-        box=SIMPLE_HEAD, show_edge=False,
+        box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     for column in block.columns:
         justify: Literal["left", "right"] = "left" if column.format == "text" else "right"
@@ -215,14 +226,25 @@ class _Bar:
 # ------------------------------------------------------------------------------------------------- strips and heat maps
 
 
-def _strip(block: Strip) -> Line:
+def _strips(blocks: Sequence[Strip]) -> list[RenderableType]:
+    """Texts on one scale, under the first one's title."""
+    full = words.drawn_full(mark.value for block in blocks for mark in block.marks)
+    wide = max(_line(visible(block.label)).cell_len for block in blocks)
+    parts = _titled(blocks[0].title)
+    for block in blocks:
+        label = _line(visible(block.label))
+        label.pad_left(wide - label.cell_len)
+        parts += [label + _line("  " if wide else "") + _strip(block, full), *_quiet(block.caption)]
+    return parts
+
+
+def _strip(block: Strip, full: float) -> Line:
     """The tokens as they follow each other, each on a ground of its value's colour, those asked about underlined."""
-    line = _line(f"{visible(block.label)}  " if block.label else "")
-    full = words.drawn_full(mark.value for mark in block.marks)
+    line = _line("")
     for mark in block.marks:
         style = _ground((mark.value or 0.0) / full) + (" underline bold" if mark.aimed else "")
         line.append(visible(mark.token), style=style.strip())
-        if block.numbers and mark.value is not None:
+        if block.numbers and mark.value:
             line.append(f" {words.signed(mark.value)}", style="dim")
     return line
 
@@ -286,10 +308,12 @@ class _Map:
         block = self._block
         ends = f"{visible(block.across)} across, {visible(block.down)} down; " if block.across and block.down else ""
         largest = max((abs(value) for row in block.values for value in row if value is not None), default=0.0)
-        size = words.number(largest) + (f" ({visible(block.unit)})" if block.unit else "")
-        signs = "blue adds, orange takes away" if coloured else f"+ adds, {words.MINUS} takes away, twice where strong"
+        most = words.number(largest) + (f" ({visible(block.unit)})" if block.unit else "")
+        signs = ("blue", "orange") if coloured else ("+", words.MINUS)
         columns = "; ".join(f"{i} {words.formatted(name)}" for i, name in enumerate(block.columns))
-        return f"{ends}{signs}; the strongest: {size}" + ("" if self._numbered else f"\nacross: {columns}")
+        twice = "" if coloured else " (twice where it is more than half of the largest)"
+        said = f"{ends}{signs[0]} is positive, {signs[1]} negative{twice}; the largest is {most}"
+        return said if self._numbered else f"{said}\nacross: {columns}"
 
 
 def _sign(share: float) -> str:
