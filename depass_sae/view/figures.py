@@ -66,7 +66,8 @@ def figures(blocks: Iterable[Block]) -> Figure:
         rest = wide - part.width
         part.draw(space.subfigures(1, 2, width_ratios=(part.width, rest))[0] if rest else space)
     with _quietly():
-        picture.draw_without_rendering()
+        for _ in range(2):  # bold names are measured once they are drawn
+            picture.draw_without_rendering()
     picture.set_layout_engine("none")  # laid out again, it would move by a hair each time
     return picture
 

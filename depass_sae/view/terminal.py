@@ -106,7 +106,7 @@ def renderables(blocks: Iterable[Block]) -> list[RenderableType]:
 def _drawn(block: Block | list[Strip]) -> list[RenderableType]:
     match block:
         case Table():
-            return [_table(block)]
+            return _tabled(block)
         case Strip():
             return _strips([block])
         case list():
@@ -114,7 +114,7 @@ def _drawn(block: Block | list[Strip]) -> list[RenderableType]:
         case HeatMap():
             return [*_titled(block.title), _Map(block), *_quiet(block.caption)]
         case Bars():
-            return [_table(block.table())]
+            return _tabled(block.table())
         case Note():
             return _note(block)
         case Graph():
@@ -152,15 +152,16 @@ def _line(text: str, style: str = "") -> Line:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
+def _tabled(block: Table) -> list[RenderableType]:
+    """A table between its title and its caption, which may be wider."""
+    return [*_titled(block.title), _table(block), *_quiet(block.caption)]
+
+
 def _table(block: Table) -> Drawn:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as Drawn
 
-    table = Drawn(
-        title=_line(visible(block.title), "table.title") if block.title else None, title_justify="left",
-        caption=_line(block.caption, "table.caption") if block.caption else None, caption_justify="left",
-        box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    table = Drawn(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in block.columns:
         justify: Literal["left", "right"] = "left" if column.format == "text" else "right"
         table.add_column(_line(visible(column.name)), justify=justify)
