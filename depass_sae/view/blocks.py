@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -225,8 +224,13 @@ Block = Table | Strip | HeatMap | Bars | Note | Graph | Beside | Section
 def arranged(blocks: Sequence[Block]) -> list[Block | list[Strip]]:
     """Blocks; strips with a label that follow each other together: they are one list of texts, on one scale."""
     found: list[Block | list[Strip]] = []
-    for numbered, run in groupby(blocks, key=lambda block: isinstance(block, Strip) and bool(block.label)):
-        found += [[strip for strip in run if isinstance(strip, Strip)]] if numbered else run
+    for block in blocks:
+        if not (isinstance(block, Strip) and block.label):
+            found.append(block)
+        elif found and isinstance(found[-1], list):
+            found[-1].append(block)
+        else:
+            found.append([block])
     return found
 
 

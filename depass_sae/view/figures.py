@@ -215,8 +215,7 @@ def _map(block: HeatMap) -> _Part:
 
         colours = LinearSegmentedColormap.from_list(
             "blue and orange", [_rgb(words.NEGATIVE), (1, 1, 1), _rgb(words.POSITIVE)]
-        )
-        colours.set_bad("#e9ebed")
+        ).with_extremes(bad="#e9ebed")
         _title(space, block.title)
         axes = space.subplots()
         values = [[math.nan if value is None else value for value in row] for row in block.values]
@@ -271,9 +270,8 @@ def _table(block: Table) -> _Part:
                 if value is not None:
                     std = cell.std if isinstance(cell, Spread) else None
                     axes.barh(y, value, color=_colour(value), height=0.75, xerr=std, error_kw={"elinewidth": 0.6})
-                    side = "left" if value >= 0 else "right"
-                    text = f" {words.formatted(value, column.format, column.digits)} "
-                    _write(axes, value, y, text, ha=side, va="center_baseline", color=GREY)
+                    told = words.formatted(cell, column.format, column.digits)
+                    _at_end(axes, value, y, told)
             axes.axvline(0, color=GREY, linewidth=0.6)
             axes.set(xlim=_limits(_values(block, i), 0.2), ylim=(len(lines) - 0.4, -0.6))
             _label(
@@ -343,6 +341,15 @@ def _ticks(axis: Axis, places: Sequence[int], names: Sequence[str], rotation: fl
 
 def _write(axes: Axes, x: float, y: float, text: str, **where: Any) -> None:
     axes.text(x, y, text, fontsize=SMALL, parse_math=False, **where)
+
+
+def _at_end(axes: Axes, x: float, y: float, text: str) -> None:
+    """Beside the end of a bar."""
+    apart, side = (3, "left") if x >= 0 else (-3, "right")
+    axes.annotate(
+        text, (x, y), xytext=(apart, 0), textcoords="offset points", ha=side, va="center_baseline", fontsize=SMALL,
+        color=GREY, parse_math=False,
+    )  # fmt: skip
 
 
 def _quiet(axes: Axes, framed: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ..texts import visible
 from . import words
@@ -31,6 +31,8 @@ DEEPEST = 6
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#@!]|:(?=\S))")
 _START = re.compile(r"^(\d*)([-=+.)])(?=[\s=-]|$)")
 """What would make a line a list or a heading."""
+_ELSEWHERE = re.compile(r"(?!https?:)[\w+.-]*:", re.IGNORECASE)
+"""What a link begins with that leads neither to a page nor to a file."""
 
 Picture = Callable[[Block], str | None]
 """The name of the file that shows a block, where there is one."""
@@ -134,7 +136,7 @@ def _bold(text: str) -> str:
 
 def linked(text: str, link: str | None) -> str:
     """A text that leads to a page or to a file beside it; to nothing else."""
-    if not link or urlsplit(link).scheme not in ("", "http", "https"):
+    if not link or _ELSEWHERE.match(link):
         return escaped(text)
     return f"[{escaped(text)}]({quote(link, safe='/:?&=#%@+,;~')})"
 

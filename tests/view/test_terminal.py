@@ -42,7 +42,7 @@ def everywhere(harm: str) -> list[Block]:
     )  # fmt: skip
     return [
         table, Strip(harm, (Mark(harm, 0, 1.0), Mark(harm, 1, None, aimed=True)), harm, harm, harm, True),
-        HeatMap(harm, (harm, token), (harm, token), ((1.0, None), (0.0, -1.0)), harm, harm, harm, harm, (1.0, 2.0), harm),
+        HeatMap(harm, (harm, token), (harm, token), ((1.0, None), (0.0, -1.0)), *[harm] * 4, (1.0, 2.0), harm),
         Bars(harm, (harm, token), (1.0, None), harm, harm), Note(harm, "answer", (harm,), harm), Note(harm, "code"),
         Section(harm, (Beside((Note(harm),)),), harm, feature),
     ]  # fmt: skip
@@ -162,7 +162,8 @@ def test_where_even_the_largest_is_shown_as_0_nothing_is_drawn():
         row = (size, -size / 2)
         marks = tuple(Mark(name, pos, value) for pos, (name, value) in enumerate(zip(names, row, strict=True)))
         return [
-            any("█" in said for said, _ in coloured([table])), any("█" in said for said, _ in coloured([Bars("", names, row)])),
+            any("█" in said for said, _ in coloured([table])),
+            any("█" in said for said, _ in coloured([Bars("", names, row)])),
             any("on rgb" in style for _, style in coloured([Strip("", marks)])),
             any("on rgb" in style for _, style in coloured([HeatMap("", ("x",), names, (row,))])),
         ]  # fmt: skip
