@@ -45,11 +45,6 @@ TOKENS = (
 VALUES = (0.0, 0.021, 1.207, 0.14, 2.891, -0.33, 1.764, 0.2, -0.01, 0.611, -0.08, 0.3, -0.0004)
 DOCUMENT = {"a/b": list(VALUES), "total": sum(VALUES), "n": 1234}
 AT = At(DOCUMENT)
-FRAME = (
-    "<!doctype html><html><head>"
-    '<meta http-equiv="Content-Security-Policy" content="default-src &#39;none&#39;; style-src &#39;sha256-{style}&#39;">'
-    "<style>{css}</style></head><body><p id=inner>the graph</p></body></html>"
-)
 
 
 def inner_page() -> str:
@@ -153,6 +148,7 @@ def graph() -> Graph:
 
 
 def sample(*more: Block) -> Page:
+    bars = Section("As bars", (Bars("By layer", places(5), VALUES[:5], "sum", strong=frozenset({4})),), "bars")
     blocks: tuple[Block, ...] = (
         Note(
             "Feature 17/1208 fires on “demand”, most of all for the token supply (4).", "answer",
@@ -162,7 +158,7 @@ def sample(*more: Block) -> Page:
         Section("Which tokens", (Note("What each source contributes.", "lead"), strip(), tokens_table()), "tokens"),
         Section(
             "Through which heads",
-            (Beside((heads(), ledger())), Section("As bars", (Bars("By layer", places(5), VALUES[:5], "sum"),), "bars")),
+            (Beside((heads(), ledger())), bars),
             "heads",
         ),
         Section(
@@ -172,7 +168,7 @@ def sample(*more: Block) -> Page:
             Feature("17/1208", "growth", "https://www.neuronpedia.org/x"),
         ),
         Section("The graph", (graph(),), "graph"),
-        Section("To make it again", (Note("depass-sae tokens --prompt 'The gap' " + "x" * 90, "code"), Note("Quiet.", "quiet")), "again"),
+        Section("To make it again", (Note("depass-sae " + "x" * 90, "code"), Note("Quiet.", "quiet")), "again"),
         *more,
     )  # fmt: skip
     return Page(

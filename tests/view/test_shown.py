@@ -161,9 +161,7 @@ def test_a_latex_table_has_its_texts_escaped_and_its_numbers_as_everywhere(tmp_p
 
 def test_a_name_that_says_no_format_is_told_what_there_is(tmp_path: Path):
     for name in ("a.docx", "a", ".html"):
-        with pytest.raises(
-            UserError, match=r"let it end with \.html, \.json, .* or \.pdf$"
-        ):
+        with pytest.raises(UserError, match=r"let it end with \.html, \.json, .* or \.pdf$"):
             check_out(tmp_path / name)
     assert not os.listdir(tmp_path)
 

@@ -44,9 +44,11 @@
 
   for (const figure of all("figure")) {
     if (!figure.querySelector(".token, .cell, .pick")) continue;
-    const line = made("p", { className: "readout" });
+    const legend = figure.querySelector(":scope > .legend");
+    const line = made(legend ? "span" : "div", { className: "readout" });
     line.setAttribute("role", "status");
-    (figure.querySelector(":scope > .legend") ?? figure.querySelector(":scope > :is(.scroll, .strip, .texts)")).after(line);
+    if (legend) legend.append(line);
+    else figure.querySelector(":scope > :is(.scroll, .strip, .texts)").after(line);
   }
   document.querySelector(".token[data-pos]")?.closest("figure").querySelector(".readout").classList.add("hint");
 
@@ -187,8 +189,10 @@
   // ------------------------------------------------------------------------------------------------------- full screen
 
   for (const frame of document.fullscreenEnabled ? all(".graph iframe") : []) {
-    const button = made("button", { type: "button", className: "quiet-button full", textContent: "full screen" });
+    const line = made("div", { className: "take" });
+    const button = made("button", { type: "button", className: "full", textContent: "full screen" });
     button.addEventListener("click", () => frame.requestFullscreen());
-    frame.before(button);
+    line.append(button);
+    frame.before(line);
   }
 })();
