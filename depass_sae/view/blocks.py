@@ -61,6 +61,11 @@ class Pairs:
 Cell = None | str | int | float | Token | Feature | Spread | Pairs
 
 
+def size(cell: Cell) -> float | None:
+    """What a bar shows of a cell: None of what is no number."""
+    return cell.mean if isinstance(cell, Spread) else cell if isinstance(cell, int | float) else None
+
+
 # ------------------------------------------------------------------------------------------------------------- blocks
 
 
@@ -160,6 +165,16 @@ class Bars:
     caption: str = ""
     strong: frozenset[int] = frozenset()
 
+    def table(self) -> Table:
+        """The same, where it cannot be drawn."""
+        rows = [
+            Row((name, value), "strong" if i in self.strong else "ranked")
+            for i, (name, value) in enumerate(zip(self.names, self.values, strict=True))
+        ]
+        return Table(
+            self.title, (Column(""), Column(self.unit or "value", "signed", bar=True)), tuple(rows), self.caption
+        )
+
 
 @dataclass(frozen=True)
 class Note:
@@ -204,6 +219,19 @@ class Section:
 
 
 Block = Table | Strip | HeatMap | Bars | Note | Graph | Beside | Section
+
+
+def arranged(blocks: Sequence[Block]) -> list[Block | list[Strip]]:
+    """Blocks; strips with a label that follow each other together: they are one list of texts, on one scale."""
+    found: list[Block | list[Strip]] = []
+    for block in blocks:
+        if not (isinstance(block, Strip) and block.label):
+            found.append(block)
+        elif found and isinstance(found[-1], list):
+            found[-1].append(block)
+        else:
+            found.append([block])
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from . import words
-from .blocks import Bars, Block, Cell, Column, Format, HeatMap, Mark, Page, Row, Strip, Table, Token
+from .blocks import Block, Cell, Format, HeatMap, Mark, Page, Row, Table, Token, arranged
 from .frame import asset, environment, framed, inert
 from .pointer import Fraction, Whole
 from .words import drawn_full, formatted
@@ -69,7 +69,7 @@ def _drawing() -> Any:
     made.filters = made.filters | {"data": data, "formatted": formatted, "running": words.running}
     made.globals = made.globals | {
         "arranged": arranged, "bars": bars, "grouped": grouped, "scale": scale, "shade": shade,
-        "as_table": as_table, "kind": lambda block: type(block).__name__, "at_cell": at_cell, "at_mark": at_mark,
+        "kind": lambda block: type(block).__name__, "at_cell": at_cell, "at_mark": at_mark,
     }  # fmt: skip
     return made.get_template("blocks.html").module
 
@@ -109,19 +109,6 @@ def shade(value: float | None, ends: tuple[float, float, Format]) -> str:
 # -------------------------------------------------------------------------------------------------------------- blocks
 
 
-def arranged(blocks: Sequence[Block]) -> list[Block | list[Strip]]:
-    """Blocks, numbered texts that follow each other together."""
-    found: list[Block | list[Strip]] = []
-    for block in blocks:
-        if not (isinstance(block, Strip) and block.label):
-            found.append(block)
-        elif found and isinstance(found[-1], list):
-            found[-1].append(block)
-        else:
-            found.append([block])
-    return found
-
-
 def grouped(table: Table) -> list[tuple[str | Token | None, list[Row]]]:
     """The rows by their groups, in the order in which these come."""
     groups: dict[str | Token | None, list[Row]] = {}
@@ -140,16 +127,6 @@ def bars(table: Table) -> dict[int, tuple[float, float]]:
             seen = drawn_full(values, column.digits) != float("inf")
             reach[i] = (min([0.0, *values]), max([0.0, *values])) if seen else (0.0, 0.0)
     return reach
-
-
-def as_table(block: Bars) -> Table:
-    """Bars one below the other, each beside its name and its number."""
-    columns = (Column(""), Column(block.unit or "value", "signed", bar=True))
-    rows = [
-        Row((name, value), role="strong" if i in block.strong else "ranked")
-        for i, (name, value) in enumerate(zip(block.names, block.values, strict=True))
-    ]
-    return Table(block.title, columns, tuple(rows), block.caption)
 
 
 def at_cell(block: HeatMap, row: int, column: int, format: Format) -> str:
