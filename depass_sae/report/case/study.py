@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import UserError
-from ..passes import DEFAULT_RULE
-from ..texts import is_hidden, visible
+from ...errors import UserError
+from ...passes import DEFAULT_RULE
+from ...texts import is_hidden, visible
 
 if TYPE_CHECKING:
-    from ..subject import Subject
+    from ...subject import Subject
 
 LABELS_FILE = "labels.json"
 """Where the labels that a study shows are kept, beside its page."""
@@ -93,7 +93,7 @@ def _shell(word: str) -> str:
 
 def read_study(path: Path) -> Study:
     """The study that a YAML file describes. Raises UserError with one line: where in the file, and what is wrong."""
-    from ..plain_yaml import read_yaml
+    from ...plain_yaml import read_yaml
 
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -129,7 +129,7 @@ def origin(subject: Subject) -> dict[str, Any] | None:
 
     None where that cannot be told: a model or SAEs that were made in Python.
     """
-    from ..saes import describe
+    from ...saes import describe
 
     name, adapter = subject.loaded.name, subject.adapter
     if name == type(adapter.model).__name__:
@@ -154,7 +154,7 @@ def _are_shipped(subject: Subject) -> bool:
     import torch
     from safetensors import safe_open
 
-    from ..saes.shipped import shipped_saes
+    from ...saes.shipped import shipped_saes
 
     shipped = shipped_saes()
     for hook, sae in subject.saes.items():

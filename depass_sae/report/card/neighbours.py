@@ -16,24 +16,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..graph.cuts import is_stream, sae_cut
-from ..graph.flow import contributions
-from ..graph.reads import encoder_reads
-from ..models.place import Place, stream_at
-from ..models.prompt import Prompt, token_text
-from ..passes.frozen import INSIDE
-from ..passes.mixers import mixer_of
-from ..passes.mixers.mixer import Record
-from ..passes.record import Trace
-from ..passes.settings import Settings
-from ..passes.sinks import sinks
-from ..passes.sources import Vectors
-from ..saes import (
-    CrossLayerFeatures,
-    encoder_directions,
-    reconstructs,
-)
-from ..subject import Subject
+from ...graph.cuts import is_stream, sae_cut
+from ...graph.flow import contributions
+from ...graph.reads import encoder_reads
+from ...models.place import Place, stream_at
+from ...models.prompt import Prompt, token_text
+from ...passes.frozen import INSIDE
+from ...passes.mixers import mixer_of
+from ...passes.mixers.mixer import Record
+from ...passes.record import Trace
+from ...passes.settings import Settings
+from ...passes.sinks import sinks
+from ...passes.sources import Vectors
+from ...saes import CrossLayerFeatures, encoder_directions, reconstructs
+from ...subject import Subject
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -10,60 +10,29 @@ own: in most models it carries an activation that has nothing to do with its tok
 
 from __future__ import annotations
 
-import json
-import os
-import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import typed
-from ..attribution.answer import Asked
-from ..attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
-from ..attribution.render import Html, Text, table_text
-from ..attribution.targets import FeatureTarget, parse_feature
-from ..attribution.tokens import TokenTarget, attribute_tokens_each
-from ..errors import SAEFitWarning, UserError, warn
-from ..files import check_place, write_text
-from ..labels.files import check_labels
-from ..labels.neuronpedia import feature_page
-from ..models.place import Place
-from ..models.prompt import Prompt, PromptLike, encode, several
-from ..passes.forward import Allocation
-from ..passes.frozen import INSIDE
-from ..passes.many import alike_in_length
-from ..passes.record import Trace
-from ..passes.settings import Settings
-from ..passes.sinks import sinks
-from ..saes import Fit, describe
-from ..subject import Subject
-from ..texts import together
-from .neighbours import (
-    Alike,
-    Arrived,
-    ByFeature,
-    DecoderVotes,
-    Vote,
-    decoder_votes,
-    inflow_from,
-    nearest,
-    next_hook,
-    outflow_to,
-    previous_hook,
-    writes_at,
-)
+from ...attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
+from ...attribution.tokens import TokenTarget
+from ...labels.files import check_labels
+from ...labels.neuronpedia import feature_page
+from ...models.place import Place
+from ...models.prompt import Prompt
+from ...passes.forward import Allocation
+from ...passes.frozen import INSIDE
+from ...saes import Fit
+from ...texts import together
+from ...view.blocks import Block, Page
+from ...view.html import Html, fragment
+from ...view.shown import Shown
+from .neighbours import Alike, DecoderVotes
 
 if TYPE_CHECKING:
     import pandas
-
-STRONGEST = 8
-"""At so many firings the feature is taken apart."""
-TOP = 10
-"""So many entries a list of tokens or features has."""
-
 
 @dataclass(frozen=True)
 class CardPrompt:
@@ -169,7 +138,7 @@ class Flow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCard:
+class FeatureCard(Shown):
     """One feature over some prompts. Contributions are in units of pre-activations; ``to_dict`` is the whole document.
 
     firings: all, strongest first. drives: of the strongest of them. votes: None where the decoder does not write into
@@ -293,7 +262,7 @@ class FeatureCard:
             "n_positions": self.n_positions,
             "n_firings": len(self.firings),
             "prompts": [_prompt_dict(prompt) for prompt in self.prompts],
-            "firings": [_firing_dict(firing) for firing in self.firings],
+            "firings": [asdict(firing) for firing in self.firings],
             "sources": {
                 "sums": self._sums,
                 "firings": [_drive_dict(drive) for drive in self.drives],
@@ -306,8 +275,8 @@ class FeatureCard:
             if self.votes is None
             else {
                 "direction": self._direction,
-                "top": [_vote_dict(vote) for vote in self.votes.top],
-                "bottom": [_vote_dict(vote) for vote in self.votes.bottom],
+                "top": [asdict(vote) for vote in self.votes.top],
+                "bottom": [asdict(vote) for vote in self.votes.bottom],
             },
             "nearest": [
                 {**self._named(self.hook, self.sae, other.index), "cosine": other.cosine} for other in self.nearest
@@ -333,38 +302,22 @@ class FeatureCard:
         ]
         return pandas.DataFrame(rows, columns=["prompt", "pos", "token", "activation", "pre_activation"])
 
-    def table(self, top: int = TOP) -> Text:
-        """The card as text."""
-        from .tables import card_table
+    @property
+    def title(self) -> str:
+        return f"Feature {self.feature}"
 
-        return table_text(*card_table(self.to_dict(), top))
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        from .looks import card_section
 
-    def to_html(self) -> str:
-        """A page of its own, which opens offline."""
-        from .card_page import card_page
+        return (card_section(self.to_dict(), top),)
+
+    def page(self) -> Page:
+        from .looks import card_page
 
         return card_page(self.to_dict())
 
-    @typed
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """The card as .html or .json, whole or not at all. Raises UserError where it cannot be written."""
-        check_card_place(path)
-        if Path(path).suffix.lower() == ".html":
-            write_text(path, self.to_html())
-        else:
-            write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=2) + "\n")
-
     def plot(self) -> Html:
-        """The card as a piece of HTML, for notebooks."""
-        from .card_page import card_piece
-
-        return Html(card_piece(self.to_dict()))
-
-    def _repr_html_(self) -> str:
-        return self.plot()
-
-    def __repr__(self) -> str:
-        return str(self.table())
+        return fragment(self.blocks())  # they have the title
 
     @property
     def _flows(self) -> list[Flow]:
@@ -435,19 +388,9 @@ def _prompt_dict(prompt: CardPrompt) -> dict[str, Any]:
     }
 
 
-def _firing_dict(firing: Firing) -> dict[str, Any]:
-    return {
-        "prompt": firing.prompt,
-        "pos": firing.pos,
-        "token": firing.token,
-        "activation": firing.activation,
-        "pre_activation": firing.pre_activation,
-    }
-
-
 def _drive_dict(drive: Drive) -> dict[str, Any]:
     return {
-        **_firing_dict(drive.firing),
+        **asdict(drive.firing),
         "own": drive.own,
         "earlier": drive.earlier,
         "first": drive.first,
@@ -456,166 +399,3 @@ def _drive_dict(drive: Drive) -> dict[str, Any]:
         "completeness_error": drive.completeness_error,
         "tokens": [{"pos": pos, "token": token, "value": value} for pos, token, value in drive.tokens],
     }
-
-
-def _vote_dict(vote: Vote) -> dict[str, Any]:
-    return {"token": vote.token, "id": vote.id, "logit": vote.logit}
-
-
-# ------------------------------------------------------------------------------------------------------------- making
-
-
-def make_card(
-    subject: Subject,
-    prompts: PromptLike | Sequence[PromptLike],
-    feature: str,
-    *,
-    top: int = TOP,
-    strongest: int = STRONGEST,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
-) -> FeatureCard:
-    """The card of one feature ("LAYER/INDEX").
-
-    prompts: one, or several. top: how many tokens and features each list has. strongest: at how many firings the
-    feature is taken apart. Flows are computed under the allocation's rule where that is ``half`` or ``linear``, else
-    under ``half``.
-
-    Raises UserError for a feature that does not exist or names a position, and for prompts that cannot be encoded.
-    """
-    if top < 1 or strongest < 1:
-        raise UserError("a card lists 1 entry or more (top) and takes 1 firing or more apart (strongest)")
-    target, _ = parse_feature(subject, feature, pos=False)
-    target.check(subject)
-    encoded = _encoded(subject, prompts)
-    read = _read(subject, target, encoded, settings)
-    firings = _firings(read)
-    chosen = firings[:strongest]
-    sae, hook = subject.saes[target.hook], target.hook
-    swept = settings if settings.swept else settings.by("half")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAEFitWarning)  # said once for all prompts, below
-        asked = [Asked(encoded[firing.prompt], target, firing.pos) for firing in chosen]
-        found = attribute_tokens_each(subject, asked, settings=settings) if asked else []
-    previous, following = _flows(subject, encoded, target, chosen, top, swept)
-    layers = [other.layer for other in subject.saes]
-    card = FeatureCard(
-        model=subject.loaded.name,
-        dtype=subject.dtype_name,
-        sae=describe(sae),
-        hook=hook,
-        index=target.index,
-        shared=tuple(sorted({layer for layer in layers if layers.count(layer) > 1})),
-        allocation=settings.allocation,
-        flow_rule=swept.rule,
-        prompts=tuple(read),
-        firings=firings,
-        drives=tuple(Drive.of(firing, answer.target) for firing, answer in zip(chosen, found, strict=True)),
-        votes=decoder_votes(subject, hook, target.index, top),
-        nearest=nearest(sae, target.index, top),
-        previous=previous,
-        following=following,
-    )
-    if card.warning:
-        warn(card.warning, SAEFitWarning)
-    return card
-
-
-def check_card_place(path: str | os.PathLike[str]) -> None:
-    """Raises UserError where a card cannot be written to, before any work is done."""
-    if Path(path).suffix.lower() not in (".html", ".json"):
-        raise UserError(f"{path} does not say what to write: let it end with .html or .json")
-    check_place(path)
-
-
-def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> list[Prompt]:
-    """A prompt, or a collection of them."""
-    given = several(prompts)
-    if not given:
-        raise UserError("a card needs a prompt, or several")
-    found = []
-    for number, prompt in enumerate(given, start=1):
-        try:
-            found.append(encode(subject.loaded, subject.adapter, prompt))
-        except UserError as error:
-            raise UserError(f"prompt {number}: {error}" if len(given) > 1 else str(error)) from None
-    return found
-
-
-def _read(subject: Subject, target: FeatureTarget, prompts: Sequence[Prompt], settings: Settings) -> list[CardPrompt]:
-    """Every prompt, those of about a length in one pass."""
-    point = target.place
-    found: dict[int, CardPrompt] = {}
-    for group in alike_in_length([len(prompt) for prompt in prompts]):
-        some = [prompts[number] for number in group]
-        read = subject.traces(some, point[0], (point,))
-        cards = [_card_prompt(subject, target, prompt, seen) for prompt, seen in zip(some, read, strict=True)]
-        found.update(zip(group, cards, strict=True))
-        settings.tell("reading the prompts", len(found), len(prompts))
-    return [found[number] for number in range(len(prompts))]
-
-
-def _card_prompt(subject: Subject, target: FeatureTarget, prompt: Prompt, seen: Trace) -> CardPrompt:
-    encoded = subject.encoding(seen, target.hook)
-    active: list[float | None] = list(encoded.activations[:, target.index].tolist())
-    pre: list[float | None] = list(encoded.pre_activation(target.index, target.path).tolist())
-    sunk = [pos for pos in sinks(seen, target.place) if not prompt.special[pos]]
-    for pos in [0, *sunk] if prompt.special[0] else sunk:
-        active[pos] = pre[pos] = None
-    return CardPrompt(prompt, tuple(active), tuple(pre), encoded.fit, tuple(sunk))
-
-
-def _firings(prompts: Sequence[CardPrompt]) -> tuple[Firing, ...]:
-    """Strongest first, by size: abstopk fires with either sign."""
-    found = [
-        Firing(number, pos, prompt.prompt.tokens[pos], activation, pre)
-        for number, prompt in enumerate(prompts)
-        for pos, (activation, pre) in enumerate(zip(prompt.activations, prompt.pre_activations, strict=True))
-        if activation and pre is not None
-    ]
-    return tuple(sorted(found, key=lambda firing: (-abs(firing.activation), firing.prompt, firing.pos)))
-
-
-def _flows(
-    subject: Subject,
-    prompts: Sequence[Prompt],
-    target: FeatureTarget,
-    firings: Sequence[Firing],
-    top: int,
-    settings: Settings,
-) -> tuple[Flow | None, Flow | None]:
-    """What comes from the previous SAE layer and goes to the next at these firings, summed by feature."""
-    hook, index = target.hook, target.index
-    before, behind = previous_hook(subject, hook), next_hook(subject, hook)
-    if not firings or (before is None and behind is None):
-        return None, None
-    numbers = sorted({firing.prompt for firing in firings})
-    arrived: list[Arrived] = []
-    left: list[ByFeature] = []
-    points = [target.place, *([behind] if behind is not None else [])]
-    deepest = max(place.layer for place in [*points, writes_at(subject, hook) or target.place])
-    for done, number in enumerate(numbers, start=1):
-        prompt = prompts[number]
-        positions = sorted(firing.pos for firing in firings if firing.prompt == number)
-        seen = subject.trace(prompt, deepest, points)
-        if before is not None:
-            arrived.append(inflow_from(subject, seen, prompt, before, hook, index, positions, settings))
-        if behind is not None:
-            left += outflow_to(subject, seen, prompt, hook, index, positions, behind, settings).values()
-        settings.tell("following the flow", done, len(numbers))
-    previous = following = None
-    if before is not None:
-        features, total = _largest([found.features for found in arrived], subject.saes[before].cfg.d_sae, top)
-        errors, other = (sum(getattr(found, part).sum().item() for found in arrived) for part in ("errors", "other"))
-        previous = Flow(before, describe(subject.saes[before]), features, total, errors, other)
-    if behind is not None:
-        features, total = _largest(left, subject.saes[behind].cfg.d_sae, top)
-        following = Flow(behind, describe(subject.saes[behind]), features, total)
-    return previous, following
-
-
-def _largest(parts: Sequence[ByFeature], d_sae: int, top: int) -> tuple[tuple[FlowFeature, ...], float]:
-    """The features whose sums are largest by size, and the sum over all. count: in how many entries each is."""
-    found = ByFeature.joined(parts)
-    sums, counts = found.sums(d_sae), found.counts(d_sae)
-    order = sums.abs().argsort(descending=True, stable=True)[:top].tolist()
-    return tuple(FlowFeature(i, sums[i].item(), int(counts[i])) for i in order if counts[i]), sums.sum().item()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from ..attribution.render import place, shown
+from ...attribution.render import place, shown
 from .html import written
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]
