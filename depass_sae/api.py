@@ -37,9 +37,11 @@ from .passes.forward import FirstToken, Progress
 from .passes.selfcheck import Checked, check
 from .passes.settings import Settings
 from .passes.sources import Source, Subspace
-from .report.card import STRONGEST, TOP, FeatureCard, make_card
-from .report.case import CaseSettings, CaseStudy, make_case_study
-from .report.study import Study
+from .report.card.card import FeatureCard
+from .report.card.making import STRONGEST, TOP, make_card
+from .report.case.case import CaseSettings, CaseStudy
+from .report.case.making import make_case_study
+from .report.case.study import Study
 from .saes import CrossLayerFeatures, check_folder, load_saes
 from .saes.trained_on import warn_of_others
 from .subject import Subject

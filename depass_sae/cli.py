@@ -71,6 +71,7 @@ from .passes import DEFAULT_RULE
 from .texts import is_utf_8, json_text, make_printable, one_line, visible
 
 if TYPE_CHECKING:
+    from .view.blocks import Block
     from .attribution.components import ComponentAttribution
 
 app = typer.Typer(
@@ -358,8 +359,9 @@ def feature(
 ) -> None:
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
     from .labels.neuronpedia import labels_from
-    from .report.card import check_card_place
+    from .report.card.card import FeatureCard
     from .report.prompts import read_prompts
+    from .view.shown import check_out
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if not texts:
@@ -369,7 +371,7 @@ def feature(
     check_features([which], pos=False)  # before the work, not after it
     check_rule(rule, temperature, first_token)
     if out is not None:
-        check_card_place(out)
+        check_out(out, FeatureCard)
     meanings = _meanings(labels)
     with _working() as status:
         lm = loading.load(status, None)
@@ -394,9 +396,7 @@ def feature(
     if as_json:
         _print_json(card.to_dict())
     else:
-        from .report.tables import card_table
-
-        _print(*card_table(card.to_dict(), top))
+        _print_blocks(card.blocks(top))
     _wrote([] if out is None else [out], as_json)
     _say(card.note if as_json else None, trouble and f"warning: {trouble}")
 
@@ -443,9 +443,10 @@ def case_study(
     loading: Loading,
 ) -> None:
     """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
-    from .report.case import CaseSettings, check_title
-    from .report.markdown import check_folder
-    from .report.study import read_study, study_of
+    from .report.case.case import CaseSettings
+    from .report.case.folder import check_folder
+    from .report.case.making import check_title
+    from .report.case.study import read_study, study_of
 
     if out is None:
         raise UserError("name the folder to write with --out")
@@ -501,12 +502,7 @@ def case_study(
     if as_json:
         _print_json(found.to_dict())
     else:
-        from rich.text import Text
-
-        from .attribution.render import tokens_table
-
-        for finding in found.findings:
-            _print(Text(finding.sentence), "", *tokens_table(finding.tokens, asked.top))
+        _print_blocks(found.blocks())
     _wrote(paths, as_json)
     _say(*(feature.note for feature in found.features), trouble and f"warning: {trouble}")
 
@@ -788,6 +784,15 @@ def _print(*parts: Any) -> None:
 
     console = Console()
     print_on(console if console.is_terminal else Console(width=UNBOUNDED), *parts)
+
+
+def _print_blocks(blocks: Iterable[Block]) -> None:
+    from rich.console import Console
+
+    from .view.terminal import UNBOUNDED, print_on
+
+    console = Console()
+    print_on(console if console.is_terminal else Console(width=UNBOUNDED), blocks)
 
 
 def _wrote(paths: Iterable[Path], as_json: bool = False) -> None:

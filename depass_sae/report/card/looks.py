@@ -102,7 +102,7 @@ def _texts(c: At, top: int | None) -> tuple[Strip, ...]:
 
 
 def _strip(text: At, label: str, caption: str) -> Strip:
-    sunk = set(text.get("sinks", ()))
+    sunk = set(text.get("sinks") or ())
     marks = [
         Mark(token, pos, value)
         for pos, (token, value) in enumerate(zip(text["tokens"], text["activations"], strict=True))

@@ -10,42 +10,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from .._version import __version__
 from ...arguments import typed
-from ...attribution.answer import Asked, read
-from ...attribution.components import HEADS, ComponentAttribution, attribute_components
+from ...attribution.components import ComponentAttribution
 from ...attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
 from ...attribution.replace import check_replacing
-from ...attribution.targets import FeatureTarget, parse_feature
-from ...attribution.tokens import TokenAttribution, TokenTarget, attribute_tokens_each
+from ...attribution.tokens import TokenAttribution, TokenTarget
 from ...errors import UserError
-from ...graph.build import MOST_NODES, GraphSettings, build_graph
-from ...graph.grow import RULES
+from ...graph.build import MOST_NODES
 from ...graph.labels import graph_pages, with_labels
 from ...graph.summary import name_of
-from ...graph.verify import verify_graph
 from ...labels.files import check_labels
 from ...labels.neuronpedia import feature_page
-from ...models.prompt import Prompt, encode
+from ...models.prompt import Prompt
 from ...passes.forward import Allocation
-from ...passes.settings import Settings
-from ...passes.sinks import sinks
-from ...saes import Fit, describe
-from ...subject import Subject
+from ...saes import Fit
 from ...texts import visible
-from .card import FeatureCard, make_card
-from .sentence import Facts, HeadFact, SourceFact, UpstreamFact, gather, sentence
-from .study import Study, origin
+from ...view.blocks import Block, Page
+from ...view.shown import Shown
+from ..card.card import FeatureCard
+from .findings import Facts, HeadFact, SourceFact, UpstreamFact, answer, gather, points, sentence
+from .study import Study
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -55,7 +45,6 @@ LEDGER_COLUMNS = 40
 """A ledger has at most so many source tokens; the others, through which least flows, are summed."""
 NAMED_HEADS, NAMED_FEATURES = 2, 2
 """How many a sentence names."""
-PACKAGES = ("torch", "transformers", "sae-lens")
 
 
 @dataclass(frozen=True)
@@ -119,6 +108,7 @@ class Finding:
                 value,
                 measured=None if measured is None else measured.mean[i],
                 spread=None if measured is None else measured.spread[i],
+                special=span.special,
             )
             for i, (span, value) in enumerate(zip(target.sources, target.contributions.tolist(), strict=True))
         ]
@@ -142,6 +132,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
+        """The answer and its points as one paragraph."""
         return sentence(self.facts)
 
     def table(self) -> dict[str, Any]:
@@ -232,6 +223,8 @@ class Finding:
             "name": self.name,
             "pos": self.target.pos,
             "token": self.target.token,
+            "answer": answer(self.facts),
+            "points": list(points(self.facts)),
             "sentence": self.sentence,
             "facts": self.facts.to_dict(),
             "table": self.table(),
@@ -295,13 +288,13 @@ class FeatureStudy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseStudy:
+class CaseStudy(Shown):
     """Features on a prompt. Made by :func:`make_case_study`; ``write`` keeps it, ``to_html`` is its page.
 
     asked: what the shell command that makes it again says; None where the model or its SAEs were made in Python.
     """
 
-    title: str
+    title: str = ""
     heading: Heading
     allocation: Allocation
     settings: CaseSettings
@@ -339,19 +332,29 @@ class CaseStudy:
         """All numbers, as ``case.json`` has them."""
         return self.document
 
-    def to_html(self) -> str:
-        """The page: one file that opens offline."""
-        from .page import case_page
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """All of it. top: how many rows tables have at most (by default as many as the study was asked for)."""
+        from .looks import case_blocks
 
-        return case_page(self)
+        return case_blocks(self.document, self.graphs, top)
+
+    def page(self) -> Page:
+        from .looks import case_page
+
+        return case_page(self.document, self.graphs)
+
+    @property
+    def graphs(self) -> dict[str, nx.DiGraph]:
+        """By the names of the findings."""
+        return {finding.name: finding.graph for finding in self.findings if finding.graph is not None}
 
     @typed
-    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:  # type: ignore[override]
         """``index.html``, ``README.md`` with its pictures, ``case.json``, each graph and the labels; what was written.
 
         All of it is made before the first file is written. Raises UserError where that cannot be.
         """
-        from .markdown import write_case
+        from .folder import write_case
 
         return write_case(self, folder)
 
@@ -385,11 +388,6 @@ class CaseStudy:
         used = {key: labels[key] for key in sorted(shown, key=_by_number) if labels.get(key)}
         return replace(self, features=tuple(features), labels=used)
 
-    def _repr_html_(self) -> str:
-        from .page import in_notebook
-
-        return in_notebook(self)
-
     def __repr__(self) -> str:
         return "\n\n".join(map(visible, [self.title, *(finding.sentence for finding in self.findings)]))
 
@@ -409,3 +407,28 @@ def _on_card(card: FeatureCard) -> set[str]:
 
 def _by_number(key: str) -> tuple[int, ...]:
     return tuple(map(int, key.split("/")))
+
+
+def upstream(g: nx.DiGraph) -> tuple[UpstreamFact, ...]:
+    """The features that flow into the graph's target, the largest edge first."""
+    target = g.graph["target"][0]["node"]
+    edges = [(u, edge["weight"]) for u, _, edge in g.in_edges(target, data=True) if g.nodes[u]["kind"] == "feature"]
+    return tuple(
+        UpstreamFact(name_of(g, u), g.nodes[u]["label"], weight)
+        for u, weight in sorted(edges, key=lambda e: (-abs(e[1]), e[0]))
+    )
+
+
+def ends_in(g: nx.DiGraph, kind: str) -> float | None:
+    """Of the influence in the graph, what ends in roots of a kind; None where there is no SAE below the target."""
+    if not any(node["kind"] == "error" for _, node in g.nodes(data=True)):
+        return None
+    share: float = g.graph["scores"]["pruned"]["shares"][kind]
+    return share
+
+
+def _largest_source(head: Mapping[str, Any]) -> SourceFact | None:
+    if not head["by_token"]:
+        return None
+    pos = max(range(len(head["by_token"])), key=lambda p: abs(head["by_token"][p]))
+    return SourceFact(pos, head["tokens"][pos], head["by_token"][pos])

@@ -1,9 +1,7 @@
 """What a case study found, in plain words made of its numbers alone.
 
-:class:`Facts` holds the numbers; :func:`sentence` says them and claims nothing that none of them carries: the largest
-contribution and the feature's own token's, the heads and upstream features with the largest values, how much of the
-graph's influence ends in SAE errors, whether replacing tokens for real points at the same source, and a source of which
-it says the opposite.
+:class:`Facts` holds the numbers; :func:`answer` and :func:`points` say them and claim nothing that none of them
+carries. What a reader can change is ranked; special tokens stand apart and are never the largest contribution.
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from ...attribution.render import place, shown
-from .html import written
+from ...attribution.looks import share_of
+from ...view.words import count, number, percent, place, shown, signed
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]
 
@@ -22,7 +20,7 @@ REVERSED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class SourceFact:
-    """A source token. share: of the pre-activation.
+    """A source token. share: of the pre-activation. special: a special token, which nobody replaces.
 
     measured: what the target loses when it is replaced, on average; spread: the standard deviation of that.
     """
@@ -33,6 +31,16 @@ class SourceFact:
     share: float | None = None
     measured: float | None = None
     spread: float | None = None
+    special: bool = False
+
+    @property
+    def place(self) -> str:
+        return place(self.token, self.pos)
+
+    @property
+    def told(self) -> str:
+        """``+2.00 (25 %)``"""
+        return signed(self.value, 2) + ("" if self.share is None else f" ({percent(self.share)})")
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,11 @@ class HeadFact:
     value: float
     source: SourceFact | None = None
 
+    @property
+    def told(self) -> str:
+        of = "" if self.source is None else f" (of which {signed(self.source.value, 2)} from {self.source.place})"
+        return f"{self.name} {signed(self.value, 2)}{of}"
+
 
 @dataclass(frozen=True)
 class UpstreamFact:
@@ -52,12 +65,17 @@ class UpstreamFact:
     label: str
     value: float
 
+    @property
+    def told(self) -> str:
+        return f"{self.name}{f' “{shown(self.label)}”' if self.label else ''} {signed(self.value, 2)}"
+
 
 @dataclass(frozen=True)
 class Facts:
-    """The numbers that a sentence is made of, in units of the pre-activation where nothing else is said.
+    """The numbers that words are made of, in units of the pre-activation where nothing else is said.
 
-    top: the source with the largest contribution. opposing: the most negative one, where it is larger in size.
+    top: of the sources that can be changed, the one with the largest contribution (None where there is none).
+    opposing: the most negative one, where it is larger in size. special: the special tokens, such as position 0.
     own: the target's own token, where it is among the sources. top_replaced: of the sources that were replaced, the one
     with the largest contribution; most_lost: the one without which most is lost; reversed: the one whose replacement
     plainly does the opposite of its contribution, where there is one. error_share, left_out_share: of the influence in
@@ -70,9 +88,10 @@ class Facts:
     token: str
     activation: float | None
     pre_activation: float
-    top: SourceFact
+    top: SourceFact | None
     opposing: SourceFact | None
     own: SourceFact | None
+    special: tuple[SourceFact, ...]
     heads: tuple[HeadFact, ...]
     upstream: tuple[UpstreamFact, ...]
     error_share: float | None
@@ -87,52 +106,35 @@ class Facts:
 
     def to_dict(self) -> dict[str, Any]:
         document = asdict(self)
-        return document | {key: list(document[key]) for key in ("heads", "upstream")}
+        return document | {key: list(document[key]) for key in ("heads", "upstream", "special")}
 
 
-def gather(
-    *,
-    feature: str,
-    label: str,
-    pos: int,
-    token: str,
-    activation: float | None,
-    pre_activation: float,
-    sources: list[SourceFact],
-    heads: tuple[HeadFact, ...] = (),
-    upstream: tuple[UpstreamFact, ...] = (),
-    error_share: float | None = None,
-    left_out_share: float | None = None,
-    replacements: int = 0,
-    rank_correlation: float | None = None,
-) -> Facts:
-    """The facts of one feature at one position. ``sources``: one at least, their shares filled in here."""
-    # A share of nothing, or of a negative number, says nothing.
-    shared = [replace(s, share=s.value / pre_activation if pre_activation > 0 else None) for s in sources]
-    top, least = max(shared, key=lambda s: s.value), min(shared, key=lambda s: s.value)
-    replaced = [s for s in shared if s.measured is not None]
+def gather(*, sources: list[SourceFact], pre_activation: float, pos: int, **given: Any) -> Facts:
+    """The facts of one feature at one position. ``sources``: their shares are filled in here. given: the other facts,
+    but for what is found among the sources."""
+    shared = [replace(source, share=share_of(source.value, pre_activation)) for source in sources]
+    ranked = [source for source in shared if not source.special]
+    top, least = (end(ranked, key=lambda s: s.value, default=None) for end in (max, min))
+    replaced = [source for source in ranked if source.measured is not None]
     top_replaced = max(replaced, key=lambda s: s.value, default=None)
     most_lost = max(replaced, key=lambda s: s.measured or 0.0, default=None)
+    opposes = top is not None and least is not None and least.value < 0 and abs(least.value) > abs(top.value)
+    empty: dict[str, Any] = {
+        "heads": (), "upstream": (), "error_share": None, "left_out_share": None, "replacements": 0,
+        "rank_correlation": None,
+    }  # fmt: skip
     return Facts(
-        feature=feature,
-        label=label,
+        **(empty | given),
         pos=pos,
-        token=token,
-        activation=activation,
         pre_activation=pre_activation,
         top=top,
-        opposing=least if least.value < 0 and abs(least.value) > abs(top.value) else None,
-        own=next((s for s in shared if s.pos == pos), None),
-        heads=heads,
-        upstream=upstream,
-        error_share=error_share,
-        left_out_share=left_out_share,
-        replacements=replacements,
+        opposing=least if opposes else None,
+        own=next((source for source in ranked if source.pos == pos), None),
+        special=tuple(source for source in shared if source.special),
         replaced=len(replaced),
         top_replaced=top_replaced,
         most_lost=most_lost,
         reversed=_reversed(replaced, pre_activation),
-        rank_correlation=rank_correlation,
         verdict=_verdict(top_replaced, most_lost),
     )
 
@@ -155,147 +157,113 @@ def _verdict(top_replaced: SourceFact | None, most_lost: SourceFact | None) -> V
     return "agree" if top_replaced == most_lost else "disagree"
 
 
-def sentence(facts: Facts) -> str:
-    """One paragraph of plain text."""
-    parts = [_fires(facts), *_sources(facts), _heads(facts), _upstream(facts), _errors(facts), _measured(facts)]
-    return " ".join(part for part in parts if part)
+# --------------------------------------------------------------------------------------------------------------- words
 
 
-def _fires(facts: Facts) -> str:
-    where = f"Feature {facts.feature}{_labelled(facts.label)}"
-    at = place(facts.token, facts.pos)
-    if not facts.activation:
-        return f"{where} does not fire on {at}: its pre-activation there is {_plain(facts.pre_activation)}."
-    activation, pre = _plain(facts.activation), _plain(facts.pre_activation)
-    before = "" if activation == pre else f" (pre-activation {pre})"
-    return f"{where} fires on {at} with activation {activation}{before}."
-
-
-def _sources(facts: Facts) -> list[str]:
-    top, own = facts.top, facts.own
-    lines = []
-    if top.value <= 0:
-        lines.append("No source token adds to it.")
-    elif own is not None and own == top:
-        lines.append(f"The largest contribution is its own token’s, {_value(top)}{_share(top)}.")
+def answer(facts: Facts) -> str:
+    """``climate (6) gives 71 % of 17/2601 at change (7); replaced: −22.6``"""
+    top = facts.top
+    aim = f"{facts.feature} at {place(facts.token, facts.pos)}"
+    if top is None:
+        line = f"No token that could be changed adds to {aim}"
+    elif top.value <= 0:
+        least = facts.opposing or top
+        line = f"No token adds to {aim}; {least.place} takes most away: {signed(least.value, 2)}"
+    elif top == facts.own:
+        line = f"{top.place} itself gives {_part(top)} {facts.feature} there"
     else:
-        lines.append(f"The largest contribution comes from {place(top.token, top.pos)}: {_value(top)}{_share(top)}.")
-        if own is not None:
-            lines.append(f"Its own token contributes {_value(own)}{_share(own)}.")
-    if (against := facts.opposing) is not None:
-        name = place(against.token, against.pos)
-        if top.value > 0:
-            lines.append(f"Larger in size is what {name} takes away: {_value(against)}.")
-        else:
-            lines.append(f"Most is taken away by {name}: {_value(against)}.")
-    return lines
+        line = f"{top.place} gives {_part(top)} {aim}"
+    if not facts.activation:
+        line += f", which does not fire (pre-activation {signed(facts.pre_activation, 2)})"
+    lost = None if top is None or top.value <= 0 else top.measured
+    return line if lost is None else f"{line}; replaced: {signed(-lost, 1)}"
+
+
+def _part(source: SourceFact) -> str:
+    return f"{signed(source.value, 2)} to" if source.share is None else f"{percent(source.share)} of"
+
+
+def points(facts: Facts) -> tuple[str, ...]:
+    """What else was found, each in a line."""
+    found = (_own(facts), _against(facts), _special(facts), _heads(facts), _upstream(facts), _errors(facts))
+    return tuple(point for point in (*found, _measured(facts), _signs(facts)) if point)
+
+
+def sentence(facts: Facts) -> str:
+    """All of it as one paragraph."""
+    return " ".join(f"{part}." for part in (answer(facts), *points(facts)))
+
+
+def _own(facts: Facts) -> str:
+    own = facts.own
+    if own is None or own == facts.top:
+        return ""
+    return f"Its own token, {own.place}: {own.told}" + ", larger in size" * (own == facts.opposing)
+
+
+def _against(facts: Facts) -> str:
+    top, against = facts.top, facts.opposing
+    if top is None or against is None or top.value <= 0 or against == facts.own:
+        return ""
+    return f"Larger in size is what {against.place} takes away: {signed(against.value, 2)}"
+
+
+def _special(facts: Facts) -> str:
+    told = ", ".join(f"{source.place} {source.told}" for source in facts.special)
+    return f"Apart from the ranking, special tokens: {told}" if told else ""
 
 
 def _heads(facts: Facts) -> str:
-    if not facts.heads:
-        return ""
-    named = []
-    for head in facts.heads:
-        of = head.source
-        carried = "" if of is None else f", of which {_value(of)} from {place(of.token, of.pos)}"
-        named.append(f"{head.name} ({_signed(head.value)}{carried})")
-    many = "heads are" if len(named) > 1 else "head is"
-    return f"By contribution the largest {many} {_listed(named)}."
+    return f"Largest heads: {', '.join(head.told for head in facts.heads)}" if facts.heads else ""
 
 
 def _upstream(facts: Facts) -> str:
-    if not facts.upstream:
-        return ""
-    named = [f"{f.name}{_labelled(f.label)} ({_signed(f.value)})" for f in facts.upstream]
-    many = "edges come" if len(named) > 1 else "edge comes"
-    return f"From the features of the SAE below, the largest {many} from {_listed(named)}."
+    return f"Largest upstream features: {', '.join(f.told for f in facts.upstream)}" if facts.upstream else ""
 
 
 def _errors(facts: Facts) -> str:
     if facts.error_share is None:
         return ""
-    errors = (
-        f"Of the influence in the graph, {_percent(facts.error_share)} ends in SAE errors, which no feature explains"
-    )
-    if not facts.left_out_share:
-        return f"{errors}."
-    return f"{errors}, and {_percent(facts.left_out_share)} in what the graph leaves out."
+    said = f"{percent(facts.error_share)} of the graph’s influence ends in SAE errors, which no feature explains"
+    return said + (f", and {percent(facts.left_out_share)} in what the graph leaves out" * bool(facts.left_out_share))
 
 
 def _measured(facts: Facts) -> str:
     top, lost = facts.top_replaced, facts.most_lost
     if facts.verdict == "not measured" or top is None or lost is None:
-        return "What replacing tokens really does was not measured."
-    kept = "" if top == facts.top else f" ({place(facts.top.token, facts.top.pos)}, a special token, was kept)"
-    tried = f"Replacing each source by {_many(facts.replacements, 'random token')}{kept}"
+        return "What replacing tokens really does was not measured"
+    many = "1 random token" if facts.replacements == 1 else f"{count(facts.replacements)} random tokens"
+    said = f"Each source replaced by {many}: "
     if facts.verdict == "nothing lost":
-        said = f"{tried} disagrees with the contributions: on average none of them lowers the pre-activation."
-        return f"{said}{_correlated(facts)}"
-    if facts.verdict == "agree":
-        said = f"{tried} agrees on the first: most is lost without {place(lost.token, lost.pos)}"
-        return f"{said}, {_plain(lost.measured)} on average.{_correlated(facts)}"
-    return (
-        f"{tried} disagrees with the contributions: most is lost without {place(lost.token, lost.pos)}, "
-        f"{_plain(lost.measured)} on average, and {_plain(top.measured)} without {place(top.token, top.pos)}"
-        f"{_close(top, lost)}.{_correlated(facts)}"
-    )
+        said += "this disagrees, on average none of them lowers the pre-activation"
+    elif facts.verdict == "agree":
+        said += f"this agrees, most is lost without {lost.place} ({number(lost.measured, 2)})"
+    else:
+        said += (
+            f"this disagrees, most is lost without {lost.place} ({number(lost.measured, 2)}; without {top.place} "
+            f"{number(top.measured, 2)}{_close(top, lost)})"
+        )
+    return said + _correlated(facts)
 
 
 def _close(top: SourceFact, lost: SourceFact) -> str:
     """Whether the two differ by more than one set of random tokens differs from another."""
-    if None in (top.measured, lost.measured, top.spread, lost.spread):
-        return ""
     apart = (lost.measured or 0.0) - (top.measured or 0.0)
     spread = max(top.spread or 0.0, lost.spread or 0.0)
-    return (
-        f"; they lie {_plain(apart)} apart, less than the standard deviation of {_plain(spread)}"
-        if apart < spread
-        else ""
-    )
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f", less apart than the standard deviation of {number(spread, 2)}" if apart < spread else ""
 
 
 def _correlated(facts: Facts) -> str:
-    rho, other = facts.rank_correlation, facts.reversed
-    turned = ""
-    if other is not None and other.measured is not None:
-        does = "loses" if other.measured > 0 else "gains"
-        turned = (
-            f" The signs differ for {place(other.token, other.pos)}: it contributes {_value(other)}, and "
-            f"without it the feature {does} {_plain(abs(other.measured))}."
-        )
+    rho = facts.rank_correlation
     if rho is None:
-        return turned
-    opposed = ": over all sources the two orders do not agree" if rho <= 0 else ""
-    return f"{turned} The rank correlation over {facts.replaced} sources is {_plain(rho)}{opposed}."
+        return ""
+    opposed = ", the two orders do not agree" if rho <= 0 else ""
+    return f"; rank correlation over {count(facts.replaced)} sources {number(rho, 2)}{opposed}"
 
 
-def _labelled(label: str) -> str:
-    return f" (“{shown(label)}”)" if label else ""
-
-
-def _share(source: SourceFact) -> str:
-    return "" if source.share is None else f" ({_percent(source.share)})"
-
-
-def _value(source: SourceFact) -> str:
-    return _signed(source.value)
-
-
-def _signed(value: float) -> str:
-    return written(value, "+", 2)
-
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else written(value, "", 2)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-0 ", "0 ").replace("-", "\u2212")
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _signs(facts: Facts) -> str:
+    other = facts.reversed
+    if other is None or other.measured is None:
+        return ""
+    does = f"{'loses' if other.measured > 0 else 'gains'} {number(abs(other.measured), 2)}"
+    return f"Signs differ for {other.place}: it contributes {signed(other.value, 2)}, and without it the feature {does}"

@@ -1,3 +1,39 @@
+"""Making a case study: one recorded pass of the prompt, and one encoding by each SAE, serve all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..._version import __version__
+from ...attribution.answer import Asked, read
+from ...attribution.components import HEADS, attribute_components
+from ...attribution.document import Heading
+from ...attribution.targets import FeatureTarget, parse_feature
+from ...attribution.tokens import attribute_tokens_each
+from ...errors import UserError
+from ...graph.build import GraphSettings, build_graph
+from ...graph.grow import RULES
+from ...graph.verify import verify_graph
+from ...models.prompt import Prompt, encode
+from ...passes.forward import Allocation
+from ...passes.settings import Settings
+from ...passes.sinks import sinks
+from ...saes import describe
+from ...subject import Subject
+from ...texts import visible
+from ..card.making import make_card
+from .case import CaseSettings, CaseStudy, FeatureStudy, Finding
+from .study import Study, origin
+
+PACKAGES = ("torch", "transformers", "sae-lens")
+
+
 def make_case_study(
     subject: Subject,
     prompt: Prompt,
@@ -148,31 +184,6 @@ def _no_graph(target: FeatureTarget, rule: str) -> str | None:
     if rule not in RULES:
         return f"A graph takes the rules {', '.join(RULES)}, not {rule}."
     return None
-
-
-def upstream(g: nx.DiGraph) -> tuple[UpstreamFact, ...]:
-    """The features that flow into the graph's target, the largest edge first."""
-    target = g.graph["target"][0]["node"]
-    edges = [(u, edge["weight"]) for u, _, edge in g.in_edges(target, data=True) if g.nodes[u]["kind"] == "feature"]
-    return tuple(
-        UpstreamFact(name_of(g, u), g.nodes[u]["label"], weight)
-        for u, weight in sorted(edges, key=lambda e: (-abs(e[1]), e[0]))
-    )
-
-
-def ends_in(g: nx.DiGraph, kind: str) -> float | None:
-    """Of the influence in the graph, what ends in roots of a kind; None where there is no SAE below the target."""
-    if not any(node["kind"] == "error" for _, node in g.nodes(data=True)):
-        return None
-    share: float = g.graph["scores"]["pruned"]["shares"][kind]
-    return share
-
-
-def _largest_source(head: Mapping[str, Any]) -> SourceFact | None:
-    if not head["by_token"]:
-        return None
-    pos = max(range(len(head["by_token"])), key=lambda p: abs(head["by_token"][p]))
-    return SourceFact(pos, head["tokens"][pos], head["by_token"][pos])
 
 
 def _versions() -> dict[str, str]:

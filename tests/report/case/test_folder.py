@@ -13,9 +13,9 @@ from depass_sae.errors import UserError
 from depass_sae.graph.export import read_graph
 from depass_sae.report.html import written
 from depass_sae.report.markdown import escaped, markdown
-from depass_sae.report.study import Study
+from depass_sae.report.case.study import Study
 
-from .case_sample import HARM, firing, made, study
+from .sample import HARM, firing, made, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 

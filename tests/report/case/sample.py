@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import cache
 
 import depass_sae as ds
-from depass_sae.report.case import CaseStudy
+from depass_sae.report.case.case import CaseStudy
 
-from ..attribution.tiny import HOSTILE, fitting_sae, model, random_sae, tokenizer
+from ...attribution.tiny import HOSTILE, fitting_sae, model, random_sae, tokenizer
 
 HARM = "</script><img src=x onerror=alert(1)>"
 PROMPT = f"In economics, {HARM} {HOSTILE[0]} and {HOSTILE[2]} | *b* set the price"

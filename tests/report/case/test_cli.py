@@ -9,8 +9,8 @@ import pytest
 
 import depass_sae as ds
 
-from ..attribution.tiny import TEXT
-from ..test_cli import Done, Files, assert_refused, files, run
+from ...attribution.tiny import TEXT
+from ...test_cli import Done, Files, assert_refused, files, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 __all__ = ["files", "run"]

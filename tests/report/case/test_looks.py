@@ -10,7 +10,7 @@ import pytest
 from depass_sae.report.html import At, signed, written
 from depass_sae.report.page import head_lines
 
-from .case_sample import HARM, firing, made, study
+from .sample import HARM, firing, made, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 

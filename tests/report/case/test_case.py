@@ -10,11 +10,11 @@ import pytest
 import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.labels.neuronpedia import labels_from
-from depass_sae.report.study import Study, read_study, study_of
+from depass_sae.report.case.study import Study, read_study, study_of
 from depass_sae.texts import is_hidden
 
-from ..attribution.tiny import SINK, TEXT, handle, random_sae, sinking, tokenizer
-from .case_sample import HARM, PROMPT, firing, lm, made, study
+from ...attribution.tiny import SINK, TEXT, handle, random_sae, sinking, tokenizer
+from .sample import HARM, PROMPT, firing, lm, made, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 

@@ -11,10 +11,10 @@ import pytest
 from depass_sae.files import write_text
 from depass_sae.report.html import written
 
-from ..browser import Watched
-from .case_sample import study
+from ...browser import Watched
+from .sample import study
 
-AXE = Path(__file__).parents[1] / "data" / "axe" / "axe.min.js"
+AXE = Path(__file__).parents[2] / "data" / "axe" / "axe.min.js"
 
 pytestmark = [
     pytest.mark.browser,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depass_sae.report.sentence import Facts, HeadFact, SourceFact, UpstreamFact, gather, sentence
+from depass_sae.report.case.findings import Facts, HeadFact, SourceFact, UpstreamFact, gather, sentence
 
 SOURCES = [
     SourceFact(0, "<bos>", 0.5),

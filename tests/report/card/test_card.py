@@ -15,11 +15,11 @@ import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.models.prompt import encode
 from depass_sae.passes.settings import Settings
-from depass_sae.report.card import FeatureCard
-from depass_sae.report.neighbours import ByFeature, inflow_from, next_hook, outflow_to, previous_hook
+from depass_sae.report.card.card import FeatureCard
+from depass_sae.report.card.neighbours import ByFeature, inflow_from, next_hook, outflow_to, previous_hook
 from depass_sae.saes import Hook
 
-from ..attribution.tiny import (
+from ...attribution.tiny import (
     BOS,
     D_SAE,
     HOSTILE,
@@ -35,7 +35,7 @@ from ..attribution.tiny import (
     tokenizer,
     width,
 )
-from ..passes.models import D_MODEL
+from ...passes.models import D_MODEL
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 PROMPTS = [TEXT, "the price of supply", "Mary gave John an apple."]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.report.study import Study, read_study
+from depass_sae.report.case.study import Study, read_study
 
 GOOD = "prompt: a\nfeatures: [17/1]\n"
 
