@@ -24,7 +24,7 @@ NOTHING = object()
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that two documents do not share, at a JSON pointer (RFC 6901). old, new: NOTHING where there is none."""
+    """A value that two documents do not share, at a JSON pointer (RFC 6901). NOTHING: there is none in this one."""
 
     at: str
     old: Any
@@ -74,7 +74,7 @@ def _differences(old: Any, new: Any, within: float, at: str) -> Iterator[Differe
 
 
 def by_key(found: Iterator[Difference]) -> list[str]:
-    """A line for each key of a document, whichever entries of a list it is in: how often it differs, and where first."""
+    """A line for each key, whichever entries of lists it is in: how often it differs, and where first."""
     keys: dict[str, list[Difference]] = defaultdict(list)
     for difference in found:
         keys[re.sub(r"/\d+(?=/|$)", "/*", difference.at)].append(difference)

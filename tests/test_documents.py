@@ -22,7 +22,7 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
-from torch.nn import Module
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 import depass_sae as ds
@@ -45,12 +45,24 @@ TOLERANCE = 1e-9
 MODELS = ("llama", "gemma2", "qwen3_5_moe_text")
 """One as plain as they are; one with norms behind its sublayers, caps and windows; one of delta rules and experts."""
 TEXT = "In economics, supply and demand. Mary gave John a mark."
+OTHER = "The price of supply, set in Rome."
 SHORT = "In economics, supply"
 SHORT_FOR = ("parts", "vectors", "parts of words")
 """Questions whose answers are long."""
 
 
 # ------------------------------------------------------------------------------------------------------ what is asked
+
+
+class InFloat64(TorchFunctionMode):
+    """Float64 throughout. The norms, softmaxes and rotations of transformers go through float32, also in a float64 model,
+    and processors and threads differ in its last digits.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        given = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
+        return func(*[torch.float64 if value is torch.float32 else value for value in args], **given)
 
 
 def noise(parameters: Iterable[tuple[str, torch.Tensor]]) -> Iterable[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -82,9 +94,9 @@ def random_sae_of_float64(kind: str, hook: str) -> Any:
 
 @cache
 def handle(shape: str) -> ds.LM:
-    kinds = {"0.resid_post": "jumprelu", "1.resid_post": "gated"}
-    saes = [random_sae_of_float64(kind, hook) for hook, kind in kinds.items()]
-    return ds.load(random_model(shape), tokenizer(), saes=saes)
+    with InFloat64():
+        saes = [random_sae_of_float64("jumprelu", "0.resid_post"), random_sae_of_float64("gated", "1.resid_post")]
+        return ds.load(random_model(shape), tokenizer(), saes=saes)
 
 
 def grown(lm: ds.LM, text: str, target: str | None = "1/3", **settings: Any) -> nx.DiGraph:
@@ -102,14 +114,17 @@ def in_file(g: nx.DiGraph) -> Any:
     return json.loads(file_of(g, ".json"))
 
 
+@cache
 def checked(lm: ds.LM, text: str) -> nx.DiGraph:
     return lm.verify(grown(lm, text, errors="through"), max_nodes=8)
 
 
+@cache
 def carded(lm: ds.LM, text: str) -> Any:
-    return lm.card("1/3", [text, SHORT], labels=LABELS)
+    return lm.card("1/3", [text, OTHER], labels=LABELS)
 
 
+@cache
 def studied(lm: ds.LM, text: str) -> Any:
     places = ["1/3@7", "1/3@9", "0/2@11"]
     return lm.case_study(text, places, max_nodes=40, verify=3, ablate=2, top=4, labels=LABELS)
@@ -139,7 +154,9 @@ ASKED: dict[str, Callable[[ds.LM, str], Any]] = QUESTIONS | {
     "contrast, one for another": lambda lm, text: lm.contrast(
         text, text.replace("John", "Mary"), "1/3@9", by="word"
     ).to_dict(),
-    "parts of words": lambda lm, text: lm.decompose(text, "words", layer=1, read="hook_z", rule="softmax").parts.tolist(),
+    "parts of words": lambda lm, text: lm.decompose(
+        text, "words", layer=1, read="hook_z", rule="softmax"
+    ).parts.tolist(),
     "card, labelled": lambda lm, text: carded(lm, text).to_dict(),
     "case study, several places": lambda lm, text: studied(lm, text).to_dict(),
     "graph of a logit": lambda lm, text: in_file(grown(lm, text, None, logit=7, edge_threshold=0.9)),
@@ -157,12 +174,14 @@ PAGES: dict[str, Callable[[ds.LM, str], tuple[Any, str]]] = {
 
 @cache
 def answer(shape: str, question: str) -> Any:
-    return plain(ASKED[question](handle(shape), SHORT if question in SHORT_FOR else TEXT))
+    with InFloat64():
+        return plain(ASKED[question](handle(shape), SHORT if question in SHORT_FOR else TEXT))
 
 
 @cache
 def page(shape: str, name: str) -> tuple[Any, str]:
-    found, html = PAGES[name](handle(shape), TEXT)
+    with InFloat64():
+        found, html = PAGES[name](handle(shape), TEXT)
     return plain(found), html
 
 
@@ -240,7 +259,7 @@ def pointed(found: Any, at: str = "") -> Iterable[tuple[str, float]]:
 def rounded(found: Any) -> Any:
     """A document without the digits that no comparison reads."""
     size = largest(found)
-    digits = 10 - math.ceil(math.log10(size)) if size else 0
+    digits = 11 - math.ceil(math.log10(size)) if size else 0
 
     def inside(value: Any) -> Any:
         if isinstance(value, dict):
