@@ -55,7 +55,7 @@ SHORT_FOR = ("parts", "vectors", "parts of words")
 
 
 class InFloat64(TorchFunctionMode):
-    """Float64 throughout. The norms, softmaxes and rotations of transformers go through float32, also in a float64 model,
+    """Float64 throughout. The norms, softmaxes and rotations of transformers go through float32 in a float64 model, too,
     and processors and threads differ in its last digits.
     """
 
