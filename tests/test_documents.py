@@ -55,8 +55,8 @@ SHORT_FOR = ("parts", "vectors", "parts of words")
 
 
 class InFloat64(TorchFunctionMode):
-    """Float64 throughout. The norms, softmaxes and rotations of transformers go through float32 in a float64 model, too,
-    and processors and threads differ in its last digits.
+    """Float64 throughout. Norms, softmaxes and rotations of transformers go through float32 in a float64 model,
+    too, and processors and threads differ in its last digits.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
