@@ -75,7 +75,7 @@ def fitting(document: Document) -> tuple[Note, ...]:
 
 
 def noted(document: Document) -> tuple[Note, ...]:
-    return (Note(f"{document['note'][:1].upper()}{document['note'][1:]}.", "warning"),) if document["note"] else ()
+    return (Note(document["note"], "warning"),) if document["note"] else ()
 
 
 def fit_sentence(fit: Document) -> str:
@@ -129,7 +129,7 @@ def token_answer(document: Document) -> Note:
 
 
 def _token_line(document: Document, target: Document) -> str:
-    sources = ranked_sources(target)
+    sources = ranked_sources(document, target)
     silent = target["activation"] == 0
     if not sources:
         return ""
@@ -140,9 +140,14 @@ def _token_line(document: Document, target: Document) -> str:
     return line + (f"; replaced: {signed(-first['measured']['mean'], 1)}" if first.get("measured") else "")
 
 
-def ranked_sources(target: Document) -> list[Document]:
+def is_special(document: Document, source: Document) -> bool:
+    """Whether a source is a special token: no reader can change it."""
+    return source["pos"] in list(document["special"])
+
+
+def ranked_sources(document: Document, target: Document) -> list[Document]:
     """What a reader can change, largest first: no special tokens."""
-    sources = [source for source in target["contributions"] if not source.get("special")]
+    sources = [source for source in target["contributions"] if not is_special(document, source)]
     return [sources[i] for i in by_size(source["value"] for source in sources)]
 
 
@@ -165,10 +170,14 @@ def token_columns(document: Document, measured: bool) -> tuple[Column, ...]:
 
 def token_table(document: Document, target: Document, top: int | None) -> Table:
     columns = token_columns(document, "measured" in target)
-    return Table(at_target(document, target), columns, token_rows(target, top), token_caption(document, target))
+    return Table(
+        at_target(document, target), columns, token_rows(document, target, top), token_caption(document, target)
+    )
 
 
-def token_rows(target: Document, top: int | None, group: str | Token | None = None) -> tuple[Row, ...]:
+def token_rows(
+    document: Document, target: Document, top: int | None, group: str | Token | None = None
+) -> tuple[Row, ...]:
     """All of what sums to the pre-activation."""
     whole, measured = target["pre_activation"], "measured" in target
 
@@ -181,12 +190,12 @@ def token_rows(target: Document, top: int | None, group: str | Token | None = No
     def of_source(source: Document, role: str) -> Row:
         return row(Token(source["token"], source["pos"]), source["value"], role, source)
 
-    ranked = ranked_sources(target)
+    ranked = ranked_sources(document, target)
     others = ranked[len(ranked[:top]) :]
     rows = [of_source(source, "ranked") for source in ranked[:top]]
     if others:
         rows.append(row(f"{count(len(others))} others", sum(source["value"] for source in others), "aside"))
-    rows += [of_source(source, "aside") for source in target["contributions"] if source.get("special")]
+    rows += [of_source(source, "aside") for source in target["contributions"] if is_special(document, source)]
     rows += [row(other["name"], other["value"], "aside") for other in target["other"] if other["value"]]
     rows.append(row("constant", target["constant"], "aside"))
     return (*rows, row("sum" if target["activation"] is None else "pre-activation", whole, "total"))
@@ -224,7 +233,7 @@ def depth_map(document: Document, target: Document) -> HeatMap:
         across="source",
         unit="contribution",
         caption="What each source has put along the target's direction behind each layer; the topmost row is the "
-        "answer. A row and its layer's constant share sum to what the stream has there.",
+        "answer. A row and the constant sum to the number at its end.",
         totals=tuple(level["total"] for level in levels),
         total="all",
     )
@@ -234,9 +243,11 @@ def contrast_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     """The aligned sources of two prompts, largest difference first."""
     a, b, difference = document, document["against"], document["difference"]
     first, second = _at(a, difference["pos"]), _at(b, difference["against_pos"])
-    changed, kept = [], []
+    changed: list[Document] = []
+    kept: list[Document] = []
     for pair in difference["sources"]:
-        special = any(end is not None and end.get("special") for end in (pair["source"], pair["against"]))
+        ends = zip((a, b), (pair["source"], pair["against"]), strict=True)
+        special = any(end is not None and is_special(of, end) for of, end in ends)
         (kept if special else changed).append(pair)
     pairs = [changed[i] for i in by_size(pair["value"] for pair in changed)]
 
@@ -369,8 +380,12 @@ def _carried(part: Document) -> Pairs | None:
 def part_maps(document: Document, target: Document) -> list[HeatMap]:
     """All parts, layers upwards; none where a layer has too many."""
     kind = kind_of(document)
+    return _layer_map(f"{at_target(document, target)}, every {PARTS[kind]}", list(target[kind]), kind)
+
+
+def _layer_map(title: str, parts: Sequence[Document], kind: str) -> list[HeatMap]:
     layers: dict[int, dict[str, Document]] = {}
-    for part in target[kind]:
+    for part in parts:
         layers.setdefault(int(part["layer"]), {})[str(part[PARTS[kind]])] = part
     columns = list(dict.fromkeys(name for parts in layers.values() for name in parts))
     if not 1 < len(columns) <= WIDEST or kind == "neurons":
@@ -384,7 +399,7 @@ def part_maps(document: Document, target: Document) -> list[HeatMap]:
     sums = () if kind == "modules" else tuple(sum(part["value"] for part in layers[layer].values()) for layer in down)
     return [
         HeatMap(
-            title=f"{at_target(document, target)}, every {PARTS[kind]}",
+            title=title,
             rows=tuple(map(str, down)),
             columns=tuple(columns),
             values=tuple(
@@ -447,13 +462,47 @@ def ledger_map(document: Document, target: Document, heads: int = 10, columns: i
     )
 
 
+def importance_blocks(document: Document, top: int | None = None) -> tuple[Block, ...]:
+    """Means over prompts as a heat map, where they fit into one, and the largest with their spread."""
+    kind = next(kind for kind in PARTS if kind in document)
+    n, parts = len(document["prompts"]), list(document[kind])
+    prompts = f"{count(n)} prompt{'' if n == 1 else 's'}"
+
+    def spread(part: Document) -> Cell:
+        return None if part["std"] is None else Spread(part["mean"], part["std"])
+
+    whole = document["pre_activation"]
+    ranked = [parts[i] for i in by_size(part["mean"] for part in parts)]
+    rows = [
+        Row((part_name(part, kind), part["mean"], spread(part), share_of(part["mean"], whole))) for part in ranked[:top]
+    ]
+    columns = (
+        Column(PARTS[kind]), Column("mean contribution", "signed", bar=True), Column("mean ± s.d.", "signed", 2),
+        Column("share of the mean", "percent"),
+    )  # fmt: skip
+    caption = (
+        f"{rule_of(document)}; {prompts}, each read where {document['name']} is strongest; mean "
+        f"pre-activation {signed(whole)}; completeness error {error(document['completeness_error'])} at most"
+    )
+    first = (
+        gives(part_name(ranked[0], kind), ranked[0]["mean"], whole) if ranked else f"No {PARTS[kind]} lies before it"
+    )
+    valued = [{**{key: part[key] for key in ("layer", PARTS[kind])}, "value": part["mean"]} for part in parts]
+    return (
+        Note(f"{first} of {document['name']}, the mean over {prompts}", "answer"),
+        *_layer_map(f"mean contribution of every {PARTS[kind]}", valued, kind),
+        Table(f"{document['name']}, by {kind}, over {prompts}", columns, tuple(rows), caption),
+        *noted(document),
+    )
+
+
 def subspace_blocks(document: Document, top: int | None = None) -> tuple[Block, ...]:
     where = f"{document['at']['hook']} of layer {document['at']['layer']:d}"
     columns = (Column("subspace"), Column("contribution", "signed", bar=True), Column("share", "percent"))
     strongest = max(document["targets"], key=lambda target: abs(target["activation"] or target["pre_activation"]))
     found = list(strongest["subspaces"])
     first = found[by_size(space["value"] for space in found)[0]]
-    line = gives(f"subspace {first['name']}", first["value"], strongest["pre_activation"])
+    line = gives(first["name"], first["value"], strongest["pre_activation"])
     blocks: list[Block] = [Note(f"{line} of {at_target(document, strongest)}", "answer")]
     for target in document["targets"]:
         whole, spaces = target["pre_activation"], list(target["subspaces"])

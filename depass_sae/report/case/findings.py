@@ -53,7 +53,7 @@ class HeadFact:
 
     @property
     def told(self) -> str:
-        of = "" if self.source is None else f" (of which {signed(self.source.value, 2)} from {self.source.place})"
+        of = "" if self.source is None else f", {signed(self.source.value, 2)} of it from {self.source.place}"
         return f"{self.name} {signed(self.value, 2)}{of}"
 
 
@@ -214,7 +214,7 @@ def _special(facts: Facts) -> str:
 
 
 def _heads(facts: Facts) -> str:
-    return f"Largest heads: {', '.join(head.told for head in facts.heads)}" if facts.heads else ""
+    return f"Largest heads: {'; '.join(head.told for head in facts.heads)}" if facts.heads else ""
 
 
 def _upstream(facts: Facts) -> str:

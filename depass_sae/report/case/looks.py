@@ -198,21 +198,17 @@ def _verified(found: At) -> str:
 
 def _made(c: At, versions: Mapping[str, str]) -> tuple[Block, ...]:
     settings, tokens = c["settings"], c["tokens"]
-    rows: list[tuple[str, str]] = [
-        ("prompt", c["prompt"] or " ".join(tokens)),
-        ("tokens", f"{words.count(len(tokens))}, position 0 is {words.shown(tokens[0])}"),
-        ("model", f"{c['model']}, {c['dtype']}"),
-        ("rule", f"{rule_of(c).removeprefix('rule ')}; first token: {c['first_token']}"),
-        ("replacements", f"{words.count(settings['ablate'])} for each source, seed {settings['seed']}"),
-        (
-            "graph",
-            f"at most {words.count(settings['max_nodes'])} nodes; the {words.count(settings['verify'])} most influential "
-            "are tried",
-        ),
-        *((f["sae"]["hook"], fit_sentence(f["fit"])) for f in c["features"] if f["fit"] is not None),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-    ]
-    table = Table("", (Column(""), Column("")), tuple(Row(row) for row in dict.fromkeys(rows)))
+    made = (
+        f"Prompt: {c['prompt'] or ' '.join(tokens)}",
+        f"{words.count(len(tokens))} tokens, position 0 is {words.shown(tokens[0])}",
+        f"Model: {c['model']}, {c['dtype']}",
+        f"{rule_of(c).capitalize()}, first token: {c['first_token']}",
+        f"Replacements: {words.count(settings['ablate'])} for each source, seed {settings['seed']}",
+        f"Graph: at most {words.count(settings['max_nodes'])} nodes; the {words.count(settings['verify'])} most "
+        "influential are tried",
+        *(f"SAE at {f['sae']['hook']}: {fit_sentence(f['fit'])}" for f in c["features"] if f["fit"] is not None),
+        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+    )
     if c["command"]:
         again: Sequence[Block] = (Note(c["command"], "code"),)
     else:
@@ -220,4 +216,4 @@ def _made(c: At, versions: Mapping[str, str]) -> tuple[Block, ...]:
         again = (
             Note(f"The model or its SAEs were made in Python: lm.case_study(prompt, {names}) makes it again.", "quiet"),
         )
-    return (table, Section("To make it again", tuple(again)), Note("All numbers, in full, are in case.json.", "quiet"))
+    return (Note("", points=tuple(dict.fromkeys(made))), Section("To make it again", tuple(again)), Note("All numbers, in full, are in case.json.", "quiet"))
