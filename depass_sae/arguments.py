@@ -252,7 +252,7 @@ KINDS = {
     "Source": Kind("a source, such as ds.Subspace(...) or ds.Heads(...)", _source),
     "Subspace": Kind("a ds.Subspace(...)", _of("depass_sae.passes.sources", "Subspace")),
     "nx.DiGraph": Kind("a graph, as lm.graph(...) or ds.read_graph(...) gives it", _of("networkx", "DiGraph")),
-    "Study": Kind("a Study", _of("depass_sae.report.study", "Study")),
+    "Study": Kind("a Study", _of("depass_sae.report.case.study", "Study")),
     "Mapping[str, str]": Kind("a mapping of texts", _is(Mapping)),
     "Iterable[Mapping[str, Any]]": Kind("a list of mappings", _several(_is(Mapping))),
     "torch.dtype": Kind("a torch.dtype", _of("torch", "dtype")),

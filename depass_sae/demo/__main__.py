@@ -37,7 +37,7 @@ def show(console: Console, out: Path) -> None:
     from ..api import load
     from ..attribution.render import Html, features_table, strip_line, tokens_table
     from ..graph.summary import graph_table
-    from ..report.markdown import check_folder
+    from ..report.case.folder import check_folder
     from .gallery import case_study, write_study
 
     first = CASES[0]

@@ -20,7 +20,7 @@ from .cases import CASES
 from .gallery import case_study
 
 if TYPE_CHECKING:
-    from ..report.case import CaseStudy
+    from ..report.case.case import CaseStudy
 
 MARGIN = 28
 
