@@ -34,6 +34,7 @@ from .neighbours import Alike, DecoderVotes
 if TYPE_CHECKING:
     import pandas
 
+
 @dataclass(frozen=True)
 class CardPrompt:
     """A prompt and the feature on it, at every position.

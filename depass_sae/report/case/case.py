@@ -108,7 +108,7 @@ class Finding:
                 value,
                 measured=None if measured is None else measured.mean[i],
                 spread=None if measured is None else measured.spread[i],
-                special=span.special,
+                special=self.tokens.heading.prompt.special[span.pos],
             )
             for i, (span, value) in enumerate(zip(target.sources, target.contributions.tolist(), strict=True))
         ]

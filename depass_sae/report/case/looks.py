@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...attribution.looks import (
@@ -18,7 +18,7 @@ from ...attribution.looks import (
     token_table,
 )
 from ...view import words
-from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
+from ...view.blocks import Beside, Block, Feature, Graph, Mark, Note, Page, Section, Strip, Table, Token
 from ...view.pointer import At
 from ..card.looks import card_parts
 
@@ -69,7 +69,7 @@ def _feature_section(c: At, f: At, i: int, graphs: Graphs, top: int) -> Section:
     of = f"The SAE at {sae['hook']}{which}, {sae['architecture']}, {words.count(sae['d_sae'])} features."
     warning = f["fit"] and f["fit"]["warning"]
     parts = (
-        Section("Where it fires", (_strip(f),), id=f"fires-{i}"),
+        Section("Where it fires", (_strip(c, f),), id=f"fires-{i}"),
         Section("Which tokens", _tokens(f, top), id=f"tokens-{i}"),
         Section("Through which heads", _heads(f, top), id=f"heads-{i}"),
         Section("From which features", _flow(f, graphs), id=f"flow-{i}"),
@@ -84,34 +84,29 @@ def _feature_section(c: At, f: At, i: int, graphs: Graphs, top: int) -> Section:
 # ------------------------------------------------------------------------------------------------- where, and which
 
 
-def _strip(f: At) -> Strip:
+def _strip(c: At, f: At) -> Strip:
     aimed = {int(finding["pos"]) for finding in f["findings"]}
-    marks = tuple(Mark(a["token"], a["pos"], a["activation"], _line(f, a), a["pos"] in aimed) for a in f["activations"])
+    marks = tuple(
+        Mark(a["token"], a["pos"], a["activation"], _line(c, f, a), a["pos"] in aimed) for a in f["activations"]
+    )
     caption = "The feature’s activation at each token of the prompt. Underlined: what is asked about."
     return Strip(f"activation of {f['name']}", marks, "activation", caption, numbers=True)
 
 
-def activation_strip(document: Mapping[str, Any]) -> Strip:
-    """Of a study's first feature."""
-    return _strip(At(document)["features"][0])
-
-
-def _line(f: At, at: At) -> str:
+def _line(c: At, f: At, at: At) -> str:
     """What a token does here: its activation, and its contribution to each position that is asked about."""
-    parts = [] if at["activation"] is None else [f"activation {words.number(at['activation'])}"]
-    special = False
+    nothing = "a special token" if at["pos"] in list(c["special"]) else "an attention sink"
+    parts = [nothing if at["activation"] is None else f"activation {words.number(at['activation'])}"]
     for finding in f["findings"]:
         target = finding["tokens"]["targets"][0]
         for source in target["contributions"]:
             if source["pos"] == at["pos"]:
-                special = special or bool(source.get("special"))
                 part = f"contributes {words.signed(source['value'])} to {words.place(target['token'], target['pos'])}"
                 lost = source.get("measured")
                 parts.append(
                     f"{part}, which loses {words.number(lost['mean'])} when this one is replaced" if lost else part
                 )
-    nothing = ["a special token" if special else "an attention sink"] * (at["activation"] is None)
-    return f"{words.place(at['token'], at['pos'])}: {'; '.join([*nothing, *parts])}"
+    return f"{words.place(at['token'], at['pos'])}: {'; '.join(parts)}"
 
 
 def _tokens(f: At, top: int) -> tuple[Block, ...]:
@@ -120,13 +115,17 @@ def _tokens(f: At, top: int) -> tuple[Block, ...]:
     if len(documents) == 1:
         return (token_table(documents[0], documents[0]["targets"][0], top),)
     targets = [document["targets"][0] for document in documents]
-    rows = tuple(row for t in targets for row in token_rows(t, top, Token(t["token"], t["pos"])))
-    columns = (Column("token analysed"), *token_columns(documents[0], "measured" in targets[0]))
+    rows = tuple(
+        row
+        for document, t in zip(documents, targets, strict=True)
+        for row in token_rows(document, t, top, Token(t["token"], t["pos"]))
+    )
+    columns = token_columns(documents[0], "measured" in targets[0])
     captions = [
         f"{words.place(t['token'], t['pos'])}: {token_caption(document, t)}."
         for document, t in zip(documents, targets, strict=True)
     ]
-    return (Table(f"{documents[0]['name']}, by source token", columns[1:], rows, " ".join(captions)),)
+    return (Table(f"{documents[0]['name']}, by source token", columns, rows, " ".join(captions)),)
 
 
 # ------------------------------------------------------------------------------------- through what, and from what
@@ -165,8 +164,8 @@ def _graph(finding: At, g: nx.DiGraph) -> Graph:
     }  # fmt: skip
     ends = ", ".join(f"{words.percent(shares[kind])} in {name}" for kind, name in names.items())
     caption = (
-        f"{words.count(about['nodes'])} nodes, {words.count(about['edges'])} edges. An edge is a contribution, and what "
-        f"flows into a feature sums to its pre-activation. Of the target’s influence {ends}."
+        f"{words.count(about['nodes'])} nodes, {words.count(about['edges'])} edges. An edge is a contribution, and "
+        f"what flows into a feature sums to its pre-activation. Of the target’s influence {ends}."
     )
     return graph_block(g, f"Feature-flow graph to {finding['name']}", about["file"].removesuffix(".json"), caption)
 
@@ -187,13 +186,13 @@ def _verified(found: At) -> str:
     )
     return (
         f"Against the model: {words.count(len(found['nodes']))} nodes taken out one at a time.{ranked} With only the "
-        f"graph’s {words.count(together['features'])} of {words.count(together['active'])} active features the target is "
-        f"{kept[0]} of {words.number(found['target'], 2)} (with as many random ones {kept[1]}); without them {without[0]} "
-        f"(random: {without[1]})."
+        f"graph’s {words.count(together['features'])} of {words.count(together['active'])} active features the target "
+        f"is {kept[0]} of {words.number(found['target'], 2)} (with as many random ones {kept[1]}); without them "
+        f"{without[0]} (random: {without[1]})."
     )
 
 
-# ------------------------------------------------------------------------------------------------------- how it was made
+# ------------------------------------------------------------------------------------------------------ how it was made
 
 
 def _made(c: At, versions: Mapping[str, str]) -> tuple[Block, ...]:
@@ -209,11 +208,11 @@ def _made(c: At, versions: Mapping[str, str]) -> tuple[Block, ...]:
         *(f"SAE at {f['sae']['hook']}: {fit_sentence(f['fit'])}" for f in c["features"] if f["fit"] is not None),
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
     )
-    if c["command"]:
-        again: Sequence[Block] = (Note(c["command"], "code"),)
-    else:
-        names = [finding["name"] for f in c["features"] for finding in f["findings"]]
-        again = (
-            Note(f"The model or its SAEs were made in Python: lm.case_study(prompt, {names}) makes it again.", "quiet"),
-        )
-    return (Note("", points=tuple(dict.fromkeys(made))), Section("To make it again", tuple(again)), Note("All numbers, in full, are in case.json.", "quiet"))
+    names = [finding["name"] for f in c["features"] for finding in f["findings"]]
+    again = (
+        Note(c["command"], "code")
+        if c["command"]
+        else Note(f"The model or its SAEs were made in Python: lm.case_study(prompt, {names}) makes it again.", "quiet")
+    )
+    numbers = Note("All numbers, in full, are in case.json.", "quiet")
+    return (Note("", points=tuple(dict.fromkeys(made))), Section("To make it again", (again,)), numbers)

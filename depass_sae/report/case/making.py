@@ -40,7 +40,7 @@ def make_case_study(
     features: Sequence[str],
     *,
     title: str | None = None,
-    case: CaseSettings = CaseSettings(),
+    case: CaseSettings = CaseSettings(),  # noqa: B008 (frozen)
     asked: Study | None = None,
     settings: Settings,
 ) -> CaseStudy:

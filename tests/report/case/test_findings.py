@@ -1,4 +1,4 @@
-"""The sentence of a case study says what its numbers say, and nothing else."""
+"""The words of a case study say what its numbers say, and nothing else."""
 
 import re
 from dataclasses import replace
@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depass_sae.report.case.findings import Facts, HeadFact, SourceFact, UpstreamFact, gather, sentence
+from depass_sae.report.case.findings import (
+    Facts,
+    HeadFact,
+    SourceFact,
+    UpstreamFact,
+    answer,
+    gather,
+    points,
+    sentence,
+)
 
 SOURCES = [
-    SourceFact(0, "<bos>", 0.5),
+    SourceFact(0, "<bos>", 0.5, special=True),
     SourceFact(4, " supply", 6.0, measured=5.5, spread=0.5),
     SourceFact(5, " and", -0.25, measured=0.25, spread=0.5),
     SourceFact(6, " demand", 2.0, measured=2.5, spread=0.5),
@@ -25,112 +34,118 @@ def facts(sources: list[SourceFact] = SOURCES, **changed: object) -> Facts:
     return gather(sources=sources, **(known | changed))  # type: ignore[arg-type]
 
 
-def test_the_largest_source_and_the_own_token_are_named_with_their_shares():
-    said = sentence(facts())
-    assert "fires on demand (6) with activation 8.00." in said
-    assert "comes from supply (4): +6.00 (75 %)" in said
-    assert "Its own token contributes +2.00 (25 %)" in said
+def test_the_answer_names_the_largest_source_its_share_the_target_and_what_replacing_it_did():
+    assert answer(facts()) == "supply (4) gives 75 % of 11/223 at demand (6); replaced: −5.5"
+    assert "Its own token, demand (6): +2.00 (25 %)" in points(facts())
 
 
-def test_a_pre_activation_that_differs_from_the_activation_is_told():
-    assert "activation 8.00 (pre-activation 9.50)" in sentence(facts(pre_activation=9.5))
+def test_a_special_token_is_never_the_largest_and_its_share_is_told_apart():
+    found = facts([replace(SOURCES[0], value=7.0), *SOURCES[1:]])
+    assert found.top is not None
+    assert found.top.token == " supply"
+    assert [source.token for source in found.special] == ["<bos>"]
+    assert found.special[0].share == pytest.approx(7 / 8)
+    assert "Apart from the ranking, special tokens: <bos> (0) +7.00 (88 %)" in points(found)
+    assert found.verdict == "agree"
+
+
+def test_where_all_tokens_are_special_the_answer_says_so():
+    found = facts([SOURCES[0]], pos=0, token="<bos>")
+    assert answer(found).startswith("No token that could be changed adds to 11/223 at <bos> (0)")
 
 
 def test_attribution_and_intervention_agree_where_both_name_the_same_source():
     found = facts()
     assert found.verdict == "agree"
-    assert "by 8 random tokens agrees on the first: most is lost without supply (4), 5.50 on average" in sentence(found)
-    assert "The rank correlation over 3 sources is 0.75." in sentence(found)
+    assert (
+        "Each source replaced by 8 random tokens: this agrees, most is lost without supply (4) (5.50); "
+        "rank correlation over 3 sources 0.75" in points(found)
+    )
 
 
 def test_a_disagreement_is_said_plainly_with_both_losses():
-    sources = [*SOURCES[:3], replace(SOURCES[3], measured=7.0)]
-    said = sentence(facts(sources))
-    assert "disagrees with the contributions: most is lost without demand (6), 7.00 on average" in said
-    assert "and 5.50 without supply (4)." in said
+    said = sentence(facts([*SOURCES[:3], replace(SOURCES[3], measured=7.0)]))
+    assert "this disagrees, most is lost without demand (6) (7.00; without supply (4) 5.50" in said
     assert "agrees" not in said.replace("disagrees", "")
 
 
 def test_a_disagreement_within_the_spread_of_the_replacements_says_so():
     sources = [*SOURCES[:3], replace(SOURCES[3], measured=5.75, spread=2.0)]
-    assert "they lie 0.25 apart, less than the standard deviation of 2.00" in sentence(facts(sources))
+    assert "5.50, less apart than the standard deviation of 2.00)" in sentence(facts(sources))
 
 
 def test_a_source_whose_replacement_does_the_opposite_is_named():
     yet = SourceFact(3, " yet", -2.5, measured=4.25, spread=1.0)
-    said = sentence(facts([*SOURCES, yet]))
-    assert "agrees on the first" in said
-    assert "The signs differ for yet (3): it contributes \u22122.50, and without it the feature loses 4.25." in said
-    said = sentence(facts([*SOURCES, replace(yet, value=2.5, measured=-4.25)]))
-    assert "it contributes +2.50, and without it the feature gains 4.25." in said
+    said = points(facts([*SOURCES, yet]))
+    assert "Signs differ for yet (3): it contributes \u22122.50, and without it the feature loses 4.25" in said
+    said = points(facts([*SOURCES, replace(yet, value=2.5, measured=-4.25)]))
+    assert "Signs differ for yet (3): it contributes +2.50, and without it the feature gains 4.25" in said
 
 
 @pytest.mark.parametrize("change", [{"measured": 0.7}, {"spread": 5.0}, {"value": 0.1}])
 def test_opposite_signs_that_are_small_or_uncertain_are_not_told(change: dict[str, float]):
     yet = replace(SourceFact(3, " yet", -2.5, measured=4.25, spread=1.0), **change)
-    assert "The signs differ" not in sentence(facts([*SOURCES, yet]))
+    assert "Signs differ" not in sentence(facts([*SOURCES, yet]))
 
 
 def test_where_no_replacement_takes_anything_away_it_disagrees():
     sources = [replace(s, measured=None if s.measured is None else -1.0) for s in SOURCES]
     found = facts(sources, rank_correlation=None)
     assert found.verdict == "nothing lost"
-    assert "disagrees with the contributions: on average none of them lowers the pre-activation." in sentence(found)
+    assert "this disagrees, on average none of them lowers the pre-activation" in sentence(found)
 
 
 def test_orders_that_do_not_agree_are_said_to():
-    assert "is −0.50: over all sources the two orders do not agree." in sentence(facts(rank_correlation=-0.5))
+    assert points(facts(rank_correlation=-0.5))[-1].endswith("sources −0.50, the two orders do not agree")
 
 
 def test_without_replacements_nothing_is_said_of_them():
     found = facts([replace(s, measured=None) for s in SOURCES], replacements=0, rank_correlation=None)
     assert found.verdict == "not measured"
-    assert sentence(found).endswith("What replacing tokens really does was not measured.")
+    assert points(found)[-1] == "What replacing tokens really does was not measured"
+    assert "replaced" not in answer(found)
 
 
-def test_a_special_token_with_the_largest_contribution_was_kept_and_the_next_is_compared():
-    sources = [replace(SOURCES[0], value=7.0), *SOURCES[1:]]
-    found = facts(sources)
-    assert found.top.token == "<bos>"
-    assert found.verdict == "agree"
-    assert "(<bos> (0), a special token, was kept)" in sentence(found)
-
-
-def test_a_target_whose_own_token_is_no_source_has_no_such_clause():
-    said = sentence(facts(SOURCES[:3]))
-    assert "own token" not in said
+def test_a_target_whose_own_token_is_no_source_has_no_such_point():
+    assert "own token" not in sentence(facts(SOURCES[:3]))
 
 
 def test_a_largest_contribution_of_the_own_token_is_called_that():
-    assert "The largest contribution is its own token’s, +6.00 (75 %)." in sentence(facts(pos=4))
+    assert answer(facts(pos=4, token=" supply")) == "supply (4) itself gives 75 % of 11/223 there; replaced: −5.5"
 
 
 def test_a_feature_that_does_not_fire_has_no_shares():
     said = sentence(facts(activation=0.0, pre_activation=-2.0))
-    assert "does not fire on demand (6): its pre-activation there is −2.00." in said
+    assert "supply (4) gives +6.00 to 11/223 at demand (6), which does not fire (pre-activation −2.00)" in said
     assert "%" not in said
 
 
 def test_where_no_token_adds_it_says_so_and_names_what_takes_most_away():
     sources = [replace(s, value=-abs(s.value)) for s in SOURCES]
-    said = sentence(facts(sources, activation=0.0, pre_activation=-9.0))
-    assert "No source token adds to it. Most is taken away by what supply (4) takes away" not in said
-    assert "No source token adds to it. Most is taken away by supply (4): −6.00." in said
+    said = answer(facts(sources, activation=0.0, pre_activation=-9.0))
+    assert said.startswith("No token adds to 11/223 at demand (6); supply (4) takes most away: −6.00")
 
 
 def test_a_negative_contribution_larger_than_the_largest_positive_one_is_named_too():
     sources = [*SOURCES[:2], replace(SOURCES[2], value=-6.5), SOURCES[3]]
-    assert "Larger in size is what and (5) takes away: −6.50." in sentence(facts(sources))
+    assert "Larger in size is what and (5) takes away: −6.50" in points(facts(sources))
+    own = points(facts([*SOURCES[:3], replace(SOURCES[3], value=-6.5)]))
+    assert "Its own token, demand (6): −6.50 (−81 %), larger in size" in own
 
 
 def test_heads_and_upstream_features_are_named_with_their_labels():
     heads = (HeadFact("L4H2", 3.0, SOURCES[1]), HeadFact("L1H0", -1.0))
     upstream = (UpstreamFact("5/12@6", "trade", 2.25),)
-    said = sentence(facts(label="the economy", heads=heads, upstream=upstream, error_share=0.25, left_out_share=0.5))
-    assert said.startswith("Feature 11/223 (“the economy”) fires")
-    assert "the largest heads are L4H2 (+3.00, of which +6.00 from supply (4)) and L1H0 (−1.00)" in said
-    assert "the largest edge comes from 5/12@6 (“trade”) (+2.25)" in said
-    assert "25 % ends in SAE errors, which no feature explains, and 50 % in what the graph leaves out." in said
+    said = points(facts(heads=heads, upstream=upstream, error_share=0.25, left_out_share=0.5))
+    assert "Largest heads: L4H2 +3.00, +6.00 of it from supply (4); L1H0 −1.00" in said
+    assert "Largest upstream features: 5/12@6 “trade” +2.25" in said
+    errors = "25 % of the graph’s influence ends in SAE errors, which no feature explains"
+    assert f"{errors}, and 50 % in what the graph leaves out" in said
+
+
+def test_the_sentence_is_the_answer_and_its_points():
+    found = facts()
+    assert sentence(found) == ". ".join([answer(found), *points(found)]) + "."
 
 
 @given(
@@ -148,8 +163,6 @@ def test_every_number_in_it_is_one_of_the_facts(
     ]
     found = facts(sources, pos=0, pre_activation=pre, rank_correlation=rho, error_share=error)
     known = {f"{abs(number):.2f}" for number in _numbers(found.to_dict())}
-    if found.most_lost and found.top_replaced:
-        known.add(f"{abs((found.most_lost.measured or 0) - (found.top_replaced.measured or 0)):.2f}")
     told = re.findall(r"\d+\.\d\d(?!\d)", sentence(found))
     assert set(told) <= known
 

@@ -1,19 +1,19 @@
 """A case study as a folder: Markdown with pictures, the JSON of all numbers, graphs and labels."""
 
+import html
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
 from depass_sae.graph.export import read_graph
-from depass_sae.report.html import written
-from depass_sae.report.markdown import escaped, markdown
+from depass_sae.report.case.folder import case_markdown
 from depass_sae.report.case.study import Study
+from depass_sae.view.markdown import escaped
+from depass_sae.view.words import signed
 
 from .sample import HARM, firing, made, study
 
@@ -31,7 +31,9 @@ def test_the_folder_has_the_page_the_markdown_the_numbers_graphs_labels_and_pict
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "README.md", "case.json", "labels.json"} <= names
     for finding in study().findings:
-        assert {f"graph-{finding.slug}.json", f"graph-{finding.slug}.png", f"heads-{finding.slug}.png"} <= names
+        assert {f"graph-{finding.slug}.json", f"graph-{finding.slug}.png"} <= names
+    pictures = [name for name in names if name.endswith(".png")]
+    assert len(pictures) == len(study().features) + 3 * len(study().findings)  # strips; heads, their tokens, graphs
     assert names == {path.name for path in study().write(folder)}
 
 
@@ -52,17 +54,27 @@ def test_every_link_of_the_markdown_is_there(folder: Path):
 
 
 def test_the_markdown_s_table_has_the_rows_of_the_document():
-    text = markdown(study())
+    text = case_markdown(study())
     for feature in study().to_dict()["features"]:
         for finding in feature["findings"]:
             table = finding["table"]
-            assert f"| **= pre-activation** | **{written(table['pre_activation'], '+')}** |" in text
+            assert f"| **pre-activation** | **{signed(table['pre_activation'])}** |" in text
             for source in table["sources"]:
-                assert f"({source['pos']}) | {written(source['value'], '+')} |" in text
+                assert f"({source['pos']}) | {signed(source['value'])} |" in text
+
+
+def test_the_markdown_has_the_sections_and_words_of_the_page_in_its_order():
+    text, page = case_markdown(study()), html.unescape(re.sub(r"<[^>]+>", "", study().to_html()))
+    headings = re.findall(r"^#{3} (.+)$", text, re.M)
+    assert headings[:2] == ["Where it fires", "Which tokens"]
+    where = [page.index(heading, page.index("The SAE at")) for heading in headings[:5]]
+    assert where == sorted(where)
+    for finding in study().findings:
+        assert escaped(finding.to_dict()["answer"]) in text
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_heading():
-    for block in markdown(study()).split("\n\n"):
+    for block in case_markdown(study()).split("\n\n"):
         if block.startswith("|"):
             counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(counts) == 1
@@ -70,21 +82,14 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_heading():
 
 def test_the_command_stands_in_a_block_that_it_cannot_end():
     asked = Study(prompt="a\n```\n<b>", features=["1/2"])
-    text = markdown(replace(study(), asked=asked))
+    text = case_markdown(replace(study(), asked=asked))
     assert f"````sh\n{asked.command(labelled=True)}\n````" in text
 
 
 def test_hostile_texts_are_no_html_in_the_markdown():
-    text = re.sub(r"```.*?```", "", markdown(study()), flags=re.S)
+    text = re.sub(r"```.*?```", "", case_markdown(study()), flags=re.S)
     assert "<" not in text
     assert escaped(HARM) in text
-
-
-@given(st.text(max_size=20))
-def test_escaped_text_is_on_one_line_and_ends_no_cell(text: str):
-    found = escaped(text)
-    assert len(found.splitlines()) <= 1
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|`<]", found)
 
 
 def test_the_same_study_written_twice_gives_the_same_bytes(tmp_path: Path):
@@ -106,7 +111,3 @@ def test_a_study_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path):
     with pytest.raises(UserError, match=r"^cannot write .*case\.json: Is a directory$"):
         study().write(tmp_path / "old")
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["case.json"]
-
-
-def test_markdown_shows_what_turns_directions():
-    assert escaped("a \u202e\x1b b") == "a \ufffd\ufffd b"

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-
 from depass_sae.report.html import At, signed, written
 from depass_sae.report.page import head_lines
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from depass_sae.report.html import written
 
 from depass_sae.files import write_text
-from depass_sae.report.html import written
 
 from ...browser import Watched
 from .sample import study
