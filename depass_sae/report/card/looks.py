@@ -8,7 +8,7 @@ from typing import Any
 
 from ..._version import __version__
 from ...view import words
-from ...view.blocks import Beside, Block, Column, Feature, Note, Page, Row, Section, Strip, Table, Token
+from ...view.blocks import Beside, Block, Column, Feature, Mark, Note, Page, Pairs, Row, Section, Strip, Table, Token
 from ...view.pointer import At
 
 TEXTS, SOURCES = 20, 20
@@ -92,6 +92,68 @@ def _texts(c: At, top: int | None) -> tuple[Strip, ...]:
     listed = numbers[: min(TEXTS, top or TEXTS)]
     silent = len(c["prompts"]) - len(numbers)
     left = [(len(numbers) - len(listed), "with weaker firings"), (silent, "without a firing")]
+    caption = "; ".join(f"{words.count(n)} {'text' if n == 1 else 'texts'} {what} not shown" for n, what in left if n)
+    return tuple(
+        _strip(c["prompts"][number], str(number + 1) if len(c["prompts"]) > 1 else "", caption * (number == listed[-1]))
+        for number in listed
+    )
+
+
+def _strip(text: At, label: str, caption: str) -> Strip:
+    sunk = set(text.get("sinks") or ())
+    marks = [
+        Mark(token, pos, value)
+        for pos, (token, value) in enumerate(zip(text["tokens"], text["activations"], strict=True))
+        if value is not None or pos in sunk  # else it is a special token
+    ]
+    return Strip("", tuple(marks), "activation", caption, label)
+
+
+# ----------------------------------------------------------------------------------------------------- what drives it
+
+
+def _drives(c: At) -> Table:
+    firings, sums = c["sources"]["firings"], c["sources"]["sums"]
+    rows = [
+        Row((_at(c, firing), *(firing[part] for part in ("activation", *PARTS, "pre_activation")), _largest(firing)))
+        for firing in firings
+    ]
+    if len(rows) > 1:
+        rows.append(Row(("sum", None, *(sums[part] for part in (*PARTS, "pre_activation")), None), "total"))
+    which = "strongest firing" if len(firings) == 1 else f"{len(firings)} strongest firings"
+    worst = max(firing["completeness_error"] for firing in firings)
+    return Table(
+        f"At its {which}, by source token ({rule_of(c)})",
+        (
+            Column("fires at"),
+            Column("activation", "number"),
+            *(Column(name, "signed") for name in PARTS.values()),
+            Column("pre-activation", "signed"),
+            Column("largest earlier"),
+        ),
+        tuple(rows),
+        "The own token, earlier tokens, position 0, other (bias vectors, and what the rule leaves over) and the "
+        f"constant sum to the pre-activation; completeness error at most {words.error(worst)}.",
+    )
+
+
+def _largest(firing: At) -> Pairs | None:
+    found = max(firing["tokens"], key=lambda token: abs(token["value"]), default=None)
+    return None if found is None else Pairs(((Token(found["token"], found["pos"]), found["value"]),), digits=3)
+
+
+def _sources(c: At, top: int | None) -> list[Block]:
+    found = list(c["sources"]["tokens"])
+    listed, others = found[: min(SOURCES, top or SOURCES)], found[min(SOURCES, top or SOURCES) :]
+    keys = ("total", "own", "earlier", "count")
+    rows = [Row((Token(entry["token"]), *(entry[key] for key in keys))) for entry in listed]
+    if others:
+        rest = (sum(entry[key] for entry in others) for key in keys)
+        rows.append(Row((f"{words.count(len(others))} others", *rest), "aside"))
+    columns = (
+        Column("source token"), Column("sum", "signed", bar=True), Column("as own", "signed"),
+        Column("as earlier", "signed"), Column("places", "count"),
+    )  # fmt: skip
     caption = "A token’s contributions, as the firing token and as an earlier one; position 0 is in none of them."
     return [Table("Source tokens over these firings", columns, tuple(rows), caption)] if found else []
 
@@ -114,9 +176,9 @@ def _votes(c: At, top: int | None) -> Block:
 
 
 def _vote(vote: At | None) -> tuple[Token | str | None, float | None]:
-    return (
-        (None, None) if vote is None else (Token(vote["token"]) if vote["token"] else f"#{vote['id']}", vote["logit"])
-    )
+    if vote is None:
+        return None, None
+    return Token(vote["token"]) if vote["token"] else f"#{vote['id']}", vote["logit"]
 
 
 # ---------------------------------------------------------------------------------------------------- what is near it
@@ -126,36 +188,42 @@ def _near(c: At, top: int | None) -> tuple[Block, ...]:
     before, behind = c["flow"]["previous"], c["flow"]["next"]
     many = c["flow"]["firings"]
     firings = "its strongest firing" if many == 1 else f"its {many} strongest firings"
-    tables = [_features("By decoder cosine", "In the same SAE.", c["nearest"], "cosine", None, top)]
-    notes = []
+    tables = [_features("By decoder cosine", list(c["nearest"])[:top], "cosine", caption="In the same SAE.")]
     if before is not None:
-        title, of = f"Layer {before['layer']}, before it", f"What they contribute to its pre-activation at {firings}."
-        tables.append(_features(title, of, before["features"], "contribution", "firings", top))
-        whole = words.signed(c["sources"]["sums"]["pre_activation"])
-        parts = [words.signed(before[key]) for key in ("total", "errors", "other")]
-        notes.append(
-            f"Of {whole} in all, {parts[0]} comes from the features of layer {before['layer']}, {parts[1]} from what "
-            f"its SAE missed, {parts[2]} from position 0, biases and constants (rule {c['flow']['rule']})."
+        listed = list(before["features"])[:top]
+        others = before["total"] - sum(entry["contribution"] for entry in listed)
+        whole = c["sources"]["sums"]["pre_activation"]
+        rows = (
+            ("other features", others),
+            ("SAE errors", before["errors"]),
+            ("position 0, constants", before["other"]),
         )
+        ends = (*(Row((*row, None), "aside") for row in rows), Row(("pre-activation", whole, None), "total"))
+        caption = f"What they contribute at {firings}, summed (rule {c['flow']['rule']})."
+        title = f"Layer {before['layer']}, before it"
+        tables.append(_features(title, listed, "contribution", ("firings",), ends, caption))
     if behind is not None:
-        title, of = f"Layer {behind['layer']}, behind it", f"What it contributes where they fire, from {firings}."
-        tables.append(_features(title, of, behind["features"], "contribution", "places", top))
-    if len(c["firings"]):
-        missing = [where for where, flow in (("before", before), ("behind", behind)) if flow is None]
-        notes += [f"No SAE on the residual stream is loaded {where} it." for where in missing]
-    return (Beside(tuple(tables)), *(Note(text, "quiet") for text in notes))
+        listed = list(behind["features"])[:top]
+        ends = (Row(("all features", behind["total"], None), "aside"),)
+        caption = f"What it contributes where they fire, from {firings}, summed."
+        title = f"Layer {behind['layer']}, behind it"
+        tables.append(_features(title, listed, "contribution", ("places",), ends, caption))
+    missing = [where for where, flow in (("before", before), ("behind", behind)) if flow is None and len(c["firings"])]
+    notes = (Note(f"No SAE on the residual stream is loaded {where} it.", "quiet") for where in missing)
+    return (Beside(tuple(tables)), *notes)
 
 
-def _features(title: str, of: str, listed: Sequence[At] | At, key: str, places: str | None, top: int | None) -> Table:
-    rows = [
-        Row(
-            (
-                Feature(entry["feature"], entry["label"] or "", entry["link"]),
-                entry[key],
-                *([entry["count"]] if places else []),
-            )
-        )
-        for entry in list(listed)[:top]
-    ]
-    columns = (Column("feature"), Column(key, "signed"), *([Column(places, "count")] if places else []))
-    return Table(title, columns, tuple(rows), of)
+def _features(
+    title: str,
+    listed: Sequence[At],
+    key: str,
+    counted: tuple[str, ...] = (),
+    ends: tuple[Row, ...] = (),
+    caption: str = "",
+) -> Table:
+    rows = (
+        Row((Feature(f["feature"], f["label"] or "", f["link"]), f[key], *(f["count"] for _ in counted)))
+        for f in listed
+    )
+    columns = (Column("feature"), Column(key, "signed"), *(Column(name, "count") for name in counted))
+    return Table(title, columns, (*rows, *ends), caption)

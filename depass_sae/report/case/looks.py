@@ -18,7 +18,7 @@ from ...attribution.looks import (
     token_table,
 )
 from ...view import words
-from ...view.blocks import Beside, Block, Feature, Graph, Mark, Note, Page, Section, Strip, Table, Token
+from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
 from ...view.pointer import At
 from ..card.looks import card_parts
 
@@ -47,8 +47,7 @@ def case_page(document: Mapping[str, Any], graphs: Graphs) -> Page:
 
 def case_blocks(document: Mapping[str, Any], graphs: Graphs, top: int | None = None) -> tuple[Block, ...]:
     c = At(document)
-    rows = int(c["settings"]["top"]) if top is None else top
-    features = (_feature_section(c, f, i, graphs, rows) for i, f in enumerate(c["features"], start=1))
+    features = (_feature_section(c, f, i, graphs, top) for i, f in enumerate(c["features"], start=1))
     found = tuple(found_note(finding) for f in c["features"] for finding in f["findings"])
     made = Section("How it was made", _made(c, document["versions"]), id="settings")
     return (Section("What was found", found, id="found"), *features, made)
@@ -63,15 +62,15 @@ def _feature(f: At) -> Feature:
     return Feature(f["name"], f["label"], f["neuronpedia"])
 
 
-def _feature_section(c: At, f: At, i: int, graphs: Graphs, top: int) -> Section:
-    sae = f["sae"]
+def _feature_section(c: At, f: At, i: int, graphs: Graphs, top: int | None) -> Section:
+    sae, rows = f["sae"], int(c["settings"]["top"]) if top is None else top
     which = f", {sae['release']} {sae['id']}" if sae["release"] else ""
     of = f"The SAE at {sae['hook']}{which}, {sae['architecture']}, {words.count(sae['d_sae'])} features."
     warning = f["fit"] and f["fit"]["warning"]
     parts = (
         Section("Where it fires", (_strip(c, f),), id=f"fires-{i}"),
-        Section("Which tokens", _tokens(f, top), id=f"tokens-{i}"),
-        Section("Through which heads", _heads(f, top), id=f"heads-{i}"),
+        Section("Which tokens", _tokens(f, rows), id=f"tokens-{i}"),
+        Section("Through which heads", _heads(f, rows), id=f"heads-{i}"),
         Section("From which features", _flow(f, graphs), id=f"flow-{i}"),
         Section("The feature’s card", card_parts(f["card"], top), id=f"card-{i}"),
     )
@@ -152,7 +151,7 @@ def _flow(f: At, graphs: Graphs) -> tuple[Block, ...]:
             continue
         blocks.append(_graph(finding, graphs[finding["name"]]))
         found = finding["graph"]["verification"]
-        blocks += [] if found is None else [Note(_verified(found), "quiet")]
+        blocks += [] if found is None else [_verified(found)]
     return tuple(blocks)
 
 
@@ -177,18 +176,20 @@ def graph_block(g: nx.DiGraph, title: str, name: str, caption: str) -> Graph:
     return Graph(title, name, lambda: to_html(g), lambda: plot_graph(g), tuple, caption)
 
 
-def _verified(found: At) -> str:
+def _verified(found: At) -> Table:
     together, ranks = found["together"], found["rank_correlation"]
+    features, active = (words.count(together[key]) for key in ("features", "active"))
     by = ", ".join(f"{words.number(ranks[of], 2)} by {of}s" for of in ("weight", "effect") if ranks[of] is not None)
-    ranked = f" Rank correlation of the target’s loss with what the graph says: {by}." if by else ""
-    kept, without = (
-        [words.number(together[f"{which}_{of}"], 2) for of in ("graph", "random")] for which in ("only", "without")
-    )
-    return (
-        f"Against the model: {words.count(len(found['nodes']))} nodes taken out one at a time.{ranked} With only the "
-        f"graph’s {words.count(together['features'])} of {words.count(together['active'])} active features the target "
-        f"is {kept[0]} of {words.number(found['target'], 2)} (with as many random ones {kept[1]}); without them "
-        f"{without[0]} (random: {without[1]})."
+    return Table(
+        "Against the model: the target when features are taken out",
+        (Column("features"), Column("with these alone", "number", 2), Column("without them", "number", 2)),
+        (
+            Row((f"the graph’s {features} of {active}", together["only_graph"], together["without_graph"])),
+            Row(("as many random ones", together["only_random"], together["without_random"]), "aside"),
+            Row(("all of the model", found["target"], None), "total"),
+        ),
+        f"{words.count(len(found['nodes']))} nodes were taken out one at a time, too"
+        + (f": rank correlation of the target’s loss with what the graph says {by}." if by else "."),
     )
 
 
