@@ -36,7 +36,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning
 
 CHANGED: dict[str, str] = {}
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
-ADDED: dict[str, str] = {}
+ADDED: dict[str, str] = {
+    "*/special": "the positions of special tokens, which stand apart from what a reader can change",
+    "*/name": "of the target, as tables and pages call it",
+}
 """What documents have besides, on purpose."""
 
 STORED = Path(__file__).parent / "documents"
