@@ -101,8 +101,9 @@ def imported() -> set[tuple[str, str]]:
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else [])]
                 for alias in node.names:
-                    names = (".".join([*base, alias.name]), ".".join(base))
-                    found |= {(module, name) for name in names if name in paths and name not in ("", module)}
+                    inner, outer = ".".join([*base, alias.name]), ".".join(base)
+                    name = inner if inner in paths else outer
+                    found |= {(module, name)} if name in paths and name not in ("", module) else set()
     return found
 
 
