@@ -71,8 +71,8 @@ from .passes import DEFAULT_RULE
 from .texts import is_utf_8, json_text, make_printable, one_line, visible
 
 if TYPE_CHECKING:
-    from .view.blocks import Block
     from .attribution.components import ComponentAttribution
+    from .view.blocks import Block
 
 app = typer.Typer(
     name="depass-sae",

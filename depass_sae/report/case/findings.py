@@ -162,21 +162,20 @@ def _verdict(top_replaced: SourceFact | None, most_lost: SourceFact | None) -> V
 
 def answer(facts: Facts) -> str:
     """``climate (6) gives 71 % of 17/2601 at change (7); replaced: −22.6``"""
-    top = facts.top
-    aim = f"{facts.feature} at {place(facts.token, facts.pos)}"
-    if top is None:
-        line = f"No token that could be changed adds to {aim}"
-    elif top.value <= 0:
-        least = facts.opposing or top
-        line = f"No token adds to {aim}; {least.place} takes most away: {signed(least.value, 2)}"
+    top, least, at = facts.top, facts.opposing, place(facts.token, facts.pos)
+    adds = top is not None and top.value > 0
+    if not facts.activation:
+        line = f"{facts.feature} does not fire at {at} (pre-activation {signed(facts.pre_activation, 2)})"
+        line += f"; {top.place} adds most, {signed(top.value, 2)}" if top is not None and adds else ""
+    elif top is None or not adds:
+        line = f"No token that could be changed adds to {facts.feature} at {at}"
     elif top == facts.own:
         line = f"{top.place} itself gives {_part(top)} {facts.feature} there"
     else:
-        line = f"{top.place} gives {_part(top)} {aim}"
-    if not facts.activation:
-        line += f", which does not fire (pre-activation {signed(facts.pre_activation, 2)})"
-    lost = None if top is None or top.value <= 0 else top.measured
-    return line if lost is None else f"{line}; replaced: {signed(-lost, 1)}"
+        line = f"{top.place} gives {_part(top)} {facts.feature} at {at}"
+    if not adds:
+        return line + (f"; {least.place} takes most away, {signed(least.value, 2)}" if least is not None else "")
+    return line if top is None or top.measured is None else f"{line}; replaced: {signed(-top.measured, 1)}"
 
 
 def _part(source: SourceFact) -> str:

@@ -51,7 +51,7 @@ def test_a_special_token_is_never_the_largest_and_its_share_is_told_apart():
 
 def test_where_all_tokens_are_special_the_answer_says_so():
     found = facts([SOURCES[0]], pos=0, token="<bos>")
-    assert answer(found).startswith("No token that could be changed adds to 11/223 at <bos> (0)")
+    assert answer(found) == "No token that could be changed adds to 11/223 at <bos> (0)"
 
 
 def test_attribution_and_intervention_agree_where_both_name_the_same_source():
@@ -116,14 +116,16 @@ def test_a_largest_contribution_of_the_own_token_is_called_that():
 
 def test_a_feature_that_does_not_fire_has_no_shares():
     said = sentence(facts(activation=0.0, pre_activation=-2.0))
-    assert "supply (4) gives +6.00 to 11/223 at demand (6), which does not fire (pre-activation −2.00)" in said
+    assert said.startswith("11/223 does not fire at demand (6) (pre-activation −2.00); supply (4) adds most, +6.00; ")
     assert "%" not in said
 
 
 def test_where_no_token_adds_it_says_so_and_names_what_takes_most_away():
     sources = [replace(s, value=-abs(s.value)) for s in SOURCES]
-    said = answer(facts(sources, activation=0.0, pre_activation=-9.0))
-    assert said.startswith("No token adds to 11/223 at demand (6); supply (4) takes most away: −6.00")
+    takes = "supply (4) takes most away, −6.00"
+    silent = answer(facts(sources, activation=0.0, pre_activation=-9.0))
+    assert silent == f"11/223 does not fire at demand (6) (pre-activation −9.00); {takes}"
+    assert answer(facts(sources)) == f"No token that could be changed adds to 11/223 at demand (6); {takes}"
 
 
 def test_a_negative_contribution_larger_than_the_largest_positive_one_is_named_too():

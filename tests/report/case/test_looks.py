@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from depass_sae.report.html import At, signed, written
-from depass_sae.report.page import head_lines
+
+from depass_sae.view.words import signed
 
 from .sample import HARM, firing, made, study
 
@@ -30,7 +30,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         found = {key: value or "" for key, value in attrs}
         self.attributes += [(tag, key, value) for key, value in found.items()]
-        if tag == "data":
+        if tag == "data" and "data-at" in found:
             self._open = (found["data-at"], found["value"])
         if tag in ("style", "script"):
             self._hidden = tag
@@ -78,30 +78,49 @@ def test_every_number_of_the_tables_and_the_maps_is_on_the_page(page: Page):
     for i, feature in enumerate(study().to_dict()["features"]):
         for j, finding in enumerate(feature["findings"]):
             at = f"/features/{i}/findings/{j}"
-            assert all(f"{at}/table/sources/{k}/value" in told for k in range(len(finding["table"]["sources"])))
-            assert f"{at}/table/pre_activation" in told
-            for k, layer in enumerate(finding["layers"]):
-                assert all(f"{at}/layers/{k}/heads/{h}" in told for h in range(len(layer["heads"])))
-            for k, row in enumerate(finding["ledger"]["rows"]):
-                assert all(f"{at}/ledger/rows/{k}/values/{v}" in told for v in range(len(row["values"])))
+            (tokens,), (heads,) = finding["tokens"]["targets"], finding["heads"]["targets"]
+            ranked = sorted(range(1, tokens["pos"] + 1), key=lambda k: -abs(tokens["contributions"][k]["value"]))
+            for k in (0, *ranked[:8]):  # position 0 is special, and stands apart
+                assert f"{at}/tokens/targets/0/contributions/{k}/value" in told
+            assert f"{at}/tokens/targets/0/pre_activation" in told
+            for k in range(len(heads["heads"])):
+                assert f"{at}/heads/targets/0/heads/{k}/value" in told
+            largest = max(range(len(heads["heads"])), key=lambda k: abs(heads["heads"][k]["value"]))
+            for pos in range(tokens["pos"] + 1):
+                assert f"{at}/heads/targets/0/heads/{largest}/by_token/{pos}/value" in told
 
 
-def test_a_head_s_line_has_its_contribution_and_the_sources_that_most_of_it_came_from():
-    finding = study().findings[0]
-    lines = head_lines(finding)
-    heads = finding.to_dict()["heads"]["targets"][0]["heads"]
-    assert len(lines) == len(heads)
-    for head in heads:
-        line = lines[f"L{head['layer']}H{head['head']}"]
-        assert f": {written(head['value'], '+')}, of which from " in line
+def test_a_head_s_line_has_its_contribution_and_the_sources_that_most_of_it_came_from(page: Page):
+    lines = [value for _, key, value in page.attributes if key == "title"]
+    for head in study().findings[0].to_dict()["heads"]["targets"][0]["heads"]:
+        begin = f"L{head['layer']}H{head['head']}: {signed(head['value'])}, of which from "
+        (line,) = {line for line in lines if line.startswith(begin)}
         largest = max(head["by_token"], key=lambda source: abs(source["value"]))
-        assert f"({largest['pos']}) {written(largest['value'], '+')}" in line
+        assert f"({largest['pos']}) {signed(largest['value'])}" in line
 
 
-def test_the_sentences_stand_on_the_page(page: Page):
-    text = " ".join(page.text)
+def test_answers_and_points_stand_on_the_page_before_all_else(page: Page):
+    text = "".join(page.text)
     for finding in study().findings:
-        assert finding.sentence in text
+        document = finding.to_dict()
+        assert text.index(document["answer"]) < text.index("Where it fires", text.index("How it was made") + 20)
+        assert all(point in text for point in document["points"])
+
+
+def test_a_finding_is_told_in_one_line_and_a_few_points():
+    for finding in study().findings:
+        document = finding.to_dict()
+        assert len(document["answer"]) < 160
+        assert 3 <= len(document["points"]) <= 8
+        assert document["sentence"] == ". ".join([document["answer"], *document["points"]]) + "."
+
+
+def test_the_feature_is_named_in_the_title():
+    done = made((firing(2, 1)[0],), {firing(2, 1)[0].partition("@")[0]: "a meaning"}, ablate=0, verify=0, title=None)
+    heading = re.search("<h1>(.*?)</h1>", done.to_html())
+    assert heading is not None
+    assert done.features[0].name in heading[1]
+    assert "a meaning" in heading[1]
 
 
 def test_hostile_texts_make_no_elements(page: Page):
@@ -146,32 +165,21 @@ def test_the_same_study_made_twice_gives_the_same_page():
 
 def test_a_study_without_replacements_ledger_and_graph_has_a_page_too():
     html = made((firing(2, 1)[0],), ablate=0, rule="relu").to_html()
-    assert "When replaced" not in html
+    assert "lost when replaced" not in html
     assert "<iframe" not in html
     assert "A graph takes the rules" in html
 
 
-def test_a_notebook_shows_the_page_in_a_frame():
-    shown = made((firing(2, 1)[0],), ablate=0, verify=0, max_nodes=14)._repr_html_()
-    assert shown.startswith("<iframe")
-    found = Page()
-    found.feed(shown)
-    assert found.tags == ["iframe"]
+def test_a_notebook_shows_the_page_s_blocks_without_a_script():
+    shown = Page()
+    shown.feed(study()._repr_html_())
+    assert shown.tags.count("iframe") == sum(finding.graph is not None for finding in study().findings)
+    assert "script" not in shown.tags
+    assert "".join(shown.text).count(study().findings[0].to_dict()["answer"]) == 1
 
 
-def test_pointers_escape_what_json_pointers_escape():
-    assert 'data-at="/a~1b/0"' in signed(At({"a/b": [1.5]})["a/b"][0])
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1.2345, "+1.234"),
-        (-0.00001, "\u22121.0e\u221205"),
-        (0.0, "+0.000"),
-        (123456.0, "+1.2e+05"),
-        (-2.5, "\u22122.500"),
-    ],
-)
-def test_numbers_are_written_so_that_a_reader_can_compare_them(value: float, text: str):
-    assert written(value, "+") == text
+def test_a_terminal_shows_the_same_blocks():
+    text = str(study().table(3))
+    for words in ("What was found", "Which tokens", "Through which heads", "The feature’s card", "How it was made"):
+        assert words in text
+    assert study().findings[0].to_dict()["answer"] in " ".join(text.split())
