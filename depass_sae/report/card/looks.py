@@ -114,19 +114,26 @@ def _strip(text: At, label: str, caption: str) -> Strip:
 
 def _drives(c: At) -> Table:
     firings, sums = c["sources"]["firings"], c["sources"]["sums"]
+    apart = any(words.number(f["activation"]) != words.number(f["pre_activation"]) for f in firings)
+    activation = ["activation"] * apart  # else it is the last number
     rows = [
-        Row((_at(c, firing), *(firing[part] for part in ("activation", *PARTS, "pre_activation")), _largest(firing)))
+        Row((_at(c, firing), *(firing[part] for part in (*activation, *PARTS, "pre_activation")), _largest(firing)))
         for firing in firings
     ]
     if len(rows) > 1:
-        rows.append(Row(("sum", None, *(sums[part] for part in (*PARTS, "pre_activation")), None), "total"))
+        rows.append(
+            Row(
+                ("sum", *(None for _ in activation), *(sums[part] for part in (*PARTS, "pre_activation")), None),
+                "total",
+            )
+        )
     which = "strongest firing" if len(firings) == 1 else f"{len(firings)} strongest firings"
     worst = max(firing["completeness_error"] for firing in firings)
     return Table(
         f"At its {which}, by source token ({rule_of(c)})",
         (
             Column("fires at"),
-            Column("activation", "number"),
+            *(Column(name, "number") for name in activation),
             *(Column(name, "signed") for name in PARTS.values()),
             Column("pre-activation", "signed"),
             Column("largest earlier"),
