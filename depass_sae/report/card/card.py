@@ -317,8 +317,8 @@ class FeatureCard(Shown):
 
         return card_page(self.to_dict())
 
-    def plot(self) -> Html:
-        return fragment(self.blocks())  # they have the title
+    def plot(self, top: int | None = None) -> Html:
+        return fragment(self.blocks(top))  # they have the title
 
     @property
     def _flows(self) -> list[Flow]:
