@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from .arguments import NUMBER, whole_in
-from .errors import UserError
-from .files import expanded
-from .passes import DEFAULT_RULE
+from ..arguments import NUMBER, whole_in
+from ..errors import UserError
+from ..files import expanded
+from ..passes import DEFAULT_RULE
 
 if TYPE_CHECKING:
-    from .api import LM
-    from .models.prompt import PromptLike
+    from ..api import LM
+    from ..models.prompt import PromptLike
 
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to look at.", show_default=False)]
 Ids = Annotated[
@@ -176,7 +176,7 @@ class Loading:
             raise UserError("--sae-id chooses from a release: name that with --sae")
         model = "smollm2" if self.model is None else self.model
         status(f"loading {model}")
-        from .api import load
+        from ..api import load
 
         return load(
             model,
@@ -209,8 +209,8 @@ class QuestionOptions:
         """As keywords of ``lm.attribute_...``, the feature left out. ids: of the prompt, where it is given so."""
         if sum(target is not None for target in (self.feature, self.logit, self.logit_diff)) != 1:
             raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
-        from .attribution.targets import check_path
-        from .passes.memory import Budget
+        from ..attribution.targets import check_path
+        from ..passes.memory import Budget
 
         check_features([] if self.feature is None else [self.feature])
         check_path(self.path, self.feature)
@@ -301,7 +301,7 @@ def number_or_text(text: str) -> int | str:
 
 def check_features(features: Sequence[str], *, pos: bool = True) -> None:
     """Raises UserError for a text that is no feature; pos: whether it may name a position."""
-    from .attribution.targets import WrittenFeature
+    from ..attribution.targets import WrittenFeature
 
     for text in features:
         WrittenFeature.of(text, pos=pos)
@@ -309,6 +309,6 @@ def check_features(features: Sequence[str], *, pos: bool = True) -> None:
 
 def check_rule(rule: str | None, temperature: float, first_token: str) -> None:
     """Raises UserError for a rule that there is not, or for settings that cannot be."""
-    from .passes.forward import Allocation
+    from ..passes.forward import Allocation
 
     Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._version import __version__
-from .errors import DepassWarning, UserError
+from .._version import __version__
+from ..errors import DepassWarning, UserError
 from .options import (
     Ablate,
     Against,
@@ -67,11 +67,11 @@ from .options import (
     prompt_of,
     spelled_out,
 )
-from .passes import DEFAULT_RULE
-from .texts import is_utf_8, json_text, make_printable, one_line, visible
+from ..passes import DEFAULT_RULE
+from ..texts import is_utf_8, json_text, make_printable, one_line, visible
 
 if TYPE_CHECKING:
-    from .attribution.components import ComponentAttribution
+    from ..attribution.components import ComponentAttribution
 
 app = typer.Typer(
     name="depass-sae",
@@ -113,7 +113,7 @@ def features(
 ) -> None:
     """Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
     asked = prompt_of(prompt, ids)
-    from .attribution.features import check_sort
+    from ..attribution.features import check_sort
 
     check_sort(sort)
     with _working() as status:
@@ -124,7 +124,7 @@ def features(
     if as_json:
         _print_json(report.to_dict())
     else:
-        from .attribution.render import features_table
+        from ..attribution.render import features_table
 
         _print(*features_table(report, top))
 
@@ -150,8 +150,8 @@ def tokens(
     if against == "":
         raise UserError("the prompt of --against is empty")
     keywords = question.keywords(ids)
-    from .attribution.replace import check_replacing
-    from .attribution.tokens import check_by
+    from ..attribution.replace import check_replacing
+    from ..attribution.tokens import check_by
 
     check_by(by)
     check_replacing(ablate, seed, replace_from)
@@ -168,12 +168,12 @@ def tokens(
     if as_json:
         _print_json(found.to_dict())
     elif against is None:
-        from .attribution.render import strip_line, tokens_table
+        from ..attribution.render import strip_line, tokens_table
 
         strips = [line for target in attribution.targets for line in (strip_line(attribution, target), "")]
         _print(*strips, *tokens_table(attribution, top))
     else:
-        from .attribution.render import contrast_table
+        from ..attribution.render import contrast_table
 
         _print(*contrast_table(found, top))
     _say(attribution.note, found.against.note if against is not None else None)
@@ -195,7 +195,7 @@ def heads(
     asked = prompt_of(prompt, ids)
     keywords = question.keywords(ids)
     if by_token:
-        from .attribution.components import check_by_token
+        from ..attribution.components import check_by_token
 
         check_by_token(question.rule or DEFAULT_RULE)
     with _working() as status:
@@ -253,8 +253,8 @@ def subspace(
     if matrix is not None and at is None:
         raise UserError("--at says where the matrix's subspace lies, for example --at 17.resid_post")
     check_features(directions or [], pos=False)
-    from .passes.sources import Subspace
-    from .saes import parse_hook
+    from ..passes.sources import Subspace
+    from ..saes import parse_hook
 
     place = None if at is None else parse_hook(at)
     tensors = {} if matrix is None else _tensors(matrix)
@@ -271,7 +271,7 @@ def subspace(
     if as_json:
         _print_json(found.to_dict())
     else:
-        from .attribution.heatmap import subspace_table
+        from ..attribution.heatmap import subspace_table
 
         _print(*subspace_table(found))
     _say(found.note)
@@ -306,7 +306,7 @@ def attention(
     """Why a head looked there: its score for a query and a key, split over what stands at both."""
     asked = prompt_of(prompt, ids)
     held: Any = None if against is None else number_or_text(against)
-    from .attribution.attention import check_split
+    from ..attribution.attention import check_split
 
     check_split(by, held)
     check_rule(rule, temperature, first_token)
@@ -329,7 +329,7 @@ def attention(
     if as_json:
         _print_json(found.to_dict())
     else:
-        from .attribution.heatmap import pairs_table
+        from ..attribution.heatmap import pairs_table
 
         _print(*pairs_table(found, top))
     _say(found.note)
@@ -357,9 +357,9 @@ def feature(
     loading: Loading,
 ) -> None:
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
-    from .labels.neuronpedia import labels_from
-    from .report.card import check_card_place
-    from .report.prompts import read_prompts
+    from ..labels.neuronpedia import labels_from
+    from ..report.card import check_card_place
+    from ..report.prompts import read_prompts
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if not texts:
@@ -394,7 +394,7 @@ def feature(
     if as_json:
         _print_json(card.to_dict())
     else:
-        from .report.tables import card_table
+        from ..report.tables import card_table
 
         _print(*card_table(card.to_dict(), top))
     _wrote([] if out is None else [out], as_json)
@@ -443,9 +443,9 @@ def case_study(
     loading: Loading,
 ) -> None:
     """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
-    from .report.case import CaseSettings, check_title
-    from .report.markdown import check_folder
-    from .report.study import read_study, study_of
+    from ..report.case import CaseSettings, check_title
+    from ..report.markdown import check_folder
+    from ..report.study import read_study, study_of
 
     if out is None:
         raise UserError("name the folder to write with --out")
@@ -491,7 +491,7 @@ def case_study(
         )
         trouble = None
         if meanings is not None:
-            from .labels.neuronpedia import labels_from
+            from ..labels.neuronpedia import labels_from
 
             status("putting labels on the features")
             fetched = labels_from(meanings, found.pages, loading.kept)
@@ -503,7 +503,7 @@ def case_study(
     else:
         from rich.text import Text
 
-        from .attribution.render import tokens_table
+        from ..attribution.render import tokens_table
 
         for finding in found.findings:
             _print(Text(finding.sentence), "", *tokens_table(finding.tokens, asked.top))
@@ -545,14 +545,14 @@ def graph(
     logits, at = logits_of(logit, logit_diff, ids), position_of(pos)
     if as_json and format not in (None, "json") and not out:
         raise UserError(f"--json prints one document and --format {format} another; give one of them")
-    from .attribution.targets import WrittenTarget
-    from .graph.build import GraphSettings
-    from .graph.export import check_destination, check_text_format, graph_text, write_graph
-    from .graph.group import group_automatically, with_groups
-    from .graph.labels import graph_pages, with_labels
-    from .graph.summary import graph_table, note_of
-    from .labels.neuronpedia import labels_from
-    from .passes.forward import Allocation
+    from ..attribution.targets import WrittenTarget
+    from ..graph.build import GraphSettings
+    from ..graph.export import check_destination, check_text_format, graph_text, write_graph
+    from ..graph.group import group_automatically, with_groups
+    from ..graph.labels import graph_pages, with_labels
+    from ..graph.summary import graph_table, note_of
+    from ..labels.neuronpedia import labels_from
+    from ..passes.forward import Allocation
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
@@ -614,10 +614,10 @@ def verify(
     loading: Loading,
 ) -> None:
     """A graph against the model: take its nodes out for real, and see what the target loses."""
-    from .files import write_files
-    from .graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
-    from .graph.summary import note_of, verification_table
-    from .graph.verify import check_verifying
+    from ..files import write_files
+    from ..graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
+    from ..graph.summary import note_of, verification_table
+    from ..graph.verify import check_verifying
 
     check_verifying(max_nodes, seed)
     beside = None if out is None else check_verification(out, path)  # before the work, not after it
@@ -649,9 +649,9 @@ def diff(
     top: Top = 12,
 ) -> None:
     """Two graphs side by side: what is in one alone, and what changed."""
-    from .graph.diff import diff_graphs, diff_table
-    from .graph.export import check_destination, check_difference, read_graph, write_graph
-    from .graph.summary import note_of
+    from ..graph.diff import diff_graphs, diff_table
+    from ..graph.export import check_destination, check_difference, read_graph, write_graph
+    from ..graph.summary import note_of
 
     if out is not None:
         check_difference(check_destination(out))
@@ -675,8 +675,8 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """Which public SAEs can be used: every release of sae-lens's registry, without the network."""
-    from .report.releases import document, tables
-    from .saes.registry import release_named
+    from ..report.releases import document, tables
+    from ..saes.registry import release_named
 
     asked = None if release is None else release_named(release)
     if as_json:
@@ -689,7 +689,7 @@ def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> No
     if as_json:
         _print_json(found.to_dict())
     else:
-        from .attribution.heatmap import components_table
+        from ..attribution.heatmap import components_table
 
         _print(*components_table(found, top))
     _say(found.note)
@@ -700,14 +700,14 @@ def _show_components(found: ComponentAttribution, top: int, as_json: bool) -> No
 
 def _meanings(labels: Any) -> Any:
     """Labels from a file are read before the work, not after it; Neuronpedia is asked when it is known what for."""
-    from .labels.files import read_labels
+    from ..labels.files import read_labels
 
     return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
 
 
 def _layers(feature: str | None) -> list[int]:
     """Only the SAE that is asked for is loaded; a logit needs none."""
-    from .attribution.targets import WrittenFeature
+    from ..attribution.targets import WrittenFeature
 
     return [] if feature is None else [WrittenFeature.of(feature).layer]
 
@@ -784,7 +784,7 @@ def _say(*notes: str | None) -> None:
 def _print(*parts: Any) -> None:
     from rich.console import Console
 
-    from .attribution.render import UNBOUNDED, print_on
+    from ..attribution.render import UNBOUNDED, print_on
 
     console = Console()
     print_on(console if console.is_terminal else Console(width=UNBOUNDED), *parts)
