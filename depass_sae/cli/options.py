@@ -29,6 +29,9 @@ Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to 
 Ids = Annotated[
     str | None, typer.Option("--ids", help="Token ids instead of a text, e.g. '0 12 7', taken exactly as they are.")
 ]
+PromptsFile = Annotated[
+    Path | None, typer.Option("--prompts", help="A file of texts instead, one a line, or .jsonl with a text each.")
+]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="smollm2, a hub id, or a local directory.", show_default="smollm2"),
@@ -126,6 +129,12 @@ Targets = Annotated[
 ]
 Outs = Annotated[
     list[Path] | None,
+    typer.Option(
+        "--out", "-o", help="FILE.html, .json, .csv, .tsv, .parquet, .tex, .png, .svg or .pdf; may be repeated."
+    ),
+]
+GraphOuts = Annotated[
+    list[Path] | None,
     typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
 ]
 Format = Annotated[
@@ -192,39 +201,102 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class PromptOptions:
+    """One prompt, or a file of them."""
+
+    prompt: Prompt = None
+    ids: Ids = None
+    prompts: PromptsFile = None
+
+    def one(self) -> PromptLike:
+        return prompt_of(self.prompt, self.ids, ", or a file of texts with --prompts")
+
+    def several(self) -> list[str] | None:
+        """The file's texts; None where there is none. Raises UserError for a file beside a prompt, or that has none."""
+        if self.prompts is None:
+            return None
+        if self.prompt is not None or self.ids is not None:
+            raise UserError("--prompts names a file of texts, and --prompt or --ids one of their own; give one of them")
+        from ..report.prompts import read_prompts
+
+        return read_prompts(self.prompts)
+
+
+@dataclass(frozen=True)
 class QuestionOptions:
-    """What every attribution is asked for."""
+    """What every attribution is asked about."""
 
     feature: Feature = None
     pos: Pos = None
     logit: Logit = None
     logit_diff: LogitDiff = None
-    rule: RuleName = None
-    temperature: Temperature = 0.1
-    first_token: FirstToken = "skip"
     path: GatePath = "magnitude"
-    memory: Memory = None
+
+    @property
+    def layers(self) -> list[int]:
+        """Of the SAEs that it needs: only that which is asked for is loaded, and a logit needs none."""
+        from ..attribution.targets import WrittenFeature
+
+        return [] if self.feature is None else [WrittenFeature.of(self.feature).layer]
 
     def keywords(self, ids: str | None) -> dict[str, Any]:
         """As keywords of ``lm.attribute_...``, the feature left out. ids: of the prompt, where it is given so."""
         if sum(target is not None for target in (self.feature, self.logit, self.logit_diff)) != 1:
             raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
         from ..attribution.targets import check_path
-        from ..passes.memory import Budget
 
         check_features([] if self.feature is None else [self.feature])
         check_path(self.path, self.feature)
-        check_rule(self.rule, self.temperature, self.first_token)
-        Budget.of(self.memory)
         return {
             **logits_of(self.logit, self.logit_diff, ids),
             "pos": position_of(self.pos),
+            "path": self.path,
+        }
+
+    def keywords_of_all(self) -> dict[str, Any]:
+        """As keywords, of several prompts: a position is one prompt's."""
+        keywords = self.keywords(None)
+        if isinstance(keywords["pos"], int) or "@" in (self.feature or ""):
+            raise UserError("a position is one prompt's: with --prompts a target is read at --pos max or all")
+        return keywords
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """How a question is worked on."""
+
+    rule: RuleName = None
+    temperature: Temperature = 0.1
+    first_token: FirstToken = "skip"
+    memory: Memory = None
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords of every method that asks. Raises UserError for a rule or a memory that there is not."""
+        from ..passes.memory import Budget
+
+        check_rule(self.rule, self.temperature, self.first_token)
+        Budget.of(self.memory)
+        return {
             "rule": self.rule,
             "temperature": self.temperature,
             "first_token": self.first_token,
-            "path": self.path,
             "memory": self.memory,
         }
+
+
+@dataclass(frozen=True)
+class OutOptions:
+    """Where an answer goes."""
+
+    out: Outs = None
+    as_json: AsJson = False
+
+    def check(self, result: type) -> None:
+        """Raises UserError, before the work, for a file that could not be written. result: what is to be written."""
+        from ..view.shown import check_out
+
+        for path in self.out or []:
+            check_out(path, result)
 
 
 def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
@@ -255,10 +327,13 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
 # ------------------------------------------------------------------------------------------------------ reading them
 
 
-def prompt_of(prompt: str | None, ids: str | None) -> PromptLike:
-    """The prompt that --prompt or --ids gives. Raises UserError for both, for neither, and for ids that are none."""
+def prompt_of(prompt: str | None, ids: str | None, or_else: str = "") -> PromptLike:
+    """The prompt that --prompt or --ids gives. Raises UserError for both, for neither, and for ids that are none.
+
+    or_else: what may be given instead of either.
+    """
     if (prompt is None) == (ids is None):
-        raise UserError("give the text to look at with --prompt, or its token ids with --ids")
+        raise UserError(f"give the text to look at with --prompt, or its token ids with --ids{or_else}")
     if prompt == "":
         raise UserError("the prompt is empty")
     if prompt is not None:
