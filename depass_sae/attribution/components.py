@@ -30,11 +30,11 @@ from ..passes.rows import at
 from ..passes.settings import Settings
 from ..passes.sources import Heads, Modules, Neurons, Source
 from ..subject import Subject
+from ..view.blocks import Block
+from . import looks
 from .answer import Answer, TargetAt, addends, checked, frame, read
-from .heatmap import components_page, components_table
 from .ledger import heads_by_token
 from .positions import Pos
-from .render import Html, Text, remarks, table_text
 from .targets import Readoff, Target
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 TOP_NEURONS = 50
 """How many neurons of a layer a document lists."""
+LARGEST = 15
+"""So many parts are named where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,10 @@ class ComponentAttribution(Answer[ComponentTarget]):
     kind: Grain
 
     @property
+    def title(self) -> str:
+        return f"Through which {self.kind.name} comes {self.target_name}?"
+
+    @property
     def contributions(self) -> Float[Tensor, "row part"]:
         return self.target.matrix
 
@@ -208,19 +214,9 @@ class ComponentAttribution(Answer[ComponentTarget]):
         columns = ["target_pos", "layer", "sublayer", "kind", "index", "name", "contribution"]
         return frame(rows, columns, integers=["index"])
 
-    def table(self, top: int | None = 10) -> Text:
-        """The largest parts as text."""
-        return table_text(*components_table(self, top), *remarks(self.fit, self.note))
-
-    def plot(self) -> Html:
-        """A heat map, layers down and parts across (of neurons: the largest)."""
-        return Html(components_page(self))
-
-    def _repr_html_(self) -> str:
-        return self.plot()
-
-    def __repr__(self) -> str:
-        return str(self.table())
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """Of every target a heat map, layers upwards, where the parts fit into one, and the largest parts."""
+        return looks.component_blocks(self.to_dict(max(TOP_NEURONS, top or 0)), LARGEST if top is None else top)
 
 
 def attribute_components(

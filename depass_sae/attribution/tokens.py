@@ -30,8 +30,9 @@ from ..passes.settings import Settings
 from ..passes.sources import Spans
 from ..subject import Subject
 from ..texts import joined
+from ..view.blocks import Block
+from . import looks
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
-from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
 from .replace import Measured, Replacing, check_replacing, measure
 from .targets import Target
 
@@ -43,14 +44,20 @@ By = Literal["token", "word", "sentence"]
 
 @dataclass(frozen=True)
 class Span:
-    """A source: its positions in the prompt and its text."""
+    """A source: its positions in the prompt and its text. special: whether it is a special token, that none changes."""
 
     positions: tuple[int, ...]
     text: str
+    special: bool = False
 
     @property
     def pos(self) -> int:
         return self.positions[0]
+
+    def to_dict(self, value: float) -> dict[str, Any]:
+        """With what it contributes."""
+        special = {"special": True} if self.special else {}
+        return {"pos": self.pos, "token": self.text, "value": value, **special}
 
 
 def check_by(by: str) -> None:
@@ -68,7 +75,10 @@ def spans_of(prompt: Prompt, by: By) -> list[Span]:
         groups = words(prompt)
     else:
         groups = sentences(prompt)
-    return [Span(tuple(group), joined(prompt.tokens[position] for position in group)) for group in groups]
+    return [
+        Span(tuple(group), joined(prompt.tokens[p] for p in group), any(prompt.special[p] for p in group))
+        for group in groups
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +104,7 @@ class TokenTarget(TargetAt):
 
     def to_dict(self) -> dict[str, Any]:
         contributions: list[dict[str, Any]] = [
-            {"pos": source.pos, "token": source.text, "value": value}
-            for source, value in zip(self.sources, self.contributions.tolist(), strict=True)
+            source.to_dict(value) for source, value in zip(self.sources, self.contributions.tolist(), strict=True)
         ]
         document: dict[str, Any] = {
             "pos": self.pos,
@@ -129,6 +138,7 @@ class TokenTarget(TargetAt):
 class TokenAttribution(Answer[TokenTarget]):
     """Which tokens make a target what it is. ``contributions`` and ``other`` are those of the strongest target."""
 
+    question = "Which tokens drive"
     by: By
 
     @property
@@ -162,19 +172,9 @@ class TokenAttribution(Answer[TokenTarget]):
             rows += addends(head, sources, **target.other, constant=target.constant)
         return frame(rows, integers=["pos"])
 
-    def table(self, top: int | None = None) -> Text:
-        """The contributions as text, largest first: all of them, or the ``top`` and what the others sum to."""
-        return table_text(*tokens_table(self, top), *remarks(self.fit, self.note))
-
-    def plot(self) -> Html:
-        """The prompt with each token coloured by its contribution, for notebooks; ``.save(path)`` keeps it."""
-        return Html(token_strip(self))
-
-    def _repr_html_(self) -> str:
-        return tokens_page(self)
-
-    def __repr__(self) -> str:
-        return str(self.table(top=10))
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """Of every target its strip and its sources, largest first: all of them, or the ``top`` and the others' sum."""
+        return looks.token_blocks(self.to_dict(), top)
 
 
 def attribute_tokens_each(
