@@ -24,13 +24,14 @@ from ..passes import DEFAULT_RULE
 if TYPE_CHECKING:
     from ..api import LM
     from ..models.prompt import PromptLike
+    from ..passes.forward import Allocation
 
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to look at.", show_default=False)]
 Ids = Annotated[
     str | None, typer.Option("--ids", help="Token ids instead of a text, e.g. '0 12 7', taken exactly as they are.")
 ]
 PromptsFile = Annotated[
-    Path | None, typer.Option("--prompts", help="A file of texts instead, one a line, or .jsonl with a text each.")
+    Path | None, typer.Option("--prompts", help="A file of texts, one a line, or .jsonl with a text each.")
 ]
 Model = Annotated[
     str | None,
@@ -111,6 +112,10 @@ ReplaceFrom = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
 Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
 Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
+TopOfEach = Annotated[
+    int | None,
+    typer.Option("--top", help="How many rows to name; with --prompts no table without it.", min=1, show_default="12"),
+]
 Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
 Sort = Annotated[
     str,
@@ -270,12 +275,14 @@ class HowOptions:
     first_token: FirstToken = "skip"
     memory: Memory = None
 
+    @property
+    def allocation(self) -> Allocation:
+        return allocation_of(self.rule, self.temperature, self.first_token)
+
     def keywords(self) -> dict[str, Any]:
         """As keywords of every method that asks. Raises UserError for a rule or a memory that there is not."""
-        from ..passes.memory import Budget
-
-        check_rule(self.rule, self.temperature, self.first_token)
-        Budget.of(self.memory)
+        allocation_of(self.rule, self.temperature, self.first_token)
+        check_memory(self.memory)
         return {
             "rule": self.rule,
             "temperature": self.temperature,
@@ -382,8 +389,22 @@ def check_features(features: Sequence[str], *, pos: bool = True) -> None:
         WrittenFeature.of(text, pos=pos)
 
 
-def check_rule(rule: str | None, temperature: float, first_token: str) -> None:
+def allocation_of(rule: str | None, temperature: float, first_token: str) -> Allocation:
     """Raises UserError for a rule that there is not, or for settings that cannot be."""
     from ..passes.forward import Allocation
 
-    Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+    return Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+
+
+def check_memory(memory: str | None) -> None:
+    """Raises UserError for what is no amount of memory."""
+    from ..passes.memory import Budget
+
+    Budget.of(memory)
+
+
+def meanings_of(labels: Any) -> Any:
+    """Labels from a file are read before the work, not after it; Neuronpedia is asked when it is known what for."""
+    from ..labels.files import read_labels
+
+    return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
