@@ -15,10 +15,11 @@ from torch import Tensor
 from .arguments import typed
 from .attribution.answer import Asked
 from .attribution.attention import Against, AttentionAttribution, QKBy, attribute_attention
-from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Grain, attribute_components
+from .attribution.components import HEADS, KINDS, MODULES, NEURONS, ComponentAttribution, Grain, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
+from .attribution.importance import Importance, Of, find_importance
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
@@ -170,6 +171,7 @@ class LM:
         ablate: int = 0,
         seed: int = 0,
         replace_from: str | Path | None = None,
+        by_depth: bool = False,
         **question: Unpack[Question],
     ) -> TokenAttribution:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
@@ -178,12 +180,15 @@ class LM:
         by: "token", "word" (sub-tokens joined from the start) or "sentence".
         ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
         replace_from: a file of text whose tokens they are (default: some that comes with the package).
+        by_depth: also how each source's share grows layer by layer, where the target is read on the stream.
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
         target, pos = self._target(feature, question)
-        return self._tokens([Asked(self.encode(prompt), target, pos)], by, ablate, seed, replace_from, question)[0]
+        return self._tokens(
+            [Asked(self.encode(prompt), target, pos)], by, ablate, seed, replace_from, by_depth, question
+        )[0]
 
     def attribute_tokens_batch(
         self,
@@ -194,15 +199,14 @@ class LM:
         ablate: int = 0,
         seed: int = 0,
         replace_from: str | Path | None = None,
+        by_depth: bool = False,
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
-        given = [] if is_prompt(prompts) else several(prompts)
-        if not given or not all(hasattr(prompt, "__len__") for prompt in given):
-            raise UserError("name several prompts, as a list of texts or of lists of ids, or a tokenizer's batch")
+        given = _several(prompts)
         target, pos = self._target(feature, question)
         asked = [Asked(self.encode(prompt), target, pos) for prompt in given]
-        return self._tokens(asked, by, ablate, seed, replace_from, question)
+        return self._tokens(asked, by, ablate, seed, replace_from, by_depth, question)
 
     def attribute_tokens_each(
         self,
@@ -213,6 +217,7 @@ class LM:
         ablate: int = 0,
         seed: int = 0,
         replace_from: str | Path | None = None,
+        by_depth: bool = False,
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
@@ -225,7 +230,7 @@ class LM:
         found = [parse_target(self._subject, text) for text in targets]
         encoded, pos = self.encode(prompt), question.get("pos")
         asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
-        return self._tokens(asked, by, ablate, seed, replace_from, question)
+        return self._tokens(asked, by, ablate, seed, replace_from, by_depth, question)
 
     def _tokens(
         self,
@@ -234,6 +239,7 @@ class LM:
         ablate: int,
         seed: int,
         replace_from: str | Path | None,
+        by_depth: bool,
         question: Question,
     ) -> list[TokenAttribution]:
         return attribute_tokens_each(
@@ -243,6 +249,7 @@ class LM:
             ablate=ablate,
             seed=seed,
             replace_from=replace_from,
+            depth=by_depth,
             settings=_settings(question),
         )
 
@@ -266,6 +273,24 @@ class LM:
     ) -> ComponentAttribution:
         """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
         return self._components(NEURONS, prompt, feature, question)
+
+    def importance(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        feature: str | None = None,
+        *,
+        of: Of = "heads",
+        **question: Unpack[Question],
+    ) -> Importance:
+        """Mean and spread of what heads, modules or neurons contribute over prompts (paper D.3.1).
+
+        Each prompt is read where the target is strongest; those on which a feature does not fire are left out.
+        """
+        if of not in KINDS:
+            raise UserError(f"importance is of {', '.join(KINDS)}, not of {of!r}")
+        target, pos = self._target(feature, question)
+        encoded = [self.encode(prompt) for prompt in _several(prompts)]
+        return find_importance(self._subject, encoded, target, KINDS[of], pos=pos, settings=_settings(question))
 
     def attribute_subspace(
         self,
@@ -555,6 +580,13 @@ def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str
     if found.warning:
         warn(found.warning)
     return found.labels
+
+
+def _several(prompts: Any) -> list[PromptLike]:
+    given = [] if is_prompt(prompts) else several(prompts)
+    if not given or not all(hasattr(prompt, "__len__") for prompt in given):
+        raise UserError("name several prompts, as a list of texts or of lists of ids, or a tokenizer's batch")
+    return given
 
 
 def _settings(question: Question) -> Settings:

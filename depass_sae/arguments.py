@@ -238,6 +238,7 @@ KINDS = {
     "tuple[str | int, str | int]": Kind("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
     "Pos": Kind('"max", "all" or a position', _either(_whole, _text)),
     "By": Kind('"token", "word" or "sentence"', _text),
+    "Of": Kind('"heads", "modules" or "neurons"', _text),
     "Sort": Kind('"activation" or "specific"', _text),
     "QKBy": Kind('"tokens" or "features"', _text),
     "Against": Kind('"mean", "uniform" or a position', _either(_none, _whole, _text)),

@@ -147,9 +147,7 @@ class ComponentAttribution(Answer[ComponentTarget]):
 
     def part_name(self, row: LayerRow, index: int) -> str:
         """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``; of an expert's neuron ``L5N12.817``."""
-        if self.kind is MODULES:
-            return f"{row.sublayer} {row.layer}"
-        return f"L{row.layer}{self.kind.part[0].upper()}{row.name(index)}"
+        return name_of_part(self.kind, row, index)
 
     def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
         """The document that the command line prints with ``--json``.
@@ -217,6 +215,13 @@ class ComponentAttribution(Answer[ComponentTarget]):
     def blocks(self, top: int | None = None) -> tuple[Block, ...]:
         """Of every target a heat map, layers upwards, where the parts fit into one, and the largest parts."""
         return looks.component_blocks(self.to_dict(max(TOP_NEURONS, top or 0)), LARGEST if top is None else top)
+
+
+def name_of_part(kind: Grain, row: LayerRow, index: int) -> str:
+    """See :meth:`ComponentAttribution.part_name`."""
+    if kind is MODULES:
+        return f"{row.sublayer} {row.layer}"
+    return f"L{row.layer}{kind.part[0].upper()}{row.name(index)}"
 
 
 def attribute_components(
@@ -309,7 +314,7 @@ def _carried(
     places = torch.tensor(positions)
     w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
-    quiet = replace(settings, progress=None)
+    quiet = settings.quiet()
     for done, number in enumerate(wanted, start=1):
         frozen = seen.sublayer(number)
         index, sublayer = frozen.sublayer.place.layer, frozen.sublayer.name

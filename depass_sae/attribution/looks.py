@@ -224,7 +224,7 @@ def depth_map(document: Document, target: Document) -> HeatMap:
         across="source",
         unit="contribution",
         caption="What each source has put along the target's direction behind each layer; the topmost row is the "
-        "answer. A row and its layer's constant share sum to what the stream has there.",
+        "answer. A row and the constant sum to the number at its end.",
         totals=tuple(level["total"] for level in levels),
         total="all",
     )
@@ -234,7 +234,8 @@ def contrast_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     """The aligned sources of two prompts, largest difference first."""
     a, b, difference = document, document["against"], document["difference"]
     first, second = _at(a, difference["pos"]), _at(b, difference["against_pos"])
-    changed, kept = [], []
+    changed: list[Document] = []
+    kept: list[Document] = []
     for pair in difference["sources"]:
         special = any(end is not None and end.get("special") for end in (pair["source"], pair["against"]))
         (kept if special else changed).append(pair)
@@ -369,8 +370,12 @@ def _carried(part: Document) -> Pairs | None:
 def part_maps(document: Document, target: Document) -> list[HeatMap]:
     """All parts, layers upwards; none where a layer has too many."""
     kind = kind_of(document)
+    return _layer_map(f"{at_target(document, target)}, every {PARTS[kind]}", list(target[kind]), kind)
+
+
+def _layer_map(title: str, parts: Sequence[Document], kind: str) -> list[HeatMap]:
     layers: dict[int, dict[str, Document]] = {}
-    for part in target[kind]:
+    for part in parts:
         layers.setdefault(int(part["layer"]), {})[str(part[PARTS[kind]])] = part
     columns = list(dict.fromkeys(name for parts in layers.values() for name in parts))
     if not 1 < len(columns) <= WIDEST or kind == "neurons":
@@ -384,7 +389,7 @@ def part_maps(document: Document, target: Document) -> list[HeatMap]:
     sums = () if kind == "modules" else tuple(sum(part["value"] for part in layers[layer].values()) for layer in down)
     return [
         HeatMap(
-            title=f"{at_target(document, target)}, every {PARTS[kind]}",
+            title=title,
             rows=tuple(map(str, down)),
             columns=tuple(columns),
             values=tuple(
@@ -444,6 +449,40 @@ def ledger_map(document: Document, target: Document, heads: int = 10, columns: i
         caption="A row sums to its head.",
         totals=tuple(part["value"] for part in listed),
         total="contribution",
+    )
+
+
+def importance_blocks(document: Document, top: int | None = None) -> tuple[Block, ...]:
+    """Means over prompts as a heat map, where they fit into one, and the largest with their spread."""
+    kind = next(kind for kind in PARTS if kind in document)
+    n, parts = len(document["prompts"]), list(document[kind])
+    prompts = f"{count(n)} prompt{'' if n == 1 else 's'}"
+
+    def spread(part: Document) -> Cell:
+        return None if part["std"] is None else Spread(part["mean"], part["std"])
+
+    whole = document["pre_activation"]
+    ranked = [parts[i] for i in by_size(part["mean"] for part in parts)]
+    rows = [
+        Row((part_name(part, kind), part["mean"], spread(part), share_of(part["mean"], whole))) for part in ranked[:top]
+    ]
+    columns = (
+        Column(PARTS[kind]), Column("mean contribution", "signed", bar=True), Column("mean ± s.d.", "signed", 2),
+        Column("share of the mean", "percent"),
+    )  # fmt: skip
+    caption = (
+        f"{rule_of(document)}; {prompts}, each read where {document['name']} is strongest; mean "
+        f"pre-activation {signed(whole)}; completeness error {error(document['completeness_error'])} at most"
+    )
+    first = (
+        gives(part_name(ranked[0], kind), ranked[0]["mean"], whole) if ranked else f"No {PARTS[kind]} lies before it"
+    )
+    valued = [{**{key: part[key] for key in ("layer", PARTS[kind])}, "value": part["mean"]} for part in parts]
+    return (
+        Note(f"{first} of {document['name']}, the mean over {prompts}", "answer"),
+        *_layer_map(f"mean contribution of every {PARTS[kind]}", valued, kind),
+        Table(f"{document['name']}, by {kind}, over {prompts}", columns, tuple(rows), caption),
+        *noted(document),
     )
 
 
