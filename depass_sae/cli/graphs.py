@@ -53,7 +53,7 @@ def graph(
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
     size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads)  # type: ignore[arg-type]
-    size.check(how.allocation)
+    size.check(how.allocation.rule)
     keywords = how.keywords()
     for path in out or []:
         check_destination(path, format)

@@ -110,6 +110,9 @@ ReplaceFrom = Annotated[
     typer.Option("--replace-from", help="A file of text whose tokens are the random ones. Default: text of our own."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+ByDepth = Annotated[
+    bool, typer.Option("--by-depth", help="Also how each source's share grows layer by layer, on the residual stream.")
+]
 Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
 Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
 TopOfEach = Annotated[
@@ -205,6 +208,10 @@ class Loading:
         )
 
 
+class Texts(tuple[str, ...]):
+    """The texts of a file of prompts."""
+
+
 @dataclass(frozen=True)
 class PromptOptions:
     """One prompt, or a file of them."""
@@ -213,18 +220,15 @@ class PromptOptions:
     ids: Ids = None
     prompts: PromptsFile = None
 
-    def one(self) -> PromptLike:
-        return prompt_of(self.prompt, self.ids, ", or a file of texts with --prompts")
-
-    def several(self) -> list[str] | None:
-        """The file's texts; None where there is none. Raises UserError for a file beside a prompt, or that has none."""
+    def read(self) -> PromptLike | Texts:
+        """Raises UserError for a prompt beside a file, for neither, and for a file that has no texts."""
         if self.prompts is None:
-            return None
+            return prompt_of(self.prompt, self.ids, ", or a file of texts with --prompts")
         if self.prompt is not None or self.ids is not None:
             raise UserError("--prompts names a file of texts, and --prompt or --ids one of their own; give one of them")
         from ..report.prompts import read_prompts
 
-        return read_prompts(self.prompts)
+        return Texts(read_prompts(self.prompts))
 
 
 @dataclass(frozen=True)
@@ -257,13 +261,6 @@ class QuestionOptions:
             "pos": position_of(self.pos),
             "path": self.path,
         }
-
-    def keywords_of_all(self) -> dict[str, Any]:
-        """As keywords, of several prompts: a position is one prompt's."""
-        keywords = self.keywords(None)
-        if isinstance(keywords["pos"], int) or "@" in (self.feature or ""):
-            raise UserError("a position is one prompt's: with --prompts a target is read at --pos max or all")
-        return keywords
 
 
 @dataclass(frozen=True)
@@ -372,6 +369,13 @@ def position_of(text: str | None) -> Any:
     if not isinstance(number, int):
         raise UserError(f"--pos takes max, all or a position, not {text!r}")
     return number
+
+
+def check_pos_of_several(question: QuestionOptions, known: Sequence[str]) -> None:
+    """Raises UserError for a position of one prompt, where several are asked."""
+    if question.pos not in (None, *known) or "@" in (question.feature or ""):
+        named = "no LAYER/INDEX@POS" if "@" in (question.feature or "") else f"not --pos {question.pos}"
+        raise UserError(f"with --prompts a target is read at --pos {' or '.join(known)} of each prompt, {named}")
 
 
 def number_or_text(text: str) -> int | str:

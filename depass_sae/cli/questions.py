@@ -13,6 +13,7 @@ from . import options, talk
 
 if TYPE_CHECKING:
     from ..api import LM
+    from ..attribution.importance import Of
     from ..view.blocks import Block
     from ..view.shown import Shown
 
@@ -30,25 +31,24 @@ def features(
     loading: options.Loading,
 ) -> None:
     """Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
-    texts = given.several()
-    prompt = given.one() if texts is None else None
+    asked = given.read()
     from ..attribution.features import FeatureReport, check_sort
     from .several import Several
 
     check_sort(sort)
-    to.check(FeatureReport if texts is None else Several)
+    to.check(Several if isinstance(asked, options.Texts) else FeatureReport)
     with talk.working() as status:
         lm = loading.load(status, None if layer is None else [layer])
         status("reading the features")
         found: FeatureReport | Several
-        if texts is None:
-            found = lm.features(prompt, layer, sort)  # type: ignore[arg-type]
-        else:
+        if isinstance(asked, options.Texts):
             reports = []
-            for number, text in enumerate(_checked(lm, texts), start=1):
+            for number, text in enumerate(_checked(lm, asked), start=1):
                 reports.append(lm.features(text, layer, sort))  # type: ignore[arg-type]
-                status.progress("reading the features", number, len(texts))
+                status.progress("reading the features", number, len(asked))
             found = Several(tuple(reports))
+        else:
+            found = lm.features(asked, layer, sort)  # type: ignore[arg-type]
         talk.write(found, to.out or [], status)
     _show(found, found.blocks(top), to)
 
@@ -63,18 +63,20 @@ def tokens(
     ablate: options.Ablate = 0,
     seed: options.Seed = 0,
     replace_from: options.ReplaceFrom = None,
+    by_depth: options.ByDepth = False,
     top: options.TopOfEach = None,
     to: options.OutOptions,
     loading: options.Loading,
 ) -> None:
     """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
-    texts = given.several()
-    prompt = given.one() if texts is None else None
+    asked = given.read()
     if against == "":
         raise UserError("the prompt of --against is empty")
-    if against is not None and texts is not None:
-        raise UserError("--against is one prompt's; give it with --prompt, not with --prompts")
-    keywords = (question.keywords(given.ids) if texts is None else question.keywords_of_all()) | how.keywords()
+    if against is not None and (isinstance(asked, options.Texts) or by_depth):
+        raise UserError("--against is for one prompt, and neither for --prompts nor for --by-depth; leave it out")
+    keywords = question.keywords(given.ids) | how.keywords()
+    if isinstance(asked, options.Texts):
+        options.check_pos_of_several(question, ("max", "all"))
     from ..attribution.contrast import Contrast
     from ..attribution.replace import check_replacing
     from ..attribution.tokens import TokenAttribution, check_by
@@ -82,26 +84,21 @@ def tokens(
 
     check_by(by)
     check_replacing(ablate, seed, replace_from)
-    to.check(Several if texts is not None else TokenAttribution if against is None else Contrast)
-    settings: dict[str, Any] = {
-        **keywords, "by": by, "ablate": ablate, "seed": seed, "replace_from": replace_from
-    }  # fmt: skip
+    to.check(Several if isinstance(asked, options.Texts) else TokenAttribution if against is None else Contrast)
+    settings: dict[str, Any] = keywords | {"by": by, "ablate": ablate, "seed": seed, "replace_from": replace_from}
     with talk.working() as status:
         lm = loading.load(status, question.layers)
         settings["progress"] = status.progress
         found: TokenAttribution | Contrast | Several
-        if texts is not None:
-            answers = lm.attribute_tokens_batch(_checked(lm, texts), question.feature, **settings)
-            found, notes = (every := Several(tuple(answers))), every.notes
+        if isinstance(asked, options.Texts):
+            answers = lm.attribute_tokens_batch(_checked(lm, asked), question.feature, by_depth=by_depth, **settings)
+            found = Several(tuple(answers))
         elif against is not None:
-            found = both = lm.contrast(prompt, against, question.feature, **settings)
-            notes = (both.attribution.note, both.against.note)
+            found = lm.contrast(asked, against, question.feature, **settings)
         else:
-            found = one = lm.attribute_tokens(prompt, question.feature, **settings)
-            notes = (one.note,)
+            found = lm.attribute_tokens(asked, question.feature, by_depth=by_depth, **settings)
         talk.write(found, to.out or [], status)
-    brief = isinstance(found, Several) and top is None
-    _show(found, found.brief() if brief else found.blocks(top or TOP), to, *notes)
+    _show(found, found.brief() if isinstance(found, Several) and top is None else found.blocks(top or TOP), to)
 
 
 def heads(
@@ -116,8 +113,10 @@ def heads(
 ) -> None:
     """Through which attention heads: layer x head, each layer's row summing to the pre-activation.
 
-    With --prompts: how much each head matters over all of them, mean and spread.
+    With --prompts: mean and spread of what each contributes over all of them.
     """
+    if by_token and given.prompts is not None:
+        raise UserError("--by-token splits the heads of one prompt; give it with --prompt, not with --prompts")
     if by_token:
         from ..attribution.components import check_by_token
         from ..passes import DEFAULT_RULE
@@ -135,7 +134,10 @@ def modules(
     to: options.OutOptions,
     loading: options.Loading,
 ) -> None:
-    """Through which attention layers and MLPs: each row sums to the pre-activation."""
+    """Through which attention layers and MLPs: each row sums to the pre-activation.
+
+    With --prompts: mean and spread of what each contributes over all of them.
+    """
     _components("modules", given, question, how, top, to, loading)
 
 
@@ -148,12 +150,15 @@ def neurons(
     to: options.OutOptions,
     loading: options.Loading,
 ) -> None:
-    """Through which MLP neurons: the largest, each layer's row summing to the pre-activation."""
+    """Through which MLP neurons: the largest, each layer's row summing to the pre-activation.
+
+    With --prompts: mean and spread of what each contributes over all of them.
+    """
     _components("neurons", given, question, how, top, to, loading)
 
 
 def _components(
-    of: str,
+    of: Of,
     given: options.PromptOptions,
     question: options.QuestionOptions,
     how: options.HowOptions,
@@ -162,17 +167,29 @@ def _components(
     loading: options.Loading,
     **split: bool,
 ) -> None:
-    """One question at three granularities, on a prompt."""
-    prompt, keywords = given.one(), question.keywords(given.ids) | how.keywords()
+    """One question at three granularities, on a prompt or over several."""
+    asked = given.read()
+    keywords = question.keywords(given.ids) | how.keywords()
+    if isinstance(asked, options.Texts):
+        options.check_pos_of_several(question, ("max",))
     from ..attribution.components import ComponentAttribution
+    from ..attribution.importance import Importance
 
-    to.check(ComponentAttribution)
+    to.check(Importance if isinstance(asked, options.Texts) else ComponentAttribution)
     with talk.working() as status:
         lm = loading.load(status, question.layers)
-        attribute = {"heads": lm.attribute_heads, "modules": lm.attribute_modules, "neurons": lm.attribute_neurons}[of]
-        found = attribute(prompt, question.feature, progress=status.progress, **keywords, **split)
+        settings: dict[str, Any] = {**keywords, **split, "progress": status.progress}
+        found: ComponentAttribution | Importance
+        if isinstance(asked, options.Texts):
+            found = lm.importance(_checked(lm, asked), question.feature, of=of, **settings)
+        elif of == "heads":
+            found = lm.attribute_heads(asked, question.feature, **settings)
+        elif of == "modules":
+            found = lm.attribute_modules(asked, question.feature, **settings)
+        else:
+            found = lm.attribute_neurons(asked, question.feature, **settings)
         talk.write(found, to.out or [], status)
-    _show(found, found.blocks(top), to, found.note)
+    _show(found, found.blocks(top), to)
 
 
 def subspace(
@@ -213,7 +230,7 @@ def subspace(
             asked, question.feature, subspace=space, names=names, progress=status.progress, **keywords
         )
         talk.write(found, to.out or [], status)
-    _show(found, found.blocks(), to, found.note)
+    _show(found, found.blocks(), to)
 
 
 def attention(
@@ -252,7 +269,7 @@ def attention(
             asked, layer, head, query, key, by=by, against=held, progress=status.progress, **keywords  # type: ignore
         )  # fmt: skip
         talk.write(found, to.out or [], status)
-    _show(found, found.blocks(top), to, found.note)
+    _show(found, found.blocks(top), to)
 
 
 def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
@@ -265,7 +282,7 @@ def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def _show(found: Shown, blocks: Iterable[Block], to: options.OutOptions, *notes: str | None) -> None:
+def _show(found: Shown, blocks: Iterable[Block], to: options.OutOptions) -> None:
     """An answer as it is wanted. Its warnings are on stderr, whatever is on stdout."""
     from ..view.blocks import Note
 
@@ -274,7 +291,20 @@ def _show(found: Shown, blocks: Iterable[Block], to: options.OutOptions, *notes:
     else:
         talk.show(block for block in blocks if not (isinstance(block, Note) and block.role == "warning"))
     talk.wrote(to.out or [], to.as_json)
-    talk.say(*notes)
+    talk.say(*_notes(found))
+
+
+def _notes(found: Shown) -> Sequence[str | None]:
+    """What has to be said of an answer, or of those that it is made of."""
+    from ..attribution.contrast import Contrast
+    from .several import Several
+
+    if isinstance(found, Several):
+        said = [_notes(answer) for answer in found.answers]
+        return [note and f"prompt {number}: {note}" for number, notes in enumerate(said, start=1) for note in notes]
+    if isinstance(found, Contrast):
+        return [found.attribution.note, found.against.note]
+    return [getattr(found, "note", None)]
 
 
 def _tensors(path: Path) -> dict[str, Any]:

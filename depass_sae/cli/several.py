@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..attribution.document import SCHEMA_VERSION
-from ..view.blocks import Block, Note, Page, Section, Strip
+from ..view.blocks import Block, HeatMap, Note, Page, Section, Strip
 from ..view.figures import figures
 from ..view.shown import Shown
 from ..view.words import count
@@ -30,12 +30,6 @@ class Several(Shown):
     def title(self) -> str:
         return f"{self.answers[0].title.rstrip('?')}, in {count(len(self.answers))} prompts"
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What has to be said of some of them."""
-        notes = [getattr(answer, "note", None) for answer in self.answers]
-        return tuple(f"prompt {number}: {note}" for number, note in enumerate(notes, start=1) if note)
-
     def to_dict(self) -> dict[str, Any]:
         """The documents of all of them."""
         return {"schema_version": SCHEMA_VERSION, "prompts": [answer.to_dict() for answer in self.answers]}
@@ -53,9 +47,9 @@ class Several(Shown):
         return self._sections(answer.blocks(top) for answer in self.answers)
 
     def brief(self) -> tuple[Block, ...]:
-        """Of each prompt the answer in a line, and its tokens."""
+        """Of each prompt the answer in a line, and what is drawn of it, without tables."""
         return self._sections(
-            tuple(block for block in answer.blocks() if isinstance(block, Strip) or _is_answer(block))
+            tuple(block for block in answer.blocks() if isinstance(block, Strip | HeatMap) or _is_answer(block))
             for answer in self.answers
         )
 
