@@ -19,8 +19,8 @@ from depass_sae.errors import UserError
 from depass_sae.texts import is_hidden, visible
 
 from .attribution.tiny import D_MODEL, TEXT, fitting_sae, handle, model, random_sae, tokenizer
+from .cli.calling import Done, Files, files, run
 from .graph.sample import sample_graph
-from .test_cli import Done, Files, files, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.DepassWarning")
 __all__ = ["files", "run"]

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ import pytest
 import depass_sae as ds
 
 from ..attribution.tiny import TEXT
-from ..test_cli import Done, Files, assert_refused, files, run
+from .calling import Files, Run, assert_refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
-__all__ = ["files", "run"]
-Run = Callable[..., Done]
 QUICK = ("--ablate", "1", "--max-nodes", "12", "--verify", "1")
 
 
