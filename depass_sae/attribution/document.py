@@ -51,6 +51,7 @@ class Heading:
             "prompt": self.prompt.text,
             "tokens": list(self.prompt.tokens),
             "token_ids": list(self.prompt.token_ids),
+            "special": [pos for pos, special in enumerate(self.prompt.special) if special],
             "dtype": self.dtype,
         }
 

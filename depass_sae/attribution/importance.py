@@ -93,7 +93,7 @@ class Importance(Shown):
     def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
         """The document that ``--prompts`` prints with ``--json``. Of neurons the ``top`` of each layer are listed."""
         heading = self.heading.to_dict()
-        for key in ("prompt", "tokens", "token_ids"):
+        for key in ("prompt", "tokens", "token_ids", "special"):
             del heading[key]  # each prompt has its own
         parts, rest = [], []
         for row in self.rows:

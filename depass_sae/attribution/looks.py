@@ -75,7 +75,7 @@ def fitting(document: Document) -> tuple[Note, ...]:
 
 
 def noted(document: Document) -> tuple[Note, ...]:
-    return (Note(f"{document['note'][:1].upper()}{document['note'][1:]}.", "warning"),) if document["note"] else ()
+    return (Note(document["note"], "warning"),) if document["note"] else ()
 
 
 def fit_sentence(fit: Document) -> str:
@@ -129,7 +129,7 @@ def token_answer(document: Document) -> Note:
 
 
 def _token_line(document: Document, target: Document) -> str:
-    sources = ranked_sources(target)
+    sources = ranked_sources(document, target)
     silent = target["activation"] == 0
     if not sources:
         return ""
@@ -140,9 +140,14 @@ def _token_line(document: Document, target: Document) -> str:
     return line + (f"; replaced: {signed(-first['measured']['mean'], 1)}" if first.get("measured") else "")
 
 
-def ranked_sources(target: Document) -> list[Document]:
+def is_special(document: Document, source: Document) -> bool:
+    """Whether a source is a special token: no reader can change it."""
+    return source["pos"] in list(document["special"])
+
+
+def ranked_sources(document: Document, target: Document) -> list[Document]:
     """What a reader can change, largest first: no special tokens."""
-    sources = [source for source in target["contributions"] if not source.get("special")]
+    sources = [source for source in target["contributions"] if not is_special(document, source)]
     return [sources[i] for i in by_size(source["value"] for source in sources)]
 
 
@@ -165,10 +170,14 @@ def token_columns(document: Document, measured: bool) -> tuple[Column, ...]:
 
 def token_table(document: Document, target: Document, top: int | None) -> Table:
     columns = token_columns(document, "measured" in target)
-    return Table(at_target(document, target), columns, token_rows(target, top), token_caption(document, target))
+    return Table(
+        at_target(document, target), columns, token_rows(document, target, top), token_caption(document, target)
+    )
 
 
-def token_rows(target: Document, top: int | None, group: str | Token | None = None) -> tuple[Row, ...]:
+def token_rows(
+    document: Document, target: Document, top: int | None, group: str | Token | None = None
+) -> tuple[Row, ...]:
     """All of what sums to the pre-activation."""
     whole, measured = target["pre_activation"], "measured" in target
 
@@ -181,12 +190,12 @@ def token_rows(target: Document, top: int | None, group: str | Token | None = No
     def of_source(source: Document, role: str) -> Row:
         return row(Token(source["token"], source["pos"]), source["value"], role, source)
 
-    ranked = ranked_sources(target)
+    ranked = ranked_sources(document, target)
     others = ranked[len(ranked[:top]) :]
     rows = [of_source(source, "ranked") for source in ranked[:top]]
     if others:
         rows.append(row(f"{count(len(others))} others", sum(source["value"] for source in others), "aside"))
-    rows += [of_source(source, "aside") for source in target["contributions"] if source.get("special")]
+    rows += [of_source(source, "aside") for source in target["contributions"] if is_special(document, source)]
     rows += [row(other["name"], other["value"], "aside") for other in target["other"] if other["value"]]
     rows.append(row("constant", target["constant"], "aside"))
     return (*rows, row("sum" if target["activation"] is None else "pre-activation", whole, "total"))
@@ -237,7 +246,8 @@ def contrast_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     changed: list[Document] = []
     kept: list[Document] = []
     for pair in difference["sources"]:
-        special = any(end is not None and end.get("special") for end in (pair["source"], pair["against"]))
+        ends = zip((a, b), (pair["source"], pair["against"]), strict=True)
+        special = any(end is not None and is_special(of, end) for of, end in ends)
         (kept if special else changed).append(pair)
     pairs = [changed[i] for i in by_size(pair["value"] for pair in changed)]
 
@@ -492,7 +502,7 @@ def subspace_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     strongest = max(document["targets"], key=lambda target: abs(target["activation"] or target["pre_activation"]))
     found = list(strongest["subspaces"])
     first = found[by_size(space["value"] for space in found)[0]]
-    line = gives(f"subspace {first['name']}", first["value"], strongest["pre_activation"])
+    line = gives(first["name"], first["value"], strongest["pre_activation"])
     blocks: list[Block] = [Note(f"{line} of {at_target(document, strongest)}", "answer")]
     for target in document["targets"]:
         whole, spaces = target["pre_activation"], list(target["subspaces"])

@@ -45,11 +45,10 @@ By = Literal["token", "word", "sentence"]
 
 @dataclass(frozen=True)
 class Span:
-    """A source: its positions in the prompt and its text. special: whether it is a special token, that none changes."""
+    """A source: its positions in the prompt and its text."""
 
     positions: tuple[int, ...]
     text: str
-    special: bool = False
 
     @property
     def pos(self) -> int:
@@ -57,8 +56,7 @@ class Span:
 
     def to_dict(self, value: float) -> dict[str, Any]:
         """With what it contributes."""
-        special = {"special": True} if self.special else {}
-        return {"pos": self.pos, "token": self.text, "value": value, **special}
+        return {"pos": self.pos, "token": self.text, "value": value}
 
 
 def check_by(by: str) -> None:
@@ -76,10 +74,7 @@ def spans_of(prompt: Prompt, by: By) -> list[Span]:
         groups = words(prompt)
     else:
         groups = sentences(prompt)
-    return [
-        Span(tuple(group), joined(prompt.tokens[p] for p in group), any(prompt.special[p] for p in group))
-        for group in groups
-    ]
+    return [Span(tuple(group), joined(prompt.tokens[position] for position in group)) for group in groups]
 
 
 @dataclass(frozen=True, kw_only=True)
