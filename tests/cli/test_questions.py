@@ -14,9 +14,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import depass_sae as ds
+from depass_sae.view.words import signed
 
 from ..attribution.tiny import HOSTILE, TEXT, model, tokenizer
-from ..passes.models import D_MLP, D_MODEL, HEADS, LAYERS
+from ..passes.models import CONTEXT, D_MLP, D_MODEL, HEADS, LAYERS
 from .calling import PROMPT, Files, Run, assert_refused, missing, not_json, truncated
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
@@ -84,13 +85,13 @@ def test_odd_texts_survive_json(run: Run, files: Files) -> None:
 
 
 def test_tokens_prints_the_prompt_and_a_table(run: Run, files: Files) -> None:
-    done = run("tokens", "-f", "1/3", "-p", TEXT, *files.options(), "--top", "3")
+    done = run("tokens", "-f", "1/3", "-p", TEXT, *files.options(), "--top", "1")
     att = ds.load(files.model, saes=files.fitting).attribute_tokens(TEXT, "1/3")
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[0] == "".join(att.tokens[: att.target.pos + 1])
-    assert "feature 1/3 at " in done.out
-    assert f"{att.pre_activation:+.3f}" in done.out
-    assert "others" in done.out
+    assert " of feature 1/3 at " in done.out.splitlines()[0]
+    assert "".join(att.tokens[: att.target.pos + 1]) in done.out.splitlines()
+    assert signed(att.pre_activation) in done.out
+    assert f"{att.target.pos - 1} others" in done.out
     assert "\x1b" not in done.out  # stdout is no terminal here
 
 
@@ -237,7 +238,7 @@ def test_heads_by_token_are_their_own_document_and_a_second_table(run: Run, file
     table, document = run(*question), run(*question, "--json")
     found = ds.load(files.model, saes=files.fitting).attribute_heads(TEXT, "1/3", by_token=True)
     assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
-    assert "which tokens each head carries" in table.out
+    assert "the largest heads, by the token that they carry" in table.out
     assert json.loads(document.out) == found.to_dict()
     for head in json.loads(document.out)["targets"][0]["heads"]:
         values = [entry["value"] for entry in (*head["by_token"], *head["other"])]
@@ -446,3 +447,149 @@ def test_a_damaged_matrix_is_told_of(run: Run, files: Files, tmp_path: Path, dam
     assert_refused(
         run("subspace", "-f", "1/3", *PROMPT, *files.options(), "--matrix", str(tmp_path), "--at", "1.resid_pre")
     )
+
+
+# ------------------------------------------------------------------------------------------------------ several prompts
+
+TEXTS = ["supply and demand", TEXT, "Mary gave John the price"]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(f"{json.dumps({'text': text})}\n\n" for text in TEXTS))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def lm(files: Files) -> ds.LM:
+    return ds.load(files.model, saes=files.fitting)
+
+
+@pytest.mark.parametrize(
+    ("options", "question"),
+    [
+        (["-f", "1/3"], {"feature": "1/3"}),
+        (["-f", "1/3", "--pos", "all", "--by", "word"], {"feature": "1/3", "pos": "all", "by": "word"}),
+        (["--logit", " Paris", "--by-depth"], {"logit": " Paris", "by_depth": True}),
+        (["-f", "1/3", "--rule", "softmax", "--ablate", "1"], {"feature": "1/3", "rule": "softmax", "ablate": 1}),
+    ],
+)
+def test_tokens_of_a_file_of_prompts_are_what_each_alone_gives(
+    run: Run, files: Files, several: str, lm: ds.LM, options: list[str], question: dict[str, Any]
+) -> None:
+    document = json.loads(run("tokens", "--prompts", several, *files.options(), *options, "--json").out)
+    assert list(document) == ["schema_version", "prompts"]
+    assert [found["prompt"] for found in document["prompts"]] == TEXTS
+    assert document["prompts"] == [found.to_dict() for found in lm.attribute_tokens_batch(TEXTS, **question)]
+
+
+def test_of_several_prompts_the_answer_and_the_tokens_are_shown_and_tables_where_rows_are_asked_for(
+    run: Run, files: Files, several: str
+) -> None:
+    question = ["tokens", "--logit", " Paris", "--prompts", several, *files.options()]
+    brief, full = run(*question), run(*question, "--top", "2")
+    for number, text in enumerate(TEXTS, start=1):
+        assert f"prompt {number}\n" in brief.out
+        assert f"<bos>{text}" in brief.out
+    assert brief.out.count(" of logit ' Paris' at ") + brief.out.count(" contributes ") >= len(TEXTS)
+    assert "constant" not in brief.out
+    assert full.out.count("constant") == len(TEXTS)
+    assert full.out.count("source token") == len(TEXTS)
+
+
+def test_features_of_a_file_of_prompts_are_those_of_each(run: Run, files: Files, several: str, lm: ds.LM) -> None:
+    options = ["--prompts", several, *files.options(), "--layer", "1", "--sort", "specific"]
+    document = json.loads(run("features", *options, "--json").out)
+    assert document["prompts"] == [lm.features(text, 1, "specific").to_dict() for text in TEXTS]
+    assert run("features", *options).out.count("layer 1, resid_post") == len(TEXTS)
+
+
+@pytest.mark.parametrize("command", ["heads", "modules", "neurons"])
+def test_components_of_a_file_of_prompts_are_their_importance(
+    run: Run, files: Files, several: str, lm: ds.LM, command: str
+) -> None:
+    question = [command, "-f", "1/9", "--prompts", several, *files.options()]
+    found = lm.importance(TEXTS, "1/9", of=command)
+    assert json.loads(run(*question, "--json").out) == found.to_dict()
+    assert f"over {len(found.prompts)} prompts" in run(*question).out
+
+
+def test_what_has_to_be_said_of_one_of_several_prompts_names_it(run: Run, files: Files, several: str) -> None:
+    done = run("tokens", "-f", "1/159", "--prompts", several, *files.options(), "--json")
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["prompt 1", "prompt 2", "prompt 3"]
+    assert all("fires nowhere" in line for line in done.err.splitlines())
+
+
+def test_a_prompt_of_a_file_that_the_model_does_not_take_is_named(run: Run, files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"short\n{'.' * CONTEXT}\n")
+    for command in (["features"], ["tokens", "-f", "1/3"], ["heads", "-f", "1/3"]):
+        done = run(*command, "--prompts", str(path), *files.options())
+        assert_refused(done, f"prompt 2 of --prompts: the prompt has {CONTEXT + 1} tokens")
+
+
+def test_shares_by_depth_are_one_more_map_and_in_the_document(run: Run, files: Files, lm: ds.LM) -> None:
+    question = ["tokens", "-f", "1/3", "-p", TEXT, "--by-depth", *files.options()]
+    assert ", by depth\n" in run(*question).out
+    assert json.loads(run(*question, "--json").out) == lm.attribute_tokens(TEXT, "1/3", by_depth=True).to_dict()
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+ASKED = {
+    "features": ["-p", TEXT],
+    "tokens": ["-f", "1/3", "-p", TEXT],
+    "heads": ["-f", "1/3", "-p", TEXT],
+    "modules": ["-f", "1/3", "-p", TEXT],
+    "neurons": ["-f", "1/3", "-p", TEXT],
+    "subspace": ["-f", "1/3", "-p", TEXT, "--direction", "1/3"],
+    "attention": ["-p", TEXT, *PAIR],
+}
+
+
+@pytest.mark.parametrize("command", ASKED)
+def test_every_question_writes_its_answer_into_the_files_that_are_named(
+    run: Run, files: Files, tmp_path: Path, command: str
+) -> None:
+    outs = [tmp_path / name for name in ("new/a.json", "a.html", "a.csv", "a.tex")]
+    named = [part for out in outs for part in ("--out", str(out))]
+    done = run(command, *ASKED[command], *files.options(), *named, "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out) == json.loads(outs[0].read_text())
+    assert outs[1].read_text().startswith("<!doctype html>")
+    assert outs[2].read_text().count("\n") >= 5
+    assert r"\toprule" in outs[3].read_text()
+    assert done.err.splitlines()[:4] == [f"wrote {out}" for out in outs]
+    plain = run(command, *ASKED[command], *files.options(), "--out", str(outs[0]))
+    assert plain.out.splitlines()[-1] == f"wrote {outs[0]}"
+
+
+@pytest.mark.parametrize("command", ["features", "tokens", "heads"])
+def test_several_prompts_are_written_in_every_format(
+    run: Run, files: Files, several: str, tmp_path: Path, command: str
+) -> None:
+    outs = [tmp_path / f"a.{suffix}" for suffix in ("json", "html", "tsv", "svg")]
+    named = [part for out in outs for part in ("--out", str(out))]
+    question = [] if command == "features" else ["--logit", " Paris"]
+    done = run(command, "--prompts", several, *question, *files.options(), *named, "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out) == json.loads(outs[0].read_text())
+    if command != "heads":
+        rows = [line.split("\t") for line in outs[2].read_text().splitlines()]
+        assert rows[0][0] == "prompt"
+        assert {row[0] for row in rows[1:]} == {"1", "2", "3"}
+        assert 'id="prompt-3"' in outs[1].read_text()
+    assert b"<svg" in outs[3].read_bytes()
+
+
+def test_where_one_file_cannot_be_made_none_is_written(
+    run: Run, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ds.UserError("there is nothing to draw here")
+
+    monkeypatch.setattr("depass_sae.view.shown.Shown.figure", broken)
+    named = ["--out", str(tmp_path / "a.json"), "--out", str(tmp_path / "a.png")]
+    assert_refused(run("tokens", *ASKED["tokens"], *files.options(), *named), "nothing to draw")
+    assert not list(tmp_path.iterdir())
