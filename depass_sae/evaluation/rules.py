@@ -98,7 +98,8 @@ class _Study:
     @classmethod
     def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> _Study:
         """choose: the targets, by what the model does with the prompt."""
-        seen = subject.trace(prompt, None)
+        subject = subject.asked()
+        seen = subject.trace(prompt, None, list(subject.saes))
         chosen = choose(seen).items()
         targets = {name: (target, target.read(subject, seen).now[-1].item()) for name, target in chosen}
         return cls(subject, prompt, seen, targets, torch.Generator().manual_seed(number))
