@@ -686,7 +686,7 @@ def test_in_python_it_is_a_user_error_of_one_line(
 
 
 def test_a_setting_that_there_is_not_is_pythons_own_mistake(lm: ds.LM) -> None:
-    with pytest.raises(TypeError, match="there is no setting 'positon'; there are logit, logit_diff"):
+    with pytest.raises(TypeError, match="there is no setting 'positon'; there are rule, temperature"):
         lm.attribute_tokens_each(TEXT, ["1/3"], positon=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'positon'"):
         lm.features(TEXT, positon=3)  # type: ignore[call-arg]
