@@ -295,11 +295,15 @@ class OutOptions:
     out: Outs = None
     as_json: AsJson = False
 
+    @property
+    def paths(self) -> list[Path]:
+        return self.out or []
+
     def check(self, result: type) -> None:
         """Raises UserError, before the work, for a file that could not be written. result: what is to be written."""
         from ..view.shown import check_out
 
-        for path in self.out or []:
+        for path in self.paths:
             check_out(path, result)
 
 

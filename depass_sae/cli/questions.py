@@ -49,7 +49,7 @@ def features(
             found = Several(tuple(reports))
         else:
             found = lm.features(asked, layer, sort)  # type: ignore[arg-type]
-        talk.write(found, to.out or [], status)
+        talk.write(found, to.paths, status)
     _show(found, found.blocks(top), to)
 
 
@@ -97,7 +97,7 @@ def tokens(
             found = lm.contrast(asked, against, question.feature, **settings)
         else:
             found = lm.attribute_tokens(asked, question.feature, by_depth=by_depth, **settings)
-        talk.write(found, to.out or [], status)
+        talk.write(found, to.paths, status)
     _show(found, found.brief() if isinstance(found, Several) and top is None else found.blocks(top or TOP), to)
 
 
@@ -188,7 +188,7 @@ def _components(
             found = lm.attribute_modules(asked, question.feature, **settings)
         else:
             found = lm.attribute_neurons(asked, question.feature, **settings)
-        talk.write(found, to.out or [], status)
+        talk.write(found, to.paths, status)
     _show(found, found.blocks(top), to)
 
 
@@ -229,7 +229,7 @@ def subspace(
         found = lm.attribute_subspace(
             asked, question.feature, subspace=space, names=names, progress=status.progress, **keywords
         )
-        talk.write(found, to.out or [], status)
+        talk.write(found, to.paths, status)
     _show(found, found.blocks(), to)
 
 
@@ -268,7 +268,7 @@ def attention(
         found = lm.attribute_attention(
             asked, layer, head, query, key, by=by, against=held, progress=status.progress, **keywords  # type: ignore
         )  # fmt: skip
-        talk.write(found, to.out or [], status)
+        talk.write(found, to.paths, status)
     _show(found, found.blocks(top), to)
 
 
@@ -290,7 +290,7 @@ def _show(found: Shown, blocks: Iterable[Block], to: options.OutOptions) -> None
         talk.print_json(found.to_dict())
     else:
         talk.show(block for block in blocks if not (isinstance(block, Note) and block.role == "warning"))
-    talk.wrote(to.out or [], to.as_json)
+    talk.wrote(to.paths, to.as_json)
     talk.say(*_notes(found))
 
 
