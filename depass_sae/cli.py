@@ -550,9 +550,11 @@ def graph(
     from .graph.export import check_destination, check_text_format, graph_text, write_graph
     from .graph.group import group_automatically, with_groups
     from .graph.labels import graph_pages, with_labels
-    from .graph.summary import graph_table, note_of
+    from .graph.looks import graph_blocks
+    from .graph.names import note_of
     from .labels.neuronpedia import labels_from
     from .passes.forward import Allocation
+    from .view.terminal import renderables
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
@@ -594,7 +596,7 @@ def graph(
     if as_document:
         _print_document(graph_text(g, "json" if format is None or out else format))
     else:
-        _print(*graph_table(g, top))
+        _print(*renderables(graph_blocks(g, top)))
     _wrote(out or [], as_document)
 
 
@@ -616,8 +618,10 @@ def verify(
     """A graph against the model: take its nodes out for real, and see what the target loses."""
     from .files import write_files
     from .graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
-    from .graph.summary import note_of, verification_table
+    from .graph.looks import verification_blocks
+    from .graph.names import note_of
     from .graph.verify import check_verifying
+    from .view.terminal import renderables
 
     check_verifying(max_nodes, seed)
     beside = None if out is None else check_verification(out, path)  # before the work, not after it
@@ -635,7 +639,7 @@ def verify(
     if as_json:
         _print_json(verified.graph["verification"])
     else:
-        _print(*verification_table(verified, top))
+        _print(*renderables(verification_blocks(verified, top)))
     _wrote(contents, as_json)
     _say(note_of(verified))
 
@@ -649,9 +653,11 @@ def diff(
     top: Top = 12,
 ) -> None:
     """Two graphs side by side: what is in one alone, and what changed."""
-    from .graph.diff import diff_graphs, diff_table
+    from .graph.diff import diff_graphs
     from .graph.export import check_destination, check_difference, read_graph, write_graph
-    from .graph.summary import note_of
+    from .graph.looks import diff_blocks
+    from .graph.names import note_of
+    from .view.terminal import renderables
 
     if out is not None:
         check_difference(check_destination(out))
@@ -659,7 +665,7 @@ def diff(
     found = diff_graphs(*graphs)
     if out is not None:
         write_graph(found, out)
-    _print(*diff_table(found, top))
+    _print(*renderables(diff_blocks(found, top)))
     _wrote([] if out is None else [out])
     _say(*map(note_of, graphs))
 
