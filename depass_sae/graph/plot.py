@@ -230,7 +230,8 @@ def _heads_places(g: nx.DiGraph, at: Layout, layer: int, names: Sequence[str]) -
         whole = sum(weight for _, weight in ends)
         return sum(x * weight for x, weight in ends) / whole if whole else 0.0
 
-    places, slot = {}, SLOTS["head"]
+    places: dict[str, tuple[float, float]] = {}
+    slot = SLOTS["head"]
     for i, line in enumerate(_head_lines(sorted(names, key=lambda name: (wanted(name), name)), at.right)):
         x = [min(max(wanted(name), slot / 2), at.right - slot / 2) for name in line]
         for k in range(1, len(x)):
