@@ -15,33 +15,28 @@ from torch import Tensor
 from .arguments import typed
 from .attribution.answer import Asked
 from .attribution.attention import Against, AttentionAttribution, QKBy, attribute_attention
-from .attribution.components import HEADS, MODULES, NEURONS, ComponentAttribution, Grain, attribute_components
+from .attribution.components import HEADS, KINDS, MODULES, NEURONS, ComponentAttribution, Grain, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
+from .attribution.importance import Importance, Of, find_importance
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
-from .files import expanded
 from .graph.build import Errors, GraphSettings, build_graph
 from .graph.verify import verify_graph
 from .labels.neuronpedia import labels_from
-from .models.adapter import Adapter
-from .models.kinds import several_dtypes, unwrapped
-from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
+from .loading import load_subject
 from .models.place import Place
 from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes.forward import FirstToken, Progress
-from .passes.selfcheck import Checked, check
 from .passes.settings import Settings
 from .passes.sources import Source, Subspace
 from .report.card import STRONGEST, TOP, FeatureCard, make_card
 from .report.case import CaseSettings, CaseStudy, make_case_study
 from .report.study import Study
-from .saes import CrossLayerFeatures, check_folder, load_saes
-from .saes.trained_on import warn_of_others
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -170,6 +165,7 @@ class LM:
         ablate: int = 0,
         seed: int = 0,
         replace_from: str | Path | None = None,
+        by_depth: bool = False,
         **question: Unpack[Question],
     ) -> TokenAttribution:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
@@ -178,12 +174,15 @@ class LM:
         by: "token", "word" (sub-tokens joined from the start) or "sentence".
         ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
         replace_from: a file of text whose tokens they are (default: some that comes with the package).
+        by_depth: also how each source's share grows layer by layer, where the target is read on the stream.
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
         target, pos = self._target(feature, question)
-        return self._tokens([Asked(self.encode(prompt), target, pos)], by, ablate, seed, replace_from, question)[0]
+        return self._tokens(
+            [Asked(self.encode(prompt), target, pos)], by, ablate, seed, replace_from, by_depth, question
+        )[0]
 
     def attribute_tokens_batch(
         self,
@@ -194,15 +193,14 @@ class LM:
         ablate: int = 0,
         seed: int = 0,
         replace_from: str | Path | None = None,
+        by_depth: bool = False,
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
-        given = [] if is_prompt(prompts) else several(prompts)
-        if not given or not all(hasattr(prompt, "__len__") for prompt in given):
-            raise UserError("name several prompts, as a list of texts or of lists of ids, or a tokenizer's batch")
+        given = _several(prompts)
         target, pos = self._target(feature, question)
         asked = [Asked(self.encode(prompt), target, pos) for prompt in given]
-        return self._tokens(asked, by, ablate, seed, replace_from, question)
+        return self._tokens(asked, by, ablate, seed, replace_from, by_depth, question)
 
     def attribute_tokens_each(
         self,
@@ -213,6 +211,7 @@ class LM:
         ablate: int = 0,
         seed: int = 0,
         replace_from: str | Path | None = None,
+        by_depth: bool = False,
         **question: Unpack[Question],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
@@ -225,7 +224,7 @@ class LM:
         found = [parse_target(self._subject, text) for text in targets]
         encoded, pos = self.encode(prompt), question.get("pos")
         asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
-        return self._tokens(asked, by, ablate, seed, replace_from, question)
+        return self._tokens(asked, by, ablate, seed, replace_from, by_depth, question)
 
     def _tokens(
         self,
@@ -234,6 +233,7 @@ class LM:
         ablate: int,
         seed: int,
         replace_from: str | Path | None,
+        by_depth: bool,
         question: Question,
     ) -> list[TokenAttribution]:
         return attribute_tokens_each(
@@ -243,6 +243,7 @@ class LM:
             ablate=ablate,
             seed=seed,
             replace_from=replace_from,
+            depth=by_depth,
             settings=_settings(question),
         )
 
@@ -266,6 +267,24 @@ class LM:
     ) -> ComponentAttribution:
         """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
         return self._components(NEURONS, prompt, feature, question)
+
+    def importance(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        feature: str | None = None,
+        *,
+        of: Of = "heads",
+        **question: Unpack[Question],
+    ) -> Importance:
+        """Mean and spread of what heads, modules or neurons contribute over prompts (paper D.3.1).
+
+        Each prompt is read where the target is strongest; those on which a feature does not fire are left out.
+        """
+        if of not in KINDS:
+            raise UserError(f"importance is of {', '.join(KINDS)}, not of {of!r}")
+        target, pos = self._target(feature, question)
+        encoded = [self.encode(prompt) for prompt in _several(prompts)]
+        return find_importance(self._subject, encoded, target, KINDS[of], pos=pos, settings=_settings(question))
 
     def attribute_subspace(
         self,
@@ -557,6 +576,13 @@ def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str
     return found.labels
 
 
+def _several(prompts: Any) -> list[PromptLike]:
+    given = [] if is_prompt(prompts) else several(prompts)
+    if not given or not all(hasattr(prompt, "__len__") for prompt in given):
+        raise UserError("name several prompts, as a list of texts or of lists of ids, or a tokenizer's batch")
+    return given
+
+
 def _settings(question: Question) -> Settings:
     return Settings.of(**{key: question[key] for key in How.__annotations__ if key in question})  # type: ignore
 
@@ -588,68 +614,9 @@ def load(
 
     The adapter is checked against the model before this returns. Raises UserError for what cannot be loaded.
     """
-    tracing = dtype_named(trace_dtype)
-    check_folder(saes)
-    if isinstance(model, str | Path):
-        loaded = load_model(
-            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
-            cache_dir=None if cache_dir is None else expanded(cache_dir),
-        )  # fmt: skip
-        if tokenizer is not None:
-            loaded = Loaded(loaded.model, tokenizer, loaded.name, loaded.bos_id)
-    else:
-        if dtype is not None or device is not None:
-            raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
-        model = unwrapped(model)
-        name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
-        loaded = Loaded(model, tokenizer, name)
-    adapter = adapter_for(loaded.model)
-    check_tokenizer(loaded.tokenizer, adapter, loaded.name)
-    checked = _check(adapter, tracing)
-    if saes is None and loaded.name == "smollm2":
-        from .saes.shipped import shipped_saes
-
-        saes = shipped_saes()
-    if saes is None and (layers or sae_ids):
-        raise UserError("no SAEs are loaded; name some with --sae (saes=)")
-    found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
-    for hook, sae in found.items():
-        last = adapter.n_layers - 1
-        width = adapter.width(Place(min(hook.layer, last), hook.hook))
-        if sae.cfg.d_in != width:
-            raise UserError(
-                f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}"
-            )
-        if isinstance(sae, CrossLayerFeatures) and sae.whole.n_layers != adapter.n_layers:
-            raise UserError(
-                f"the cross-layer transcoder at {hook} is for a model of {sae.whole.n_layers} layers, and "
-                f"{loaded.name} has {adapter.n_layers}"
-            )
-        if hook.layer > last:
-            raise UserError(f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {last}")
-        if hook.hook == "resid_mid" and adapter.layer(hook.layer).parallel:
-            raise UserError(
-                f"the SAE at {hook} cannot be on {loaded.name}: its attention and MLP both read resid_pre, and nothing "
-                "passes between them"
-            )
-    warn_of_others(found, loaded.name)
-    return LM(Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing))
-
-
-def _check(adapter: Adapter, dtype: torch.dtype | None) -> Checked:
-    try:
-        with adapter.lock:
-            return check(adapter, dtype)
-    except RuntimeError as error:
-        if mixed := several_dtypes(adapter.model):
-            raise UserError(mixed) from error
-        raise
-
-
-def _with_bos(loaded: Loaded, saes: Any) -> Loaded:
-    """Put BOS before texts where the SAEs were trained with one and the tokenizer does not do it by itself."""
-    bos = getattr(loaded.tokenizer, "bos_token_id", None)
-    wanted = any(getattr(sae.cfg.metadata, "prepend_bos", None) for sae in saes)
-    if loaded.bos_id is not None or bos is None or not wanted:
-        return loaded
-    return Loaded(loaded.model, loaded.tokenizer, loaded.name, bos)
+    return LM(
+        load_subject(
+            model, tokenizer, saes=saes, layers=layers, sae_ids=sae_ids, dtype=dtype, trace_dtype=trace_dtype,
+            device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
+        )
+    )  # fmt: skip

@@ -34,7 +34,7 @@ def whole_in(text: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Expected:
     """What an annotation stands for. take: gives the value as it is used from there on, or raises TypeError."""
 
     name: str
@@ -68,7 +68,7 @@ def typed(made: Made) -> Made:
     return call  # type: ignore[return-value]
 
 
-def _taken(name: str, value: Any, kinds: tuple[Kind, ...]) -> Any:
+def _taken(name: str, value: Any, kinds: tuple[Expected, ...]) -> Any:
     for kind in kinds:
         try:
             return kind.take(value)
@@ -91,15 +91,15 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 # --------------------------------------------------------------------------------------------------------- annotations
 
 
-def _kinds(annotation: Any) -> tuple[Kind, ...]:
+def _kinds(annotation: Any) -> tuple[Expected, ...]:
     """Of a parameter without an annotation, such as self, anything is right."""
     if annotation is Signature.empty:
         return (ANYTHING,)
     parts = re.split(r" \| (?![^\[]*\])", annotation)
-    return tuple(KINDS["Float" if part.startswith(("Float[", "Bool[")) else part] for part in parts)
+    return tuple(EXPECTED["Float" if part.startswith(("Float[", "Bool[")) else part] for part in parts)
 
 
-def _options(made: Callable[..., Any], more: Parameter) -> dict[str, tuple[Kind, ...]]:
+def _options(made: Callable[..., Any], more: Parameter) -> dict[str, tuple[Expected, ...]]:
     """The names and kinds of ``**question: Unpack[Question]``; none for other keyword arguments."""
     named = re.fullmatch(r"Unpack\[(\w+)\]", str(more.annotation))
     if named is None:
@@ -108,7 +108,7 @@ def _options(made: Callable[..., Any], more: Parameter) -> dict[str, tuple[Kind,
     return {name: _kinds(getattr(kind, "__forward_arg__", kind)) for name, kind in described.items()}
 
 
-def _known(name: str, options: Mapping[str, tuple[Kind, ...]]) -> tuple[Kind, ...]:
+def _known(name: str, options: Mapping[str, tuple[Expected, ...]]) -> tuple[Expected, ...]:
     if name not in options:
         raise TypeError(f"there is no setting {name!r}; there are {', '.join(options)}")
     return options[name]
@@ -223,39 +223,40 @@ def _tensor(value: Any) -> Any:
     return found
 
 
-ANYTHING = Kind("anything", lambda value: value)
-KINDS = {
-    "None": Kind("None", _none),
-    "int": Kind("a whole number", _whole),
-    "float": Kind("a number", _number),
-    "bool": Kind("True or False", _bool),
-    "str": Kind("a text", _text),
-    "Path": Kind("a path", _path),
-    "os.PathLike[str]": Kind("a path", _path),
-    "Sequence[int]": Kind("a list of whole numbers", _several(_whole)),
-    "Sequence[str]": Kind("a list of texts", _several(_text)),
-    "Sequence[Sequence[int]]": Kind("a list of lists of whole numbers", _several(_several(_whole))),
-    "tuple[str | int, str | int]": Kind("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
-    "Pos": Kind('"max", "all" or a position', _either(_whole, _text)),
-    "By": Kind('"token", "word" or "sentence"', _text),
-    "Sort": Kind('"activation" or "specific"', _text),
-    "QKBy": Kind('"tokens" or "features"', _text),
-    "Against": Kind('"mean", "uniform" or a position', _either(_none, _whole, _text)),
-    "FirstToken": Kind('"skip" or "compete"', _text),
-    "Errors": Kind('"roots" or "through"', _text),
-    "Literal['attn', 'mlp']": Kind('"attn" or "mlp"', _text),
-    "Place": Kind("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),
-    "Progress": Kind("a function of (what, done, steps)", _called),
-    "Float": Kind("a tensor of numbers", _tensor),
-    "Sequence[Float[Tensor, 'n d_model']]": Kind("a list of tensors", _several(_tensor)),
-    "Source": Kind("a source, such as ds.Subspace(...) or ds.Heads(...)", _source),
-    "Subspace": Kind("a ds.Subspace(...)", _of("depass_sae.passes.sources", "Subspace")),
-    "nx.DiGraph": Kind("a graph, as lm.graph(...) or ds.read_graph(...) gives it", _of("networkx", "DiGraph")),
-    "Study": Kind("a Study", _of("depass_sae.report.study", "Study")),
-    "Mapping[str, str]": Kind("a mapping of texts", _is(Mapping)),
-    "Iterable[Mapping[str, Any]]": Kind("a list of mappings", _several(_is(Mapping))),
-    "torch.dtype": Kind("a torch.dtype", _of("torch", "dtype")),
-    "torch.device": Kind("a torch.device", _either(_whole, _of("torch", "device"))),
+ANYTHING = Expected("anything", lambda value: value)
+EXPECTED = {
+    "None": Expected("None", _none),
+    "int": Expected("a whole number", _whole),
+    "float": Expected("a number", _number),
+    "bool": Expected("True or False", _bool),
+    "str": Expected("a text", _text),
+    "Path": Expected("a path", _path),
+    "os.PathLike[str]": Expected("a path", _path),
+    "Sequence[int]": Expected("a list of whole numbers", _several(_whole)),
+    "Sequence[str]": Expected("a list of texts", _several(_text)),
+    "Sequence[Sequence[int]]": Expected("a list of lists of whole numbers", _several(_several(_whole))),
+    "tuple[str | int, str | int]": Expected("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
+    "Pos": Expected('"max", "all" or a position', _either(_whole, _text)),
+    "By": Expected('"token", "word" or "sentence"', _text),
+    "Of": Expected('"heads", "modules" or "neurons"', _text),
+    "Sort": Expected('"activation" or "specific"', _text),
+    "QKBy": Expected('"tokens" or "features"', _text),
+    "Against": Expected('"mean", "uniform" or a position', _either(_none, _whole, _text)),
+    "FirstToken": Expected('"skip" or "compete"', _text),
+    "Errors": Expected('"roots" or "through"', _text),
+    "Literal['attn', 'mlp']": Expected('"attn" or "mlp"', _text),
+    "Place": Expected("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),
+    "Progress": Expected("a function of (what, done, steps)", _called),
+    "Float": Expected("a tensor of numbers", _tensor),
+    "Sequence[Float[Tensor, 'n d_model']]": Expected("a list of tensors", _several(_tensor)),
+    "Source": Expected("a source, such as ds.Subspace(...) or ds.Heads(...)", _source),
+    "Subspace": Expected("a ds.Subspace(...)", _of("depass_sae.passes.sources", "Subspace")),
+    "nx.DiGraph": Expected("a graph, as lm.graph(...) or ds.read_graph(...) gives it", _of("networkx", "DiGraph")),
+    "Study": Expected("a Study", _of("depass_sae.report.study", "Study")),
+    "Mapping[str, str]": Expected("a mapping of texts", _is(Mapping)),
+    "Iterable[Mapping[str, Any]]": Expected("a list of mappings", _several(_is(Mapping))),
+    "torch.dtype": Expected("a torch.dtype", _of("torch", "dtype")),
+    "torch.device": Expected("a torch.device", _either(_whole, _of("torch", "device"))),
     # These say themselves what is wrong with them, and what would be right.
     **dict.fromkeys(("Any", "PromptLike", "Sequence[PromptLike]", "Mapping[str, Any]"), ANYTHING),
     **dict.fromkeys(("PreTrainedModel", "PreTrainedTokenizerBase"), ANYTHING),

@@ -15,7 +15,7 @@ from depass_sae.models.prompt import PromptLike
 
 from .attribution.tiny import D_MODEL
 
-W = torch.linspace(-1, 1, 2 * D_MODEL).view(2, D_MODEL)
+W = torch.arange(-D_MODEL, D_MODEL).view(2, D_MODEL) / D_MODEL
 
 QUESTIONS: dict[str, Callable[[ds.LM, PromptLike], Any]] = {
     "features": lambda lm, text: lm.features(text).to_dict(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,70 @@ def test_what_branches_is_found() -> None:
         "isinstance(x, Experts)",
     ):
         assert any(map(asks_for_a_kind, branches(ast.parse(text)))), text
+
+
+# ------------------------------------------------------------------------------------------------------------- imports
+
+FLOORS = (
+    ("errors", "texts", "files", "arguments", "_version", "plain_yaml", "view"),
+    ("models", "labels"),
+    ("passes",),
+    ("saes",),
+    ("subject", "loading"),
+    ("attribution",),
+    ("graph",),
+    ("report", "evaluation"),
+    ("api",),
+    ("cli", "demo", "__main__"),
+)
+"""The house from the ground up: a room imports from its own floor and from those below, wherever in a file it does."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imported() -> set[tuple[str, str]]:
+    """Which module imports which, function bodies included; what only a type checker reads is left out."""
+    paths = {_module(path): path for path in PACKAGE.rglob("*.py")}
+    found = set()
+    for module, path in paths.items():
+        package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+        for node in _run(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else [])]
+                for alias in node.names:
+                    inner, outer = ".".join([*base, alias.name]), ".".join(base)
+                    name = inner if inner in paths else outer
+                    found |= {(module, name)} if name in paths and name not in ("", module) else set()
+    return found
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """What is run: all but the bodies of ``if TYPE_CHECKING``."""
+    yield tree
+    typing = isinstance(tree, ast.If) and getattr(tree.test, "id", "") == "TYPE_CHECKING"
+    for child in tree.orelse if typing else ast.iter_child_nodes(tree):  # type: ignore[attr-defined]
+        yield from _run(child)
+
+
+def test_no_room_imports_from_a_floor_above() -> None:
+    rooms = {(a, b, FLOOR[a.split(".")[0]], FLOOR[b.split(".")[0]]) for a, b in imported() if a}
+    assert len(rooms) > 300
+    assert not [(a, b) for a, b, above, below in rooms if below > above]
+
+
+def test_imports_run_in_no_circle() -> None:
+    edges = imported()
+    modules = {module for edge in edges for module in edge}
+    while leaves := {module for module in modules if not any(a == module for a, _ in edges)}:
+        modules -= leaves
+        edges = {(a, b) for a, b in edges if b not in leaves}
+    assert not modules
+
+
+def test_passes_know_no_sae_and_view_knows_nothing_of_models() -> None:
+    for a, b in imported():
+        assert not (a.startswith("passes") and b.startswith("saes"))
+        assert not a.startswith("view") or FLOOR[b.split(".")[0]] == 0

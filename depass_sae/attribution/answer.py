@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ..errors import SAEFitWarning, warn
 from ..models.place import Place
@@ -15,6 +15,8 @@ from ..passes.settings import Settings
 from ..saes import Fit
 from ..subject import Subject
 from ..texts import together
+from ..view.blocks import Page
+from ..view.shown import Shown
 from .document import Heading, allocation_dict, fit_dict
 from .positions import Pos, choose_positions
 from .targets import Readoff, Target
@@ -48,7 +50,7 @@ At = TypeVar("At", bound=TargetAt)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(Generic[At]):
+class Answer(Shown, Generic[At]):
     """``targets``, in order of position, with what they were computed from.
 
     ``pre_activation``, ``activation``, ``constant`` and ``completeness_error`` are those of ``target``, the strongest.
@@ -90,12 +92,23 @@ class Answer(Generic[At]):
     def rule(self) -> str:
         return self.allocation.rule
 
+    question: ClassVar[str]
+    """What its page is called, before the target's name."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.question} {self.target_name}?"
+
+    def page(self) -> Page:
+        return self.heading.page(self.title, self.blocks(), self.allocation)
+
     def _head(self) -> dict[str, Any]:
         """The keys that every document of an answer opens with."""
         return {
             **self.heading.to_dict(),
             **allocation_dict(self.allocation),
             **self.described,
+            "name": self.target_name,
             "fit": fit_dict(self.fit),
             "note": self.note,
         }

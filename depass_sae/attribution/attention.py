@@ -35,10 +35,12 @@ from ..passes.sources import tokens
 from ..saes import feature_parts, reconstructs
 from ..subject import Subject
 from ..texts import together
+from ..view.blocks import Block, Page
+from ..view.shown import Shown
+from ..view.words import place
+from . import looks
 from .answer import frame
 from .document import Heading, allocation_dict
-from .heatmap import pairs_page, pairs_table
-from .render import Html, Text, place, remarks, table_text
 
 if TYPE_CHECKING:
     import pandas
@@ -46,12 +48,14 @@ if TYPE_CHECKING:
 QKBy = Literal["tokens", "features"]
 Against = None | Literal["mean", "uniform"] | int
 
+LARGEST = 15
+"""So many pairs are named where nobody says how many."""
 CERTAIN = 0.99
 """With so much of a head's attention on one key, the average key is that key for all that can be read."""
 
 
 @dataclass(frozen=True)
-class AttentionAttribution:
+class AttentionAttribution(Shown):
     """One head's score for a query and a key, in the units of attention scores.
 
     values: [query component, key component]; their sum is ``score`` (or its difference to what it is held ``against``).
@@ -129,19 +133,16 @@ class AttentionAttribution:
             return "token"
         return "error" if name.startswith("error@") else "feature"
 
-    def table(self, top: int = 12) -> Text:
-        """The largest pairs as text."""
-        return table_text(*pairs_table(self, top), *remarks(None, self.note))
+    @property
+    def title(self) -> str:
+        return f"Why does {looks.attention_title(self.to_dict())}?"
 
-    def plot(self) -> Html:
-        """A heat map, the query's components down and the key's across."""
-        return Html(pairs_page(self))
+    def page(self) -> Page:
+        return self.heading.page(self.title, self.blocks(), self.allocation if self.by == "tokens" else None)
 
-    def _repr_html_(self) -> str:
-        return self.plot()
-
-    def __repr__(self) -> str:
-        return str(self.table())
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """The largest pairs, and all of them as a heat map, the query's components down and the key's across."""
+        return looks.attention_blocks(self.to_dict(), LARGEST if top is None else top)
 
 
 def attribute_attention(

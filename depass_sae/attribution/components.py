@@ -30,11 +30,11 @@ from ..passes.rows import at
 from ..passes.settings import Settings
 from ..passes.sources import Heads, Modules, Neurons, Source
 from ..subject import Subject
+from ..view.blocks import Block
+from . import looks
 from .answer import Answer, TargetAt, addends, checked, frame, read
-from .heatmap import components_page, components_table
 from .ledger import heads_by_token
 from .positions import Pos
-from .render import Html, Text, remarks, table_text
 from .targets import Readoff, Target
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 TOP_NEURONS = 50
 """How many neurons of a layer a document lists."""
+LARGEST = 15
+"""So many parts are named where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,16 @@ class ComponentAttribution(Answer[ComponentTarget]):
     kind: Grain
 
     @property
+    def title(self) -> str:
+        return f"Through which {self.kind.name} comes {self.target_name}?"
+
+    @property
     def contributions(self) -> Float[Tensor, "row part"]:
         return self.target.matrix
 
     def part_name(self, row: LayerRow, index: int) -> str:
         """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``; of an expert's neuron ``L5N12.817``."""
-        if self.kind is MODULES:
-            return f"{row.sublayer} {row.layer}"
-        return f"L{row.layer}{self.kind.part[0].upper()}{row.name(index)}"
+        return name_of_part(self.kind, row, index)
 
     def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
         """The document that the command line prints with ``--json``.
@@ -208,19 +212,16 @@ class ComponentAttribution(Answer[ComponentTarget]):
         columns = ["target_pos", "layer", "sublayer", "kind", "index", "name", "contribution"]
         return frame(rows, columns, integers=["index"])
 
-    def table(self, top: int | None = 10) -> Text:
-        """The largest parts as text."""
-        return table_text(*components_table(self, top), *remarks(self.fit, self.note))
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """Of every target a heat map, layers upwards, where the parts fit into one, and the largest parts."""
+        return looks.component_blocks(self.to_dict(max(TOP_NEURONS, top or 0)), LARGEST if top is None else top)
 
-    def plot(self) -> Html:
-        """A heat map, layers down and parts across (of neurons: the largest)."""
-        return Html(components_page(self))
 
-    def _repr_html_(self) -> str:
-        return self.plot()
-
-    def __repr__(self) -> str:
-        return str(self.table())
+def name_of_part(kind: Grain, row: LayerRow, index: int) -> str:
+    """See :meth:`ComponentAttribution.part_name`."""
+    if kind is MODULES:
+        return f"{row.sublayer} {row.layer}"
+    return f"L{row.layer}{kind.part[0].upper()}{row.name(index)}"
 
 
 def attribute_components(
@@ -313,7 +314,7 @@ def _carried(
     places = torch.tensor(positions)
     w = at(readoff.direction.w, places)
     rows: list[list[LayerRow]] = [[] for _ in positions]
-    quiet = replace(settings, progress=None)
+    quiet = settings.quiet()
     for done, number in enumerate(wanted, start=1):
         frozen = seen.sublayer(number)
         index, sublayer = frozen.sublayer.place.layer, frozen.sublayer.name

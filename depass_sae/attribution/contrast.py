@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
+from ..view.blocks import Block, Page
+from ..view.shown import Shown
+from . import looks
 from .answer import frame
-from .render import Text, contrast_table, remarks, table_text
 from .tokens import Span, TokenAttribution
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Shown):
     """``attribution`` and ``against``: the two answers. ``pairs``: their sources, aligned, in order.
 
     Σ pairs' differences + the differences of other and constant = the difference of the pre-activations.
@@ -56,7 +58,7 @@ class Contrast:
         """The document of the first prompt, with the second's and the aligned differences."""
 
         def end(source: Span | None, value: float) -> dict[str, Any] | None:
-            return None if source is None else {"pos": source.pos, "token": source.text, "value": value}
+            return None if source is None else source.to_dict(value)
 
         return {
             **self.attribution.to_dict(),
@@ -102,16 +104,16 @@ class Contrast:
             for kind, pair in rows
         )
 
-    def table(self, top: int | None = None) -> Text:
-        """The pairs as text, largest difference first."""
-        said = [line for att in (self.attribution, self.against) for line in remarks(att.fit, att.note)]
-        return table_text(*contrast_table(self, top), *said)
+    @property
+    def title(self) -> str:
+        return f"What differs for {self.attribution.target_name}?"
 
-    def _repr_html_(self) -> str:
-        return self.attribution._repr_html_() + self.against._repr_html_()
+    def page(self) -> Page:
+        return self.attribution.heading.page(self.title, self.blocks(), self.attribution.allocation)
 
-    def __repr__(self) -> str:
-        return str(self.table(top=10))
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """The pairs, largest difference first."""
+        return looks.contrast_blocks(self.to_dict(), top)
 
 
 def contrast(attribution: TokenAttribution, against: TokenAttribution) -> Contrast:

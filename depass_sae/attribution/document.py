@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .._version import __version__
 from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..saes import Fit, describe
 from ..subject import Subject
+from ..view.blocks import Block, Page
 
 SCHEMA_VERSION = 1
 """Of every JSON document that the package writes. It rises when a key changes its meaning or goes."""
@@ -29,6 +31,18 @@ class Heading:
         sae = None if hook is None else describe(subject.saes[hook])
         return cls(subject.loaded.name, sae, prompt, subject.dtype_name)
 
+    def page(self, title: str, blocks: tuple[Block, ...], allocation: Allocation | None = None) -> Page:
+        """The page of an answer that has these blocks."""
+        sae = self.sae and f"{self.sae['architecture']} SAE at {self.sae['hook']}"
+        rule = allocation and f"rule {allocation.rule}"
+        return Page(
+            title,
+            blocks,
+            kicker=self.prompt.text or "ids alone",
+            byline=tuple(said for said in (self.model, sae, rule) if said),
+            colophon=(f"depass-sae {__version__}", self.dtype, f"{len(self.prompt)} tokens"),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
@@ -37,6 +51,7 @@ class Heading:
             "prompt": self.prompt.text,
             "tokens": list(self.prompt.tokens),
             "token_ids": list(self.prompt.token_ids),
+            "special": [pos for pos, special in enumerate(self.prompt.special) if special],
             "dtype": self.dtype,
         }
 

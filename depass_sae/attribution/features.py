@@ -19,14 +19,20 @@ from ..models.prompt import Prompt
 from ..passes.sinks import sinks
 from ..saes import Fit, describe
 from ..subject import Subject
+from ..view.blocks import Block, Page
+from ..view.figures import figures
+from ..view.shown import Shown
+from . import looks
 from .document import Heading, fit_dict
-from .render import Html, Text, features_page, features_table, remarks, table_text
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 Sort = Literal["activation", "specific"]
+SHOWN = 8
+"""So many features of a position are shown where nobody says how many."""
 ALWAYS, ENOUGH = 0.9, 8
 """A feature is always on where it fires at such a share of the positions that count, and there are so many of them."""
 
@@ -59,7 +65,7 @@ class LayerFeatures:
 
 
 @dataclass(frozen=True)
-class FeatureReport:
+class FeatureReport(Shown):
     """Every active feature of every SAE that was asked, layers ascending.
 
     sort: what comes first at a position: the strongest ("activation"), or what is most above its usual ("specific").
@@ -112,20 +118,20 @@ class FeatureReport:
         columns = ["layer", "hook", "pos", "token", "feature", "index", "activation", "above_usual", "always_on"]
         return pandas.DataFrame(rows, columns=columns)
 
-    def table(self, top: int = 5) -> Text:
-        """The first ``top`` features of every position, as text."""
-        said = [line for layer in self.layers for line in remarks(layer.fit, None)]
-        return table_text(*features_table(self, top), *said)
+    @property
+    def title(self) -> str:
+        return "Which features fire"
 
-    def plot(self, top: int = 8) -> Html:
-        """The same as HTML."""
-        return Html(features_page(self, top))
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """The first ``top`` features of every position, a table per SAE."""
+        return looks.features_blocks(self.to_dict(), SHOWN if top is None else top)
 
-    def _repr_html_(self) -> str:
-        return self.plot()
+    def page(self) -> Page:
+        return self.heading.page(self.title, (*looks.feature_maps(self.to_dict()), *self.blocks()))
 
-    def __repr__(self) -> str:
-        return str(self.table())
+    def figure(self) -> Figure:
+        """The strongest features of every SAE at each position."""
+        return figures(looks.feature_maps(self.to_dict()))
 
 
 def find_features(

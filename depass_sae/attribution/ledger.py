@@ -9,7 +9,7 @@ columns, sums to the head's contribution.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ def heads_by_token(
                     table[batch.which, :, tokens] = shares[batch.lanes, :, :-2]
                     table[batch.which, :, -2] = shares[batch.lanes, :, -2]
 
-        replace(settings, progress=None).sweep([seen], aims, visit)
+        settings.quiet().sweep([seen], aims, visit)
     return found
 
 

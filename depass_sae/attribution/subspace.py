@@ -23,10 +23,12 @@ from ..passes.settings import Settings
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index
 from ..subject import Subject
+from ..view.blocks import Block
+from ..view.shown import Shown
+from ..view.words import place
+from . import looks
 from .answer import Answer, TargetAt, addends, checked, frame, read
-from .heatmap import subspace_page, subspace_table, votes_table
 from .positions import Pos
-from .render import Html, Text, remarks, table_text
 from .targets import Target, parse_feature
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class SubspaceTarget(TargetAt):
 @dataclass(frozen=True, kw_only=True)
 class SubspaceAttribution(Answer[SubspaceTarget]):
     """Subspaces of the stream at one point, and what each contributes to a target."""
+
+    question = "From which subspaces comes"
 
     layer: int
     hook: str
@@ -102,19 +106,8 @@ class SubspaceAttribution(Answer[SubspaceTarget]):
             )
         return frame(rows, integers=["rank"])
 
-    def table(self) -> Text:
-        """The contributions as text."""
-        return table_text(*subspace_table(self), *remarks(self.fit, self.note))
-
-    def plot(self) -> Html:
-        """The same as HTML."""
-        return Html(subspace_page(self))
-
-    def _repr_html_(self) -> str:
-        return self.plot()
-
-    def __repr__(self) -> str:
-        return str(self.table())
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        return looks.subspace_blocks(self.to_dict(), top)
 
 
 def attribute_subspace(
@@ -173,7 +166,7 @@ def decoder_directions(
 
 
 @dataclass(frozen=True)
-class Votes:
+class Votes(Shown):
     """For every component of a decomposition, the tokens that it raises most in the prediction at one position.
 
     votes: (component, [(token, logit)]); logits are the component's share of the model's, centred over the vocabulary.
@@ -195,12 +188,19 @@ class Votes:
             ],
         }
 
-    def table(self) -> Text:
-        """A line per component."""
-        return table_text(*votes_table(self), *remarks(None, self.note))
+    @property
+    def title(self) -> str:
+        return f"What each part votes for after {place(self.token, self.pos)}"
 
-    def __repr__(self) -> str:
-        return str(self.table())
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per component and token."""
+        import pandas
+
+        rows = [(name, token, logit) for name, tokens in self.votes for token, logit in tokens]
+        return pandas.DataFrame(rows, columns=["component", "token", "logit"])
+
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        return looks.votes_blocks(self.to_dict(), top)
 
 
 def decode_parts(

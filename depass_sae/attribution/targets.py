@@ -298,7 +298,8 @@ def parse_feature(
     """The feature that is written, and the position, if one is named with it."""
     written = WrittenFeature.of(text, pos=pos)
     hook = subject.hook(written.layer, written.hook)
-    name = f"feature {written.layer}{'.' + written.hook if written.hook else ''}/{written.index}"
+    shared = sum(other.layer == hook.layer for other in subject.saes) > 1
+    name = f"feature {hook if shared else hook.layer}/{written.index}"
     return FeatureTarget(hook, written.index, path, name), written.pos
 
 

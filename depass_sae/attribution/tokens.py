@@ -30,8 +30,10 @@ from ..passes.settings import Settings
 from ..passes.sources import Spans
 from ..subject import Subject
 from ..texts import joined
+from ..view.blocks import Block
+from . import looks
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
-from .render import Html, Text, remarks, table_text, token_strip, tokens_page, tokens_table
+from .depth import DepthLevel, by_depth, check_depth
 from .replace import Measured, Replacing, check_replacing, measure
 from .targets import Target
 
@@ -51,6 +53,10 @@ class Span:
     @property
     def pos(self) -> int:
         return self.positions[0]
+
+    def to_dict(self, value: float) -> dict[str, Any]:
+        """With what it contributes."""
+        return {"pos": self.pos, "token": self.text, "value": value}
 
 
 def check_by(by: str) -> None:
@@ -79,7 +85,8 @@ class TokenTarget(TargetAt):
     other: ``bias`` and ``rest``. Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
     margin: how far the pre-activation lies above what it takes to fire: the feature's threshold, or the smallest
     pre-activation that still fires there (topk).
-    measured: with ``ablate``, what replacing each source really does.
+    measured: with ``ablate``, what replacing each source really does. by_depth: where asked for, how the contributions
+    grow layer by layer.
     """
 
     contributions: Float[Tensor, "source"]
@@ -87,6 +94,7 @@ class TokenTarget(TargetAt):
     sources: tuple[Span, ...]
     margin: float | None = None
     measured: Measured | None = None
+    by_depth: tuple[DepthLevel, ...] | None = None
 
     @cached_property
     def completeness_error(self) -> float:
@@ -94,8 +102,7 @@ class TokenTarget(TargetAt):
 
     def to_dict(self) -> dict[str, Any]:
         contributions: list[dict[str, Any]] = [
-            {"pos": source.pos, "token": source.text, "value": value}
-            for source, value in zip(self.sources, self.contributions.tolist(), strict=True)
+            source.to_dict(value) for source, value in zip(self.sources, self.contributions.tolist(), strict=True)
         ]
         document: dict[str, Any] = {
             "pos": self.pos,
@@ -117,6 +124,8 @@ class TokenTarget(TargetAt):
                 "replace_from": self.measured.replace_from,
                 "rank_correlation": self.rank_correlation,
             }
+        if self.by_depth is not None:
+            document["by_depth"] = [level.to_dict() for level in self.by_depth]
         return document
 
     @property
@@ -129,6 +138,7 @@ class TokenTarget(TargetAt):
 class TokenAttribution(Answer[TokenTarget]):
     """Which tokens make a target what it is. ``contributions`` and ``other`` are those of the strongest target."""
 
+    question = "Which tokens drive"
     by: By
 
     @property
@@ -162,19 +172,9 @@ class TokenAttribution(Answer[TokenTarget]):
             rows += addends(head, sources, **target.other, constant=target.constant)
         return frame(rows, integers=["pos"])
 
-    def table(self, top: int | None = None) -> Text:
-        """The contributions as text, largest first: all of them, or the ``top`` and what the others sum to."""
-        return table_text(*tokens_table(self, top), *remarks(self.fit, self.note))
-
-    def plot(self) -> Html:
-        """The prompt with each token coloured by its contribution, for notebooks; ``.save(path)`` keeps it."""
-        return Html(token_strip(self))
-
-    def _repr_html_(self) -> str:
-        return tokens_page(self)
-
-    def __repr__(self) -> str:
-        return str(self.table(top=10))
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """Of every target its strip and its sources, largest first: all of them, or the ``top`` and the others' sum."""
+        return looks.token_blocks(self.to_dict(), top)
 
 
 def attribute_tokens_each(
@@ -185,12 +185,14 @@ def attribute_tokens_each(
     ablate: int = 0,
     seed: int = 0,
     replace_from: str | Path | None = None,
+    depth: bool = False,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> list[TokenAttribution]:
     """Contributions of each prompt's tokens, or words, to its targets; prompts of about a length share a pass.
 
     ablate: with how many random tokens each source is replaced to measure its effect (0: not measured);
-    replace_from: a file of text that they are drawn from (see :mod:`.replace`).
+    replace_from: a file of text that they are drawn from (see :mod:`.replace`). depth: also how the contributions grow
+    layer by layer (see :mod:`.depth`).
 
     Raises UserError for a position outside the prompt, and where there is no question.
     """
@@ -206,7 +208,7 @@ def attribute_tokens_each(
         members = {ids[i] for i in group}
         some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
         here = settings.part(number, len(together))
-        answers = _together(subject, [questions[i] for i in some], by, replacing, here)
+        answers = _together(subject, [questions[i] for i in some], by, replacing, depth, here)
         found.update(zip(some, answers, strict=True))
     return [found[i] for i in range(len(questions))]
 
@@ -216,6 +218,7 @@ def _together(
     questions: Sequence[Asked],
     by: By,
     replacing: Replacing | None,
+    depth: bool,
     settings: Settings,
 ) -> Iterator[TokenAttribution]:
     """Questions whose prompts are traced, and taken apart, in one pass."""
@@ -228,6 +231,10 @@ def _together(
         ]
         if replacing is not None:
             answers = [_measured(subject, question.target, reading, a, replacing, settings) for a in answers]
+        if depth:
+            check_depth(reading.readoff.place, question.target.name)
+            grown = by_depth(reading, passes.sources[whose], [len(a.sources) for a in answers], settings)
+            answers = [replace(a, by_depth=levels) for a, levels in zip(answers, grown, strict=True)]
         yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))
 
 

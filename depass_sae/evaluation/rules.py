@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..attribution.reservoir import held_out
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
+from ..loading import load_subject
 from ..models.parts import Linear
 from ..models.place import Place
 from ..models.prompt import Prompt, encode, token_id
@@ -97,7 +98,8 @@ class _Study:
     @classmethod
     def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> _Study:
         """choose: the targets, by what the model does with the prompt."""
-        seen = subject.trace(prompt, None)
+        subject = subject.asked()
+        seen = subject.trace(prompt, None, list(subject.saes))
         chosen = choose(seen).items()
         targets = {name: (target, target.read(subject, seen).now[-1].item()) for name, target in chosen}
         return cls(subject, prompt, seen, targets, torch.Generator().manual_seed(number))
@@ -393,10 +395,8 @@ def run(out: Path, count: int, workers: int) -> list[Measurement]:
 @cache
 def _subject() -> Subject:
     """One model per worker process."""
-    from ..api import load
-
     torch.set_num_threads(1)
-    return load("smollm2")._subject
+    return load_subject("smollm2")
 
 
 def _work(source: str, number: int, count: int) -> list[Measurement]:

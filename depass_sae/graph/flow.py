@@ -64,7 +64,7 @@ def contributions(seen: Trace, cut: Cut, reads: Reads, settings: Settings) -> Fl
 def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:
     """A cut's sources at the next point of the graph, by the forward engine."""
     everywhere = torch.arange(len(seen.token_ids))
-    return replace(settings, progress=None).carry(seen, cut.start(), {to: everywhere})[to]
+    return settings.quiet().carry(seen, cut.start(), {to: everywhere})[to]
 
 
 def pulled_back(

@@ -93,7 +93,8 @@ class Trace:
         """In bytes."""
         recorded = (x for record in self.records for x in (record.pattern, record.neurons, *record.at.values()))
         all_of_it = (*self.streams, *self.outputs.values(), self.logits, self.uncapped, *recorded)
-        return sum(x.nbytes for x in all_of_it if x is not None)
+        # Without a soft-cap the uncapped logits are the logits.
+        return sum({x.data_ptr(): x.nbytes for x in all_of_it if x is not None}.values())
 
     def first(self, n: int) -> Trace:
         """The first n positions of a trace of one prompt, which no later one has touched."""

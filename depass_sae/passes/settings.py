@@ -58,6 +58,10 @@ class Settings:
         """The same with another rule."""
         return replace(self, allocation=replace(self.allocation, rule=rule))
 
+    def quiet(self) -> Settings:
+        """The same for a part of the work of which nobody is told."""
+        return replace(self, progress=None)
+
     def part(self, number: int, parts: int) -> Settings:
         """Of one of so many equal parts of the work, whose progress is told as that of the whole."""
         progress = self.progress

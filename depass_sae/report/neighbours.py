@@ -9,7 +9,7 @@ and independent of all other parts, and equal the edges that a feature-flow grap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -241,7 +241,7 @@ def outflow_to(
     encoded, x = subject.encoding(seen, target), seen.at(target)
     present = torch.zeros(len(x), 1, dtype=torch.bool)
     present[list(positions)] = True
-    reached, quiet = torch.arange(min(positions), len(x)), replace(settings, progress=None)
+    reached, quiet = torch.arange(min(positions), len(x)), settings.quiet()
 
     def carried(place: Place, parts: Float[Tensor, "pos d_model"]) -> Float[Tensor, "reached d_model"]:
         start = Vectors(parts[:, None], ["feature"], place, present).start(seen)

@@ -8,7 +8,7 @@ normalised input x' = s·(x − μ):
                                                         c = b_enc[j] − ⟨W_enc[:, j], β⟩
 
 (μ of layer_norm is itself linear in x, so it moves to w). An architecture is the encoder rows that it has, by name, and
-where its threshold lies; `KINDS` is the table. Architectures without such a pre-activation are `REFUSED`.
+where its threshold lies; `ARCHITECTURES` is the table. Architectures without such a pre-activation are `REFUSED`.
 """
 
 import operator
@@ -93,31 +93,31 @@ def _gate_above_zero(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Architecture:
     """An architecture: its affine paths by name, and how far a feature is above its threshold."""
 
     paths: Mapping[str, Rows]
     gap: Gap
 
 
-KINDS = {
-    "standard": Kind({"magnitude": _plain}, _above_zero),
-    "jumprelu": Kind({"magnitude": _plain}, _above_threshold),
-    "topk": Kind({"magnitude": _times_decoder_norm}, _above_kth),
-    "abstopk": Kind({"magnitude": _times_decoder_norm}, _size_above_kth),
-    "gated": Kind({"magnitude": _magnitude, "gate": _gate}, _gate_above_zero),
-    "transcoder": Kind({"magnitude": _plain}, _above_zero),
-    "skip_transcoder": Kind({"magnitude": _plain}, _above_zero),
-    "jumprelu_transcoder": Kind({"magnitude": _plain}, _above_threshold),
-    "jumprelu_skip_transcoder": Kind({"magnitude": _plain}, _above_threshold),
-    "cross_layer_transcoder": Kind({"magnitude": _plain}, _above_zero),
-    "jumprelu_cross_layer_transcoder": Kind({"magnitude": _plain}, _above_own_threshold),
+ARCHITECTURES = {
+    "standard": Architecture({"magnitude": _plain}, _above_zero),
+    "jumprelu": Architecture({"magnitude": _plain}, _above_threshold),
+    "topk": Architecture({"magnitude": _times_decoder_norm}, _above_kth),
+    "abstopk": Architecture({"magnitude": _times_decoder_norm}, _size_above_kth),
+    "gated": Architecture({"magnitude": _magnitude, "gate": _gate}, _gate_above_zero),
+    "transcoder": Architecture({"magnitude": _plain}, _above_zero),
+    "skip_transcoder": Architecture({"magnitude": _plain}, _above_zero),
+    "jumprelu_transcoder": Architecture({"magnitude": _plain}, _above_threshold),
+    "jumprelu_skip_transcoder": Architecture({"magnitude": _plain}, _above_threshold),
+    "cross_layer_transcoder": Architecture({"magnitude": _plain}, _above_zero),
+    "jumprelu_cross_layer_transcoder": Architecture({"magnitude": _plain}, _above_own_threshold),
 }
 REFUSED = {
     "matching_pursuit": "its features are chosen one after another",
     "temporal": "it takes out what it predicts from all earlier positions",
 }
-PATHS = tuple(dict.fromkeys(path for kind in KINDS.values() for path in kind.paths))
+PATHS = tuple(dict.fromkeys(path for kind in ARCHITECTURES.values() for path in kind.paths))
 
 
 @torch.no_grad()
@@ -199,20 +199,24 @@ def threshold_gap(
     topk (by size for abstopk; 0 for that one itself); the gate's pre-activation for gated SAEs. pre: the
     pre-activations, where they are known.
     """
-    return kind_of(sae).gap(sae, x, pre_activations(sae, x) if pre is None else pre, feature_index(sae, feature))
+    return architecture_of(sae).gap(
+        sae, x, pre_activations(sae, x) if pre is None else pre, feature_index(sae, feature)
+    )
 
 
-def kind_of(sae: "SAE") -> Kind:
+def architecture_of(sae: "SAE") -> Architecture:
     """Raises UserError for an SAE without an affine pre-activation."""
     architecture = sae.cfg.architecture()
     if wrong := not_affine(architecture):
-        raise UserError(f"{wrong}; supported are {', '.join(KINDS)} (and training objects of these, through load_saes)")
-    return KINDS[architecture]
+        raise UserError(
+            f"{wrong}; supported are {', '.join(ARCHITECTURES)} (and training objects of these, through load_saes)"
+        )
+    return ARCHITECTURES[architecture]
 
 
 def not_affine(architecture: str) -> str | None:
     """What is wrong with an architecture; None for those that can be read as directions."""
-    if architecture in KINDS:
+    if architecture in ARCHITECTURES:
         return None
     because = f" ({REFUSED[architecture]})" if architecture in REFUSED else ""
     return f"a {architecture} SAE has no pre-activation that is affine in what it reads{because}"
@@ -246,7 +250,7 @@ def _direction(sae: "SAE", x: Tensor, feature: int | Tensor, path: str) -> Direc
 
 
 def _rows(sae: "SAE", path: str) -> Rows:
-    paths = kind_of(sae).paths
+    paths = architecture_of(sae).paths
     if path not in paths:
         raise UserError(f"a {sae.cfg.architecture()} SAE has no path {path!r}, only {' and '.join(paths)}")
     return paths[path]
@@ -254,7 +258,7 @@ def _rows(sae: "SAE", path: str) -> Rows:
 
 def _checked(sae: "SAE", x: Tensor) -> Tensor:
     """`x` in float32 at least, once it is sure that the SAE can read it."""
-    kind_of(sae)
+    architecture_of(sae)
     if wrong := not_normalised(sae.cfg.normalize_activations):
         raise UserError(f"{wrong}, only {', '.join(SCALES)}")
     if x.ndim != 2 or x.shape[-1] != sae.cfg.d_in:

@@ -17,6 +17,13 @@ class At:
     def __getitem__(self, key: str | int) -> Any:
         return _at(self._value[key], f"{self._pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
 
+    def get(self, key: str) -> Any:
+        """None where there is no such key."""
+        return self[key] if key in self._value else None
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._value
+
     def __iter__(self) -> Iterator[Any]:
         """Its values: an object's in the order of its keys."""
         keys = self._value if isinstance(self._value, dict) else range(len(self._value))

@@ -60,11 +60,11 @@ class Shown:
 
         return text(self.blocks(top))
 
-    def plot(self) -> Html:
+    def plot(self, top: int | None = None) -> Html:
         """It as a piece of HTML, for notebooks; ``.save(path)`` keeps it."""
         from .html import fragment
 
-        return fragment(self.blocks(), self.title)
+        return fragment(self.blocks(top), self.title)
 
     def to_html(self) -> str:
         """A page of its own, which opens offline."""
@@ -130,7 +130,9 @@ def _tex(result: Any) -> bytes:
     """A table for LaTeX's booktabs. Its numbers are written as everywhere."""
     frame = result.to_frame()
     texts = frame.select_dtypes(exclude="number").columns
-    frame = frame.assign(**{name: frame[name].map(words.shown, na_action="ignore") for name in texts})
+    frame = frame.assign(
+        **{name: frame[name].map(lambda value: words.shown(str(value)), na_action="ignore") for name in texts}
+    )
     text: str = frame.to_latex(
         index=False, escape=True, na_rep="", float_format=lambda value: words.number(value).replace(words.MINUS, "$-$")
     )

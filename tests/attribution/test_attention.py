@@ -2,7 +2,6 @@
 
 import copy
 import html
-import re
 from functools import cache
 from typing import Any
 
@@ -17,6 +16,7 @@ from depass_sae.errors import CompletenessWarning, UserError
 
 from ..passes.models import DELTA, EVERY, HEADS, LAYERS, SHAPES
 from ..passes.test_frozen import own_scores
+from .test_looks import SHADED
 from .test_tokens import assert_adds_up, strict_json
 from .tiny import BOS, TEXT, VOCAB, fitting_sae, handle, model, random_sae, tokenizer
 
@@ -152,12 +152,12 @@ def test_where_the_average_key_is_the_key_itself_it_is_said_and_nothing_is_drawn
     assert "".join(found.note.split()) in "".join(str(found).split())
     page = found.plot()
     assert html.escape(found.note) in html.escape(html.unescape(page))
-    assert not re.search(r"rgba\([\d,]+,0\.(?!000)", page)
+    assert not SHADED.search(page)
     plain = lm.attribute_attention(IDS, 1, 2, QUERY, key, against="uniform")
     assert plain.note is None
     assert plain.score > 1
     assert "█" in plain.table()
-    assert re.search(r"rgba\([\d,]+,1\.000", plain.plot())
+    assert SHADED.search(plain.plot())
 
 
 def test_scores_that_did_not_make_the_pattern_are_warned_of() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.passes.rules import RULES
+from depass_sae.view.words import place, signed
 
 from .test_tokens import assert_adds_up
 from .tiny import TEXT, VOCAB, handle, random_sae
@@ -117,7 +118,7 @@ def test_the_document_is_the_first_prompts_with_the_second_and_the_differences(l
     for entry, pair in zip(difference["sources"], found.pairs, strict=True):
         assert entry["value"] == pair.difference
         if pair.source is not None:
-            assert entry["source"] == {"pos": pair.source.pos, "token": pair.source.text, "value": pair.value}
+            assert entry["source"] == pair.source.to_dict(pair.value)
         assert (entry["source"] is None, entry["against"] is None) == (pair.source is None, pair.against is None)
 
 
@@ -134,12 +135,16 @@ def test_the_frame_has_a_row_for_every_pair(lm: ds.LM) -> None:
 
 def test_the_table_has_the_largest_difference_first_and_sums_the_others(lm: ds.LM) -> None:
     found = lm.contrast(*PAIRS["substitution"], logit=5)
-    largest = max(found.pairs, key=lambda pair: abs(pair.difference))
+    special, *others = found.pairs
+    pairs = sorted(others, key=lambda pair: -abs(pair.difference))
     lines = str(found.table(top=1)).splitlines()
-    assert f"{largest.difference:+.3f}" in lines[4]
-    others = sum(pair.difference for pair in found.pairs) - largest.difference
-    assert any("3 others" in line and f"{others:+.3f}" in line for line in lines)
-    assert any("pre-activation" in line and f"{found.difference:+.3f}" in line for line in lines)
+    start = next(i for i, line in enumerate(lines) if line.startswith("──"))
+    assert signed(pairs[0].difference) in lines[start + 1]
+    others = sum(pair.difference for pair in pairs[1:])
+    assert "2 others" in lines[start + 2]
+    assert signed(others) in lines[start + 2]
+    assert place(special.source.text, 0) in lines[start + 3]
+    assert any("pre-activation" in line and signed(found.difference) in line for line in lines)
 
 
 def test_both_answers_are_shown_in_a_notebook(lm: ds.LM) -> None:

@@ -147,10 +147,10 @@ def test_the_document_lists_every_token_of_every_head(lm: ds.LM) -> None:
 
 def test_tables_and_pages_say_which_tokens_a_head_carries(lm: ds.LM) -> None:
     found: Any = lm.attribute_heads("a[/bold]<script>alert(1)</script>", "1/3", pos=3, by_token=True)
-    assert "which tokens each head carries" in str(found)
+    assert "by the token that they carry" in str(found)
     assert "[/bold] (2)" in str(found)
     assert "<script" not in found.plot()
-    assert "which tokens each head carries" not in str(lm.attribute_heads(TEXT, "1/3"))
+    assert "by the token that they carry" not in str(lm.attribute_heads(TEXT, "1/3"))
 
 
 def test_progress_counts_the_pass_of_the_tokens_and_the_sweep(lm: ds.LM) -> None:

@@ -1,6 +1,7 @@
 """Measured effects against a plain loop over transformers and sae-lens."""
 
 import copy
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_tables_show_what_was_measured(lm: ds.LM) -> None:
     att = lm.attribute_tokens(PROMPT, "1/3", ablate=2)
     mean, spread = att.target.measured.mean[1], att.target.measured.spread[1]
     for shown in (str(att.table()), att._repr_html_()):
-        assert f"{mean:+.2f} ± {spread:.2f}" in shown
+        assert f"{mean:+.2f} ± {spread:.2f}".replace("-", "−") in re.sub("<[^>]*>", "", shown)
         assert "each source replaced by 2 random tokens" in " ".join(shown.split())
     assert tokenizer()(PROMPT)["input_ids"][0] == BOS
 

@@ -284,7 +284,7 @@ def test_an_sae_that_fits_is_said_to_and_nobody_is_warned() -> None:
     assert att.fit.explained_variance == pytest.approx(1)
     assert att.fit.l0 == 32
     assert att.to_dict()["fit"] == {"explained_variance": att.fit.explained_variance, "l0": 32.0, "warning": None}
-    assert "explains 100.0% of the variance" in str(att.table())
+    assert "explains 100 % of the variance" in str(att.table())
 
 
 def test_an_sae_of_another_layer_is_warned_of_in_the_result_and_as_a_warning() -> None:

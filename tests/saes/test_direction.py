@@ -9,7 +9,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY
 
 from depass_sae.errors import UserError
 from depass_sae.saes import activations, encoder_direction, live_pre_activation, pre_activations, threshold_gap
-from depass_sae.saes.direction import KINDS, REFUSED
+from depass_sae.saes.direction import ARCHITECTURES, REFUSED
 
 from .builders import AFFINE, D_IN, D_SAE, Recipe, activations_of_a_model, built, recipes
 
@@ -163,9 +163,9 @@ def test_a_temporal_sae_is_refused_for_what_it_takes_from_earlier_positions():
 
 
 def test_every_architecture_of_sae_lens_is_in_the_table_or_refused_with_a_reason():
-    own = {kind for kind in KINDS if "cross_layer" in kind}
-    assert set(SAE_CLASS_REGISTRY) == set(KINDS) - own | set(REFUSED)
-    assert not set(KINDS) & set(REFUSED)
+    own = {kind for kind in ARCHITECTURES if "cross_layer" in kind}
+    assert set(SAE_CLASS_REGISTRY) == set(ARCHITECTURES) - own | set(REFUSED)
+    assert not set(ARCHITECTURES) & set(REFUSED)
 
 
 @pytest.mark.parametrize("kind", AFFINE)

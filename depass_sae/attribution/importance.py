@@ -1,0 +1,215 @@
+"""How much heads, modules or neurons contribute over a data set: mean and spread over its prompts (paper D.3.1).
+
+Each prompt is asked where the target is strongest. Since every layer's parts sum to the pre-activation on each prompt,
+so do their means:
+
+    Σ mean + rest + bias + constant = mean pre-activation          for every layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.prompt import Prompt
+from ..passes.forward import Allocation
+from ..passes.settings import Settings
+from ..subject import Subject
+from ..view.blocks import Block, Page
+from ..view.shown import Shown
+from . import looks
+from .components import (
+    LARGEST,
+    MODULES,
+    NEURONS,
+    TOP_NEURONS,
+    ComponentAttribution,
+    Grain,
+    LayerRow,
+    attribute_components,
+    name_of_part,
+)
+from .document import Heading, allocation_dict
+from .positions import Pos
+from .targets import Target
+
+if TYPE_CHECKING:
+    import pandas
+
+
+Of = Literal["heads", "modules", "neurons"]
+
+
+@dataclass(frozen=True)
+class MeanRow:
+    """One layer over the prompts, in units of the target's pre-activation. std: of the sample; None for one prompt.
+
+    row: names the parts. rest, bias: the means of the rest of it (:class:`.LayerRow`).
+    """
+
+    row: LayerRow
+    mean: Float[Tensor, "part"]
+    std: Float[Tensor, "part"] | None
+    rest: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class Importance(Shown):
+    """Means over the prompts on which the target is there: where a feature does not fire it has no parts.
+
+    answers: what each of these prompts gave, without its rows' tensors: position, token, pre-activation. silent: how
+    many prompts were left out.
+    """
+
+    heading: Heading
+    name: str
+    described: dict[str, Any]
+    allocation: Allocation
+    kind: Grain
+    prompts: tuple[dict[str, Any], ...]
+    silent: int
+    rows: tuple[MeanRow, ...]
+    constant: float
+    pre_activation: float
+    completeness_error: float
+
+    @property
+    def title(self) -> str:
+        return f"Which {self.kind.name} matter for {self.name}?"
+
+    @property
+    def note(self) -> str | None:
+        n = len(self.prompts) + self.silent
+        silent = f"it does not fire on {self.silent} of {n} prompts, which are left out" if self.silent else None
+        return "; ".join(said for said in (silent, self.allocation.note) if said) or None
+
+    def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
+        """The document that ``--prompts`` prints with ``--json``. Of neurons the ``top`` of each layer are listed."""
+        heading = self.heading.to_dict()
+        for key in ("prompt", "tokens", "token_ids", "special"):
+            del heading[key]  # each prompt has its own
+        parts, rest = [], []
+        for row in self.rows:
+            order = row.mean.abs().argsort(descending=True)[:top].sort().values if self.kind is NEURONS else None
+            for index in range(len(row.mean)) if order is None else order.tolist():
+                name: Any = row.row.sublayer if self.kind is MODULES else row.row.name(index)
+                std = None if row.std is None else row.std[index].item()
+                number = {"mean": row.mean[index].item(), "std": std}
+                parts.append({"layer": row.row.layer, self.kind.part: index if name == str(index) else name, **number})
+            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, "bias": row.bias})
+        return {
+            **heading,
+            **allocation_dict(self.allocation),
+            **self.described,
+            "name": self.name,
+            "note": self.note,
+            "prompts": list(self.prompts),
+            "silent": self.silent,
+            self.kind.name: parts,
+            "rest": rest,
+            "constant": self.constant,
+            "pre_activation": self.pre_activation,
+            "completeness_error": self.completeness_error,
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per layer and part: mean, std and n."""
+        import pandas
+
+        rows = [
+            (
+                *(row.row.layer, row.row.sublayer, name_of_part(self.kind, row.row, i), mean),
+                *(None if row.std is None else row.std[i].item(), len(self.prompts)),
+            )
+            for row in self.rows
+            for i, mean in enumerate(row.mean.tolist())
+        ]
+        return pandas.DataFrame(rows, columns=["layer", "sublayer", "name", "mean", "std", "n"])
+
+    def page(self) -> Page:
+        return self.heading.page(self.title, self.blocks(), self.allocation)
+
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """The means as a heat map, and the largest with their spread."""
+        return looks.importance_blocks(self.to_dict(max(TOP_NEURONS, top or 0)), LARGEST if top is None else top)
+
+
+def find_importance(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    target: Target,
+    kind: Grain,
+    *,
+    pos: Pos | None = None,
+    settings: Settings,
+) -> Importance:
+    """Contributions over prompts, each read where the target is strongest (a logit at its last position).
+
+    Raises UserError where there is no prompt, or the feature fires on none.
+    """
+    if not prompts:
+        raise UserError("name prompts to take the mean over")
+    if pos not in (None, "max"):
+        raise UserError("over several prompts a target is read where it is strongest; leave the position out")
+    told: list[dict[str, Any]] = []
+    first: ComponentAttribution | None = None
+    sums: list[list[Tensor]] = []
+    worst = constant = whole = 0.0
+    for done, prompt in enumerate(prompts, start=1):
+        quiet = settings.quiet()
+        answer = attribute_components(subject, prompt, target, kind, pos=pos, settings=quiet)
+        settings.tell("going through the prompts", done, len(prompts))
+        found = answer.target
+        if found.activation == 0:
+            continue
+        told.append(_told(answer))
+        worst, constant, whole = (
+            max(worst, found.completeness_error), constant + found.constant, whole + found.pre_activation
+        )  # fmt: skip
+        numbers = [torch.cat([row.values, row.values.new_tensor([row.rest, row.bias])]) for row in found.rows]
+        if first is None:
+            first, sums = answer, [[torch.zeros_like(row), torch.zeros_like(row)] for row in numbers]
+        before = len(told) - 1
+        for (total, squares), row in zip(sums, numbers, strict=True):
+            if before:  # Welford's: what a prompt adds to the spread about the mean so far
+                squares += (row - total / before) ** 2 * before / len(told)
+            total += row
+    if first is None:
+        raise UserError(f"{target.name} fires on none of the {len(prompts)} prompts")
+    n = len(told)
+    rows = []
+    for layer, (total, squares) in zip(first.target.rows, sums, strict=True):
+        mean, std = total / n, (squares[:-2] / (n - 1)).sqrt() if n > 1 else None
+        rows.append(MeanRow(layer, mean[:-2], std, mean[-2].item(), mean[-1].item()))
+    return Importance(
+        heading=first.heading,
+        name=target.name,
+        described=target.describe(subject),
+        allocation=settings.allocation,
+        kind=kind,
+        prompts=tuple(told),
+        silent=len(prompts) - n,
+        rows=tuple(rows),
+        constant=constant / n,
+        pre_activation=whole / n,
+        completeness_error=worst,
+    )
+
+
+def _told(answer: ComponentAttribution) -> dict[str, Any]:
+    prompt, target = answer.heading.prompt, answer.target
+    return {
+        "prompt": prompt.text,
+        "token_ids": list(prompt.token_ids),
+        "pos": target.pos,
+        "token": target.token,
+        "activation": target.activation,
+        "pre_activation": target.pre_activation,
+    }

@@ -1,0 +1,104 @@
+"""A model and the SAEs on it, loaded, checked and put together into what can be studied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import UserError
+from .files import expanded
+from .models.adapter import Adapter
+from .models.kinds import several_dtypes, unwrapped
+from .models.load import Loaded, adapter_for, check_tokenizer, dtype_named, load_model
+from .models.place import Place
+from .passes.selfcheck import Checked, check
+from .saes import CrossLayerFeatures, check_folder, load_saes
+from .saes.trained_on import warn_of_others
+from .subject import Subject
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_subject(
+    model: str | Path | PreTrainedModel = "smollm2",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    saes: Any = None,
+    layers: Sequence[int] | int | None = None,
+    sae_ids: Sequence[str] | str | None = None,
+    dtype: str | torch.dtype | None = None,
+    trace_dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    cache_dir: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> Subject:
+    """See :func:`depass_sae.load`."""
+    tracing = dtype_named(trace_dtype)
+    check_folder(saes)
+    if isinstance(model, str | Path):
+        loaded = load_model(
+            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+            cache_dir=None if cache_dir is None else expanded(cache_dir),
+        )  # fmt: skip
+        if tokenizer is not None:
+            loaded = Loaded(loaded.model, tokenizer, loaded.name, loaded.bos_id)
+    else:
+        if dtype is not None or device is not None:
+            raise UserError("dtype and device are for models loaded by name; a model object is taken as it is")
+        model = unwrapped(model)
+        name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+        loaded = Loaded(model, tokenizer, name)
+    adapter = adapter_for(loaded.model)
+    check_tokenizer(loaded.tokenizer, adapter, loaded.name)
+    checked = _check(adapter, tracing)
+    if saes is None and loaded.name == "smollm2":
+        from .saes.shipped import shipped_saes
+
+        saes = shipped_saes()
+    if saes is None and (layers or sae_ids):
+        raise UserError("no SAEs are loaded; name some with --sae (saes=)")
+    found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
+    for hook, sae in found.items():
+        last = adapter.n_layers - 1
+        width = adapter.width(Place(min(hook.layer, last), hook.hook))
+        if sae.cfg.d_in != width:
+            raise UserError(
+                f"the SAE at {hook} reads {sae.cfg.d_in} dimensions, but {hook.name} of {loaded.name} has {width}"
+            )
+        if isinstance(sae, CrossLayerFeatures) and sae.whole.n_layers != adapter.n_layers:
+            raise UserError(
+                f"the cross-layer transcoder at {hook} is for a model of {sae.whole.n_layers} layers, and "
+                f"{loaded.name} has {adapter.n_layers}"
+            )
+        if hook.layer > last:
+            raise UserError(f"the SAE at {hook} cannot be on {loaded.name}, whose layers are 0 to {last}")
+        if hook.hook == "resid_mid" and adapter.layer(hook.layer).parallel:
+            raise UserError(
+                f"the SAE at {hook} cannot be on {loaded.name}: its attention and MLP both read resid_pre, and nothing "
+                "passes between them"
+            )
+    warn_of_others(found, loaded.name)
+    return Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing)
+
+
+def _check(adapter: Adapter, dtype: torch.dtype | None) -> Checked:
+    try:
+        with adapter.lock:
+            return check(adapter, dtype)
+    except RuntimeError as error:
+        if mixed := several_dtypes(adapter.model):
+            raise UserError(mixed) from error
+        raise
+
+
+def _with_bos(loaded: Loaded, saes: Any) -> Loaded:
+    """Put BOS before texts where the SAEs were trained with one and the tokenizer does not do it by itself."""
+    bos = getattr(loaded.tokenizer, "bos_token_id", None)
+    wanted = any(getattr(sae.cfg.metadata, "prepend_bos", None) for sae in saes)
+    if loaded.bos_id is not None or bos is None or not wanted:
+        return loaded
+    return Loaded(loaded.model, loaded.tokenizer, loaded.name, bos)
