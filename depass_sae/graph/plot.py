@@ -349,7 +349,7 @@ def _in_box(node: dict[str, Any]) -> str:
         case "head":
             return f"{node['layer']}.{node['index']}"
         case "group":
-            return f"{clean(words.shown(node['label']), 16)} ({len(node['nodes'])})"
+            return f"{clean(words.shown(node['label']), 12)} ({len(node['nodes'])})"
     chance = f" {words.percent(node['probability'])}" if "probability" in node else ""
     return clean(logit_token(node), 13 - len(chance)) + chance
 
