@@ -157,6 +157,15 @@ Layers = Annotated[
     list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
 ]
 MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
+MaxDrawn = Annotated[
+    int | None,
+    typer.Option(
+        "--max-drawn",
+        help="Nodes that a picture has at most; what is left out joins the remainders.",
+        show_default="40",
+        min=1,
+    ),
+]
 Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
 EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]

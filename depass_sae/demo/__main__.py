@@ -36,8 +36,9 @@ def show(console: Console, out: Path) -> None:
     logging.disable_progress_bar()
     from ..api import load
     from ..attribution.render import Html, features_table, strip_line, tokens_table
-    from ..graph.summary import graph_table
+    from ..graph.looks import graph_blocks
     from ..report.markdown import check_folder
+    from ..view.terminal import renderables
     from .gallery import case_study, write_study
 
     first = CASES[0]
@@ -58,7 +59,7 @@ def show(console: Console, out: Path) -> None:
     console.rule(Text(f"From which upstream features? ({first.name})", style="bold"))
     study = case_study(lm, first)
     (finding,) = study.findings
-    for part in graph_table(finding.graph, top=10):
+    for part in renderables(graph_blocks(finding.graph, top=10)):
         console.print(part)
     console.rule(Text(f"What is there to say of it? ({first.name})", style="bold"))
     console.print(Text(f"{finding.sentence}\n"))

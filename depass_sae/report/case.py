@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..graph.build import MOST_NODES, GraphSettings, build_graph
 from ..graph.grow import RULES
 from ..graph.labels import graph_pages, with_labels
-from ..graph.summary import name_of
+from ..graph.names import name_of
 from ..graph.verify import verify_graph
 from ..labels.files import check_labels
 from ..labels.neuronpedia import feature_page

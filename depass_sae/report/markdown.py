@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..attribution.render import NEGATIVE, POSITIVE, fit_sentence, named, place, shown
 from ..files import check_place, write_files
 from ..graph.export import graph_bytes
-from ..graph.plot import check_matplotlib, rendered
 from ..texts import visible
+from ..view.figures import check_matplotlib, rendered
 from .html import written
 from .study import LABELS_FILE
 
