@@ -34,7 +34,7 @@ def show(console: Console, out: Path) -> None:
 
     logging.disable_progress_bar()
     from ..api import load
-    from ..graph.summary import graph_table
+    from ..graph.looks import graph_blocks
     from ..report.case.folder import check_folder
     from ..view.terminal import print_on
     from .gallery import case_study, write_study
@@ -55,8 +55,7 @@ def show(console: Console, out: Path) -> None:
     console.rule(Text(f"From which upstream features? ({first.name})", style="bold"))
     study = case_study(lm, first)
     (finding,) = study.findings
-    for part in graph_table(finding.graph, top=10):
-        console.print(part)
+    print_on(console, graph_blocks(finding.graph, top=10))
     console.rule(Text(f"What is there to say of it? ({first.name})", style="bold"))
     print_on(console, study.blocks(8)[:1])
     write_study(study, page)

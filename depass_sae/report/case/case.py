@@ -25,7 +25,7 @@ from ...attribution.tokens import TokenAttribution, TokenTarget
 from ...errors import UserError
 from ...graph.build import MOST_NODES
 from ...graph.labels import graph_pages, with_labels
-from ...graph.summary import name_of
+from ...graph.names import name_of
 from ...labels.files import check_labels
 from ...labels.neuronpedia import feature_page
 from ...models.prompt import Prompt

@@ -18,6 +18,7 @@ from ...attribution.looks import (
     token_rows,
     token_table,
 )
+from ...graph.looks import graph_block
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
 from ...view.pointer import At
@@ -168,13 +169,6 @@ def _graph(finding: Document, g: nx.DiGraph) -> Graph:
         f"what flows into a feature sums to its pre-activation. Of the target’s influence {ends}."
     )
     return graph_block(g, f"Feature-flow graph to {finding['name']}", about["file"].removesuffix(".json"), caption)
-
-
-def graph_block(g: nx.DiGraph, title: str, name: str, caption: str) -> Graph:
-    from ...graph.export.html import to_html
-    from ...graph.plot import plot_graph
-
-    return Graph(title, name, lambda: to_html(g), lambda: plot_graph(g), tuple, caption)
 
 
 def _verified(found: Document) -> Table:

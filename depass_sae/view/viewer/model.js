@@ -11,10 +11,13 @@ const model = (() => {
     return String(text ?? "").replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb]/gu, (c) => marks[c] ?? "\ufffd");
   }
 
+  /** A number as everywhere else (view/words.py). */
   function plain(x) {
     if (typeof x !== "number") return "–";
     const size = Math.abs(x);
-    return size >= 1e5 || (size > 0 && size < 5e-4) ? x.toExponential(2) : x.toFixed(3);
+    const power = size >= 1e5 || (size > 0 && size < 5e-4);
+    const text = power ? x.toExponential(1).replace(/(\d+)$/, (e) => e.padStart(2, "0")) : (x + 0).toFixed(3);
+    return text.replaceAll("-", "−");
   }
 
   const signed = (x) => (typeof x === "number" && !(x < 0) ? "+" : "") + plain(x);
@@ -112,14 +115,7 @@ const model = (() => {
     const size = (edge) => Math.abs(valueOf(edge, by));
     for (const list of [...graph.inputs.values(), ...graph.outputs.values()]) list.sort((a, b) => size(b) - size(a));
     for (const list of graph.inputs.values()) {
-      shareBefore(
-        list.filter((edge) => edge.kind !== "head"),
-        size,
-      );
-      shareBefore(
-        list.filter((edge) => edge.kind === "head"),
-        size,
-      );
+      for (const byHead of [false, true]) shareBefore(list.filter((edge) => (edge.kind === "head") === byHead), size);
     }
     const nodes = [...graph.nodes.values()].sort((a, b) => b.influence - a.influence);
     shareBefore(nodes, (node) => node.influence);
@@ -153,15 +149,7 @@ const model = (() => {
   const SHAPES = [
     ...[1, 0.45, 0.15].map((ratio) => ({ x: 66, y: 41, ratio, captions: true, gap: 72, r: [5, 6.5], most: 1.3 })),
     ...[1.2, 0.5, 0.2].map((ratio) => ({ x: 36, y: 32, ratio, captions: false, gap: 84, r: [4.5, 7], most: 1.15 })),
-    ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({
-      x: 21,
-      y: 21,
-      ratio,
-      captions: false,
-      gap: 96,
-      r: [3.5, 5.5],
-      most: 1.15,
-    })),
+    ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({ x: 21, y: 21, ratio, captions: false, gap: 96, r: [3.5, 5.5], most: 1.15 })),
   ];
 
   /**
@@ -215,10 +203,7 @@ const model = (() => {
       return { pos, label, content, width: Math.max(content && content + 10, 16, label.length * 7.4 + 10) };
     });
     const rows = layers.map((layer) => {
-      const content = largest(
-        cells.filter((c) => c.layer === layer),
-        (c) => c.down * c.step.y,
-      );
+      const content = largest(cells.filter((c) => c.layer === layer), (c) => c.down * c.step.y);
       return { layer, height: content + 14 };
     });
     const width = GUTTER + sum(columns, (c) => c.width) + 8;
@@ -248,11 +233,7 @@ const model = (() => {
   }
 
   function placed({ cells, columns, rows, shape }, nodes) {
-    const top =
-      largest(
-        nodes.filter((node) => !node.target),
-        (node) => node.influence,
-      ) || 1;
+    const top = largest(nodes.filter((node) => !node.target), (node) => node.influence) || 1;
     const at = new Map();
     for (const cell of cells) {
       const column = columns.find((c) => c.pos === cell.column);
@@ -285,57 +266,16 @@ const model = (() => {
       return `M-42 ${-r}H42a6 6 0 0 1 6 6V${r - 6}a6 6 0 0 1-6 6H-42a6 6 0 0 1-6-6V${6 - r}a6 6 0 0 1 6-6Z`;
     }
     const polygons = {
-      token: [
-        [-0.9, -0.9],
-        [0.9, -0.9],
-        [0.9, 0.9],
-        [-0.9, 0.9],
-      ],
-      error: [
-        [0, -1.2],
-        [1.2, 0],
-        [0, 1.2],
-        [-1.2, 0],
-      ],
-      constant: [
-        [0, -1.15],
-        [1.1, 0.85],
-        [-1.1, 0.85],
-      ],
-      bias: [
-        [0, 1.15],
-        [1.1, -0.85],
-        [-1.1, -0.85],
-      ],
-      head: [
-        [-1.2, 0],
-        [-0.6, -1],
-        [0.6, -1],
-        [1.2, 0],
-        [0.6, 1],
-        [-0.6, 1],
-      ],
+      token: "-.9 -.9 .9 -.9 .9 .9 -.9 .9",
+      error: "0 -1.2 1.2 0 0 1.2 -1.2 0",
+      constant: "0 -1.15 1.1 .85 -1.1 .85",
+      bias: "0 1.15 1.1 -.85 -1.1 -.85",
+      head: "-1.2 0 -.6 -1 .6 -1 1.2 0 .6 1 -.6 1",
     };
-    const points = polygons[kind];
-    if (points) return `M${points.map(([x, y]) => `${(x * r).toFixed(2)} ${(y * r).toFixed(2)}`).join("L")}Z`;
+    const points = polygons[kind]?.split(" ").map((x) => (x * r).toFixed(2));
+    if (points) return `M${points.join(" ")}Z`;
     return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
   }
 
-  return {
-    visible,
-    plain,
-    signed,
-    cut,
-    many,
-    sum,
-    cleaned,
-    contract,
-    valueOf,
-    rank,
-    within,
-    layout,
-    captioned,
-    outline,
-    FOOT,
-  };
+  return { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, captioned, outline, FOOT };
 })();

@@ -39,7 +39,7 @@
   const nodeElement = (id) => byId("nodes").querySelector(`[data-id="${CSS.escape(id)}"]`);
 
   const { drawPanel, showTooltip } = makePanel({
-    ...{ doc, all, diff, sides, state, size, value, layerName, select, pin, ungroup, IN_DIFF },
+    ...{ doc, all, diff, sides, state, size, value, layerName, select, pin, ungroup, close, IN_DIFF },
     get graph() {
       return graph;
     },
@@ -63,10 +63,9 @@
     const edges = kept.edges.sort((a, b) => size(a) - size(b));
     const plan = layout(kept.nodes, tokens, { width: stage.clientWidth, height: stage.clientHeight });
     view = { ...kept, ...plan, drawn: new Set(edges), strongest: edges.length ? size(edges.at(-1)) : 0 };
-    byId("edge-count").textContent =
-      `${edges.length.toLocaleString("en")} of ${graph.edges.length.toLocaleString("en")}`;
-    byId("node-count").textContent =
-      `${kept.nodes.length.toLocaleString("en")} of ${graph.nodes.size.toLocaleString("en")}`;
+    const outOf = (part, whole) => `${part.toLocaleString("en")} of ${whole.toLocaleString("en")}`;
+    byId("edge-count").textContent = outOf(edges.length, graph.edges.length);
+    byId("node-count").textContent = outOf(kept.nodes.length, graph.nodes.size);
     drawNodes();
     resize();
     mark();
@@ -157,20 +156,11 @@
     });
     const positions = view.columns.slice(1).map((c) => {
       const x = c.x + c.width / 2;
-      return svg(
-        "text",
-        { class: "position", x, y: view.height - 20 },
-        c.label,
-        svg("tspan", { class: "at", x, dy: 13 }, String(c.pos)),
-      );
+      const at = svg("tspan", { class: "at", x, dy: 13 }, String(c.pos));
+      return svg("text", { class: "position", x, y: view.height - 20 }, c.label, at);
     });
-    const foot = svg("rect", {
-      class: "foot",
-      x: 0,
-      y: view.height - model.FOOT + 4,
-      width: view.width,
-      height: model.FOOT,
-    });
+    const y = view.height - model.FOOT + 4;
+    const foot = svg("rect", { class: "foot", x: 0, y, width: view.width, height: model.FOOT });
     byId("drawing").replaceChildren(
       svg("g", { id: "lit" }),
       svg("g", { id: "nodes" }, ...order.map(drawNode)),
@@ -193,22 +183,18 @@
     if (!boxed && r >= 5.5 && node.diff && node.diff !== "both")
       write(node.diff === "only_a" ? "A" : "B", { class: "letter" });
     if (captioned(node, view.shape)) write(caption(node), { y: r + 12 });
+    const written = inside.map((part) => part.textContent ?? part).join("").trim();
+    const attributes = {
+      class: `node ${node.kind} ${node.diff ?? ""}`,
+      transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
+      role: "button",
+      tabindex: node.id === state.current ? 0 : -1,
+      "data-id": node.id,
+      "aria-label": spoken(node, written),
+    };
     return svg(
       "g",
-      {
-        class: `node ${node.kind} ${node.diff ?? ""}`,
-        transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
-        role: "button",
-        tabindex: node.id === state.current ? 0 : -1,
-        "data-id": node.id,
-        "aria-label": spoken(
-          node,
-          inside
-            .map((part) => part.textContent ?? part)
-            .join("")
-            .trim(),
-        ),
-      },
+      attributes,
       svg("path", { class: "ring", d: outline(node.kind, r + 3.5) }),
       boxed || r > 11 ? null : svg("circle", { class: "hit", r: 10.5 }),
       svg("path", { class: "body", d: outline(node.kind, r) }),
@@ -236,11 +222,8 @@
 
   /** A node's name for those who hear it; it holds what is written at the node, so that it can be asked for by that. */
   function spoken(node, written) {
-    const parts = [
-      node.kind === "group"
-        ? `group ${node.name} of ${many(node.members.length, "node")}`
-        : `${node.kind} ${node.name}`,
-    ];
+    const of = node.kind === "group" ? ` of ${many(node.members.length, "node")}` : "";
+    const parts = [`${node.kind} ${node.name}${of}`];
     if (node.label) parts.push(visible(node.label));
     if (node.token != null && node.kind !== "token") parts.push(`token ${visible(node.token)}`);
     if (node.diff) parts.push(IN_DIFF[node.diff]);
@@ -305,17 +288,11 @@
       "data-source": edge.source,
       "data-target": edge.target,
       "stroke-width": (widthOf(edge) + 0.5).toFixed(2),
-      "stroke-dasharray":
-        dashes(edge)
-          .map((length) => length.toFixed(1))
-          .join(" ") || null,
+      "stroke-dasharray": dashes(edge).map((length) => length.toFixed(1)).join(" ") || null,
       d: `M${x1} ${y1}C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`,
     };
-    return svg(
-      "path",
-      attributes,
-      svg("title", {}, `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}`),
-    );
+    const title = `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}`;
+    return svg("path", attributes, svg("title", {}, title));
   }
 
   function matches(node, query) {
@@ -334,9 +311,7 @@
     };
     const line = (name, dash) =>
       icon(svg("path", { class: `edge ${name}`, "stroke-width": 2.2, "stroke-dasharray": dash, d: "M-11 0H11" }));
-    const kinds = ["token", "feature", "error", "constant", "bias", "remainder", "head", "logit"].filter((kind) =>
-      there.has(kind),
-    );
+    const kinds = extra.kinds.filter((kind) => there.has(kind));
     const lines = diff
       ? [
           [line("only-a"), `only in A: ${cut(visible(diff.a), 60)}`],
@@ -344,10 +319,7 @@
           [line("both"), "in both"],
           [line("both", "5 3"), "negative"],
         ]
-      : [
-          [line("positive"), "positive"],
-          [line("negative", "5 3"), "negative"],
-        ];
+      : [[line("positive"), "positive"], [line("negative", "5 3"), "negative"]];
     if (there.has("head")) lines.push([line(diff ? "both" : "positive", "1.5 3"), "the same flow by head"]);
     byId("legend").replaceChildren(
       ...[...kinds.map((kind) => [shape(kind), kind]), ...lines].map(([image, text]) => el("li", {}, image, text)),
@@ -368,7 +340,9 @@
     if (!view.ids.has(there)) refresh();
     mark();
     drawPanel();
-    if (travel && view.ids.has(there)) nodeElement(there).scrollIntoView({ block: "nearest", inline: "nearest" });
+    const covering = getComputedStyle(byId("panel")).position === "fixed"; // a sheet, which must not hide the node
+    if ((travel || covering) && view.ids.has(there))
+      nodeElement(there).scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   function pin(id) {
@@ -407,11 +381,7 @@
 
   function ungroup(id) {
     const [first] = graph.nodes.get(id).members;
-    regroup(
-      state.groups.filter((group) => group.nodes[0] !== first),
-      [id],
-      null,
-    );
+    regroup(state.groups.filter((group) => group.nodes[0] !== first), [id], null);
     say("ungrouped");
   }
 
@@ -434,6 +404,12 @@
     byId("tooltip").hidden = true;
     mark();
     drawPanel();
+  }
+
+  function close() {
+    const id = shownAs(state.selected);
+    clear();
+    if (view.ids.has(id)) goTo(id);
   }
 
   function neighbour(id, key) {
@@ -460,10 +436,8 @@
 
   function download() {
     const text = JSON.stringify({ ...doc, graph: { ...doc.graph, groups: state.groups } });
-    const link = el("a", {
-      href: URL.createObjectURL(new Blob([text], { type: "application/json" })),
-      download: "graph.json",
-    });
+    const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    const link = el("a", { href, download: "graph.json" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
@@ -497,6 +471,8 @@
     const drawing = byId("drawing");
     drawing.addEventListener("pointermove", (event) => hover(idAt(event) ?? null, event));
     drawing.addEventListener("pointerleave", (event) => hover(null, event));
+    // Focus, which may scroll, comes with the click: else what is under the pointer moves before it is let go.
+    drawing.addEventListener("mousedown", (event) => idAt(event) && event.preventDefault());
     drawing.addEventListener("click", (event) => {
       const id = idAt(event);
       if (!id) return clear();
@@ -537,18 +513,14 @@
         redraw();
       });
     }
-    on("edge-share", "input", (event) => {
-      state.edgeShare = event.target.value / 100;
-      redraw();
-    });
-    on("node-share", "input", (event) => {
-      state.nodeShare = event.target.value / 100;
-      redraw();
-    });
-    on("heads", "change", (event) => {
-      state.heads = event.target.checked;
-      redraw();
-    });
+    const setting = (id, type, name, of) =>
+      on(id, type, (event) => {
+        state[name] = of(event.target);
+        redraw();
+      });
+    setting("edge-share", "input", "edgeShare", (slider) => slider.value / 100);
+    setting("node-share", "input", "nodeShare", (slider) => slider.value / 100);
+    setting("heads", "change", "heads", (box) => box.checked);
     on("search", "input", (event) => {
       state.query = event.target.value;
       mark();
@@ -577,15 +549,12 @@
     });
     on("download", "click", download);
     on("stage", "scroll", eachFrame(follow));
-    byId("stage").addEventListener(
-      "wheel",
-      (event) => {
-        if (!event.ctrlKey) return;
-        event.preventDefault();
-        zoomTo(scale() * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
-      },
-      { passive: false },
-    );
+    const wheel = (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      zoomTo(scale() * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
+    };
+    byId("stage").addEventListener("wheel", wheel, { passive: false });
     for (const chip of document.querySelectorAll(".strip [data-node]")) {
       chip.addEventListener("click", () => all.has(chip.dataset.node) && select(chip.dataset.node, true));
     }

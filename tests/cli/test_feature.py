@@ -1,7 +1,6 @@
 """``depass-sae feature``: the card on stdout, everything else on stderr, one line for mistakes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,10 @@ import pytest
 import depass_sae as ds
 from depass_sae.labels.neuronpedia import Fetched
 
-from ...attribution.tiny import TEXT
-from ...test_cli import Done, Files, assert_refused, files, run
+from ..attribution.tiny import TEXT
+from .calling import Files, Run, assert_refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
-__all__ = ["files", "run"]
-Run = Callable[..., Done]
 
 
 def test_json_is_the_cards_own_document(run: Run, files: Files, tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ const makePanel = (page) => {
     ];
     const groups = [...page.graph.nodes.values()].filter((n) => n.members).map((n) => n.id);
     parts.push(chosenSection("Groups", "groups", groups, page.ungroup, "ungroup"), node ? null : keysSection());
-    byId("panel").replaceChildren(...parts.filter(Boolean));
-    byId("panel").scrollTop = 0;
+    const panel = byId("panel");
+    panel.classList.toggle("open", node != null); // where it does not stand beside the drawing, it is a sheet over it
+    panel.replaceChildren(...parts.filter(Boolean));
+    panel.scrollTop = 0;
   }
 
   function introduction() {
@@ -46,12 +48,8 @@ const makePanel = (page) => {
       "A weight is what the source contributed: the weights and the constant add up to the pre-activation.";
     const effect =
       "An effect is, to first order, what the target would lose without the source; effects add up to nothing in particular.";
-    return el(
-      "section",
-      {},
-      el("h2", {}, "Select a node"),
-      el("p", { class: "quiet" }, `Its inputs and outputs are listed here. ${weight} ${effect}`),
-    );
+    const text = `Its inputs and outputs are listed here. ${weight} ${effect}`;
+    return el("section", {}, el("h2", {}, "Select a node"), el("p", { class: "quiet" }, text));
   }
 
   function nodeSection(node) {
@@ -59,12 +57,9 @@ const makePanel = (page) => {
     const outputs = page.graph.outputs.get(node.id) ?? [];
     const flows = (list) => list.filter((edge) => node.kind === "head" || edge.kind !== "head");
     const byHead = (list) => list.filter((edge) => node.kind !== "head" && edge.kind === "head");
-    const section = el(
-      "section",
-      {},
-      el("div", { class: "kind" }, where(node)),
-      el("h2", {}, el("bdi", {}, node.name)),
-    );
+    const close = button("×", page.close, { id: "close", "aria-label": "close the details", title: "Esc" });
+    const kind = el("div", { class: "kind" }, where(node));
+    const section = el("section", {}, close, kind, el("h2", {}, el("bdi", {}, node.name)));
     if (node.label) section.append(el("p", { class: "label" }, el("bdi", {}, visible(node.label))));
     if (node.diff) section.append(el("p", { class: "quiet" }, page.IN_DIFF[node.diff]));
     section.append(facts(node), ...sums(node, flows(inputs)), buttons(node));
@@ -114,16 +109,9 @@ const makePanel = (page) => {
     if (node.members) line.append(button("ungroup", () => page.ungroup(node.id)));
     const sae = (page.doc.graph.saes ?? []).find((s) => s.layer === node.layer && s.neuronpedia_id);
     if (node.kind === "feature" && sae) {
-      const path = [...sae.neuronpedia_id.split("/"), node.index]
-        .map((part) => encodeURIComponent(visible(part)))
-        .join("/");
-      line.append(
-        el(
-          "a",
-          { href: `https://www.neuronpedia.org/${path}`, target: "_blank", rel: "noopener noreferrer" },
-          "Neuronpedia ↗",
-        ),
-      );
+      const parts = [...sae.neuronpedia_id.split("/"), node.index].map((part) => encodeURIComponent(visible(part)));
+      const href = `https://www.neuronpedia.org/${parts.join("/")}`;
+      line.append(el("a", { href, target: "_blank", rel: "noopener noreferrer" }, "Neuronpedia ↗"));
     }
     return line;
   }
@@ -142,24 +130,10 @@ const makePanel = (page) => {
     const show = (from, to) =>
       body.append(...sorted.slice(from, to).map((edge) => row(edge, end, columns, page.size(sorted[0]) || 1)));
     show(0, ROWS);
-    const more =
-      sorted.length > ROWS
-        ? button(
-            `${sorted.length - ROWS} more`,
-            () => {
-              show(ROWS);
-              more.remove();
-            },
-            { class: "more" },
-          )
-        : null;
-    const rows = el(
-      "table",
-      { class: "flows", "data-list": title },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, end), ...head)),
-      body,
-    );
-    return el("div", {}, heading, rows, more);
+    const more = button(`${sorted.length - ROWS} more`, () => more.remove(show(ROWS)), { class: "more" });
+    const header = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, end), ...head));
+    const rows = el("table", { class: "flows", "data-list": title }, header, body);
+    return el("div", {}, heading, rows, sorted.length > ROWS ? more : null);
   }
 
   function row(edge, end, columns, most) {
@@ -170,13 +144,8 @@ const makePanel = (page) => {
     const side = { only_a: "A", only_b: "B" }[edge.diff];
     const letter = side ? el("span", { class: `side ${edge.diff}`, title: page.IN_DIFF[edge.diff] }, side) : null;
     const title = page.view.drawn.has(edge) ? null : "below the thresholds: drawn only while its node is selected";
-    const attributes = {
-      class: title ? "off" : "",
-      "data-go": edge[end],
-      title,
-      onclick: () => page.select(edge[end], true),
-    };
-    return el("tr", attributes, el("td", {}, letter, goButton(edge[end])), ...cells);
+    const go = () => page.select(edge[end], true);
+    return el("tr", { class: title ? "off" : "", "data-go": edge[end], title, onclick: go }, el("td", {}, letter, goButton(edge[end])), ...cells);
   }
 
   function goButton(id) {
@@ -211,16 +180,8 @@ const makePanel = (page) => {
       ["/", "search; Enter goes to the next"],
       ["Esc", "clear"],
     ];
-    return el(
-      "section",
-      {},
-      el("h2", {}, "Keys"),
-      el(
-        "dl",
-        { class: "keys" },
-        ...keys.flatMap(([key, text]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, text)]),
-      ),
-    );
+    const list = keys.flatMap(([key, text]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, text)]);
+    return el("section", {}, el("h2", {}, "Keys"), el("dl", { class: "keys" }, ...list));
   }
 
   return { drawPanel, showTooltip };

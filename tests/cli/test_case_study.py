@@ -2,19 +2,16 @@
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import depass_sae as ds
 
-from ...attribution.tiny import TEXT
-from ...test_cli import Done, Files, assert_refused, files, run
+from ..attribution.tiny import TEXT
+from .calling import Files, Run, assert_refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
-__all__ = ["files", "run"]
-Run = Callable[..., Done]
 QUICK = ("--ablate", "1", "--max-nodes", "12", "--verify", "1")
 
 

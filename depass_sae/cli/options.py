@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from .arguments import NUMBER, whole_in
-from .errors import UserError
-from .files import expanded
-from .passes import DEFAULT_RULE
+from ..arguments import NUMBER, whole_in
+from ..errors import UserError
+from ..files import expanded
+from ..passes import DEFAULT_RULE
 
 if TYPE_CHECKING:
-    from .api import LM
-    from .models.prompt import PromptLike
+    from ..api import LM
+    from ..models.prompt import PromptLike
+    from ..passes.forward import Allocation
 
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The text to look at.", show_default=False)]
 Ids = Annotated[
     str | None, typer.Option("--ids", help="Token ids instead of a text, e.g. '0 12 7', taken exactly as they are.")
+]
+PromptsFile = Annotated[
+    Path | None, typer.Option("--prompts", help="A file of texts, one a line, or .jsonl with a text each.")
 ]
 Model = Annotated[
     str | None,
@@ -106,8 +110,15 @@ ReplaceFrom = Annotated[
     typer.Option("--replace-from", help="A file of text whose tokens are the random ones. Default: text of our own."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+ByDepth = Annotated[
+    bool, typer.Option("--by-depth", help="Also how each source's share grows layer by layer, on the residual stream.")
+]
 Against = Annotated[str | None, typer.Option("--against", help="A second prompt, side by side: what differs.")]
 Top = Annotated[int, typer.Option("--top", help="How many rows to name.", min=1)]
+TopOfEach = Annotated[
+    int | None,
+    typer.Option("--top", help="How many rows to name; with --prompts no table without it.", min=1, show_default="12"),
+]
 Layer = Annotated[int | None, typer.Option("--layer", "-l", help="Only the SAE of this layer.")]
 Sort = Annotated[
     str,
@@ -126,6 +137,12 @@ Targets = Annotated[
 ]
 Outs = Annotated[
     list[Path] | None,
+    typer.Option(
+        "--out", "-o", help="FILE.html, .json, .csv, .tsv, .parquet, .tex, .png, .svg or .pdf; may be repeated."
+    ),
+]
+GraphOuts = Annotated[
+    list[Path] | None,
     typer.Option("--out", "-o", help="FILE.json, .graphml, .html, .png, .svg or .pdf; may be repeated."),
 ]
 Format = Annotated[
@@ -140,6 +157,15 @@ Layers = Annotated[
     list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
 ]
 MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
+MaxDrawn = Annotated[
+    int | None,
+    typer.Option(
+        "--max-drawn",
+        help="Nodes that a picture has at most; what is left out joins the remainders.",
+        show_default="40",
+        min=1,
+    ),
+]
 Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
 EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
@@ -176,7 +202,7 @@ class Loading:
             raise UserError("--sae-id chooses from a release: name that with --sae")
         model = "smollm2" if self.model is None else self.model
         status(f"loading {model}")
-        from .api import load
+        from ..api import load
 
         return load(
             model,
@@ -191,40 +217,103 @@ class Loading:
         )
 
 
+class Texts(tuple[str, ...]):
+    """The texts of a file of prompts."""
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """One prompt, or a file of them."""
+
+    prompt: Prompt = None
+    ids: Ids = None
+    prompts: PromptsFile = None
+
+    def read(self) -> PromptLike | Texts:
+        """Raises UserError for a prompt beside a file, for neither, and for a file that has no texts."""
+        if self.prompts is None:
+            return prompt_of(self.prompt, self.ids, ", or a file of texts with --prompts")
+        if self.prompt is not None or self.ids is not None:
+            raise UserError("--prompts names a file of texts, and --prompt or --ids one of their own; give one of them")
+        from ..report.prompts import read_prompts
+
+        return Texts(read_prompts(self.prompts))
+
+
 @dataclass(frozen=True)
 class QuestionOptions:
-    """What every attribution is asked for."""
+    """What every attribution is asked about."""
 
     feature: Feature = None
     pos: Pos = None
     logit: Logit = None
     logit_diff: LogitDiff = None
-    rule: RuleName = None
-    temperature: Temperature = 0.1
-    first_token: FirstToken = "skip"
     path: GatePath = "magnitude"
-    memory: Memory = None
+
+    @property
+    def layers(self) -> list[int]:
+        """Of the SAEs that it needs: only that which is asked for is loaded, and a logit needs none."""
+        from ..attribution.targets import WrittenFeature
+
+        return [] if self.feature is None else [WrittenFeature.of(self.feature).layer]
 
     def keywords(self, ids: str | None) -> dict[str, Any]:
         """As keywords of ``lm.attribute_...``, the feature left out. ids: of the prompt, where it is given so."""
         if sum(target is not None for target in (self.feature, self.logit, self.logit_diff)) != 1:
             raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
-        from .attribution.targets import check_path
-        from .passes.memory import Budget
+        from ..attribution.targets import check_path
 
         check_features([] if self.feature is None else [self.feature])
         check_path(self.path, self.feature)
-        check_rule(self.rule, self.temperature, self.first_token)
-        Budget.of(self.memory)
         return {
             **logits_of(self.logit, self.logit_diff, ids),
             "pos": position_of(self.pos),
+            "path": self.path,
+        }
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """How a question is worked on."""
+
+    rule: RuleName = None
+    temperature: Temperature = 0.1
+    first_token: FirstToken = "skip"
+    memory: Memory = None
+
+    @property
+    def allocation(self) -> Allocation:
+        return allocation_of(self.rule, self.temperature, self.first_token)
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords of every method that asks. Raises UserError for a rule or a memory that there is not."""
+        allocation_of(self.rule, self.temperature, self.first_token)
+        check_memory(self.memory)
+        return {
             "rule": self.rule,
             "temperature": self.temperature,
             "first_token": self.first_token,
-            "path": self.path,
             "memory": self.memory,
         }
+
+
+@dataclass(frozen=True)
+class OutOptions:
+    """Where an answer goes."""
+
+    out: Outs = None
+    as_json: AsJson = False
+
+    @property
+    def paths(self) -> list[Path]:
+        return self.out or []
+
+    def check(self, result: type) -> None:
+        """Raises UserError, before the work, for a file that could not be written. result: what is to be written."""
+        from ..view.shown import check_out
+
+        for path in self.paths:
+            check_out(path, result)
 
 
 def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
@@ -255,10 +344,13 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
 # ------------------------------------------------------------------------------------------------------ reading them
 
 
-def prompt_of(prompt: str | None, ids: str | None) -> PromptLike:
-    """The prompt that --prompt or --ids gives. Raises UserError for both, for neither, and for ids that are none."""
+def prompt_of(prompt: str | None, ids: str | None, or_else: str = "") -> PromptLike:
+    """The prompt that --prompt or --ids gives. Raises UserError for both, for neither, and for ids that are none.
+
+    or_else: what may be given instead of either.
+    """
     if (prompt is None) == (ids is None):
-        raise UserError("give the text to look at with --prompt, or its token ids with --ids")
+        raise UserError(f"give the text to look at with --prompt, or its token ids with --ids{or_else}")
     if prompt == "":
         raise UserError("the prompt is empty")
     if prompt is not None:
@@ -292,6 +384,13 @@ def position_of(text: str | None) -> Any:
     return number
 
 
+def check_pos_of_several(question: QuestionOptions, known: Sequence[str]) -> None:
+    """Raises UserError for a position of one prompt, where several are asked."""
+    if question.pos not in (None, *known) or "@" in (question.feature or ""):
+        named = "no LAYER/INDEX@POS" if "@" in (question.feature or "") else f"not --pos {question.pos}"
+        raise UserError(f"with --prompts a target is read at --pos {' or '.join(known)} of each prompt, {named}")
+
+
 def number_or_text(text: str) -> int | str:
     return int(text) if re.fullmatch(f"-?{NUMBER}", text) else text
 
@@ -301,14 +400,28 @@ def number_or_text(text: str) -> int | str:
 
 def check_features(features: Sequence[str], *, pos: bool = True) -> None:
     """Raises UserError for a text that is no feature; pos: whether it may name a position."""
-    from .attribution.targets import WrittenFeature
+    from ..attribution.targets import WrittenFeature
 
     for text in features:
         WrittenFeature.of(text, pos=pos)
 
 
-def check_rule(rule: str | None, temperature: float, first_token: str) -> None:
+def allocation_of(rule: str | None, temperature: float, first_token: str) -> Allocation:
     """Raises UserError for a rule that there is not, or for settings that cannot be."""
-    from .passes.forward import Allocation
+    from ..passes.forward import Allocation
 
-    Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+    return Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+
+
+def check_memory(memory: str | None) -> None:
+    """Raises UserError for what is no amount of memory."""
+    from ..passes.memory import Budget
+
+    Budget.of(memory)
+
+
+def meanings_of(labels: Any) -> Any:
+    """Labels from a file are read before the work, not after it; Neuronpedia is asked when it is known what for."""
+    from ..labels.files import read_labels
+
+    return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
