@@ -45,6 +45,7 @@ CHANGED: dict[str, str] = {
     "/*/c*/sae/d_sae": "told in words, without pointers",
     "/*/card/prompts/*/fit/explained_variance": "told in words, without pointers",
     "/*/c*/n_[fp]*": "told in words, without pointers",
+    "/*/c*/sources/firings/*/activation": "told where it is not the pre-activation",
     "/*/c*/firings/0/*": "told in words, without pointers",
     "/*/c*/flow/previous/total": "its parts stand on the page: the features named, and the others' sum",
 }
