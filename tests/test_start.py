@@ -77,3 +77,12 @@ def test_a_command_that_ends_leaves_collection_on(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit):
         main()
     assert gc.isenabled()
+
+
+def test_the_python_interface_imports_no_library_of_a_single_question() -> None:
+    code = (
+        "import depass_sae.api, sys\n"
+        "print({'transformers', 'sae_lens', 'networkx', 'scipy', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
