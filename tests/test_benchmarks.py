@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,10 @@ def test_rows_that_are_measured_again_take_their_old_places() -> None:
 
 def test_a_command_is_compared_by_the_processors_seconds_of_the_middle_run() -> None:
     bare, ours = [(9.0, 2.0, ""), (1.0, 1.0, ""), (5.0, 30.0, "")], [(9.0, 3.0, ""), (7.0, 1.0, ""), (8.0, 4.0, "")]
-    lines = [line.split() for line in _compared({"bare": bare, "ours": ours})]
-    assert [line[:2] for line in lines] == [["bare", "2.00"], ["ours", "3.00"], ["ratio", "1.50"]]
-    assert lines[1][3] == "(8.00"
+    held = [(9.0, 1.5, "")]
+    lines = list(_compared({"bare": bare, "held": held, "ours": ours}))
+    assert [re.findall(r"\d+\.\d+", line)[0] for line in lines] == ["2.00", "1.50", "3.00", "1.50", "2.00"]
+    assert "(8.00" in lines[2]
 
 
 def test_the_parts_of_a_command_and_everything_else_are_all_of_it() -> None:
