@@ -101,14 +101,6 @@ def others_of(n: int) -> str:
     return f"{count(n)} other{'' if n == 1 else 's'}"
 
 
-def parted(entries: Sequence[tuple[Cell, float]], top: int | None, *more: Cell) -> list[Row]:
-    """The largest, and what the others sum to."""
-    order = by_size(value for _, value in entries)
-    rows = [Row((entries[i][0], entries[i][1], *more)) for i in order[:top]]
-    others = [entries[i][1] for i in order[len(rows) :]]
-    return [*rows, *([Row((others_of(len(others)), sum(others), *more), "aside")] if others else [])]
-
-
 # --------------------------------------------------------------------------------------------------------------- tokens
 
 
