@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import torch
 from safetensors.torch import save
@@ -23,6 +20,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depass_sae.demo.cases import CASES
+
+from .local_hub import Hub, serve
 
 MODEL, SAES = "meta-llama/Llama-3.1-8B", "fnlp/Llama3_1-8B-Base-LXR-8x"
 BOS = "<|begin_of_text|>"
@@ -76,38 +75,17 @@ def sae_files(layer: int) -> dict[str, bytes]:
     }
 
 
+def fill(hub: Hub, folder: Path) -> None:
+    """Put the model, which is written into a folder for that, and the SAEs of two layers on a hub."""
+    write_model(folder)
+    hub.add(MODEL, {path.name: path.read_bytes() for path in folder.iterdir()})
+    for layer in FEATURES:
+        hub.add(SAES, {f"Llama3_1-8B-Base-L{layer}R-8x/{name}": file for name, file in sae_files(layer).items()})
+
+
 @contextmanager
 def hub(folder: Path) -> Iterator[str]:
-    """The address of a hub that has the model and the SAEs of two layers, and nothing else."""
-    write_model(folder)
-    files = {f"/{MODEL}/resolve/main/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    for layer in FEATURES:
-        for name, content in sae_files(layer).items():
-            files[f"/{SAES}/resolve/main/Llama3_1-8B-Base-L{layer}R-8x/{name}"] = content
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            content = files.get(self.path)
-            self.send_response(404 if content is None else 200)
-            if content is None:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            else:
-                self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
-                self.send_header("X-Repo-Commit", "a" * 40)
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            self.wfile.write(files.get(self.path, b""))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    """The address of a hub that has the model and the SAEs, and nothing else."""
+    with serve() as here:
+        fill(here, folder)
+        yield here.address
