@@ -20,6 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depass_sae.demo.cases import CASES
+from depass_sae.evaluation.paper_cases import FLOOD
 
 from .local_hub import Hub, serve
 
@@ -30,23 +31,24 @@ FEATURES = {25: (9618,), 31: (5226, 26874)}
 """By layer: those that fire on every token."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(adds_bos: bool = True) -> PreTrainedTokenizerFast:
     """Words with their leading space; ``Avocado`` in two, as Llama has it."""
     split = Split(Regex(r"Av|ocado| ?\w+|[^\w\s]"), behavior="isolated")
-    found = [text for case in CASES for text, _ in split.pre_tokenize_str(case.prompt)]
+    found = [text for case in (*CASES, FLOOD) for text, _ in split.pre_tokenize_str(case.prompt)]
     vocabulary = {text: i for i, text in enumerate([BOS, *dict.fromkeys(found)])}
     fast = Tokenizer(WordLevel(vocabulary, unk_token=BOS))
     fast.pre_tokenizer = split
-    fast.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=BOS)
+    if adds_bos:
+        fast.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=BOS if adds_bos else None)
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, width: int = D_MODEL) -> None:
     """A checkpoint in bfloat16, as the real one."""
     words = tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=D_MODEL, intermediate_size=32, num_hidden_layers=LAYERS,
+        vocab_size=len(words), hidden_size=width, intermediate_size=32, num_hidden_layers=LAYERS,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)

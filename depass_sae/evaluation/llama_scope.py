@@ -1,8 +1,8 @@
 """``python -m depass_sae.evaluation.llama_scope``: the paper's cases on the paper's model, its numbers beside ours.
 
-Loads Llama-3.1-8B with Llama Scope at the layers of the cases, asks what appendix C.5 of the paper asks, under the paper's
-rule and under ours, and shows Tables 8 to 10 with both. ``--family`` asks the same of Gemma Scope and Qwen-Scope, where
-the paper has no case. The weights are gated or large, so the command is for whoever has them.
+Loads Llama-3.1-8B with Llama Scope at the layers of the cases, asks what appendix C.5 of the paper asks, under the
+paper's rule and under ours, and shows Tables 8 to 10 with both. ``--family`` asks the same of Gemma Scope and Qwen-Scope,
+where the paper has no case. The weights are gated or large, so the command is for whoever has them.
 """
 
 from __future__ import annotations
@@ -94,12 +94,10 @@ def run(
     )
 
 
-def _ask(
-    subject: Subject, case: Case, prompt: Prompt, first_token: FirstToken, progress: Progress | None
-) -> CaseFound:
+def _ask(subject: Subject, case: Case, prompt: Prompt, first_token: FirstToken, progress: Progress | None) -> CaseFound:
     """All targets of a case by one pass per rule; the prompt is traced once."""
     subject = subject.asked()
-    index, positions = _question(subject, case, prompt)
+    index, positions = question(subject, case, prompt)
     target, _ = make_target(subject, feature=f"{case.layer}/{index}")
     asked = [Asked(prompt, target, pos) for pos in positions]
 
@@ -115,7 +113,7 @@ def _ask(
     return CaseFound(case, {rule: tuple(found) for rule, found in answers.items()})
 
 
-def _question(subject: Subject, case: Case, prompt: Prompt) -> tuple[int, list[int]]:
+def question(subject: Subject, case: Case, prompt: Prompt) -> tuple[int, list[int]]:
     """The feature's index and the positions at which it is asked about."""
     if isinstance(case, PaperCase):
         return case.index, [target.pos for target in case.targets]
@@ -125,13 +123,16 @@ def _question(subject: Subject, case: Case, prompt: Prompt) -> tuple[int, list[i
     pos = found[0][-1]
     (layer,) = find_features(subject, prompt, case.layer, "specific").layers
     if not layer.positions[pos].indices:
-        raise UserError(f"no feature of the SAE at {layer.hook} fires at {case.word!r} ({pos}) of the {case.name} prompt")
+        raise UserError(
+            f"no feature of the SAE at {layer.hook} fires at {case.word!r} ({pos}) of the {case.name} prompt"
+        )
     return layer.positions[pos].indices[0], [pos]
 
 
 def _check_tokens(case: PaperCase, prompt: Prompt, model: str) -> None:
     """Raises UserError where a token of the paper's tables is another one here."""
-    for pos, token in dict.fromkeys((at.pos, at.token) for target in case.targets for at in (target, *target.sources)):
+    targets = {at.pos: at.token for at in case.targets}
+    for pos, token in (targets | {at.pos: at.token for target in case.targets for at in target.sources}).items():
         here = prompt.tokens[pos].strip() if pos < len(prompt) else ""
         if here != token and token != START:
             raise UserError(
@@ -242,8 +243,10 @@ def _watched(asked: argparse.Namespace) -> SideBySide:
                 trace_dtype=asked.trace_dtype, device=asked.device, first_token=asked.first_token,
                 progress=progress if console.is_terminal else None,
             )  # fmt: skip
+    on_page = tuple(case.first.fit.warning for case in found.cases if case.first.fit and case.first.fit.warning)
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DepassWarning)):
-        sys.stderr.write(f"warning: {visible(message)}\n")
+        if not message.endswith(on_page):
+            sys.stderr.write(f"warning: {visible(message)}\n")
     return found
 
 

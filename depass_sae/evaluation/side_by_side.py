@@ -12,7 +12,7 @@ from ..attribution.looks import by_size, fit_sentence, gives, others_of
 from ..attribution.tokens import TokenAttribution, TokenTarget
 from ..view.blocks import Block, Cell, Column, Note, Page, Row, Section, Table, Token
 from ..view.shown import Shown
-from ..view.words import number, place, signed
+from ..view.words import number, place
 from .paper_cases import Analysed, Case, Family, PaperCase
 
 if TYPE_CHECKING:
@@ -215,15 +215,15 @@ def _name(case: Mapping[str, Any]) -> str:
 
 
 def _section(case: Mapping[str, Any], dtype: str, top: int | None) -> Section:
-    said = [case["meaning"] and f"“{case['meaning']}”", case["source"]]
-    if case["source"] is None:
-        said = ["the most specific feature there; the paper has no case on this model, so there is nothing to compare"]
-    said = [f"{_name(case)}: {'; '.join(text for text in said if text)}"]
+    if case["source"]:
+        said = f"“{case['meaning']}” ({case['source']})"
+    else:
+        said = "The feature is the most specific one at the word; the paper has no case on this model to compare with"
     return Section(
         f"{case['name']}, {_name(case)}",
         (
             Note(case["prompt"], "lead"),
-            Note(said[0], "quiet"),
+            Note(said, "quiet"),
             _targets(case["targets"], dtype),
             _contributions(case, top),
             *([Note(fit_sentence(case["fit"]), "quiet")] if case["fit"] else []),
@@ -253,9 +253,9 @@ def _targets(targets: Sequence[Mapping[str, Any]], dtype: str) -> Table:
         ))
         for target in targets
     ]  # fmt: skip
+    caption = f"The completeness error is the rounding of {dtype}; a trace dtype of float32 takes it away."
     rounded = dtype in ("bfloat16", "float16")
-    caption = f"The completeness error is the rounding of {dtype}; a trace dtype of float32 takes it away." if rounded else ""
-    return Table("Where the feature fires", tuple(columns), tuple(rows), caption)
+    return Table("Where the feature fires", tuple(columns), tuple(rows), caption if rounded else "")
 
 
 def _contributions(case: Mapping[str, Any], top: int | None) -> Table:
@@ -267,8 +267,8 @@ def _contributions(case: Mapping[str, Any], top: int | None) -> Table:
         *(Column(rule, "signed", 4, bar=True) for rule in rules),
     ]
     rows = [row for target in case["targets"] for row in _rows(case, target, compared, top)]
-    caption = "A cell is empty where the paper prints no number." if compared else ""
-    return Table("Which tokens activate it", tuple(columns), tuple(rows), caption)
+    caption = "A cell is empty where the paper prints no number. Where it put the SAE's constant it does not say."
+    return Table("Which tokens activate it", tuple(columns), tuple(rows), caption if compared else "")
 
 
 def _rows(case: Mapping[str, Any], target: Mapping[str, Any], compared: bool, top: int | None) -> Iterable[Row]:
@@ -313,17 +313,22 @@ def _spent(document: Mapping[str, Any]) -> Section:
         Column("", "text"),
         Column("seconds", "number", 1),
         Column("peak memory, GiB", "number", 2),
-        Column(f"peak on {document['device']}, GiB", "number", 2),
+        Column("peak device memory, GiB", "number", 2),
     )
-    first, cases = document["rules"][0], document["cases"]
-    rules = ", ".join(f"{each['rule']} (T = {number(each['temperature'], 1)})" if each["rule"] == "softmax" else each["rule"]
-                      for each in document["rules"])  # fmt: skip
-    told = f"{document['model']} in {document['dtype']} on {document['device']}; rules {rules}; the first token: "
-    saes = ", ".join(dict.fromkeys(str(case["sae"]["id"] or case["sae"]["hook"]) for case in cases))
+    rules = [
+        f"{rule['rule']} (T = {number(rule['temperature'], 1)}, first token: {rule['first_token']})"
+        if rule["rule"] == "softmax"
+        else rule["rule"]
+        for rule in document["rules"]
+    ]
+    saes = [
+        f"{sae['id'] or sae['architecture']} at {sae['hook']}" for sae in (case["sae"] for case in document["cases"])
+    ]
+    told = f"{document['model']} in {document['dtype']} on {document['device']}; SAEs {', '.join(dict.fromkeys(saes))}"
     return Section(
         "What it took",
         (
-            Note(f"{told}{first['first_token']}; SAEs {saes}", "quiet"),
+            Note(f"{told}; rules {', '.join(rules)}", "quiet"),
             Table("", columns, tuple(rows), "Peaks are those of the process up to then."),
         ),
         id="spent",

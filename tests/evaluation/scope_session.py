@@ -14,6 +14,10 @@ from pathlib import Path
 
 from tests.local_hub import serve
 
+GATED = "owner/gated"
+WEIGHTS = ("model.safetensors", "final.safetensors", "params.npz", "sae.pt")
+"""How the names of those files end whose first transfer breaks off."""
+
 
 def call(*arguments: str) -> dict:
     """What the command does with some arguments."""
@@ -25,7 +29,41 @@ def call(*arguments: str) -> dict:
     return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
 
 
-def run(folder: Path, families: list[str]) -> dict:
+def llama(folder: Path) -> dict:
+    """What the paper's family answers, and what is refused."""
+    outs = [word for suffix in ("html", "md", "json", "csv") for word in ("--out", f"{folder}/all.{suffix}")]
+    return {
+        "all": call(*outs),
+        "one": call("--cases", "economics", "--out", f"{folder}/one.json", "--trace-dtype", "float32"),
+        "no such case": call("--cases", "weather"),
+        "no such option": call("--prompt", "x"),
+        "no such format": call("--out", f"{folder}/all.docx"),
+        "gated": call("--model", GATED),
+        "no start token": call("--model", str(folder / "no start token"), "--cases", "economics"),
+        "another width": call("--model", str(folder / "wide"), "--cases", "economics"),
+        "SAEs missing": call("--sae", "llama_scope_lxr_32x", "--cases", "economics"),
+    }
+
+
+def alone() -> dict:
+    """The first case's second target, asked of the package by itself, under the paper's rule."""
+    import depass_sae as ds
+    from depass_sae.evaluation.paper_cases import FAMILIES, PAPER_CASES
+
+    case, family = PAPER_CASES[0], FAMILIES["llama"]
+    lm = ds.load(family.model, saes=family.saes, layers=[case.layer])
+    answer = lm.attribute_tokens(case.prompt, f"{case.layer}/{case.index}@{case.targets[1].pos}", rule="softmax")
+    return answer.to_dict()
+
+
+def others(folder: Path, llama_stand_in) -> None:
+    """Models that are not the paper's: texts begin without a start token, or the stream is wider."""
+    for name, changed in (("no start token", {}), ("wide", {"width": 32})):
+        llama_stand_in.write_model(folder / name, **changed)
+    llama_stand_in.tokenizer(adds_bos=False).save_pretrained(folder / "no start token")
+
+
+def run(folder: Path, family: str) -> dict:
     with serve() as hub:
         os.environ["HF_ENDPOINT"] = hub.address
         import huggingface_hub.constants
@@ -35,34 +73,22 @@ def run(folder: Path, families: list[str]) -> dict:
 
         huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 2**16  # else what broke off before 10 MiB begins anew
         time.sleep = lambda seconds: None  # huggingface_hub waits longer and longer between its retries
-        if "llama" in families:
+        if family == "llama":
             llama_stand_in.fill(hub, folder / "llama")
-            # A model with another tokenizer, and one with the start token missing.
-        for family in families:
-            if family != "llama":
-                scope_stand_ins.fill(hub, family, folder / family)
-        hub.refused["owner/gated"] = (403, "GatedRepo")
-        hub.refused["google/gemma-2-2b"] = (401, "GatedRepo")
-        heavy = [path for path in hub.files if path.endswith(("model.safetensors", "L25R-8x/checkpoints/final.safetensors"))]
-        hub.broken |= set(heavy)
-        results = {}
-        if "llama" in families:
-            outs = [word for suffix in ("html", "md", "json", "csv") for word in ("--out", f"{folder}/all.{suffix}")]
-            results["all"] = call(*outs)
-            results["one"] = call("--cases", "economics", "--out", f"{folder}/one.json", "--trace-dtype", "float32")
-            results["no such case"] = call("--cases", "weather")
-            results["no such option"] = call("--prompt", "x")
-            results["no such format"] = call("--out", f"{folder}/all.docx")
-            results["gated"] = call("--model", "owner/gated")
-            results["missing"] = call("--sae", "llama_scope_lxr_32x", "--cases", "economics")
-        for family in families:
-            if family != "llama":
-                results[family] = call("--family", family, "--out", f"{folder}/{family}.json")
-        results["asked again"] = hub.ranges
-        results["broken"] = heavy
-    results["no network"] = call("--model", "owner/elsewhere")
-    return results
+            others(folder, llama_stand_in)
+        else:
+            scope_stand_ins.fill(hub, family, folder / family)
+        hub.refused[GATED] = (403, "GatedRepo")
+        broken = [path for path in hub.files if path.endswith(WEIGHTS)]
+        hub.broken |= set(broken)
+        if family == "llama":
+            results, asked = llama(folder), alone()
+        else:
+            results, asked = {"all": call("--family", family, "--out", f"{folder}/all.json")}, None
+    if family == "llama":
+        results["no network"] = call("--model", "owner/elsewhere")
+    return {"calls": results, "alone": asked, "broken": broken, "ranges": hub.ranges}
 
 
 if __name__ == "__main__":
-    json.dump(run(Path(sys.argv[1]), sys.argv[2:]), sys.stdout)
+    json.dump(run(Path(sys.argv[1]), sys.argv[2]), sys.stdout)
