@@ -1,8 +1,8 @@
 """``python -m depass_sae.evaluation.llama_scope``: the paper's cases on the paper's model, its numbers beside ours.
 
 Loads Llama-3.1-8B with Llama Scope at the layers of the cases, asks what appendix C.5 of the paper asks, under the
-paper's rule and under ours, and shows Tables 8 to 10 with both. ``--family`` asks the same of Gemma Scope and Qwen-Scope,
-where the paper has no case. The weights are gated or large, so the command is for whoever has them.
+paper's rule and under ours, and shows Tables 8 to 10 with both. ``--family`` asks the same of Gemma Scope and of
+Qwen-Scope, where the paper has no case. The weights are gated or large, so the command is for whoever has them.
 """
 
 from __future__ import annotations

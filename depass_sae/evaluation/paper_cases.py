@@ -1,8 +1,8 @@
 """The paper's three cases with the numbers that it prints, and a case each for model families that it has none for.
 
 Appendix C.5 of *DePass: Unified Feature Attributing by Simple Decomposed Forward Pass* (Hong et al., NeurIPS 2025),
-Tables 8 to 10: Llama Scope on Llama-3.1-8B. Every number here is copied from these tables, as it is printed there, and a
-source that a table does not list has none. Positions count the start token at 0, as the paper's do.
+Tables 8 to 10: Llama Scope on Llama-3.1-8B. Every number here is copied from these tables, as it is printed there, and
+a source that a table does not list has none. Positions count the start token at 0, as the paper's do.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class SideBySide(Shown):
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per target and source token. paper: NaN where the paper prints no number; then one column per rule."""
+        """One row per target and source token, a column per rule. paper: NaN where the paper prints no number."""
         import pandas
 
         return pandas.DataFrame(

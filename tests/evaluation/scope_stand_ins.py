@@ -45,8 +45,8 @@ def gemma_scope() -> tuple[str, dict[str, bytes]]:
     d_sae = 16_384
     rows, file = encoder(d_sae, D_MODEL["gemma"]), io.BytesIO()
     np.savez_compressed(
-        file, w_enc=np.asfortranarray(rows.T.numpy()), w_dec=rows.numpy(), b_enc=np.zeros(d_sae, "f"), b_dec=np.zeros(rows.shape[1], "f"),
-        threshold=np.full(d_sae, 2, "f"),
+        file, w_enc=np.asfortranarray(rows.T.numpy()), w_dec=rows.numpy(), threshold=np.full(d_sae, 2, "f"),
+        b_enc=np.zeros(d_sae, "f"), b_dec=np.zeros(rows.shape[1], "f"),
     )  # fmt: skip
     return "google/gemma-scope-2b-pt-res", {"layer_20/width_16k/average_l0_71/params.npz": file.getvalue()}
 

@@ -175,7 +175,7 @@ def test_the_paper_s_tables_stand_beside_ours_in_every_format(llama: dict[str, A
     done = llama["calls"]["all"]
     assert (done["status"], done["err"]) == (0, "")
     document = json.loads((folder / "all.json").read_text(encoding="utf-8"))
-    assert list(document)[0] == "schema_version"
+    assert next(iter(document)) == "schema_version"
     assert [rule["rule"] for rule in document["rules"]] == ["softmax", "half"]
     for case, found in zip(PAPER_CASES, document["cases"], strict=True):
         assert found["feature"] == {"layer": case.layer, "index": case.index, "hook": "resid_post"}
