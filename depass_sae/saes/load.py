@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 SAESource: TypeAlias = Union[str, Path, "SAE"]
 HookKey: TypeAlias = Place | str | int
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-TEXTS = (
-    *("architecture", "hf_hook_name", "hook_name", "hook_point", "model_name", "release", "sae_id", "neuronpedia_id"),
-    *("activation_fn", "activation_fn_str"),
-)
-"""What is a text, or nothing, in a configuration."""
 # Normalisations that exist only until they are folded into the weights.
 FOLDED = ("expected_average_only_in", "covariance_whitening")
 
@@ -218,142 +212,35 @@ def _from_key(key: HookKey, source: SAESource) -> list[Candidate]:
     raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")
 
 
-def _in_folder(folder: Path) -> Iterable[Path]:
-    """One SAE, transcoders in circuit-tracer's format, or those of a folder's subfolders."""
-    if not folder.is_dir():
-        raise UserError(f"there is no SAE directory {folder}")
-    if _holds_sae(folder) or is_circuit_tracers(folder):
-        return [folder]
-    inside = sorted(
-        path for path in folder.iterdir() if path.is_dir() and (_holds_sae(path) or is_circuit_tracers(path))
-    )
-    if not inside:
-        raise UserError(f"{folder} holds no SAE: neither {CONFIG} and {WEIGHTS}, nor folders with them")
-    return inside
+def _from_directory(path: Path, key: Place | int | None, sae_format: str | None) -> list[Candidate]:
+    """The dictionaries of a folder, or of its subfolders; those that the key names, where there are several."""
+    return _from_folders(folders_in(path, sae_format), path, key)
 
 
-def _from_directory(path: Path, key: Place | int | None) -> list[Candidate]:
-    """One SAE, or transcoders: those of all layers, or the one that the key names."""
-    if not path.is_dir():
-        raise UserError(f"there is no SAE directory {path}")
-    if not _holds_sae(path) and is_circuit_tracers(path):
-        found = _from_circuit_tracer(path)
-        meant = [candidate for candidate in found if key in (None, candidate.hook, candidate.hook.layer)]
-        if not meant:
-            raise UserError(
-                f"{path} has no transcoder that reads {key}; there are {', '.join(str(c.hook) for c in found)}"
-            )
-        return meant
-    return [_from_sae_directory(path, key)]
+def _from_folders(folders: Iterable[tuple[Path, Format]], path: Path, key: Place | int | None) -> list[Candidate]:
+    stored = [one for folder, kept in folders for one in kept.read(folder)]
+    if len(stored) == 1:
+        return [_stored(stored[0], key)]
+    found = [_stored(one, None) for one in stored]
+    meant = [candidate for candidate in found if key in (None, candidate.hook, candidate.hook.layer)]
+    if not meant:
+        raise UserError(f"{path} has no dictionary that reads {key}; there are {', '.join(str(c.hook) for c in found)}")
+    return meant
 
 
-def _from_circuit_tracer(path: Path) -> list[Candidate]:
-    folder = TracerFolder.read(path)
-    readers: dict[int, Callable[[], Any]]
-    if folder.kind == CROSS_LAYER:
-        whole = CrossLayer.read(folder)
-        readers = {layer: partial(CrossLayerFeatures.read, whole, layer) for layer in range(whole.n_layers)}
-    else:
-        readers = layer_transcoders(folder)
-    return [Candidate(folder.place(layer), f"layer {layer} of {path}", load) for layer, load in readers.items()]
-
-
-def _from_sae_directory(path: Path, key: Place | int | None) -> Candidate:
-    config = _read_config(path)
-    metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
-    architecture = str(config.get("architecture", "standard"))
-    if not (path / WEIGHTS).is_file():
-        raise UserError(f"{path} has no {WEIGHTS}")
+def _stored(stored: Stored, key: Place | int | None) -> Candidate:
     try:
-        hook = _placed(metadata, architecture, key)
+        hook = _placed(stored.metadata, stored.architecture, key)
     except NoHookNamed:
         raise
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return Candidate(hook, str(path), partial(_read_weights, path, config))
+        raise UserError(f"{stored.name}: {error}") from error
+    return Candidate(hook, stored.name, stored.load)
 
 
 def _from_object(sae: "SAE", key: Place | int | None) -> Candidate:
     load = sae.again if isinstance(sae, CrossLayerFeatures) else partial(inference_form, sae)
     return Candidate(_place(sae, key), f"the {_type(sae)} object", load)
-
-
-# --- directories --------------------------------------------------------------------------------------------
-
-
-def _holds_sae(path: Path) -> bool:
-    return (path / CONFIG).exists() or (path / WEIGHTS).exists()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not (path / CONFIG).exists():
-        raise UserError(f"{path} has no {CONFIG}")
-    try:
-        config = parse_json(read_text(path / CONFIG))
-    except UserError as error:
-        raise UserError(f"{path / CONFIG} cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG} is not an SAE's configuration: it holds {_kind(config)}, not an object")
-    if wrong := _wrong_in(config):
-        raise UserError(f"{path / CONFIG}: {wrong}")
-    return config
-
-
-def _wrong_in(config: Mapping[str, Any]) -> str | None:
-    """What sae-lens would take as it is, or stumble over, in a configuration."""
-    metadata = config.get("metadata", {})
-    if not isinstance(metadata, dict):
-        return f"metadata should be an object, and is {quoted(metadata)}"
-    for key in TEXTS:
-        for place in (config, metadata):
-            if not isinstance(place.get(key), str | None):
-                return f"{key} should be a text, and is {quoted(place[key])}"
-    for key in ("d_in", "d_sae"):
-        if not _is_count(config.get(key)):
-            return (
-                f"{key} should be a whole number from 1, and is {quoted(config[key]) if key in config else 'missing'}"
-            )
-    old = config.get("activation_fn_kwargs")  # before sae-lens 6
-    k = config.get("k", old.get("k") if isinstance(old, dict) else None)
-    is_topk = config.get("architecture") in ("topk", "abstopk") or "topk" in (
-        config.get("activation_fn"), config.get("activation_fn_str"),
-    )  # fmt: skip
-    if is_topk and not (_is_count(k) and k <= config["d_sae"]):
-        # A missing one is 100 to sae-lens, whatever the SAE was trained with.
-        is_ = "is missing" if k is None else f"is {quoted(k)}"
-        return f"k, the number of features that are active, should be from 1 to d_sae ({config['d_sae']}), and {is_}"
-    layer = metadata.get("hook_layer", config.get("hook_layer"))
-    if not (layer is None or layer == 0 or _is_count(layer)):
-        return f"hook_layer should be a whole number from 0, and is {quoted(layer)}"
-    return None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
-    from sae_lens import SAE
-    from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
-    from safetensors import SafetensorError
-
-    architecture = config.get("architecture", "standard")
-    if architecture in SAE_TRAINING_CLASS_REGISTRY and architecture not in SAE_CLASS_REGISTRY:
-        raise UserError(
-            f"this is a training checkpoint ({architecture}): save the SAE with save_inference_model instead"
-        )
-    if architecture not in SAE_CLASS_REGISTRY:
-        raise UserError(f"sae-lens knows no architecture {architecture!r}; it knows {', '.join(SAE_CLASS_REGISTRY)}")
-    try:
-        sae = SAE.load_from_disk(path, device="cpu", dtype="float64" if config.get("dtype") == "float64" else "float32")
-    except SafetensorError as error:
-        raise UserError(f"{WEIGHTS} is damaged or cut short ({one_line(error)}); copy it again") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OSError) as error:
-        raise UserError(
-            f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}"
-        ) from error
-    sae.cfg.metadata.sae_id = path.resolve().name
-    return sae
 
 
 # --- hooks --------------------------------------------------------------------------------------------------
