@@ -6,7 +6,7 @@ named twice is refused, and weights are read. Inside, everything goes through sa
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -16,14 +16,14 @@ import torch
 
 from ..arguments import whole_in
 from ..errors import SAEFitWarning, UserError, warn
-from ..files import expanded, parse_json, read_text
+from ..files import expanded
 from ..models.place import Place
-from ..texts import quoted
-from .circuit_tracer import CROSS_LAYER, TracerFolder, is_circuit_tracers, layer_transcoders
-from .cross_layer import CrossLayer, CrossLayerFeatures
+from .cross_layer import CrossLayerFeatures
+from .formats import Format, Stored, folders_in, formats_called
+from .formats.sae_lens import FORMAT as SAE_LENS
 from .hook import NoHookNamed, hook_in, hook_names, named_hook
-from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
-from .release import load_release
+from .own import DTYPES, inference_form, quiet, settle, written_down
+from .release import fetch_folders, load_release
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -49,18 +49,21 @@ def load_saes(
     *,
     layers: Sequence[int] | int | None = None,
     sae_ids: Sequence[str] | str | None = None,
+    sae_format: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[Place, "SAE"]:
     """Load SAEs by the hook they read, in order of their hooks.
 
     Args:
-        saes: a release in sae-lens's registry; a directory in sae-lens's format, or a folder of several; a folder of
-            transcoders, cross-layer ones too, in circuit-tracer's format; an SAE object; a list of directories and
+        saes: a release in sae-lens's registry; a directory in one of the formats, or a folder of several; a hub
+            repository in one of them, with `sae_ids`, which are its folders; an SAE object; a list of directories and
             objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do not name their hook (a
             bare layer then means resid_post).
         layers: only these. From a release: the SAE at each of them.
         sae_ids: of a release, where a layer has several.
+        sae_format: of the directories, by its name in :data:`.FORMATS`; recognised by their files if None (a hub
+            repository's is sae-lens's then).
         device: where they are put.
         dtype: of the weights; float32 (or float64 where they have it) if None. Thresholds keep at least float32.
 
@@ -75,23 +78,27 @@ def load_saes(
     layers = [layers] if isinstance(layers, int) else layers
     sae_ids = [sae_ids] if isinstance(sae_ids, str) else sae_ids
     dtype = _dtype(dtype)
+    formats_called(sae_format)
     if isinstance(saes, str) and not _is_on_disk(saes):
-        candidates = _from_release(saes, sae_ids, layers)
+        if sae_format in (None, SAE_LENS.name):
+            candidates = _from_release(saes, sae_ids, layers)
+        else:
+            candidates = _from_repository(saes, sae_ids, sae_format)
     elif sae_ids is not None:
         raise UserError("sae_ids choose from a release; from directories and objects choose with layers")
     else:
         with quiet():
-            candidates = _candidates(saes)
+            candidates = _candidates(saes, sae_format)
     chosen = _one_per_hook(candidates if layers is None else _at_layers(candidates, layers))
     return {hook: _loaded(candidate, device, dtype) for hook, candidate in sorted(chosen.items())}
 
 
-def check_folder(saes: Any) -> None:
-    """Raises UserError for a directory that holds no SAE, or bad transcoders, before the model is loaded."""
+def check_folder(saes: Any, sae_format: str | None = None) -> None:
+    """Raises UserError for a directory that holds no SAE, or a bad configuration, before the model is loaded."""
+    formats_called(sae_format)
     if isinstance(saes, Path) or (isinstance(saes, str) and _is_on_disk(saes)):
-        for path in _in_folder(expanded(saes)):
-            if not _holds_sae(path):
-                _from_circuit_tracer(path)
+        for path, kept in folders_in(expanded(saes), sae_format):
+            kept.read(path)
 
 
 def _is_on_disk(saes: str) -> bool:
@@ -138,30 +145,30 @@ def _at_layers(candidates: Sequence[Candidate], layers: Sequence[int]) -> list[C
 # --- what the user may hand over ----------------------------------------------------------------------------
 
 
-def _candidates(saes: Any) -> list[Candidate]:
+def _candidates(saes: Any, sae_format: str | None) -> list[Candidate]:
     if saes is None:
         return []
     if isinstance(saes, Mapping):
-        return [candidate for key, source in saes.items() for candidate in _from_key(key, source)]
+        return [candidate for key, source in saes.items() for candidate in _from_key(key, source, sae_format)]
     found: list[Candidate] = []
     nameless: list[Any] = []
-    for source in _each(saes):
+    for source in _each(saes, sae_format):
         try:
-            found += _from_directory(source, None) if isinstance(source, Path) else [_from_object(source, None)]
+            found += _from_folders([source], None) if isinstance(source, tuple) else [_from_object(source, None)]
         except NoHookNamed:
-            nameless.append(source)
+            nameless.append(source[0] if isinstance(source, tuple) else source)
     if nameless:
         raise UserError(_name_them(nameless))
     return found
 
 
-def _each(saes: Any) -> Iterable[Any]:
+def _each(saes: Any, sae_format: str | None) -> "Iterable[tuple[Path, Format] | SAE]":
     """Every SAE that is meant, by its directory or as an object."""
     if isinstance(saes, str | Path):
-        yield from _in_folder(expanded(saes))
+        yield from folders_in(expanded(saes), sae_format)
     elif isinstance(saes, list | tuple):
         for source in saes:
-            yield from _each(source)
+            yield from _each(source, sae_format)
     elif _is_sae(saes):
         yield saes
     elif saes is not None:
@@ -199,32 +206,39 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
     ]
 
 
-def _from_key(key: HookKey, source: SAESource) -> list[Candidate]:
+def _from_repository(repository: str, sae_ids: Sequence[str] | None, sae_format: str) -> list[Candidate]:
+    """Of folders of a hub repository in another format than sae-lens's."""
+    folders = fetch_folders(repository, sae_ids)
+    with quiet():
+        found = [candidate for path in folders for candidate in _from_folders(folders_in(path, sae_format), None)]
+    return [
+        replace(one, load=lambda one=one: written_down(one.load(), one.hook, release=repository)) for one in found
+    ]
+
+
+def _from_key(key: HookKey, source: SAESource, sae_format: str | None) -> list[Candidate]:
     if isinstance(key, str):
         number = whole_in(key.strip())
         key = Place.parse(key) if number is None else number
     if not isinstance(key, Place | Integral) or isinstance(key, bool):
         raise UserError(f"an SAE's key is its layer or hook, such as 17 or '17.resid_post', not {_kind(key)}")
     if isinstance(source, str | Path):
-        return _from_directory(expanded(source), key)
+        return _from_folders(folders_in(expanded(source), sae_format), key)
     if _is_sae(source):
         return [_from_object(source, key)]
     raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")
 
 
-def _from_directory(path: Path, key: Place | int | None, sae_format: str | None) -> list[Candidate]:
-    """The dictionaries of a folder, or of its subfolders; those that the key names, where there are several."""
-    return _from_folders(folders_in(path, sae_format), path, key)
-
-
-def _from_folders(folders: Iterable[tuple[Path, Format]], path: Path, key: Place | int | None) -> list[Candidate]:
-    stored = [one for folder, kept in folders for one in kept.read(folder)]
+def _from_folders(folders: Sequence[tuple[Path, Format]], key: Place | int | None) -> list[Candidate]:
+    """The dictionaries in folders; of several those that the key names."""
+    stored = [one for path, kept in folders for one in kept.read(path)]
     if len(stored) == 1:
         return [_stored(stored[0], key)]
     found = [_stored(one, None) for one in stored]
     meant = [candidate for candidate in found if key in (None, candidate.hook, candidate.hook.layer)]
     if not meant:
-        raise UserError(f"{path} has no dictionary that reads {key}; there are {', '.join(str(c.hook) for c in found)}")
+        there = ", ".join(str(candidate.hook) for candidate in found)
+        raise UserError(f"{folders[0][0]} has no SAE or transcoder that reads {key}; there are {there}")
     return meant
 
 
