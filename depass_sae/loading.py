@@ -62,12 +62,10 @@ def load_subject(
         saes = shipped_saes()
     if saes is None and (layers or sae_ids or sae_format):
         raise UserError("no SAEs are loaded; name some with --sae (saes=)")
-    device = str(loaded.model.device)
-    found = (
-        {}
-        if saes is None
-        else load_saes(saes, layers=layers, sae_ids=sae_ids, sae_format=sae_format, device=device)
-    )
+    found = {}
+    if saes is not None:
+        there = str(loaded.model.device)
+        found = load_saes(saes, layers=layers, sae_ids=sae_ids, sae_format=sae_format, device=there)
     for hook, sae in found.items():
         last = adapter.n_layers - 1
         width = adapter.width(Place(min(hook.layer, last), hook.hook))
@@ -86,6 +84,12 @@ def load_subject(
             raise UserError(
                 f"the SAE at {hook} cannot be on {loaded.name}: its attention and MLP both read resid_pre, and nothing "
                 "passes between them"
+            )
+        written = str(sae.cfg.metadata.hf_hook_name_out or "")
+        if written.endswith(".mlp.output") and adapter.layer(hook.layer).sublayers[1].post is not None:
+            raise UserError(
+                f"the transcoder at {hook} cannot be on {loaded.name}: it stands for what the MLP gives before a "
+                "norm on it, and what stands here comes after it"
             )
     warn_of_others(found, loaded.name)
     return Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing)

@@ -1,4 +1,4 @@
-"""Dictionaries that choose among their features, and that sae-lens has no class of: transcoders with topk, and groupmax.
+"""Dictionaries that choose among their features and that sae-lens has no class of: transcoders with topk, and groupmax.
 
 topk keeps a token's k largest pre-activations. groupmax keeps the largest of each of k groups of neighbours. Neither
 keeps one below 0. Importing this makes the architectures known to sae-lens.

@@ -208,12 +208,17 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
 
 def _from_repository(repository: str, sae_ids: Sequence[str] | None, sae_format: str) -> list[Candidate]:
     """Of folders of a hub repository in another format than sae-lens's."""
-    folders = fetch_folders(repository, sae_ids)
-    with quiet():
-        found = [candidate for path in folders for candidate in _from_folders(folders_in(path, sae_format), None)]
-    return [
-        replace(one, load=lambda one=one: written_down(one.load(), one.hook, release=repository)) for one in found
-    ]
+    found = []
+    for sae_id, path in fetch_folders(repository, sae_ids).items():
+        origin = {"release": repository, "sae_id": sae_id, "sae_format": sae_format}
+        with quiet():
+            candidates = _from_folders(folders_in(path, sae_format), None)
+        found += [replace(one, load=partial(_from_there, one, origin)) for one in candidates]
+    return found
+
+
+def _from_there(candidate: Candidate, origin: Mapping[str, str]) -> "SAE":
+    return written_down(candidate.load(), candidate.hook, **origin)
 
 
 def _from_key(key: HookKey, source: SAESource, sae_format: str | None) -> list[Candidate]:

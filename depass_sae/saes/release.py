@@ -40,7 +40,7 @@ def load_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[i
     return {sae_id: _fetch(release, sae_id, repository) for sae_id in chosen}
 
 
-def fetch_folders(repository: str, names: Sequence[str] | None) -> list[Path]:
+def fetch_folders(repository: str, names: Sequence[str] | None) -> dict[str, Path]:
     """Folders of a hub repository, in the hub's cache, with the configurations that lie beside them.
 
     Raises UserError for what the repository does not have, and for what the hub refuses.
@@ -60,7 +60,7 @@ def fetch_folders(repository: str, names: Sequence[str] | None) -> list[Path]:
     for name in names:
         if not (root / name).is_dir():
             raise UserError(f"{repository} has no folder {name}")
-    return [root / name for name in names]
+    return {name: root / name for name in names}
 
 
 def choose_ids(

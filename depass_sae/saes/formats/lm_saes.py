@@ -90,7 +90,9 @@ def _read(folder: Path) -> list[Stored]:
 
 def _config(file: Path, config: dict[str, Any]) -> Config:
     if config.get("sae_type", "sae") != "sae":
-        raise UserError(f"{file}: only dictionaries of type sae are supported, and this is {quoted(config['sae_type'])}")
+        raise UserError(
+            f"{file}: only dictionaries of type sae are supported, and this is {quoted(config['sae_type'])}"
+        )
     if flag_in(file, config, "use_glu_encoder", False):
         raise UserError(f"{file}: use_glu_encoder makes pre-activations that are not affine in what is read")
     d_model = count_in(file, config, "d_model")

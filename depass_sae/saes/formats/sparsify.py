@@ -43,7 +43,9 @@ def _read(folder: Path) -> list[Stored]:
         d_sae = d_in * count_in(file, config, "expansion_factor")
     k = count_in(file, config, "k", d_sae)
     activation = one_of(file, config, "activation", ("topk", "groupmax"), "topk")
-    transcodes, skips, signed = (flag_in(file, config, key, False) for key in ("transcode", "skip_connection", "signed"))
+    transcodes, skips, signed = (
+        flag_in(file, config, key, False) for key in ("transcode", "skip_connection", "signed")
+    )
     if activation == "groupmax" and d_sae % k:
         raise UserError(f"{file}: k, the number of groups, should divide {d_sae} latents, and is {k}")
     if skips and not transcodes:
@@ -53,7 +55,9 @@ def _read(folder: Path) -> list[Stored]:
     kind = "abstopk" if signed else activation
     architecture = f"{kind}{'_skip' if skips else ''}{'_transcoder' if transcodes else ''}"
     metadata = _metadata(folder, transcodes)
-    return [Stored(str(folder), architecture, metadata, partial(_load, weights, architecture, metadata, d_in, d_sae, k))]
+    return [
+        Stored(str(folder), architecture, metadata, partial(_load, weights, architecture, metadata, d_in, d_sae, k))
+    ]
 
 
 def _load(weights: Path, architecture: str, metadata: dict[str, Any], d_in: int, d_sae: int, k: int) -> SAE:
@@ -83,7 +87,7 @@ def _metadata(folder: Path, transcodes: bool) -> dict[str, Any]:
         raise UserError(f"{folder} transcodes {place.name}; only transcoders of a layer's MLP are supported")
     if model_type_of(model) in POST_NORMED:
         raise UserError(f"{folder} stands for what the MLP gives before a norm on it, which is no place here ({model})")
-    return metadata | {"hf_hook_name": f"{place.name}.input"}
+    return metadata | {"hf_hook_name": f"{place.name}.input", "hf_hook_name_out": f"{place.name}.output"}
 
 
 FORMAT = Format("sparsify", f"{CONFIG} and {WEIGHTS}", _recognises, _read)
