@@ -126,7 +126,7 @@ def _mistake(error: ValidationError) -> str:
 
 
 def origin(subject: Subject) -> dict[str, Any] | None:
-    """The options that load the subject again: ``model``, ``sae``, ``sae_id``, ``sae_format``, ``dtype``, ``trace_dtype``.
+    """The options that load the subject: ``model``, ``sae``, ``sae_id``, ``sae_format``, ``dtype`` and ``trace_dtype``.
 
     None where that cannot be told: a model or SAEs that were made in Python.
     """

@@ -26,10 +26,21 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...models.place import Place
 from ...texts import quoted
 from ..circuit_tracer import READS, WRITES
-from ..weights import MOST, Tensors, check_tensors, count_in, flag_in, made, one_of, read_config, read_tensors, text_in
+from ..weights import (
+    MOST,
+    Tensors,
+    check_tensors,
+    count_in,
+    flag_in,
+    is_number,
+    made,
+    one_of,
+    read_config,
+    read_tensors,
+    text_in,
+)
 from .folder import Format, Stored, mentions, weights_among
 
 if TYPE_CHECKING:
@@ -90,9 +101,7 @@ def _read(folder: Path) -> list[Stored]:
 
 def _config(file: Path, config: dict[str, Any]) -> Config:
     if config.get("sae_type", "sae") != "sae":
-        raise UserError(
-            f"{file}: only dictionaries of type sae are supported, and this is {quoted(config['sae_type'])}"
-        )
+        raise UserError(f"{file}: sae_type should be sae (no other is supported), and is {quoted(config['sae_type'])}")
     if flag_in(file, config, "use_glu_encoder", False):
         raise UserError(f"{file}: use_glu_encoder makes pre-activations that are not affine in what is read")
     d_model = count_in(file, config, "d_model")
@@ -128,7 +137,7 @@ def _config(file: Path, config: dict[str, Any]) -> Config:
 
 def _expanded(file: Path, config: dict[str, Any], d_model: int) -> int:
     factor = config.get("expansion_factor")
-    if type(factor) not in (int, float) or not 1 <= factor * d_model < MOST:
+    if not is_number(factor) or not 1 <= factor * d_model < MOST:
         raise UserError(f"{file}: d_sae or expansion_factor should be a number, and is {quoted(factor)}")
     return int(factor * d_model)
 
@@ -138,7 +147,7 @@ def _threshold(file: Path, config: dict[str, Any]) -> float | None:
     value = config.get("jump_relu_threshold")
     if value is None:
         return None
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise UserError(f"{file}: jump_relu_threshold should be a number from 0, and is {quoted(value)}")
     return float(value)
 
@@ -167,7 +176,7 @@ def _load(file: Path, config: Config, metadata: dict[str, Any]) -> SAE:
         threshold = log_threshold.exp() if config.threshold is None else b_enc.new_tensor(config.threshold) * s_out
         made_of["threshold"] = threshold / length
     made_of |= {"W_enc": W_enc * s_in, "b_enc": b_enc, "W_dec": W_dec / s_out, "b_dec": b_dec / s_out}
-    options = {} if config.k is None else {"k": config.k}
+    options: dict[str, Any] = {} if config.k is None else {"k": config.k}
     if config.norm == "token-wise":
         options["normalize_activations"] = "constant_norm_rescale"
     return made(config.architecture, made_of, metadata, **options)
@@ -180,7 +189,7 @@ def _factor(file: Path, config: Config, among_weights: Tensors, side: int) -> fl
     hook = config.hooks[side]
     stored = among_weights.get(f"{NORMS}.{hook}")
     norm = config.norms.get(("in", "out")[side], config.norms.get(hook)) if stored is None else stored.item()
-    if type(norm) not in (int, float) or not 0 < norm < math.inf:
+    if not is_number(norm) or not 0 < norm < math.inf:
         raise UserError(
             f"{file}: the dataset's average activation norm at {hook} ({NORMS}) should be a number above 0, and is "
             f"{'missing' if norm is None else quoted(norm)}"
