@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
@@ -44,10 +44,13 @@ def read_config(file: Path) -> dict[str, Any]:
 def count_in(file: Path, config: Mapping[str, Any], key: str, most: int = MOST - 1) -> int:
     """A whole number from 1 in a configuration. Raises UserError for anything else."""
     value = config.get(key)
-    if type(value) is int and 0 < value <= most:
-        return value
-    up_to = "" if most == MOST - 1 else f" to {most}"
-    _wrong(file, config, key, f"a whole number from 1{up_to}")
+    if type(value) is not int or not 0 < value <= most:
+        _wrong(file, config, key, f"a whole number from 1{'' if most == MOST - 1 else f' to {most}'}")
+    return value
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def flag_in(file: Path, config: Mapping[str, Any], key: str, default: bool) -> bool:
