@@ -113,7 +113,8 @@ def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype
         try:
             sae = settle(written_down(candidate.load(), candidate.hook), device, dtype)
         except UserError as error:
-            raise UserError(f"{candidate.name}: {error}") from error
+            named = candidate.name in str(error)
+            raise UserError(str(error) if named else f"{candidate.name}: {error}") from error
     if sae.cfg.normalize_activations in FOLDED:
         warn(
             f"{candidate.name} was trained on normalised activations ({sae.cfg.normalize_activations}), and the factor "
