@@ -124,6 +124,16 @@ class Finding:
         )
 
     @property
+    def answer(self) -> str:
+        """What was found, in a line."""
+        return answer(self.facts)
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """What else is to be said of it, a line each."""
+        return tuple(points(self.facts))
+
+    @property
     def sentence(self) -> str:
         """The answer and its points as one paragraph."""
         return sentence(self.facts)
@@ -194,8 +204,8 @@ class Finding:
             "name": self.name,
             "pos": self.target.pos,
             "token": self.target.token,
-            "answer": answer(self.facts),
-            "points": list(points(self.facts)),
+            "answer": self.answer,
+            "points": list(self.points),
             "sentence": self.sentence,
             "facts": self.facts.to_dict(),
             "table": self.table(),

@@ -85,13 +85,17 @@ def _feature_section(c: Document, f: Document, i: int, graphs: Graphs, top: int 
 # ------------------------------------------------------------------------------------------------- where, and which
 
 
+def strip_title(feature: str) -> str:
+    return f"activation of {feature}"
+
+
 def _strip(c: Document, f: Document) -> Strip:
     aimed = {int(finding["pos"]) for finding in f["findings"]}
     marks = tuple(
         Mark(a["token"], a["pos"], a["activation"], _line(c, f, a), a["pos"] in aimed) for a in f["activations"]
     )
     caption = "The feature’s activation at each token of the prompt. Underlined: what is asked about."
-    return Strip(f"activation of {f['name']}", marks, "activation", caption, numbers=True)
+    return Strip(strip_title(f["name"]), marks, "activation", caption, numbers=True)
 
 
 def _line(c: Document, f: Document, at: Document) -> str:
