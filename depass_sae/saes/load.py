@@ -157,7 +157,7 @@ def _candidates(saes: Any, sae_format: str | None) -> list[Candidate]:
         try:
             found += _from_folders([source], None) if isinstance(source, tuple) else [_from_object(source, None)]
         except NoHookNamed:
-            nameless.append(source[0] if isinstance(source, tuple) else source)
+            nameless.append(source)
     if nameless:
         raise UserError(_name_them(nameless))
     return found
@@ -176,10 +176,13 @@ def _each(saes: Any, sae_format: str | None) -> "Iterable[tuple[Path, Format] | 
         raise UserError(f"SAEs are a release, a directory, an SAE object, a list or a dict of these, not {_kind(saes)}")
 
 
-def _name_them(sources: Sequence[Any]) -> str:
+def _name_them(nameless: Sequence[Any]) -> str:
     """What to write for SAEs that do not say where they read."""
+    sources = [source[0] if isinstance(source, tuple) else source for source in nameless]
     directories = all(isinstance(source, Path) for source in sources)
-    in_file = ', or write "hook_name": "blocks.17.hook_resid_post" into the metadata of cfg.json' if directories else ""
+    in_file = ""
+    if all(isinstance(source, tuple) and source[1] is SAE_LENS for source in nameless):
+        in_file = ', or write "hook_name": "blocks.17.hook_resid_post" into the metadata of cfg.json'
     if len(sources) == 1:
         what, name = (str(sources[0]), f'"{sources[0]}"') if directories else (f"the {_type(sources[0])} object", "sae")
         return f'{what} does not say which hook it reads; name it: saes={{"17.resid_post": {name}}}{in_file}'

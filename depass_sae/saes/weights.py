@@ -134,12 +134,10 @@ def _unpickled(path: Path) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
-            raise UserError(
-                f"{path} holds more than tensors (code that would be run), and is not read; save the state_dict alone"
-            ) from error
-        raise UserError(f"{path} is damaged or cut short ({one_line(error)}); copy it again") from error
+    except pickle.UnpicklingError as error:  # which does not say whether it is code or no pickle at all
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors (code, which is not run): save the state_dict alone"
+        ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path} is damaged or cut short ({one_line(error)}); copy it again") from error
 

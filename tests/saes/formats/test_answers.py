@@ -90,7 +90,7 @@ def test_a_graph_can_be_grown_from_one(tmp_path: Path) -> None:
 
 def test_a_transcoder_of_what_the_mlp_gives_before_a_norm_is_refused_on_such_a_model(tmp_path: Path) -> None:
     path = sparsify(tmp_path, transcode=True)
-    with pytest.raises(UserError, match="the transcoder at 1.mlp_in cannot be on .* before a norm on it"):
+    with pytest.raises(UserError, match=r"the transcoder at 1\.mlp_in cannot be on .* before a norm on it"):
         handle(path, "gemma2")
 
 
@@ -98,5 +98,5 @@ def test_the_format_is_named_in_python(tmp_path: Path) -> None:
     lm = handle(sparsify(tmp_path))
     again = ds.load(lm.model, lm.tokenizer, saes=tmp_path, sae_format="sparsify")
     assert list(again.saes) == [1]
-    with pytest.raises(UserError, match="holds no SAE: neither hyperparams.json"):
+    with pytest.raises(UserError, match=r"holds no SAE: neither hyperparams\.json"):
         ds.load(lm.model, lm.tokenizer, saes=tmp_path, sae_format="lm-saes")

@@ -167,8 +167,10 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path, name: s
     _, make, weights, _ = WRITTEN[name]
     file, trace = make(tmp_path) / weights, tmp_path / "trace"
     torch.save(torch.load(file, weights_only=True) | {"code": Code(trace)}, file)
-    assert f"{file} holds more than tensors (code that would be run), and is not read" in refused(tmp_path)
+    assert f"{file} is damaged, or holds more than tensors (code, which is not run)" in refused(tmp_path)
     assert not trace.exists()
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    assert f"{file} is damaged" in refused(tmp_path)
     for foreign, why in (([1, 2], "holds no tensors by name"), ({"k": "x"}, "k is a str, not a tensor")):
         torch.save(foreign, file)
         assert why in refused(tmp_path)

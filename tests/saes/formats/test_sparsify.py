@@ -108,7 +108,7 @@ def test_a_run_is_all_its_hookpoints(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_name_has_to_be_told_where_it_reads(tmp_path: Path) -> None:
     path = sparsify(tmp_path, "best")
-    assert 'does not say which hook it reads; name it: saes={"17.resid_post": ' in refused(path)
+    assert refused(path) == f'{path} does not say which hook it reads; name it: saes={{"17.resid_post": "{path}"}}'
     (hook,) = load_saes({"4.mlp_out": path})
     assert str(hook) == "4.mlp_out"
 
