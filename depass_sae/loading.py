@@ -30,6 +30,7 @@ def load_subject(
     saes: Any = None,
     layers: Sequence[int] | int | None = None,
     sae_ids: Sequence[str] | str | None = None,
+    sae_format: str | None = None,
     dtype: str | torch.dtype | None = None,
     trace_dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -38,7 +39,7 @@ def load_subject(
 ) -> Subject:
     """See :func:`depass_sae.load`."""
     tracing = dtype_named(trace_dtype)
-    check_folder(saes)
+    check_folder(saes, sae_format)
     if isinstance(model, str | Path):
         loaded = load_model(
             model, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
@@ -59,9 +60,12 @@ def load_subject(
         from .saes.shipped import shipped_saes
 
         saes = shipped_saes()
-    if saes is None and (layers or sae_ids):
+    if saes is None and (layers or sae_ids or sae_format):
         raise UserError("no SAEs are loaded; name some with --sae (saes=)")
-    found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
+    found = {}
+    if saes is not None:
+        there = str(loaded.model.device)
+        found = load_saes(saes, layers=layers, sae_ids=sae_ids, sae_format=sae_format, device=there)
     for hook, sae in found.items():
         last = adapter.n_layers - 1
         width = adapter.width(Place(min(hook.layer, last), hook.hook))
@@ -80,6 +84,12 @@ def load_subject(
             raise UserError(
                 f"the SAE at {hook} cannot be on {loaded.name}: its attention and MLP both read resid_pre, and nothing "
                 "passes between them"
+            )
+        written = str(sae.cfg.metadata.hf_hook_name_out or "")
+        if written.endswith(".mlp.output") and adapter.layer(hook.layer).sublayers[1].post is not None:
+            raise UserError(
+                f"the transcoder at {hook} cannot be on {loaded.name}: it stands for what the MLP gives before a "
+                "norm on it, and what stands here comes after it"
             )
     warn_of_others(found, loaded.name)
     return Subject(_with_bos(loaded, found.values()), adapter, found, checked, tracing)

@@ -42,7 +42,16 @@ Sae = Annotated[
     str | None,
     typer.Option(
         "--sae",
-        help="A sae-lens release, or a directory in its or circuit-tracer's format. Default: those of smollm2.",
+        help="A sae-lens release, or a directory in one of --sae-format's formats. Default: those of smollm2.",
+    ),
+]
+SaeFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--sae-format",
+        help="Of the directory, or of a hub repository whose folders --sae-id names: sae-lens, sparsify, "
+        "dictionary-learning, lm-saes, qwen-scope or circuit-tracer.",
+        show_default="by its files",
     ),
 ]
 SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
@@ -186,6 +195,7 @@ class Loading:
     model: Model = None
     sae: Sae = None
     sae_id: SaeId = None
+    sae_format: SaeFormat = None
     dtype: Dtype = None
     trace_dtype: TraceDtype = None
     device: Device = None
@@ -201,6 +211,8 @@ class Loading:
         """layers: of the SAEs; an empty list for none, None for whichever there are."""
         if self.sae_id and self.sae is None:
             raise UserError("--sae-id chooses from a release: name that with --sae")
+        if self.sae_format and self.sae is None:
+            raise UserError("--sae-format says how a directory is to be read: name that with --sae")
         model = "smollm2" if self.model is None else self.model
         status(f"loading {model}")
         from ..api import load
@@ -210,6 +222,7 @@ class Loading:
             saes={} if layers == [] else self.sae,
             layers=None if self.sae_id else layers or None,
             sae_ids=self.sae_id or None,
+            sae_format=self.sae_format,
             dtype=self.dtype,
             trace_dtype=self.trace_dtype,
             device=self.device,
