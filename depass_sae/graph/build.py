@@ -26,8 +26,7 @@ from ..models.prompt import Prompt, token_text
 from ..passes.choices import CONTRIBUTION
 from ..passes.forward import Allocation
 from ..passes.memory import check_memory
-from ..passes.mixers import mixer_of
-from ..passes.record import Trace
+from ..passes.record import Trace, blank
 from ..passes.settings import Settings
 from ..saes import describe
 from ..subject import Subject
@@ -332,9 +331,7 @@ def _attributes(
 
 def trace_bytes(subject: Subject, n: int) -> int:
     """What a trace holds, once as it is and once as cuts and their work space."""
-    adapter = subject.adapter
-    kept = (mixer_of(adapter.sublayer(number).mixer).kept(n) for number in range(2 * adapter.n_layers))
-    return 2 * 4 * sum(n * adapter.d_model + one for one in kept)
+    return 2 * blank(subject.adapter, n, dtype=subject.trace_dtype).size
 
 
 def _check_size(cuts: Sequence[Cut], rule: str, max_nodes: int) -> None:
