@@ -127,8 +127,9 @@ def graph(lm: ds.LM) -> Any:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Any) -> None:
-    """A folder in which an example may leave files; a graph lies there."""
+    """A folder in which an example may leave files; a graph lies there, and a file of prompts."""
     monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text(f"{PROMPT}\n\n{PROMPT}\n")
     ds.write_graph(graph, "g.json")
 
 

@@ -6,6 +6,7 @@ Each option is given a family of wrong values; what only looks wrong is taken.
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from depass_sae.errors import UserError
 from depass_sae.texts import is_hidden, visible
 
 from .attribution.tiny import D_MODEL, TEXT, fitting_sae, handle, model, random_sae, tokenizer
+from .cli.calling import Done, Files, files, run
 from .graph.sample import sample_graph
-from .test_cli import Done, Files, files, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.DepassWarning")
 __all__ = ["files", "run"]
@@ -49,6 +50,8 @@ COMPLETE = {
 }
 """Every command that loads a model, with what it needs; an option that follows goes before one of these."""
 QUESTIONS = ["tokens", "heads", "modules", "neurons", "subspace"]
+SEVERAL = ["features", "tokens", "heads", "modules", "neurons"]
+"""Those that take a file of prompts."""
 RULED = [*QUESTIONS, "attention", "graph", "feature", "case-study"]
 EVERY = list(COMPLETE)
 
@@ -117,6 +120,7 @@ NO_MEMORY = [
 NO_TEMPERATURE = ["0", "-1", "-0.0", "nan", "inf", "-inf", "", "hot", "1e999", "1,5", "{}", "²", ENDLESS]
 NO_SEED = [str(2**64), str(-(2**63) - 1), HUGE, ENDLESS, "", "x", "1.5", "1e3", "²", "nan"]
 NO_PLACE = ["", f"{LONG}.json", "nu\0l.json", f"{NOBODY}.json", "no-suffix", "g.docx", "pyproject.toml/g.json"]
+NO_OUT = [*NO_PLACE, "g.graphml", "g", ".json/"]
 NO_FILE = ["", "missing.csv", f"{LONG}.csv", "nu\0l.csv", f"{NOBODY}.csv", ".", "/", "tests", "/dev/null/x.csv"]
 NO_DEVICE = [
     "",
@@ -135,11 +139,13 @@ NO_DEVICE = [
 NO_DTYPE = ["", "int8", "complex64", "float8", "bool", "Float32", "torch.float32", "32", "x" * 5000]
 NO_FOLDER = ["", "./missing", NOBODY, f"./{LONG}", "./nu\0l", "/", "~", "./pyproject.toml"]
 
+PROMPT_FILES = {"p.txt": b"a b\nc d\n", "empty.txt": b" \n\n", "latin.txt": b"caf\xe9\n", "no.jsonl": b'{"txt": 1}\n'}
+
 EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (RULED, "--rule", NO_NAME),
     (RULED, "--temperature", NO_TEMPERATURE),
     (RULED, "--first-token", ["", "Skip", "none", "0"]),
-    (QUESTIONS, "--memory", NO_MEMORY),
+    (RULED, "--memory", NO_MEMORY),
     (QUESTIONS, "--path", ["", "Gate", "both", "magnitude ", "x" * 5000]),
     ([*QUESTIONS, "graph"], "--pos", NO_POSITION),
     ([*QUESTIONS, "graph", "case-study"], "--feature", NO_FEATURE),
@@ -164,10 +170,11 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["graph"], "--errors", ["", "Roots", "both", "x" * 5000]),
     (["graph"], "--format", ["", "gexf", ".json", "json ", "png"]),
     (["graph", "feature"], "--out", NO_PLACE),
+    (["tokens", "features", "heads", "modules", "neurons", "subspace", "attention"], "--out", NO_OUT),
+    (["feature"], "--prompts", NO_FILE),
     (["case-study"], "--out", ["", NOBODY, LONG, "nu\0l", "pyproject.toml"]),
     (["case-study"], "--title", ["", " ", "two\nlines", "\x1b[1m", "\u202eback", "a\ufeffb", "\udce9", "\u2029"]),
     (["graph", "feature", "case-study"], "--labels", NO_FILE),
-    (["feature"], "--prompts", [*NO_FILE]),
     (["subspace"], "--at", ["", "x", "1", "1.", "resid_post", "1.RESID", f"{ENDLESS}.resid_post", "-1.x", "²"]),
     (EVERY, "--device", NO_DEVICE[:4]),
     (["features"], "--device", NO_DEVICE),
@@ -208,13 +215,31 @@ def early() -> Iterator[list[str]]:
         yield [command, *rest, "--logit", " Paris", "--path", "gate"]
     for command, option in [
         ("features", "-f=1/3"), ("features", "--pos=3"), ("features", "--rule=half"), ("features", "--memory=1GB"),
+        ("features", "--by-depth"),
+        ("heads", "--by-depth"),
         ("heads", "--by=word"), ("heads", "--ablate=1"), ("modules", "--by-token"), ("neurons", "--against=x"),
-        ("subspace", "--top=3"), ("attention", "--pos=3"), ("attention", "--memory=1GB"), ("graph", "--memory=1GB"),
-        ("graph", "--ablate=1"), ("feature", "--pos=3"), ("feature", "--ids=5"), ("case-study", "--memory=1GB"),
+        ("subspace", "--top=3"), ("subspace", "--prompts=x"), ("attention", "--pos=3"), ("attention", "--prompts=x"),
+        ("graph", "--ablate=1"), ("graph", "--prompts=x"), ("feature", "--pos=3"), ("feature", "--ids=5"),
     ]:  # fmt: skip
         yield [command, *COMPLETE[command], option]
     yield ["tokens", *COMPLETE["tokens"], "--against="]
+    yield ["tokens", *COMPLETE["tokens"], "--against=x", "--by-depth"]
     yield ["tokens", *COMPLETE["tokens"], "--replace-from", __file__]
+    for command in SEVERAL:
+        question = [] if command == "features" else ["-f", "1/3"]
+        for name in ("missing.txt", "empty.txt", "latin.txt", "no.jsonl", "tests"):
+            yield [command, *question, "--prompts", f"tests/{name}"]
+        yield [command, *question, "--prompts", "tests/p.txt", *P]
+        yield [command, *question, "--prompts", "tests/p.txt", "--ids", "5 6"]
+        yield [command, *question, "--prompts", "tests/p.txt", "--out", "g"]
+        if command != "features":
+            yield [command, "--prompts", "tests/p.txt"]
+            yield [command, "-f", "1/3@4", "--prompts", "tests/p.txt"]
+            yield [command, *question, "--prompts", "tests/p.txt", "--pos", "4"]
+    for command in ("heads", "modules", "neurons"):
+        yield [command, "-f", "1/3", "--prompts", "tests/p.txt", "--pos", "all"]
+    yield ["heads", "-f", "1/3", "--prompts", "tests/p.txt", "--by-token"]
+    yield ["tokens", "-f", "1/3", "--prompts", "tests/p.txt", "--against", "x"]
     yield ["heads", *COMPLETE["heads"], "--by-token", "--rule", "softmax"]
     yield ["subspace", *COMPLETE["subspace"], "--matrix", "x"]
     yield ["subspace", *P, "-f", "1/3", "--matrix", __file__]
@@ -263,6 +288,8 @@ def test_a_mistake_is_told_of_in_one_line_before_a_model_is_loaded(
 ) -> None:
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "tests").mkdir()
+    for name, content in PROMPT_FILES.items():
+        (tmp_path / "tests" / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)
     found = {}
     for case in early():
@@ -272,6 +299,20 @@ def test_a_mistake_is_told_of_in_one_line_before_a_model_is_loaded(
                 found[" ".join(part[:60] for part in case)] = said
     assert not found
     assert sorted(os.listdir()) == ["pyproject.toml", "tests"]
+    assert sorted(os.listdir("tests")) == sorted(PROMPT_FILES)
+
+
+@pytest.mark.parametrize("command", ["tokens", "features", "attention"])
+def test_a_file_that_a_library_is_missing_for_is_told_of_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module, suffix in (("pyarrow", "parquet"), ("pandas", "csv"), ("matplotlib.figure", "png")):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, module, None)
+            said = wrong(run(command, *COMPLETE[command], "--out", f"a.{suffix}", *ABSENT))
+        assert f".{suffix} files need {module.partition('.')[0]}: pip install" in said
+    assert not os.listdir()
 
 
 LATE = [
@@ -315,6 +356,7 @@ LATE = [
     ["subspace", *P, "-f", "1/3", "--direction", "1/3", "--at", f"{'9' * 18}.resid_post"],
     ["subspace", *P, "-f", "1/3", "--direction", "1/3", "--direction", "0/3"],
     ["feature", *P, "1/160"],
+    ["tokens", *P, "-f", "1/160", "--out", "a.html", "--out", "new/a.json"],
     ["case-study", *P, "-f", "1/3@99", "--out", "no-such-folder"],
 ]
 """What it takes a model to know. ² is no number: int() takes none of what str.isdigit() takes beyond decimals."""
@@ -349,7 +391,8 @@ def test_files_that_are_not_there_are_one_line(run: Run, tmp_path: Path, monkeyp
             assert not (said := wrong(run(*case))).startswith("!"), said
     for name in ("", "g.docx", f"{LONG}.html", f"{NOBODY}.html", "nu\0l.html", "g.png"):
         assert not (said := wrong(run("diff", graph, graph, f"--out={name}"))).startswith("!"), said
-    for option, values in {"--max-nodes": [*NO_WHOLE, "-1"], "--seed": NO_SEED, "--top": ["0", "x"]}.items():
+    wrong_values = {"--max-nodes": [*NO_WHOLE, "-1"], "--seed": NO_SEED, "--top": ["0", "x"], "--memory": NO_MEMORY}
+    for option, values in wrong_values.items():
         for value in values:
             said = wrong(run("verify", graph, f"{option}={value}", *ABSENT))
             assert not said.startswith("!"), said
@@ -643,7 +686,7 @@ def test_in_python_it_is_a_user_error_of_one_line(
 
 
 def test_a_setting_that_there_is_not_is_pythons_own_mistake(lm: ds.LM) -> None:
-    with pytest.raises(TypeError, match="there is no setting 'positon'; there are logit, logit_diff"):
+    with pytest.raises(TypeError, match="there is no setting 'positon'; there are rule, temperature"):
         lm.attribute_tokens_each(TEXT, ["1/3"], positon=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'positon'"):
         lm.features(TEXT, positon=3)  # type: ignore[call-arg]

@@ -23,9 +23,10 @@ from ..view.blocks import (
     Table,
     Token,
 )
+from ..view.pointer import At
 from ..view.words import count, error, formatted, number, percent, place, signed, written
 
-Document = Mapping[str, Any]
+Document = Mapping[str, Any] | At
 
 PARTS = {"heads": "head", "modules": "module", "neurons": "neuron"}
 SOURCES = 4

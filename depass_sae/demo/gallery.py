@@ -19,7 +19,7 @@ from .cases import CASES, Case
 
 if TYPE_CHECKING:
     from ..api import LM
-    from ..report.case import CaseStudy
+    from ..report.case.case import CaseStudy
 
 NODES_PER_SAE = 40
 """A graph has so many nodes for each SAE that it passes: enough to reach the tokens."""
@@ -58,7 +58,7 @@ def indexes(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Pages that lead to the studies: for a browser, and for GitHub. documents: the ``case.json`` of each."""
     from jinja2 import Environment, PackageLoader
 
-    from ..report.markdown import escaped
+    from ..view.markdown import escaped
 
     entries = [_entry(case, document) for case, document in zip(CASES, documents, strict=True)]
     pages = Environment(

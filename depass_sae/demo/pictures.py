@@ -20,7 +20,7 @@ from .cases import CASES
 from .gallery import case_study
 
 if TYPE_CHECKING:
-    from ..report.case import CaseStudy
+    from ..report.case.case import CaseStudy
 
 MARGIN = 28
 
@@ -74,17 +74,16 @@ def main() -> None:
 def draw(out: Path) -> None:
     """Raises UserError where there is no browser; what needs none is drawn by then."""
     from ..api import load
-    from ..attribution.heatmap import components_table
-    from ..attribution.render import strip_line, tokens_table
+    from ..view.terminal import renderables
 
     out.mkdir(parents=True, exist_ok=True)
     lm, case = load("smollm2"), CASES[0]
     feature = f"{case.feature}@{case.position}"
     tokens = lm.attribute_tokens(case.prompt, feature=feature)
-    parts = [strip_line(tokens, tokens.target), "", *tokens_table(tokens, 6)]
+    parts = renderables(tokens.blocks(6))
     write_text(out / "tokens.svg", svg(f'depass-sae tokens --feature {feature} --prompt "..."', *parts))
-    heads = lm.attribute_heads(case.prompt, feature=feature, by_token=True)
-    write_text(out / "heads.svg", svg(f"depass-sae heads --feature {feature} --by-token", *components_table(heads, 6)))
+    parts = renderables(lm.attribute_heads(case.prompt, feature=feature, by_token=True).blocks(6))
+    write_text(out / "heads.svg", svg(f"depass-sae heads --feature {feature} --by-token", *parts))
     with browser() as started:
         study = case_study(lm, case)
         page_picture(started, study, case.sources[0], out / "case-study.png")

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from ..errors import UserError
 from ..files import DEEPEST, TOO_DEEP
 from ..texts import quoted
+from .names import node_id
 
 SCHEMA_VERSION = 2
 KIND = "feature-flow graph"
@@ -305,24 +306,6 @@ def check_graph(g: Any, *, whole: bool = False) -> None:
             _validated(document)
     except UserError as error:
         raise UserError(f"this is no feature-flow graph as lm.graph(...) makes it: {error}") from None
-
-
-def node_id(node: Mapping[str, Any]) -> str:
-    """The id that a node's attributes amount to."""
-    match node["kind"]:
-        case "token":
-            return f"token:{node['pos']}" if node["layer"] == -1 else f"token:{node['layer']}@{node['pos']}"
-        case "feature":
-            return f"feature:{node['layer']}/{node['index']}@{node['pos']}"
-        case "error":
-            return f"error:{node['layer']}@{node['pos']}"
-        case "logit":
-            against = f"-{node['against']}" if "against" in node else ""
-            return f"logit:{node['index']}{against}@{node['pos']}"
-        case "head":
-            return f"head:{node['layer']}.{node['index']}"
-        case kind:
-            return f"{kind}:{node['layer']}"
 
 
 def _edge(source: Any, target: Any) -> str:

@@ -70,9 +70,9 @@ def _hash(text: str) -> str:
 
 
 @cache
-def asset(file: str) -> str:
-    """The text of a file that pages are made of."""
-    return resources.files(__package__).joinpath("assets", file).read_text(encoding="utf-8")
+def asset(file: str, folder: str = "assets") -> str:
+    """The text of a file that pages are made of; those of graphs are in ``viewer``."""
+    return resources.files(__package__).joinpath(folder, file).read_text(encoding="utf-8")
 
 
 def escaping(asset: Callable[[str], str]) -> jinja2.Environment:

@@ -15,7 +15,7 @@ from depass_sae.cli import main
 from depass_sae.demo.cases import CASES, Case
 from depass_sae.demo.gallery import GRAPH_FORMATS, indexes, max_nodes
 from depass_sae.graph.export.html import style_and_script
-from depass_sae.report.case import KIND
+from depass_sae.report.case.case import KIND
 
 GALLERY = Path(__file__).parents[2] / "graphs"
 NUMBERS = ("weight", "effect", "influence", "activation", "pre_activation", "constant")

@@ -1,0 +1,165 @@
+"""The graph commands: ``graph``, ``verify`` and ``diff``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+from . import options, talk
+
+
+def graph(
+    *,
+    prompt: options.Prompt = None,
+    target: options.Targets = None,
+    out: options.GraphOuts = None,
+    format: options.Format = None,
+    feature: options.Feature = None,
+    logit: options.Logit = None,
+    logit_diff: options.LogitDiff = None,
+    pos: options.Pos = None,
+    ids: options.Ids = None,
+    layer: options.Layers = None,
+    max_nodes: options.MaxNodes = 200,
+    node_threshold: options.Threshold = None,
+    edge_threshold: options.EdgeThreshold = 0.98,
+    errors: options.ErrorsOption = "roots",
+    heads: options.WithHeads = False,
+    labels: options.Labels = None,
+    group: options.Grouped = False,
+    max_drawn: options.MaxDrawn = None,
+    how: options.HowOptions,
+    top: options.Top = 12,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """The feature-flow graph: from the tokens through the features of every SAE to the target."""
+    asked = options.prompt_of(prompt, ids)
+    targets = [*(target or []), *([] if feature is None else [feature])]
+    logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
+    if as_json and format not in (None, "json") and not out:
+        raise UserError(f"--json prints one document and --format {format} another; give one of them")
+    from ..attribution.targets import WrittenTarget
+    from ..graph.build import GraphSettings
+    from ..graph.export import check_destination, check_text_format, graph_text, write_graph
+    from ..graph.group import group_automatically, with_groups
+    from ..graph.labels import graph_pages, with_labels
+    from ..graph.looks import graph_blocks
+    from ..graph.names import note_of
+    from ..labels.neuronpedia import labels_from
+
+    for text in targets:  # before the work, not after it
+        WrittenTarget.of(text)
+    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads)  # type: ignore[arg-type]
+    size.check(how.allocation.rule)
+    keywords = how.keywords()
+    for path in out or []:
+        check_destination(path, format)
+    if format is not None and not out:
+        check_text_format(format)
+    meanings, trouble = options.meanings_of(labels), None
+    with talk.working() as status:
+        lm = loading.load(status, None)
+        g = lm.graph(
+            asked,
+            targets or None,
+            **logits,
+            pos=at,
+            layers=layer,
+            max_nodes=max_nodes,
+            node_threshold=node_threshold,
+            edge_threshold=edge_threshold,
+            errors=errors,  # type: ignore[arg-type]
+            heads=heads,
+            progress=status.progress,
+            **keywords,
+        )
+        if meanings is not None:
+            status("putting labels on the features")
+            fetched = labels_from(meanings, graph_pages(g), loading.kept)
+            g, trouble = with_labels(g, fetched.labels), fetched.warning
+        g = with_groups(g, group_automatically(g)) if group else g
+        for path in out or []:
+            status(f"writing {path}")
+            write_graph(g, path, format, max_drawn=max_drawn)
+    talk.say(note_of(g), trouble and f"warning: {trouble}")
+    as_document = as_json or (format is not None and not out)
+    if as_document:
+        talk.print_file(graph_text(g, "json" if format is None or out else format))
+    else:
+        talk.show(graph_blocks(g, top))
+    talk.wrote(out or [], as_document)
+
+
+def verify(
+    *,
+    path: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's .json or .graphml; the result joins it.")],
+    max_nodes: Annotated[int, typer.Option("--max-nodes", help="How many nodes are taken out one at a time.")] = 100,
+    seed: options.Seed = 0,
+    replace_from: options.ReplaceFrom = None,
+    memory: options.Memory = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="FILE.png, .svg or .pdf: predicted beside observed; FILE.json: the numbers."),
+    ] = None,
+    top: options.Top = 12,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """A graph against the model: take its nodes out for real, and see what the target loses."""
+    from ..files import write_files
+    from ..graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
+    from ..graph.looks import verification_blocks
+    from ..graph.names import note_of
+    from ..graph.verify import check_verifying
+
+    check_verifying(max_nodes, seed)
+    options.check_memory(memory)
+    beside = None if out is None else check_verification(out, path)  # before the work, not after it
+    g = read_graph(path)
+    format = check_destination(path)
+    loading = replace(loading, model=loading.model or g.graph["model"])
+    layers = [about["layer"] for about in g.graph["saes"]]
+    with talk.working() as status:
+        lm = loading.load(status, layers)
+        verified = lm.verify(
+            g, max_nodes=max_nodes, seed=seed, replace_from=replace_from, memory=memory, progress=status.progress
+        )
+        contents = {path: graph_bytes(verified, format)}
+        if out is not None and beside is not None:
+            contents[out] = verification_bytes(verified, beside)
+        write_files(contents)
+    if as_json:
+        talk.print_json(verified.graph["verification"])
+    else:
+        talk.show(verification_blocks(verified, top))
+    talk.wrote(contents, as_json)
+    talk.say(note_of(verified))
+
+
+def diff(
+    *,
+    first: Annotated[Path, typer.Argument(metavar="A", help="A graph's .json or .graphml.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another: other rule, or other prompt.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html: the page with three colours.")] = None,
+    top: options.Top = 12,
+) -> None:
+    """Two graphs side by side: what is in one alone, and what changed."""
+    from ..graph.diff import diff_graphs
+    from ..graph.export import check_destination, check_difference, read_graph, write_graph
+    from ..graph.looks import diff_blocks
+    from ..graph.names import note_of
+
+    if out is not None:
+        check_difference(check_destination(out))
+    graphs = [read_graph(path) for path in (first, second)]
+    found = diff_graphs(*graphs)
+    if out is not None:
+        write_graph(found, out)
+    talk.show(diff_blocks(found, top))
+    talk.wrote([] if out is None else [out])
+    talk.say(*map(note_of, graphs))

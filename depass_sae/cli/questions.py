@@ -1,0 +1,317 @@
+"""The questions about prompts: one command each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UserError
+from . import options, talk
+
+if TYPE_CHECKING:
+    from ..api import LM
+    from ..attribution.importance import Of
+    from ..view.blocks import Block
+    from ..view.shown import Shown
+
+TOP = 12
+"""So many rows are named where nobody says how many."""
+
+
+def features(
+    *,
+    given: options.PromptOptions,
+    layer: options.Layer = None,
+    sort: options.Sort = "activation",
+    top: options.Top = 5,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """Which features fire on a prompt, strongest first, per layer and position: where every question starts."""
+    asked = given.read()
+    from ..attribution.features import FeatureReport, check_sort
+    from .several import Several
+
+    check_sort(sort)
+    to.check(Several if isinstance(asked, options.Texts) else FeatureReport)
+    with talk.working() as status:
+        lm = loading.load(status, None if layer is None else [layer])
+        status("reading the features")
+        found: FeatureReport | Several
+        if isinstance(asked, options.Texts):
+            reports = []
+            for number, text in enumerate(_checked(lm, asked), start=1):
+                reports.append(lm.features(text, layer, sort))  # type: ignore[arg-type]
+                status.progress("reading the features", number, len(asked))
+            found = Several(tuple(reports))
+        else:
+            found = lm.features(asked, layer, sort)  # type: ignore[arg-type]
+        talk.write(found, to.paths, status)
+    _show(found, found.blocks(top), to)
+
+
+def tokens(
+    *,
+    given: options.PromptOptions,
+    question: options.QuestionOptions,
+    how: options.HowOptions,
+    by: options.By = "token",
+    against: options.Against = None,
+    ablate: options.Ablate = 0,
+    seed: options.Seed = 0,
+    replace_from: options.ReplaceFrom = None,
+    by_depth: options.ByDepth = False,
+    top: options.TopOfEach = None,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """Which tokens activate a feature: each token's contribution to the pre-activation, summing to it exactly."""
+    asked = given.read()
+    if against == "":
+        raise UserError("the prompt of --against is empty")
+    if against is not None and (isinstance(asked, options.Texts) or by_depth):
+        raise UserError("--against is for one prompt, and neither for --prompts nor for --by-depth; leave it out")
+    keywords = question.keywords(given.ids) | how.keywords()
+    if isinstance(asked, options.Texts):
+        options.check_pos_of_several(question, ("max", "all"))
+    from ..attribution.contrast import Contrast
+    from ..attribution.replace import check_replacing
+    from ..attribution.tokens import TokenAttribution, check_by
+    from .several import Several
+
+    check_by(by)
+    check_replacing(ablate, seed, replace_from)
+    to.check(Several if isinstance(asked, options.Texts) else TokenAttribution if against is None else Contrast)
+    settings: dict[str, Any] = keywords | {"by": by, "ablate": ablate, "seed": seed, "replace_from": replace_from}
+    with talk.working() as status:
+        lm = loading.load(status, question.layers)
+        settings["progress"] = status.progress
+        found: TokenAttribution | Contrast | Several
+        if isinstance(asked, options.Texts):
+            answers = lm.attribute_tokens_batch(_checked(lm, asked), question.feature, by_depth=by_depth, **settings)
+            found = Several(tuple(answers))
+        elif against is not None:
+            found = lm.contrast(asked, against, question.feature, **settings)
+        else:
+            found = lm.attribute_tokens(asked, question.feature, by_depth=by_depth, **settings)
+        talk.write(found, to.paths, status)
+    _show(found, found.brief() if isinstance(found, Several) and top is None else found.blocks(top or TOP), to)
+
+
+def heads(
+    *,
+    given: options.PromptOptions,
+    question: options.QuestionOptions,
+    how: options.HowOptions,
+    by_token: options.ByToken = False,
+    top: options.Top = TOP,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """Through which attention heads: layer x head, each layer's row summing to the pre-activation.
+
+    With --prompts: mean and spread of what each contributes over all of them.
+    """
+    if by_token and given.prompts is not None:
+        raise UserError("--by-token splits the heads of one prompt; give it with --prompt, not with --prompts")
+    if by_token:
+        from ..attribution.components import check_by_token
+        from ..passes import DEFAULT_RULE
+
+        check_by_token(how.rule or DEFAULT_RULE)
+    _components("heads", given, question, how, top, to, loading, **({"by_token": True} if by_token else {}))
+
+
+def modules(
+    *,
+    given: options.PromptOptions,
+    question: options.QuestionOptions,
+    how: options.HowOptions,
+    top: options.Top = TOP,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """Through which attention layers and MLPs: each row sums to the pre-activation.
+
+    With --prompts: mean and spread of what each contributes over all of them.
+    """
+    _components("modules", given, question, how, top, to, loading)
+
+
+def neurons(
+    *,
+    given: options.PromptOptions,
+    question: options.QuestionOptions,
+    how: options.HowOptions,
+    top: options.Top = TOP,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """Through which MLP neurons: the largest, each layer's row summing to the pre-activation.
+
+    With --prompts: mean and spread of what each contributes over all of them.
+    """
+    _components("neurons", given, question, how, top, to, loading)
+
+
+def _components(
+    of: Of,
+    given: options.PromptOptions,
+    question: options.QuestionOptions,
+    how: options.HowOptions,
+    top: int,
+    to: options.OutOptions,
+    loading: options.Loading,
+    **split: bool,
+) -> None:
+    """One question at three granularities, on a prompt or over several."""
+    asked = given.read()
+    keywords = question.keywords(given.ids) | how.keywords()
+    if isinstance(asked, options.Texts):
+        options.check_pos_of_several(question, ("max",))
+    from ..attribution.components import ComponentAttribution
+    from ..attribution.importance import Importance
+
+    to.check(Importance if isinstance(asked, options.Texts) else ComponentAttribution)
+    with talk.working() as status:
+        lm = loading.load(status, question.layers)
+        settings: dict[str, Any] = {**keywords, **split, "progress": status.progress}
+        found: ComponentAttribution | Importance
+        if isinstance(asked, options.Texts):
+            found = lm.importance(_checked(lm, asked), question.feature, of=of, **settings)
+        elif of == "heads":
+            found = lm.attribute_heads(asked, question.feature, **settings)
+        elif of == "modules":
+            found = lm.attribute_modules(asked, question.feature, **settings)
+        else:
+            found = lm.attribute_neurons(asked, question.feature, **settings)
+        talk.write(found, to.paths, status)
+    _show(found, found.blocks(top), to)
+
+
+def subspace(
+    *,
+    prompt: options.Prompt = None,
+    directions: options.Directions = None,
+    matrix: options.Matrix = None,
+    at: options.At = None,
+    rank: options.Rank = None,
+    ids: options.Ids = None,
+    question: options.QuestionOptions,
+    how: options.HowOptions,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """From which subspaces of the stream: decoder directions of features, or the rows of any matrix."""
+    asked = options.prompt_of(prompt, ids)
+    keywords = question.keywords(ids) | how.keywords()
+    if bool(directions) == bool(matrix):
+        raise UserError("name the subspaces: --direction LAYER/INDEX for each feature, or --matrix FILE.safetensors")
+    if matrix is not None and at is None:
+        raise UserError("--at says where the matrix's subspace lies, for example --at 17.resid_post")
+    options.check_features(directions or [], pos=False)
+    from ..attribution.subspace import SubspaceAttribution
+    from ..passes.sources import Subspace
+    from ..saes import parse_hook
+
+    place = None if at is None else parse_hook(at)
+    to.check(SubspaceAttribution)
+    tensors = {} if matrix is None else _tensors(matrix)
+    with talk.working() as status:
+        lm = loading.load(status, None if directions else question.layers)
+        if place is not None and matrix is not None:
+            space, names = Subspace(list(tensors.values()), place.layer, place.name, rank), list(tensors)
+        else:
+            space, names = lm.decoder_directions(directions or [], at=at, rank=rank), directions or []
+        found = lm.attribute_subspace(
+            asked, question.feature, subspace=space, names=names, progress=status.progress, **keywords
+        )
+        talk.write(found, to.paths, status)
+    _show(found, found.blocks(), to)
+
+
+def attention(
+    *,
+    layer: Annotated[int, typer.Option("--layer", "-l", help="The head's layer.")],
+    head: Annotated[int, typer.Option("--head", "-H", help="The head.")],
+    query: Annotated[int, typer.Option("--query", "-q", help="The position that looks.")],
+    key: Annotated[int, typer.Option("--key", "-k", help="The position that is looked at.")],
+    prompt: options.Prompt = None,
+    ids: options.Ids = None,
+    by: Annotated[str, typer.Option("--by", help="tokens, or features of an SAE on what the layer reads.")] = "tokens",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="mean: the head's average key, weighed by its attention; uniform: the plain mean of the keys that it "
+            "sees; N: the key at position N.",
+        ),
+    ] = None,
+    how: options.HowOptions,
+    top: options.Top = TOP,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """Why a head looked there: its score for a query and a key, split over what stands at both."""
+    asked = options.prompt_of(prompt, ids)
+    held: Any = None if against is None else options.number_or_text(against)
+    from ..attribution.attention import AttentionAttribution, check_split
+
+    check_split(by, held)
+    keywords = how.keywords()
+    to.check(AttentionAttribution)
+    with talk.working() as status:
+        lm = loading.load(status, [] if by == "tokens" else None)
+        found = lm.attribute_attention(
+            asked, layer, head, query, key, by=by, against=held, progress=status.progress, **keywords  # type: ignore
+        )  # fmt: skip
+        talk.write(found, to.paths, status)
+    _show(found, found.blocks(top), to)
+
+
+def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
+    """The texts of a file. Raises UserError for one that the model does not take, and says which."""
+    for number, text in enumerate(texts, start=1):
+        try:
+            lm.encode(text)
+        except UserError as error:
+            raise UserError(f"prompt {number} of --prompts: {error}") from None
+    return texts
+
+
+def _show(found: Shown, blocks: Iterable[Block], to: options.OutOptions) -> None:
+    """An answer as it is wanted. Its warnings are on stderr, whatever is on stdout."""
+    from ..view.blocks import Note
+
+    if to.as_json:
+        talk.print_json(found.to_dict())
+    else:
+        talk.show(block for block in blocks if not (isinstance(block, Note) and block.role == "warning"))
+    talk.wrote(to.paths, to.as_json)
+    talk.say(*_notes(found))
+
+
+def _notes(found: Shown) -> Sequence[str | None]:
+    """What has to be said of an answer, or of those that it is made of."""
+    from ..attribution.contrast import Contrast
+    from .several import Several
+
+    if isinstance(found, Several):
+        said = [_notes(answer) for answer in found.answers]
+        return [note and f"prompt {number}: {note}" for number, notes in enumerate(said, start=1) for note in notes]
+    if isinstance(found, Contrast):
+        return [found.attribution.note, found.against.note]
+    return [getattr(found, "note", None)]
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(sorted(load_file(path.expanduser()).items()))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error

@@ -1,0 +1,170 @@
+"""The pages about a feature: ``feature``, its card, and ``case-study``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+from . import options, talk
+
+
+def feature(
+    *,
+    which: Annotated[str, typer.Argument(metavar="FEATURE", help="LAYER/INDEX, e.g. 17/1208.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.", show_default=False)
+    ] = None,
+    prompts: options.PromptsFile = None,
+    strongest: Annotated[int, typer.Option("--strongest", help="How many firings are taken apart.", min=1)] = 8,
+    top: options.Top = 10,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html or FILE.json.")] = None,
+    labels: options.Labels = None,
+    how: options.HowOptions,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
+    from ..labels.neuronpedia import labels_from
+    from ..report.card.card import FeatureCard
+    from ..report.prompts import read_prompts
+    from ..view.shown import check_out
+
+    texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
+    if not texts:
+        raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
+    if "" in texts:
+        raise UserError("the prompt is empty")
+    options.check_features([which], pos=False)  # before the work, not after it
+    keywords = how.keywords()
+    if out is not None:
+        check_out(out, FeatureCard)
+    meanings = options.meanings_of(labels)
+    with talk.working() as status:
+        lm = loading.load(status, None)
+        card = lm.card(which, texts, top=top, strongest=strongest, progress=status.progress, **keywords)
+        trouble = None
+        if meanings is not None:
+            status("putting labels on the features")
+            found = labels_from(meanings, card.pages, loading.kept)
+            card, trouble = card.with_labels(found.labels), found.warning
+        if out is not None:
+            status(f"writing {out}")
+            card.write(out)
+    if as_json:
+        talk.print_json(card.to_dict())
+    else:
+        talk.show(card.blocks(top))
+    talk.wrote([] if out is None else [out], as_json)
+    talk.say(card.note if as_json else None, trouble and f"warning: {trouble}")
+
+
+def case_study(
+    *,
+    study: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML file with prompt, features and any of these options.", show_default=False),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
+    prompt: options.Prompt = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option("--feature", "-f", help="LAYER/INDEX, or LAYER/INDEX@POS; may be repeated.", show_default=False),
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="What the page is called.")] = None,
+    labels: options.Labels = None,
+    ablate: Annotated[
+        int | None, typer.Option("--ablate", help="Random tokens that replace every source; 0: none.", show_default="8")
+    ] = None,
+    max_nodes: Annotated[
+        int | None, typer.Option("--max-nodes", help="How large each graph is grown.", show_default="120")
+    ] = None,
+    verify: Annotated[
+        int | None, typer.Option("--verify", help="How many of its nodes are taken out for real.", show_default="50")
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", help="How many rows a table names.", show_default="8")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the random replacements.", show_default="0")] = None,
+    replace_from: options.ReplaceFrom = None,
+    rule: options.RuleName = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of the softmax rule.", show_default="0.1")
+    ] = None,
+    first_token: Annotated[
+        str | None,
+        typer.Option("--first-token", help="skip or compete: position 0 at later positions.", show_default="skip"),
+    ] = None,
+    memory: options.Memory = None,
+    ids: options.Ids = None,
+    layer: options.Layers = None,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
+    from ..report.case.case import CaseSettings
+    from ..report.case.folder import check_folder
+    from ..report.case.making import check_title
+    from ..report.case.study import read_study, study_of
+
+    if out is None:
+        raise UserError("name the folder to write with --out")
+    text = None if prompt is None and ids is None else options.prompt_of(prompt, ids)
+    given = {
+        "prompt": text, "features": feature or None,
+        "title": title, "labels": labels, "model": loading.model, "sae": loading.sae, "sae_id": loading.sae_id or None,
+        "layer": layer or None, "dtype": loading.dtype, "trace_dtype": loading.trace_dtype, "rule": rule,
+        "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
+        "max_nodes": max_nodes, "verify": verify, "top": top,
+        "replace_from": None if replace_from is None else str(replace_from),
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    if study is None and not {"prompt", "features"} <= given.keys():
+        raise UserError("give --prompt and --feature, or a YAML file with both")
+    asked = study_of(**(given if study is None else read_study(study).model_dump() | given))
+    options.check_features(asked.features)  # before the work, not after it
+    options.allocation_of(asked.rule, asked.temperature, asked.first_token)
+    options.check_memory(memory)
+    check_title(asked.title)
+    CaseSettings(asked.ablate, asked.seed, asked.max_nodes, asked.verify, asked.top, asked.replace_from).check()
+    check_folder(out)
+    meanings = options.meanings_of(asked.labels)
+    with talk.working() as status:
+        chosen = replace(
+            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id, dtype=asked.dtype,
+            trace_dtype=asked.trace_dtype,
+        )  # fmt: skip
+        lm = chosen.load(status, asked.layer)
+        found = lm.case_study(
+            asked.prompt,
+            asked.features,
+            title=asked.title,
+            ablate=asked.ablate,
+            seed=asked.seed,
+            replace_from=asked.replace_from,
+            max_nodes=asked.max_nodes,
+            verify=asked.verify,
+            top=asked.top,
+            rule=asked.rule,
+            temperature=asked.temperature,
+            first_token=asked.first_token,  # type: ignore[arg-type]
+            memory=memory,
+            asked=asked,
+            progress=status.progress,
+        )
+        trouble = None
+        if meanings is not None:
+            from ..labels.neuronpedia import labels_from
+
+            status("putting labels on the features")
+            fetched = labels_from(meanings, found.pages, loading.kept)
+            found, trouble = found.with_labels(fetched.labels), fetched.warning
+        status(f"writing {out}")
+        paths = found.write(out)
+    if as_json:
+        talk.print_json(found.to_dict())
+    else:
+        talk.show(found.blocks(asked.top))
+    talk.wrote(paths, as_json)
+    talk.say(*(feature.note for feature in found.features), trouble and f"warning: {trouble}")
