@@ -334,12 +334,17 @@ def trace_bytes(subject: Subject, n: int) -> int:
     return 2 * blank(subject.adapter, n, dtype=subject.trace_dtype).size
 
 
+def graph_bytes(nodes: int, sources: int) -> int:
+    """What the inflow of so many nodes takes, the widest cut having so many sources."""
+    return 24 * nodes * min(sources, KEPT_SOURCES)
+
+
 def _check_size(cuts: Sequence[Cut], rule: str, max_nodes: int) -> None:
     """Raises UserError before the work starts, where its result would not fit into memory."""
     device, d_model = cuts[0].roots.device, cuts[0].roots.shape[1]
     widest = max(cut.n_sources for cut in cuts)
     nodes = min(max_nodes, sum(cut.n_sources for cut in cuts) + 1)
-    need = 24 * nodes * min(widest, KEPT_SOURCES)
+    need = graph_bytes(nodes, widest)
     if rule not in CONTRIBUTION:
         for cut in cuts:
             rows = sum(len(cut.roots) - pos for pos in cut.positions)
