@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from .arguments import typed
 from .attribution.document import SCHEMA_VERSION
@@ -41,13 +42,14 @@ from .passes.record import Trace, blank
 from .passes.rehearsal import Effort, rehearse
 from .passes.rules import rule_named
 from .passes.settings import Settings
-from .passes.sources import Heads, Neurons, Source, tokens
+from .passes.sources import Heads, Neurons, Source, Split, tokens
 from .report.card.making import STRONGEST
 from .report.case.case import CaseSettings
 from .saes.encode import FeatureParts, encode
 from .subject import KEPT
 from .view.blocks import Block, Column, Note, Row, Table
 from .view.shown import Shown
+from .view.words import count, number
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -57,6 +59,8 @@ ACTIVE = 64
 """Features that are taken to fire at each position."""
 PRODUCT = 1024
 """Rows and columns of the matrix product by which a machine's speed is measured."""
+SHORT = 8
+"""Tokens of the prompt on which passes are rehearsed that would go through too many blocks."""
 GIB = 2**30
 
 
@@ -119,7 +123,7 @@ class Estimate(Shown):
         if self.traced != self.weights:
             sizes.insert(1, (f"weights while traced, {self.trace_dtype}", self.traced))
         if self.layers:
-            sizes += [(f"{len(self.layers)} SAEs of {self.sae_width:,} features", self.saes)]
+            sizes += [(f"{count(len(self.layers))} SAEs of {count(self.sae_width)} features", self.saes)]
             sizes += [("encodings that are kept", self.encodings)]
         held = Table(
             "What is held", (Column("part"), Column("GiB", "number", 2, bar=True)),
@@ -134,9 +138,9 @@ class Estimate(Shown):
             for taken in self.questions
         )
         caption = (
-            f"A forward pass of {self.tokens:,} tokens multiplies and adds {self.plain / 1e12:.3g} · 10¹² times; the "
-            f"time is that of matrix products at {self.tflops:.3g} TFLOP/s on {self.device}, to a target at the last "
-            "layer and position."
+            f"A forward pass of {count(self.tokens)} tokens takes {number(self.plain / 1e12)} TFLOP; the time is that "
+            f"of matrix products at {number(self.tflops)} TFLOP/s on {self.device}. Targets are at the last position, "
+            "behind the last layer."
         )
         assumed = f"{ACTIVE} features are taken to fire at each position."
         missing = "For features, cards, graphs and case studies say how wide the SAEs are: --sae-width (sae_width=)."
@@ -239,7 +243,7 @@ def _spread(layers: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Question:
-    """recorded: with a trace of its own. encoded: how many SAEs it encodes the prompt by."""
+    """effort: beside the recorded pass. encoded: how many SAEs encode the prompt."""
 
     name: str
     rule: str | None
@@ -280,6 +284,10 @@ class _Rehearsals:
         return blank(self.adapter, self.n, dtype=self.dtype)
 
     @cached_property
+    def short(self) -> Trace:
+        return blank(self.adapter, min(self.n, SHORT), dtype=self.dtype)
+
+    @cached_property
     def sae(self) -> SAE:
         from sae_lens import StandardSAE, StandardSAEConfig
 
@@ -318,42 +326,50 @@ class _Rehearsals:
     def encoding(self) -> Effort:
         return _rehearsed(lambda: encode(self.sae, self.trace.resid_post))
 
-    def swept(self, aims: int = 1, units: bool = False) -> Effort:
-        """Back from the end of the last layer to the embeddings."""
+    @cached_property
+    def back(self) -> Effort:
+        """From one target to the embeddings; tokens, heads and neurons on the way."""
+        return self.swept(1)
+
+    def swept(self, aims: int) -> Effort:
+        """Back from the end of the last layer."""
 
         def visit(_: Batch, levels: Iterator[Level]) -> None:
-            if units:
-                for level in levels:
-                    level.units()
-            deque(levels, 0)
+            for level in levels:
+                level.units()
 
         w = torch.empty(self.adapter.d_model, dtype=self.trace.resid_post.dtype, device="meta")
         several = [Aim(self._end, w, self.n - 1)] * aims
         return _rehearsed(lambda: sweep_each([self.trace], several, CONTRIBUTION["half"], visit, Budget()))
 
-    def carried(self, source: Source, to: Place, settings: Settings, everywhere: bool = False) -> Effort:
-        """A source's components forward to a place, at its last position or at all of them."""
-        seen, reads = self.trace, {to: torch.arange(self.n) if everywhere else torch.tensor([self.n - 1])}
-        began, start = _rehearsed(lambda: source.start(seen)), source.start(seen)
-        allocation = settings.allocation
-        steps = planned(seen, start, reads, rule_named(settings.rule), allocation.first_token == "skip")
-        need = forecast(steps, seen.adapter, start, reads).total
-        went = _rehearsed(lambda: propagate(seen, start, reads, allocation))
-        # Rehearsed is a device of wide blocks; a processor's are so small that its streams and weights are nearly all.
-        held = went.peak if self._wide else need + Blocks(Budget(), self.device).size + self._taken_up
-        return Effort(began.flops + went.flops, max(began.peak, held))
+    def carried(
+        self, source: Callable[[Trace], Split], to: Place, settings: Settings, everywhere: bool = False
+    ) -> Effort:
+        """A source's components forward to a place, at its last position or at all of them.
+
+        Its memory is what the pass itself forecasts. Its work is rehearsed on a short prompt, and is so many times as
+        much as it carries more rows: a long one has too many blocks to be gone through.
+        """
+        began, start = rehearse(lambda: source(self.trace))
+        rows, need = _planned(start, self.trace, to, settings, everywhere)
+        start = source(self.short)
+        rehearsed, _ = _planned(start, self.short, to, settings, everywhere)
+        reads = {to: _read(self.short, everywhere)}
+        went = _rehearsed(lambda: propagate(self.short, start, reads, settings.allocation))
+        flops = went.flops * rows / max(1, rehearsed)
+        held = need + Blocks(Budget(), self.device).size + self._taken_up
+        return Effort(began.flops + round(flops), max(began.peak, held))
 
     def by_layer(self, source: Callable[[int], Source], settings: Settings) -> Effort:
         """Each layer's parts carried to the end; the middle one stands for all."""
-        middle = self.adapter.n_layers // 2
-        one = self.carried(source(middle), self._end, settings)
+        one = self.carried(source(self.adapter.n_layers // 2).start, self._end, settings)
         return Effort(one.flops * self.adapter.n_layers, one.peak)
 
     def looked(self, layer: int, settings: Settings) -> Effort:
         """A head's score, split by pairs of tokens."""
         place = Place(layer, "resid_pre")
         frozen = self.trace.sublayer(Place(layer, "attn_out").depth)
-        there = self.carried(self._tokens, place, settings, everywhere=True)
+        there = self.carried(_by_token, place, settings, everywhere=True)
         like = self.trace.resid_post
 
         def split() -> Any:
@@ -363,16 +379,21 @@ class _Rehearsals:
         apart = _rehearsed(split)
         return Effort(there.flops + apart.flops, max(there.peak, apart.peak + self._stream_of_tokens))
 
+    @cached_property
     def inflow(self) -> Effort:
-        """Of as many nodes of a graph as join at once, at the highest SAE, from the one before it or the embeddings."""
+        """Of one node of a graph, at the highest SAE, from the one before it or the embeddings.
+
+        Rehearsed for as many as join at once, of which a long prompt has not all go back together.
+        """
         seen, like = self.trace, self.trace.resid_post
         *below, high = [None, *self.layers]
         cut = embedding_cut(seen) if below[-1] is None else self._cut(below[-1])
         assert high is not None
-        w = like.new_empty(AT_ONCE, like.shape[1])
-        one = like.new_empty(AT_ONCE)
-        reads = Reads(Place(high, "resid_post"), torch.full((AT_ONCE,), self.n - 1), w, w, one, one)
-        return _rehearsed(lambda: inflow(seen, cut, reads, Settings()))
+        nodes = max(2, min(AT_ONCE, BATCH_TOKENS // self.n))
+        w, one = like.new_empty(nodes, like.shape[1]), like.new_empty(nodes)
+        reads = Reads(Place(high, "resid_post"), torch.full((nodes,), self.n - 1), w, w, one, one)
+        some = _rehearsed(lambda: inflow(seen, cut, reads, Settings()))
+        return Effort(some.flops // nodes, some.peak)
 
     def _cut(self, layer: int) -> Cut:
         like = self.trace.resid_post
@@ -387,32 +408,23 @@ class _Rehearsals:
         return Place(self.adapter.n_layers - 1, "resid_post")
 
     @property
-    def _tokens(self) -> Source:
-        return tokens([str(pos) for pos in range(self.n)])
-
-    @property
     def _stream_of_tokens(self) -> int:
         return self.n * (self.n + 1) // 2 * self.adapter.d_model * self.trace.resid_post.element_size()
-
-    @property
-    def _wide(self) -> bool:
-        return self.device.type != "cpu"
 
     @cached_property
     def _taken_up(self) -> int:
         """Weights that a sublayer of a model of half precision is taken to float32 with: all that one token takes."""
         alone = blank(self.adapter, 1, dtype=self.dtype)
-        start = tokens([""]).start(alone)
-        return _rehearsed(lambda: propagate(alone, start, {self._end: torch.tensor([0])})).peak
+        return _rehearsed(lambda: propagate(alone, _by_token(alone), {self._end: torch.tensor([0])})).peak
 
     # ------------------------------------------------------------------------------------------------- the questions
 
     def questions(self) -> Iterator[_Question]:
         half, softmax = Settings(), Settings().by("softmax")
-        yield _Question("tokens", "half", self.swept())
-        yield _Question("tokens", "softmax", self.carried(self._tokens, self._end, softmax))
+        yield _Question("tokens", "half", self.back)
+        yield _Question("tokens", "softmax", self.carried(_by_token, self._end, softmax))
         for name, source in (("heads", Heads), ("neurons", Neurons)):
-            yield _Question(name, "half", self.swept(units=True))
+            yield _Question(name, "half", self.back)
             yield _Question(name, "softmax", self.by_layer(source, softmax))
         if (layer := self._last_to_look) is not None:
             yield _Question("attention", "half", self.looked(layer, half))
@@ -422,30 +434,29 @@ class _Rehearsals:
             yield from self._of_saes()
 
     def decomposed(self, settings: Settings) -> Effort:
-        there = self.carried(self._tokens, self._end, settings, everywhere=True)
+        there = self.carried(_by_token, self._end, settings, everywhere=True)
         dense = self.n * (self.n + 2) * self.adapter.d_model * self.trace.resid_post.element_size()
         return Effort(there.flops, max(there.peak, self._stream_of_tokens + dense))
 
     def _of_saes(self) -> Iterator[_Question]:
         every, few = len(self.layers), min(3, len(self.layers))
-        nothing = Effort(0, 0)
-        yield _Question("features", None, nothing, every)
-        card = _together(self.swept(STRONGEST), *[self.inflow()] * (few - 1))
+        yield _Question("features", None, Effort(0, 0), every)
+        card = _together(self.swept(STRONGEST), *[self.inflow] * STRONGEST * (few - 1))
         yield _Question("card", "half", card, few)
         graph = self.graphed(self.nodes)
         yield _Question("graph", "half", graph, every)
         case = CaseSettings()
         yield _Question("verify", None, self.verified(self.nodes), every)
         study = _together(
-            self.swept(units=True), self.replaced(case.ablate), card, self.graphed(case.max_nodes),
+            self.back, self.replaced(case.ablate), card, self.graphed(case.max_nodes),
             self.verified(case.verify),
         )  # fmt: skip
         yield _Question("case study", "half", study, every)
 
     def graphed(self, nodes: int) -> Effort:
-        some = self.inflow()
+        some = self.inflow
         sources = self.n * (min(ACTIVE, self.sae_width) + 1) + 2
-        return Effort(some.flops * nodes // AT_ONCE, some.peak + graph_bytes(nodes, sources))
+        return Effort(some.flops * nodes, some.peak + graph_bytes(nodes, sources))
 
     def verified(self, nodes: int) -> Effort:
         """Nodes taken out one at a time, tokens among them replaced; and features kept or taken out together."""
@@ -489,9 +500,25 @@ class _Rehearsals:
         )
 
 
+def _by_token(seen: Trace) -> Split:
+    return tokens([str(pos) for pos in range(len(seen.token_ids))]).start(seen)
+
+
+def _read(seen: Trace, everywhere: bool) -> Int[Tensor, "pos"]:
+    n = len(seen.token_ids)
+    return torch.arange(n) if everywhere else torch.tensor([n - 1])
+
+
+def _planned(start: Split, seen: Trace, to: Place, settings: Settings, everywhere: bool) -> tuple[int, int]:
+    """How many rows a pass carries through the sublayers, and the bytes that it needs beside its blocks."""
+    reads = {to: _read(seen, everywhere)}
+    steps = planned(seen, start, reads, rule_named(settings.rule), settings.allocation.first_token == "skip")
+    return sum(int(step.present.sum()) for step in steps), forecast(steps, seen.adapter, start, reads).total
+
+
 def _rehearsed(work: Callable[[], Any]) -> Effort:
-    with torch.no_grad():
-        return rehearse(work)
+    effort, _ = rehearse(work)
+    return effort
 
 
 def _together(*efforts: Effort) -> Effort:

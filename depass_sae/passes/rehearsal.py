@@ -9,11 +9,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,12 @@ class Effort:
     peak: int
 
 
-def rehearse(work: Callable[[], Any]) -> Effort:
-    """What some work on tensors of the meta device would take."""
+def rehearse(work: Callable[[], Result]) -> tuple[Effort, Result]:
+    """What some work on tensors of the meta device would take; and what comes out, which has no numbers either."""
     counter = _Counter()
-    with counter:
-        result = work()  # held to the end, as whoever asked would
-    del result
-    return Effort(counter.flops, counter.peak)
+    with torch.no_grad(), counter:
+        result = work()
+    return Effort(counter.flops, counter.peak), result
 
 
 class _Counter(TorchDispatchMode):
@@ -44,11 +45,10 @@ class _Counter(TorchDispatchMode):
         from torch.utils.flop_counter import flop_registry
 
         kwargs = kwargs or {}
-        for given in tree_leaves((args, kwargs)):
+        for given in (*args, *kwargs.values()):
             self._meet(given, made=False)
         out = function(*args, **kwargs)
-        for made in tree_leaves(out):
-            self._meet(made, made=True)
+        self._meet(out, made=True)
         if (flops := flop_registry.get(function._overloadpacket)) is not None:
             self.flops += flops(*args, **kwargs, out_val=out)
         elif str(function._overloadpacket) == "aten.addmm_":  # the registry leaves it out
@@ -57,6 +57,9 @@ class _Counter(TorchDispatchMode):
 
     def _meet(self, thing: Any, made: bool) -> None:
         """A tensor's memory: of what was there before only that it is known, so that views of it are not counted."""
+        if isinstance(thing, tuple | list):
+            for one in thing:
+                self._meet(one, made)
         if not (isinstance(thing, Tensor) and thing.is_meta):
             return
         storage = thing.untyped_storage()
