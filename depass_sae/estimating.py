@@ -314,8 +314,8 @@ class _Rehearsals:
         seen = self.trace
 
         def run() -> None:
-            for number in range(2 * seen.n_layers):
-                frozen = seen.sublayer(number)
+            for i in range(2 * seen.n_layers):
+                frozen = seen.sublayer(i)
                 frozen.out(frozen.inside(frozen.resid, EFFECT), EFFECT)
 
         inside, unembed = _rehearsed(run), self.adapter.unembed.weight

@@ -157,7 +157,7 @@ def outline(model: Any, *, dtype: str | torch.dtype | None = None, trust_remote_
 
     Raises UserError, in one line, for whatever has no config or is of no supported family.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
     wanted, config = dtype_named(dtype), model
     trust = {"trust_remote_code": trust_remote_code}
@@ -165,7 +165,7 @@ def outline(model: Any, *, dtype: str | torch.dtype | None = None, trust_remote_
         if str(model) == "smollm2" or Path(model).suffix == ".gguf":
             from .smollm2 import SIZES
 
-            config = LlamaConfig(**SIZES)  # type: ignore[arg-type]
+            config = LlamaConfig(**SIZES)
         else:
             source = _source(model, expanded(model))
             try:
