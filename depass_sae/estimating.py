@@ -30,7 +30,7 @@ from .graph.grow import AT_ONCE
 from .graph.reads import Reads
 from .graph.verify import DRAWS, REPLACEMENTS
 from .models.adapter import Adapter
-from .models.load import DTYPES, dtype_named, outline
+from .models.load import DTYPES, dtype_named, outline, usable
 from .models.place import Place
 from .passes.backward import Level
 from .passes.choices import CONTRIBUTION, EFFECT
@@ -59,8 +59,8 @@ ACTIVE = 64
 """Features that are taken to fire at each position."""
 PRODUCT = 1024
 """Rows and columns of the matrix product by which a machine's speed is measured."""
-SHORT = 8
-"""Tokens of the prompt on which passes are rehearsed that would go through too many blocks."""
+SHORT = 4
+"""Passes that would go through too many blocks are rehearsed on prompts of so many tokens, and of twice as many."""
 GIB = 2**30
 
 
@@ -184,9 +184,7 @@ def estimate(
         raise UserError(f"there are {adapter.n_layers} layers, and sae_layers is {sae_layers}")
     if adapter.context_length is not None and tokens > adapter.context_length:
         raise UserError(f"the model's context is {adapter.context_length:,} tokens, and tokens is {tokens:,}")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    there, tracing = torch.device(device), dtype_named(trace_dtype)
+    there, tracing = usable(device), dtype_named(trace_dtype)
     if tracing is not None and torch.promote_types(tracing, adapter.dtype) != tracing:
         raise UserError(f"trace_dtype {_name(tracing)} is lower than the model's {_name(adapter.dtype)}")
     saes = _spread(adapter.n_layers, 0 if sae_width is None else sae_layers or adapter.n_layers)
@@ -284,10 +282,6 @@ class _Rehearsals:
         return blank(self.adapter, self.n, dtype=self.dtype)
 
     @cached_property
-    def short(self) -> Trace:
-        return blank(self.adapter, min(self.n, SHORT), dtype=self.dtype)
-
-    @cached_property
     def sae(self) -> SAE:
         from sae_lens import StandardSAE, StandardSAEConfig
 
@@ -347,16 +341,19 @@ class _Rehearsals:
     ) -> Effort:
         """A source's components forward to a place, at its last position or at all of them.
 
-        Its memory is what the pass itself forecasts. Its work is rehearsed on a short prompt, and is so many times as
-        much as it carries more rows: a long one has too many blocks to be gone through.
+        Its memory is what the pass itself forecasts. Its work is rehearsed on short prompts, since a long one has too
+        many blocks to be gone through: a row takes as much in every map, and in attention in proportion to the length.
         """
         began, start = rehearse(lambda: source(self.trace))
         rows, need = _planned(start, self.trace, to, settings, everywhere)
-        start = source(self.short)
-        rehearsed, _ = _planned(start, self.short, to, settings, everywhere)
-        reads = {to: _read(self.short, everywhere)}
-        went = _rehearsed(lambda: propagate(self.short, start, reads, settings.allocation))
-        flops = went.flops * rows / max(1, rehearsed)
+        each = []
+        for n in sorted({min(self.n, SHORT), min(self.n, 2 * SHORT)}):
+            seen = blank(self.adapter, n, dtype=self.dtype)
+            start, reads = source(seen), {to: _read(seen, everywhere)}
+            went = _rehearsed(lambda: propagate(seen, start, reads, settings.allocation))  # noqa: B023 (called at once)
+            each.append(went.flops / max(1, _planned(start, seen, to, settings, everywhere)[0]))
+        a_row = each[-1] + (each[-1] - each[0]) * max(0, self.n - 2 * SHORT) / SHORT
+        flops = rows * max(a_row, each[-1])
         held = need + Blocks(Budget(), self.device).size + self._taken_up
         return Effort(began.flops + round(flops), max(began.peak, held))
 

@@ -137,7 +137,7 @@ def load_model(
     """
     if not str(name):
         raise UserError("the model has no name: give a hub id or a directory")
-    device = _device(device)
+    device = usable(device)
     wanted: torch.dtype | str | None = dtype_named(dtype)
     path = expanded(name)
     if str(name) == "smollm2" or (path.suffix == ".gguf"):
@@ -198,7 +198,8 @@ def _source(name: str | Path, path: Path) -> str | Path:
     return path if path.is_dir() else str(name)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable(device: str | torch.device | None) -> torch.device:
+    """None: cuda where there is one. Raises UserError for a device that this machine, or torch, has not."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

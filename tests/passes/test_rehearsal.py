@@ -62,7 +62,9 @@ def test_what_is_rehearsed_multiplies_as_much_as_the_pass_itself(shape: str) -> 
     for seen in (recorded(tiny(shape), IDS), sketched(shape)):
         seeds = {END: seen.resid_post.new_empty(2, *seen.resid_post.shape)}
         works = [lambda seen=seen, c=c: deque(sweep(seen, seeds, c), 0) for c in (CONTRIBUTION["half"], EFFECT)]
-        works += [lambda seen=seen: propagate(seen, BY_TOKEN.start(seen), {END: torch.tensor([7])}, Allocation("softmax"))]
+        works += [
+            lambda seen=seen: propagate(seen, BY_TOKEN.start(seen), {END: torch.tensor([7])}, Allocation("softmax"))
+        ]
         flops.append([rehearse(work)[0].flops for work in works])
     assert flops[0] == flops[1]
     assert min(flops[0]) > 1000
