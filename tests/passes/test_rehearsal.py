@@ -61,7 +61,9 @@ def test_what_is_rehearsed_multiplies_as_much_as_the_pass_itself(shape: str) -> 
     flops = []
     for seen in (recorded(tiny(shape), IDS), sketched(shape)):
         seeds = {END: seen.resid_post.new_empty(2, *seen.resid_post.shape)}
-        works = [lambda seen=seen, c=c: deque(sweep(seen, seeds, c), 0) for c in (CONTRIBUTION["half"], EFFECT)]
+        works = [
+            lambda seen=seen, seeds=seeds, c=c: deque(sweep(seen, seeds, c), 0) for c in (CONTRIBUTION["half"], EFFECT)
+        ]
         works += [
             lambda seen=seen: propagate(seen, BY_TOKEN.start(seen), {END: torch.tensor([7])}, Allocation("softmax"))
         ]
@@ -78,8 +80,7 @@ def test_memory_is_counted_once_and_given_back() -> None:
         view = first[:50].T  # none
         second = view + 1  # 20,000
         del first, view
-        third = second.new_empty(100)  # 400 beside the second alone
-        return third
+        return second.new_empty(100)  # 400 beside the second alone
 
     effort, result = rehearse(work)
     assert effort == Effort(2 * 100 * 10 * 100, 60_000)
