@@ -23,6 +23,7 @@ from depass_sae.files import write_text
 
 from .graphs import graph
 from .measure import Row, measured
+from .start import start
 
 CPU = {
     "512x8": (32, 64, 128, 512),
@@ -109,11 +110,16 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
+    parser.add_argument("work", nargs="?", choices=("passes", "start"), default="passes", help="start: of one command")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
     parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
+    if options.work == "start":
+        for line in start(options.threads):
+            print(line)
+        return
     out = options.out or Path(__file__).parent / "results" / ("gpu.json" if options.gpu else "cpu.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     found = []

@@ -35,6 +35,7 @@ from .questions import QUESTIONS
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 
 CHANGED: dict[str, str] = {
+    "/*/graph/graph/scores/*/shares/*": "a graph's page writes shares as percents",
     "*/sentence": "a case study's is its answer and its points, one line each",
     "/*/case study/features/*/findings/*/table/*": "the page shows these numbers as the token attribution has them",
     "/*/case study/features/*/findings/*/layers/*": "the page shows these numbers as the heads' attribution has them",
@@ -44,6 +45,7 @@ CHANGED: dict[str, str] = {
     "/*/c*/sae/d_sae": "told in words, without pointers",
     "/*/card/prompts/*/fit/explained_variance": "told in words, without pointers",
     "/*/c*/n_[fp]*": "told in words, without pointers",
+    "/*/c*/sources/firings/*/activation": "told where it is not the pre-activation",
     "/*/c*/firings/0/*": "told in words, without pointers",
     "/*/c*/flow/previous/total": "its parts stand on the page: the features named, and the others' sum",
 }

@@ -6,6 +6,7 @@ of its fields (:func:`spelled_out`).
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -204,7 +205,7 @@ class Loading:
         status(f"loading {model}")
         from ..api import load
 
-        return load(
+        lm = load(
             model,
             saes={} if layers == [] else self.sae,
             layers=None if self.sae_id else layers or None,
@@ -215,6 +216,18 @@ class Loading:
             cache_dir=self.kept,
             trust_remote_code=self.trust_remote_code,
         )
+        _collect_from_here_on()
+        return lm
+
+
+def _collect_from_here_on() -> None:
+    """Where a command put garbage collection off: it begins now, and passes over what is there, which stays.
+
+    Python's end would look through all that once more, too. In a process that goes on after a command nothing changes.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 class Texts(tuple[str, ...]):

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UserError
-from ..files import write_text
 from ..models.smollm2 import prepare
 from .cases import CASES
 
@@ -45,20 +44,20 @@ def show(console: Console, out: Path) -> None:
     check_folder(page)
     lm = load("smollm2")
     console.rule(Text("Which features fire on a prompt?", style="bold"))
-    print_on(console, lm.features(first.prompt, layer=int(first.feature.partition("/")[0])).blocks(top=3))
+    print_on(console, lm.features(first.prompt, layer=int(first.feature.partition("/")[0])).blocks(3))
     for case in CASES:
         answer = lm.attribute_tokens(case.prompt, feature=f"{case.feature}@{case.position}")
         console.rule(Text(f"Which tokens activate feature {case.feature}? ({case.name})", style="bold"))
         console.print(Text(f"{case.meaning}\n", style="italic"))
-        print_on(console, answer.blocks(top=8))
-        write_text(out / f"{case.name}.json", json.dumps(answer.to_dict(), ensure_ascii=False, indent=2) + "\n")
-        answer.write(out / f"{case.name}.html")
+        print_on(console, answer.blocks(8))
+        for suffix in ("json", "html"):
+            answer.write(out / f"{case.name}.{suffix}")
     console.rule(Text(f"From which upstream features? ({first.name})", style="bold"))
     study = case_study(lm, first)
     (finding,) = study.findings
     print_on(console, graph_blocks(finding.graph, top=10))
     console.rule(Text(f"What is there to say of it? ({first.name})", style="bold"))
-    console.print(Text(f"{finding.sentence}\n"))
+    print_on(console, study.blocks(8)[:1])
     write_study(study, page)
     console.rule(Text("The same as JSON", style="bold"))
     document = answer.to_dict()

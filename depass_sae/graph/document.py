@@ -15,15 +15,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..errors import UserError
 from ..files import DEEPEST, TOO_DEEP
 from ..texts import quoted
 from .names import node_id
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SCHEMA_VERSION = 2
 KIND = "feature-flow graph"
@@ -269,6 +271,8 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
 
 def graph_of(document: Any) -> nx.DiGraph:
     """The graph that a document tells of, once it has passed every check. Raises UserError with one line."""
+    import networkx as nx
+
     values = _validated(document)
     g = nx.DiGraph()
     g.graph.update(values["graph"])
@@ -294,6 +298,8 @@ def check_graph(g: Any, *, whole: bool = False) -> None:
 
     whole: it must hold together as one that is read from a file; else it may be a part of one, or a difference.
     """
+    import networkx as nx
+
     if not isinstance(g, nx.DiGraph) or g.is_multigraph():
         raise UserError(
             f"a feature-flow graph is a networkx.DiGraph as lm.graph(...) makes it, not a {type(g).__name__}"

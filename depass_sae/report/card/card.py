@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+PARTS = ("own", "earlier", "first", "other", "constant")
+"""What a firing's pre-activation is the sum of."""
+
+
 @dataclass(frozen=True)
 class CardPrompt:
     """A prompt and the feature on it, at every position.
@@ -267,10 +271,7 @@ class FeatureCard(Shown):
             "sources": {
                 "sums": self._sums,
                 "firings": [_drive_dict(drive) for drive in self.drives],
-                "tokens": [
-                    {"token": s.token, "total": s.total, "own": s.own, "earlier": s.earlier, "count": s.count}
-                    for s in self.source_tokens
-                ],
+                "tokens": [{**asdict(source), "total": source.total} for source in self.source_tokens],
             },
             "logits": None
             if self.votes is None
@@ -327,8 +328,7 @@ class FeatureCard(Shown):
     @property
     def _sums(self) -> dict[str, float]:
         """Over the strongest firings."""
-        parts = ("own", "earlier", "first", "other", "constant")
-        sums = {part: sum((getattr(drive, part) for drive in self.drives), 0.0) for part in parts}
+        sums = {part: sum((getattr(drive, part) for drive in self.drives), 0.0) for part in PARTS}
         return {**sums, "pre_activation": sum((drive.firing.pre_activation for drive in self.drives), 0.0)}
 
     @property
@@ -360,17 +360,9 @@ class FeatureCard(Shown):
     def _flow_dict(self, flow: Flow | None) -> dict[str, Any] | None:
         if flow is None:
             return None
-        return {
-            "layer": flow.hook.layer,
-            "hook": flow.hook.name,
-            "total": flow.total,
-            "errors": flow.errors,
-            "other": flow.other,
-            "features": [
-                {**self._named(flow.hook, flow.sae, f.index), "contribution": f.contribution, "count": f.count}
-                for f in flow.features
-            ],
-        }
+        features = [{**self._named(flow.hook, flow.sae, f.index), **asdict(f)} for f in flow.features]
+        sums = {"total": flow.total, "errors": flow.errors, "other": flow.other}
+        return {"layer": flow.hook.layer, "hook": flow.hook.name, **sums, "features": features}
 
 
 def _is_resid(hook: Place) -> bool:
@@ -390,13 +382,6 @@ def _prompt_dict(prompt: CardPrompt) -> dict[str, Any]:
 
 
 def _drive_dict(drive: Drive) -> dict[str, Any]:
-    return {
-        **asdict(drive.firing),
-        "own": drive.own,
-        "earlier": drive.earlier,
-        "first": drive.first,
-        "other": drive.other,
-        "constant": drive.constant,
-        "completeness_error": drive.completeness_error,
-        "tokens": [{"pos": pos, "token": token, "value": value} for pos, token, value in drive.tokens],
-    }
+    parts = {part: getattr(drive, part) for part in (*PARTS, "completeness_error")}
+    tokens = [{"pos": pos, "token": token, "value": value} for pos, token, value in drive.tokens]
+    return {**asdict(drive.firing), **parts, "tokens": tokens}

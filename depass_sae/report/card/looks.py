@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
 from ..._version import __version__
+from ...attribution.looks import Document, rule_of
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Mark, Note, Page, Pairs, Row, Section, Strip, Table, Token
 from ...view.pointer import At
@@ -16,8 +17,8 @@ TEXTS, SOURCES = 20, 20
 PARTS = {"own": "own", "earlier": "earlier", "first": "position 0", "other": "other", "constant": "constant"}
 
 
-def card_page(document: Mapping[str, Any]) -> Page:
-    c = At(document)
+def card_page(document: Document) -> Page:
+    c: Any = At(document)
     section = card_section(document)
     release = [part for part in (c["sae"]["release"], c["sae"]["id"]) if part]
     return Page(
@@ -40,9 +41,9 @@ def card_page(document: Mapping[str, Any]) -> Page:
     )
 
 
-def card_section(document: Mapping[str, Any], top: int | None = None) -> Section:
+def card_section(document: Document, top: int | None = None) -> Section:
     """The whole card. top: how many rows a table has at most."""
-    c = At(document)
+    c: Any = At(document)
     feature = Feature(c["name"], c["label"] or "", c["link"])
     fires = [Note(_summary(c), "lead")] if len(c["firings"]) else []
     said = [Note(_sentence(c[key]), "warning") for key in ("note", "warning") if c[key]]
@@ -50,23 +51,19 @@ def card_section(document: Mapping[str, Any], top: int | None = None) -> Section
     return Section(f"Feature {c['name']}", (*fires, *said, *where, *card_parts(c, top)), feature=feature)
 
 
-def card_parts(c: At, top: int | None = None) -> tuple[Section, ...]:
+def card_parts(c: Document, top: int | None = None) -> tuple[Section, ...]:
     """What is to be said of a feature beside where it fires."""
     drives = [Section("What drives it", (_drives(c), *_sources(c, top)))] if len(c["firings"]) else []
     return (*drives, Section("What it writes", (_votes(c, top),)), Section("What is near it", _near(c, top)))
 
 
-def rule_of(c: At) -> str:
-    return f"rule {c['rule']}" + (f", T = {words.number(c['temperature'], 2)}" if c["rule"] == "softmax" else "")
-
-
-def _summary(c: At) -> str:
+def _summary(c: Document) -> str:
     first, many = c["firings"][0], [words.count(c[key]) for key in ("n_firings", "n_positions")]
     most = f"most at {words.formatted(_at(c, first))}: {words.number(first['activation'])}"
     return f"{c['name']} fires at {' of '.join(many)} positions ({words.percent(c['density'])}), {most}"
 
 
-def _at(c: At, firing: At) -> Token:
+def _at(c: Document, firing: Document) -> Token:
     return Token(firing["token"], firing["pos"], f"text {firing['prompt'] + 1}" if len(c["prompts"]) > 1 else "")
 
 
@@ -74,7 +71,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _explained(c: At) -> list[str]:
+def _explained(c: Document) -> list[str]:
     found = [share for prompt in c["prompts"] if (share := prompt["fit"]["explained_variance"]) is not None]
     if not found:
         return []
@@ -86,7 +83,7 @@ def _explained(c: At) -> list[str]:
 # ----------------------------------------------------------------------------------------------------- where it fires
 
 
-def _texts(c: At, top: int | None) -> tuple[Strip, ...]:
+def _texts(c: Document, top: int | None) -> tuple[Strip, ...]:
     """The texts with the strongest firings."""
     numbers = list(dict.fromkeys(firing["prompt"] for firing in c["firings"]))
     listed = numbers[: min(TEXTS, top or TEXTS)]
@@ -99,7 +96,7 @@ def _texts(c: At, top: int | None) -> tuple[Strip, ...]:
     )
 
 
-def _strip(text: At, label: str, caption: str) -> Strip:
+def _strip(text: Document, label: str, caption: str) -> Strip:
     sunk = set(text.get("sinks") or ())
     marks = [
         Mark(token, pos, value)
@@ -112,21 +109,28 @@ def _strip(text: At, label: str, caption: str) -> Strip:
 # ----------------------------------------------------------------------------------------------------- what drives it
 
 
-def _drives(c: At) -> Table:
+def _drives(c: Document) -> Table:
     firings, sums = c["sources"]["firings"], c["sources"]["sums"]
+    apart = any(words.number(f["activation"]) != words.number(f["pre_activation"]) for f in firings)
+    activation = ["activation"] * apart  # else it is the last number
     rows = [
-        Row((_at(c, firing), *(firing[part] for part in ("activation", *PARTS, "pre_activation")), _largest(firing)))
+        Row((_at(c, firing), *(firing[part] for part in (*activation, *PARTS, "pre_activation")), _largest(firing)))
         for firing in firings
     ]
     if len(rows) > 1:
-        rows.append(Row(("sum", None, *(sums[part] for part in (*PARTS, "pre_activation")), None), "total"))
+        rows.append(
+            Row(
+                ("sum", *(None for _ in activation), *(sums[part] for part in (*PARTS, "pre_activation")), None),
+                "total",
+            )
+        )
     which = "strongest firing" if len(firings) == 1 else f"{len(firings)} strongest firings"
     worst = max(firing["completeness_error"] for firing in firings)
     return Table(
         f"At its {which}, by source token ({rule_of(c)})",
         (
             Column("fires at"),
-            Column("activation", "number"),
+            *(Column(name, "number") for name in activation),
             *(Column(name, "signed") for name in PARTS.values()),
             Column("pre-activation", "signed"),
             Column("largest earlier"),
@@ -137,12 +141,12 @@ def _drives(c: At) -> Table:
     )
 
 
-def _largest(firing: At) -> Pairs | None:
+def _largest(firing: Document) -> Pairs | None:
     found = max(firing["tokens"], key=lambda token: abs(token["value"]), default=None)
     return None if found is None else Pairs(((Token(found["token"], found["pos"]), found["value"]),), digits=3)
 
 
-def _sources(c: At, top: int | None) -> list[Block]:
+def _sources(c: Document, top: int | None) -> list[Block]:
     found = list(c["sources"]["tokens"])
     listed, others = found[: min(SOURCES, top or SOURCES)], found[min(SOURCES, top or SOURCES) :]
     keys = ("total", "own", "earlier", "count")
@@ -161,7 +165,7 @@ def _sources(c: At, top: int | None) -> list[Block]:
 # ----------------------------------------------------------------------------------------------------- what it writes
 
 
-def _votes(c: At, top: int | None) -> Block:
+def _votes(c: Document, top: int | None) -> Block:
     if c["logits"] is None:
         return Note("Its decoder does not write into the residual stream, so it has no logits of its own.", "quiet")
     pairs = zip_longest(*(list(c["logits"][key])[:top] for key in ("top", "bottom")))
@@ -175,7 +179,7 @@ def _votes(c: At, top: int | None) -> Block:
     )
 
 
-def _vote(vote: At | None) -> tuple[Token | str | None, float | None]:
+def _vote(vote: Document | None) -> tuple[Token | str | None, float | None]:
     if vote is None:
         return None, None
     return Token(vote["token"]) if vote["token"] else f"#{vote['id']}", vote["logit"]
@@ -184,7 +188,7 @@ def _vote(vote: At | None) -> tuple[Token | str | None, float | None]:
 # ---------------------------------------------------------------------------------------------------- what is near it
 
 
-def _near(c: At, top: int | None) -> tuple[Block, ...]:
+def _near(c: Document, top: int | None) -> tuple[Block, ...]:
     before, behind = c["flow"]["previous"], c["flow"]["next"]
     many = c["flow"]["firings"]
     firings = "its strongest firing" if many == 1 else f"its {many} strongest firings"
@@ -215,7 +219,7 @@ def _near(c: At, top: int | None) -> tuple[Block, ...]:
 
 def _features(
     title: str,
-    listed: Sequence[At],
+    listed: Sequence[Document],
     key: str,
     counted: tuple[str, ...] = (),
     ends: tuple[Row, ...] = (),

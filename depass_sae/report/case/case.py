@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...arguments import typed
 from ...attribution.components import ComponentAttribution
 from ...attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
+from ...attribution.looks import by_size, part_name, ranked_parts, share_of
 from ...attribution.replace import check_replacing
 from ...attribution.tokens import TokenAttribution, TokenTarget
 from ...errors import UserError
@@ -99,97 +100,89 @@ class Finding:
         return re.sub(r"[^A-Za-z0-9.]+", "-", self.feature) + f"-at-{self.target.pos}"
 
     @cached_property
+    def _token_document(self) -> dict[str, Any]:
+        return self.tokens.to_dict()
+
+    @cached_property
+    def _head_document(self) -> dict[str, Any]:
+        return self.heads.to_dict()
+
+    @cached_property
     def facts(self) -> Facts:
-        target, measured = self.target, self.target.measured
-        sources = [
-            SourceFact(
-                span.pos,
-                span.text,
-                value,
-                measured=None if measured is None else measured.mean[i],
-                spread=None if measured is None else measured.spread[i],
-                special=self.tokens.heading.prompt.special[span.pos],
-            )
-            for i, (span, value) in enumerate(zip(target.sources, target.contributions.tolist(), strict=True))
-        ]
+        target, measured = self._token_document["targets"][0], self.target.measured
         return gather(
             feature=self.feature,
             label=self.label,
-            pos=target.pos,
-            token=target.token,
-            activation=target.activation,
-            pre_activation=target.pre_activation,
-            sources=sources,
-            heads=tuple(
-                HeadFact(head["name"], head["value"], _largest_source(head)) for head in self.all_heads()[:NAMED_HEADS]
-            ),
+            **{key: target[key] for key in ("pos", "token", "activation", "pre_activation")},
+            sources=[_source(source, self._token_document["special"]) for source in target["contributions"]],
+            heads=tuple(map(_head, self.largest_heads()[:NAMED_HEADS])),
             upstream=() if self.graph is None else upstream(self.graph)[:NAMED_FEATURES],
             error_share=None if self.graph is None else ends_in(self.graph, "error"),
             left_out_share=None if self.graph is None else ends_in(self.graph, "remainder"),
             replacements=0 if measured is None else measured.replacements,
-            rank_correlation=target.rank_correlation,
+            rank_correlation=self.target.rank_correlation,
         )
+
+    @property
+    def answer(self) -> str:
+        """What was found, in a line."""
+        return answer(self.facts)
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """What else is to be said of it, a line each."""
+        return tuple(points(self.facts))
 
     @property
     def sentence(self) -> str:
         """The answer and its points as one paragraph."""
         return sentence(self.facts)
 
+    def largest_heads(self) -> list[Any]:
+        """Every head of every layer, the largest first."""
+        return ranked_parts(self._head_document["targets"][0], "heads")
+
     def table(self) -> dict[str, Any]:
-        """The paper's table: the largest sources by size, then what is left, row by row down to the pre-activation."""
-        target, measured = self.target, self.target.measured
-        values = target.contributions.tolist()
-        order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
-        whole = target.pre_activation
-        sources = [
-            {
-                "pos": target.sources[i].pos,
-                "token": target.sources[i].text,
-                "value": values[i],
-                "share": values[i] / whole if whole > 0 else None,
-                "measured": None
-                if measured is None or measured.mean[i] is None
-                else {"mean": measured.mean[i], "std": measured.spread[i]},
-            }
-            for i in order[: self.top]
-        ]
+        """The largest sources by size, then what is left, row by row down to the pre-activation."""
+        target = self._token_document["targets"][0]
+        found, whole = target["contributions"], target["pre_activation"]
+        order = by_size(source["value"] for source in found)
         others = order[self.top :]
-        remainder = [{"name": "other tokens", "tokens": len(others), "value": sum(values[i] for i in others)}]
-        rest = [{"name": name, "tokens": 0, "value": value} for name, value in target.other.items()]
-        constant = {"name": "constant", "tokens": 0, "value": target.constant}
+        rest = [("other tokens", len(others), sum(found[i]["value"] for i in others))] if others else []
+        rest += [(other["name"], 0, other["value"]) for other in target["other"]]
+        same = ("token", "pos", "activation", "pre_activation", "completeness_error")
         return {
-            "token": target.token,
-            "pos": target.pos,
-            "activation": target.activation,
-            "sources": sources,
-            "remainder": [*(remainder if others else []), *rest, constant],
-            "pre_activation": whole,
-            "completeness_error": target.completeness_error,
-            "rank_correlation": target.rank_correlation,
+            **{key: target[key] for key in same},
+            "sources": [
+                {"measured": None, **found[i], "share": share_of(found[i]["value"], whole)} for i in order[: self.top]
+            ],
+            "remainder": [
+                {"name": name, "tokens": tokens, "value": value}
+                for name, tokens, value in (*rest, ("constant", 0, target["constant"]))
+            ],
+            "rank_correlation": self.target.rank_correlation,
         }
 
     def ledger(self) -> dict[str, Any] | None:
         """The largest heads x the source tokens; None where heads are not split by token. A row sums to its head."""
-        heads = self.all_heads()[: max(10, self.top)]
-        if not heads or heads[0]["by_token"] is None:
+        heads = self.largest_heads()[: max(10, self.top)]
+        if not heads or "by_token" not in heads[0]:
             return None
-        tokens = self.tokens.tokens
-        n = len(heads[0]["by_token"])
-        weight = [sum(abs(head["by_token"][pos]) for head in heads) for pos in range(n)]
-        shown = sorted(sorted(range(n), key=lambda pos: -weight[pos])[:LEDGER_COLUMNS])
+        values = [[source["value"] for source in head["by_token"]] for head in heads]
+        shown = sorted(by_size(sum(map(abs, column)) for column in zip(*values, strict=True))[:LEDGER_COLUMNS])
+        sources = heads[0]["by_token"]
         return {
-            "columns": [{"pos": pos, "token": tokens[pos]} for pos in shown],
-            "other_tokens": n - len(shown),
+            "columns": [{"pos": pos, "token": sources[pos]["token"]} for pos in shown],
+            "other_tokens": len(sources) - len(shown),
             "rows": [
                 {
-                    "head": head["name"],
+                    "head": part_name(head, "heads"),
                     "value": head["value"],
-                    "values": [head["by_token"][pos] for pos in shown],
-                    "others": sum(head["by_token"][pos] for pos in range(n) if pos not in shown),
-                    "bias": head["bias"],
-                    "rest": head["rest"],
+                    "values": [row[pos] for pos in shown],
+                    "others": sum(value for pos, value in enumerate(row) if pos not in shown),
+                    **{other["name"]: other["value"] for other in head["other"]},
                 }
-                for head in heads
+                for head, row in zip(heads, values, strict=True)
             ],
         }
 
@@ -206,25 +199,13 @@ class Finding:
             for row in self.heads.target.rows
         ]
 
-    def all_heads(self) -> list[dict[str, Any]]:
-        """Every head of every layer, the largest first."""
-        found: list[dict[str, Any]] = []
-        for row in self.heads.target.rows:
-            for i, value in enumerate(row.values.tolist()):
-                by_token = None if row.by_token is None else row.by_token[i].tolist()
-                *tokens, bias, rest = by_token or [0.0, 0.0]
-                name = self.heads.part_name(row, i)
-                split = {"by_token": tokens if by_token else None, "bias": bias, "rest": rest}
-                found.append({"name": name, "value": value, "tokens": self.tokens.tokens, **split})
-        return sorted(found, key=lambda head: -abs(head["value"]))
-
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "pos": self.target.pos,
             "token": self.target.token,
-            "answer": answer(self.facts),
-            "points": list(points(self.facts)),
+            "answer": self.answer,
+            "points": list(self.points),
             "sentence": self.sentence,
             "facts": self.facts.to_dict(),
             "table": self.table(),
@@ -232,8 +213,8 @@ class Finding:
             "ledger": self.ledger(),
             "graph": None if self.graph is None else self._graph_dict(self.graph),
             "no_graph": self.no_graph,
-            "tokens": self.tokens.to_dict(),
-            "heads": self.heads.to_dict(),
+            "tokens": self._token_document,
+            "heads": self._head_document,
         }
 
     def _graph_dict(self, g: nx.DiGraph) -> dict[str, Any]:
@@ -427,8 +408,12 @@ def ends_in(g: nx.DiGraph, kind: str) -> float | None:
     return share
 
 
-def _largest_source(head: Mapping[str, Any]) -> SourceFact | None:
-    if not head["by_token"]:
-        return None
-    pos = max(range(len(head["by_token"])), key=lambda p: abs(head["by_token"][p]))
-    return SourceFact(pos, head["tokens"][pos], head["by_token"][pos])
+def _source(source: Mapping[str, Any], special: Sequence[int]) -> SourceFact:
+    lost = source.get("measured") or {}
+    at = (source["pos"], source["token"], source["value"])
+    return SourceFact(*at, measured=lost.get("mean"), spread=lost.get("std"), special=source["pos"] in special)
+
+
+def _head(head: Mapping[str, Any]) -> HeadFact:
+    largest = max(head.get("by_token", ()), key=lambda source: abs(source["value"]), default=None)
+    return HeadFact(part_name(head, "heads"), head["value"], None if largest is None else _source(largest, ()))

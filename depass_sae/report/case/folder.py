@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...attribution.looks import part_maps
 from ...files import check_place, write_files
 from ...graph.export import graph_bytes
 from ...view.blocks import Block, Graph, Note
 from ...view.figures import check_matplotlib, figure, has_picture, rendered
 from ...view.markdown import escaped, markdown
+from .looks import strip_title
 from .study import LABELS_FILE
 
 if TYPE_CHECKING:
@@ -27,14 +30,19 @@ DPI = 140.0
 
 @dataclass
 class _Pictures:
-    """The pictures of a Markdown text, named by what they show; drawn when they are asked for."""
+    """The pictures of a Markdown text, named by what they show; drawn when they are asked for.
 
+    names: of blocks by their titles, where a name is to be of a feature instead.
+    """
+
+    names: Mapping[str, str]
     files: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, block: Block) -> str | None:
         if not has_picture(block):
             return None
-        name = block.name if isinstance(block, Graph) else _slug(getattr(block, "title", ""))
+        title = getattr(block, "title", "")
+        name = block.name if isinstance(block, Graph) else self.names.get(title, _slug(title))
         taken = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?\.png", other) is not None for other in self.files)
         file = f"{name}-{taken + 1}.png" if taken else f"{name}.png"
         self.files[file] = rendered(figure(block), "png", DPI)
@@ -44,7 +52,11 @@ class _Pictures:
 def write_case(study: CaseStudy, folder: str | os.PathLike[str]) -> list[Path]:
     """Everything of a case study: all of its files, or none."""
     check_folder(folder)
-    pictures = _Pictures()
+    names = {strip_title(feature.name): f"activations-{_slug(feature.name)}" for feature in study.features}
+    for finding in study.findings:
+        heads = finding.heads.to_dict()
+        names |= {map_.title: f"heads-{finding.slug}" for map_ in part_maps(heads, heads["targets"][0])}
+    pictures = _Pictures(names)
     text = case_markdown(study, pictures)
     graphs = {f"graph-{finding.slug}.json": finding.graph for finding in study.findings if finding.graph is not None}
     files = pictures.files | {name: graph_bytes(g, "json") for name, g in graphs.items()}

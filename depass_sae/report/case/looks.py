@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...attribution.looks import (
+    Document,
     fit_sentence,
     ledger_map,
     noted,
@@ -17,6 +18,7 @@ from ...attribution.looks import (
     token_rows,
     token_table,
 )
+from ...graph.looks import graph_block
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
 from ...view.pointer import At
@@ -32,8 +34,8 @@ Graphs = Mapping[str, "nx.DiGraph"]
 """By the names of their findings."""
 
 
-def case_page(document: Mapping[str, Any], graphs: Graphs) -> Page:
-    c = At(document)
+def case_page(document: Document, graphs: Graphs) -> Page:
+    c: Any = At(document)
     one = _feature(c["features"][0]) if len(c["features"]) == 1 else None
     return Page(
         c["title"],
@@ -45,24 +47,24 @@ def case_page(document: Mapping[str, Any], graphs: Graphs) -> Page:
     )
 
 
-def case_blocks(document: Mapping[str, Any], graphs: Graphs, top: int | None = None) -> tuple[Block, ...]:
-    c = At(document)
+def case_blocks(document: Document, graphs: Graphs, top: int | None = None) -> tuple[Block, ...]:
+    c: Any = At(document)
     features = (_feature_section(c, f, i, graphs, top) for i, f in enumerate(c["features"], start=1))
     found = tuple(found_note(finding) for f in c["features"] for finding in f["findings"])
     made = Section("How it was made", _made(c, document["versions"]), id="settings")
     return (Section("What was found", found, id="found"), *features, made)
 
 
-def found_note(finding: Mapping[str, Any]) -> Note:
+def found_note(finding: Document) -> Note:
     """What was found, in a line, and more of it below."""
     return Note(finding["answer"], "answer", tuple(finding["points"]))
 
 
-def _feature(f: At) -> Feature:
+def _feature(f: Document) -> Feature:
     return Feature(f["name"], f["label"], f["neuronpedia"])
 
 
-def _feature_section(c: At, f: At, i: int, graphs: Graphs, top: int | None) -> Section:
+def _feature_section(c: Document, f: Document, i: int, graphs: Graphs, top: int | None) -> Section:
     sae, rows = f["sae"], int(c["settings"]["top"]) if top is None else top
     which = f", {sae['release']} {sae['id']}" if sae["release"] else ""
     of = f"The SAE at {sae['hook']}{which}, {sae['architecture']}, {words.count(sae['d_sae'])} features."
@@ -83,16 +85,20 @@ def _feature_section(c: At, f: At, i: int, graphs: Graphs, top: int | None) -> S
 # ------------------------------------------------------------------------------------------------- where, and which
 
 
-def _strip(c: At, f: At) -> Strip:
+def strip_title(feature: str) -> str:
+    return f"activation of {feature}"
+
+
+def _strip(c: Document, f: Document) -> Strip:
     aimed = {int(finding["pos"]) for finding in f["findings"]}
     marks = tuple(
         Mark(a["token"], a["pos"], a["activation"], _line(c, f, a), a["pos"] in aimed) for a in f["activations"]
     )
     caption = "The feature’s activation at each token of the prompt. Underlined: what is asked about."
-    return Strip(f"activation of {f['name']}", marks, "activation", caption, numbers=True)
+    return Strip(strip_title(f["name"]), marks, "activation", caption, numbers=True)
 
 
-def _line(c: At, f: At, at: At) -> str:
+def _line(c: Document, f: Document, at: Document) -> str:
     """What a token does here: its activation, and its contribution to each position that is asked about."""
     nothing = "a special token" if at["pos"] in list(c["special"]) else "an attention sink"
     parts = [nothing if at["activation"] is None else f"activation {words.number(at['activation'])}"]
@@ -108,7 +114,7 @@ def _line(c: At, f: At, at: At) -> str:
     return f"{words.place(at['token'], at['pos'])}: {'; '.join(parts)}"
 
 
-def _tokens(f: At, top: int) -> tuple[Block, ...]:
+def _tokens(f: Document, top: int) -> tuple[Block, ...]:
     """The paper's table: all rows of a block sum to its last."""
     documents = [finding["tokens"] for finding in f["findings"]]
     if len(documents) == 1:
@@ -130,7 +136,7 @@ def _tokens(f: At, top: int) -> tuple[Block, ...]:
 # ------------------------------------------------------------------------------------- through what, and from what
 
 
-def _heads(f: At, top: int) -> tuple[Block, ...]:
+def _heads(f: Document, top: int) -> tuple[Block, ...]:
     blocks: list[Block] = []
     for finding in f["findings"]:
         document = finding["heads"]
@@ -143,7 +149,7 @@ def _heads(f: At, top: int) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _flow(f: At, graphs: Graphs) -> tuple[Block, ...]:
+def _flow(f: Document, graphs: Graphs) -> tuple[Block, ...]:
     blocks: list[Block] = []
     for finding in f["findings"]:
         if finding["name"] not in graphs:
@@ -155,7 +161,7 @@ def _flow(f: At, graphs: Graphs) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _graph(finding: At, g: nx.DiGraph) -> Graph:
+def _graph(finding: Document, g: nx.DiGraph) -> Graph:
     about = finding["graph"]
     shares = about["scores"]["pruned"]["shares"]
     names = {
@@ -169,14 +175,7 @@ def _graph(finding: At, g: nx.DiGraph) -> Graph:
     return graph_block(g, f"Feature-flow graph to {finding['name']}", about["file"].removesuffix(".json"), caption)
 
 
-def graph_block(g: nx.DiGraph, title: str, name: str, caption: str) -> Graph:
-    from ...graph.export.html import to_html
-    from ...graph.plot import plot_graph
-
-    return Graph(title, name, lambda: to_html(g), lambda: plot_graph(g), tuple, caption)
-
-
-def _verified(found: At) -> Table:
+def _verified(found: Document) -> Table:
     together, ranks = found["together"], found["rank_correlation"]
     features, active = (words.count(together[key]) for key in ("features", "active"))
     by = ", ".join(f"{words.number(ranks[of], 2)} by {of}s" for of in ("weight", "effect") if ranks[of] is not None)
@@ -196,7 +195,7 @@ def _verified(found: At) -> Table:
 # ------------------------------------------------------------------------------------------------------ how it was made
 
 
-def _made(c: At, versions: Mapping[str, str]) -> tuple[Block, ...]:
+def _made(c: Document, versions: Mapping[str, str]) -> tuple[Block, ...]:
     settings, tokens = c["settings"], c["tokens"]
     made = (
         f"Prompt: {c['prompt'] or ' '.join(tokens)}",

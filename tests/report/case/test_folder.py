@@ -31,7 +31,7 @@ def test_the_folder_has_the_page_the_markdown_the_numbers_graphs_labels_and_pict
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "README.md", "case.json", "labels.json"} <= names
     for finding in study().findings:
-        assert {f"graph-{finding.slug}.json", f"graph-{finding.slug}.png"} <= names
+        assert {f"graph-{finding.slug}.json", f"graph-{finding.slug}.png", f"heads-{finding.slug}.png"} <= names
     pictures = [name for name in names if name.endswith(".png")]
     assert len(pictures) == len(study().features) + 3 * len(study().findings)  # strips; heads, their tokens, graphs
     assert names == {path.name for path in study().write(folder)}

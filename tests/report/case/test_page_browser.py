@@ -88,7 +88,8 @@ def test_a_token_that_is_clicked_is_marked_everywhere_and_once_more_nowhere(open
 def test_a_head_that_is_clicked_is_kept_under_the_map(opened: Opened):
     here = opened.page.locator("#heads-1 figure").first
     here.locator('.cell[data-tip^="L1H1: "]').click()
-    value = next(head["value"] for head in study().findings[0].all_heads() if head["name"] == "L1H1")
+    heads = study().findings[0].to_dict()["heads"]["targets"][0]["heads"]
+    value = next(head["value"] for head in heads if (head["layer"], head["head"]) == (1, 1))
     assert here.locator(".readout").inner_text().startswith(f"L1H1: {signed(value)}")
 
 
