@@ -419,20 +419,27 @@ class LM:
     def card(
         self,
         feature: str,
-        prompts: PromptLike | Sequence[PromptLike],
+        prompts: PromptLike | Sequence[PromptLike] | None = None,
         *,
         top: int = TOP,
         strongest: int = STRONGEST,
+        contexts: str | None = None,
         labels: str | Path | Mapping[str, str] | None = None,
         **how: Unpack[How],
     ) -> FeatureCard:
         """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
 
-        feature: "LAYER/INDEX". prompts: one, or several. top: entries of each list. strongest: at how many firings it
+        feature: "LAYER/INDEX". prompts: one, or several; with contexts="neuronpedia", which asks Neuronpedia's API for
+        this feature, None is its strongest contexts there. top: entries of each list. strongest: at how many firings it
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
         """
-        card = make_card(self._subject, prompts, feature, top=top, strongest=strongest, settings=Settings.of(**how))
+        if prompts is None and contexts is None:
+            raise UserError('a card needs a prompt, or several; or contexts="neuronpedia" for the feature\'s own')
+        card = make_card(
+            self._subject, prompts, feature, top=top, strongest=strongest, contexts=contexts,
+            settings=Settings.of(**how),
+        )  # fmt: skip
         return card if labels is None else card.with_labels(_labels(labels, card.pages))
 
     def case_study(

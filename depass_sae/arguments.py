@@ -259,6 +259,6 @@ EXPECTED = {
     "torch.device": Expected("a torch.device", _either(_whole, _of("torch", "device"))),
     # These say themselves what is wrong with them, and what would be right.
     **dict.fromkeys(("Any", "PromptLike", "Sequence[PromptLike]", "Mapping[str, Any]"), ANYTHING),
-    **dict.fromkeys(("PreTrainedModel", "PreTrainedTokenizerBase"), ANYTHING),
+    **dict.fromkeys(("PreTrainedModel", "PreTrainedConfig", "PreTrainedTokenizerBase"), ANYTHING),
 }
 """By annotation, as it is written; a union is split into its parts."""

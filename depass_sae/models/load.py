@@ -50,6 +50,10 @@ class Loaded:
 def adapter_for(model: Any) -> Adapter:
     """The model seen through its family's table. Raises UserError for a model that has none, or does not fit it."""
     refuse_unreadable(model)
+    return _adapter(model)
+
+
+def _adapter(model: Any) -> Adapter:
     name = type(model).__name__
     model_type = getattr(getattr(model, "config", None), "model_type", name)
     own_type = getattr(getattr(type(model), "config_class", None), "model_type", model_type)
@@ -133,7 +137,7 @@ def load_model(
     """
     if not str(name):
         raise UserError("the model has no name: give a hub id or a directory")
-    device = _device(device)
+    device = usable(device)
     wanted: torch.dtype | str | None = dtype_named(dtype)
     path = expanded(name)
     if str(name) == "smollm2" or (path.suffix == ".gguf"):
@@ -142,17 +146,60 @@ def load_model(
         directory = prepare(None if str(name) == "smollm2" else path, cache_dir)
         model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code)
         return Loaded(model.to(device), tokenizer, "smollm2", BOS_ID)
+    model, tokenizer = _from_pretrained(_source(name, path), wanted or "auto", trust_remote_code)
+    return Loaded(model.to(device), tokenizer, str(name))
+
+
+def outline(model: Any, *, dtype: str | torch.dtype | None = None, trust_remote_code: bool = False) -> Adapter:
+    """A model of which only the config is read: its weights are on the meta device, with shapes and no numbers.
+
+    model: a name as of :func:`load_model`, or a config object. dtype: None is the config's own.
+
+    Raises UserError, in one line, for whatever has no config or is of no supported family.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+
+    wanted, config = dtype_named(dtype), model
+    trust = {"trust_remote_code": trust_remote_code}
+    if isinstance(model, str | Path):
+        if str(model) == "smollm2" or Path(model).suffix == ".gguf":
+            from .smollm2 import SIZES
+
+            config = LlamaConfig(**SIZES)
+        else:
+            source = _source(model, expanded(model))
+            try:
+                config = _read_config(source, trust)
+                refuse_quantized(source, config)
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(_explain(source, error)) from error
+    if not isinstance(config, PreTrainedConfig):
+        raise UserError(f"a model is a name, a directory or transformers' config of one, not a {type(config).__name__}")
+    wanted = wanted or getattr(config.get_text_config(), "dtype", None) or config.dtype or torch.float32
+    _check_family(config)
+    try:
+        with torch.device("meta"):
+            made = AutoModelForCausalLM.from_config(config, dtype=wanted, **trust)
+    except Exception as error:
+        raise UserError(f"no model can be made of this config: {first_line(error)}") from error
+    return _adapter(made.eval())
+
+
+def _source(name: str | Path, path: Path) -> str | Path:
+    """A directory that is there, or else a hub id. Raises UserError for a file, and for a directory that is not."""
     if path.exists() and not path.is_dir():
         raise UserError(
             f"{name} is a file; a model is a directory with config.json and safetensors, or SmolLM2's .gguf"
         )
     if not path.exists() and str(name).startswith((".", "/", "~")):
         raise UserError(f"there is no directory {name}")
-    model, tokenizer = _from_pretrained(path if path.is_dir() else str(name), wanted or "auto", trust_remote_code)
-    return Loaded(model.to(device), tokenizer, str(name))
+    return path if path.is_dir() else str(name)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable(device: str | torch.device | None) -> torch.device:
+    """None: cuda where there is one. Raises UserError for a device that this machine, or torch, has not."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -165,22 +212,13 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local = isinstance(source, Path)
-    if local and (source / _ADAPTER).is_file():  # type: ignore[operator]
-        raise UserError(_ONLY_ADAPTER.format(source))
-    if local and not (source / "config.json").is_file():  # type: ignore[operator]
-        raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
-    if local:
-        check_config(source)  # type: ignore[arg-type]
     trust = {"trust_remote_code": trust_remote_code}
     try:
-        if not local:
-            _ask_hub_once(str(source))
-        config = AutoConfig.from_pretrained(source, **trust)
-        if not any(config.model_type in family.model_types for family in FAMILIES):
-            adapter_for(type("model", (), {"config": config}))  # says which families there are
+        config = _read_config(source, trust)
+        _check_family(config)
         refuse_quantized(source, config)
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -209,6 +247,27 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
     if beyond:
         raise UserError(f"{source} has {layers} layers by its config.json, and weights of more: {min(beyond)}")
     return model, tokenizer
+
+
+def _read_config(source: str | Path, trust: dict[str, bool]) -> Any:
+    """Of a directory or the hub. Raises UserError for a directory that holds no model, and what the hub raises."""
+    from transformers import AutoConfig
+
+    if isinstance(source, Path):
+        if (source / _ADAPTER).is_file():
+            raise UserError(_ONLY_ADAPTER.format(source))
+        if not (source / "config.json").is_file():
+            raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
+        check_config(source)
+    else:
+        _ask_hub_once(source)
+    return AutoConfig.from_pretrained(source, **trust)
+
+
+def _check_family(config: Any) -> None:
+    """Raises UserError for a config of no family, and says which there are."""
+    if not any(config.model_type in family.model_types for family in FAMILIES):
+        _adapter(type("model", (), {"config": config}))
 
 
 def _ask_hub_once(name: str) -> None:

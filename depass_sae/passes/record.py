@@ -94,7 +94,7 @@ class Trace:
         recorded = (x for record in self.records for x in (record.pattern, record.neurons, *record.at.values()))
         all_of_it = (*self.streams, *self.outputs.values(), self.logits, self.uncapped, *recorded)
         # Without a soft-cap the uncapped logits are the logits.
-        return sum({x.data_ptr(): x.nbytes for x in all_of_it if x is not None}.values())
+        return sum({(x.untyped_storage()._cdata, x.data_ptr()): x.nbytes for x in all_of_it if x is not None}.values())
 
     def first(self, n: int) -> Trace:
         """The first n positions of a trace of one prompt, which no later one has touched."""
@@ -134,6 +134,41 @@ class Trace:
         """The model's own activation at a place."""
         place = Place(*place)
         return self.streams[place.depth] if place.is_stream else self.outputs[place]
+
+
+def blank(
+    adapter: Adapter,
+    n: int,
+    *,
+    until: int | None = None,
+    outputs: Collection[Place] = (),
+    dtype: torch.dtype | None = None,
+) -> Trace:
+    """A trace of n positions, as large as a recorded one, of which nothing was computed: its tensors have no numbers.
+
+    What is planned and forecast for it holds for every prompt of this length. Options as of :func:`trace`.
+    """
+    compute, n_layers = adapter.compute_dtype(dtype), adapter.n_layers if until is None else until + 1
+
+    def empty(width: int, dtype: torch.dtype = compute) -> Tensor:
+        return torch.empty(n, width, dtype=dtype, device="meta")
+
+    records = []
+    for part in (part for index in range(n_layers) for part in adapter.layer(index).sublayers):
+        record = mixer_of(part.mixer).blank(n, dtype or adapter.dtype, compute)
+        raw = {} if part.post is None else {"raw": empty(adapter.d_model, dtype or adapter.dtype)}
+        records.append(replace(record, at={**record.at, **raw}))
+    vocabulary, capped = adapter.unembed.weight.shape[1], adapter.softcap is not None
+    logits = empty(vocabulary) if until is None else None
+    return Trace(
+        adapter=adapter,
+        token_ids=torch.zeros(n, dtype=torch.long),
+        streams=[empty(adapter.d_model) for _ in range(2 * n_layers + 1)],
+        records=records,
+        outputs={place: empty(adapter.width(place)) for place in outputs if not place.is_stream},
+        logits=logits,
+        uncapped=empty(vocabulary) if capped and logits is not None else logits,
+    )
 
 
 class _Stop(Exception):
@@ -218,14 +253,15 @@ def traces(
             record = mixer.record(mine, norm, streams[part.reads.depth])
             raw = {"raw": mine["raw"][: len(ids)]} if "raw" in mine else {}
             records.append(replace(record, at={**record.at, **raw}))
+        logits = ends[-1][i, : len(ids)].to(compute) if ends else None
         return Trace(
             adapter=adapter,
             token_ids=ids,
             streams=streams,
             records=records,
             outputs={place: activations[place][i, : len(ids)] for place in inside},
-            logits=ends[-1][i, : len(ids)].to(compute) if ends else None,
-            uncapped=ends[0][i, : len(ids)].to(compute) if ends else None,
+            logits=logits,
+            uncapped=logits if len(ends) < 2 else ends[0][i, : len(ids)].to(compute),
         )
 
     return [of_prompt(i, ids) for i, ids in enumerate(prompts)]

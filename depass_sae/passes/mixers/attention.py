@@ -348,8 +348,8 @@ class Attention(Mixer):
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
-    def kept(self, n: int) -> int:
-        return self.part.n_heads * n * n
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        return Record(pattern=torch.empty(self.part.n_heads, n, n, dtype=dtype, device="meta"))
 
     def swept(self, n: int) -> int:
         return 4 * self.part.n_heads * n

@@ -11,6 +11,7 @@ only signed (D[n, k] the decay between two positions):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -106,6 +107,9 @@ class DeltaRule(Attention):
     def record(self, noted: Mapping[str, Tensor], norm: Norm, stream: Float[Tensor, "pos d_model"]) -> Record:
         age = torch.arange(len(stream), device=stream.device)
         return Record(pattern=self.attend(norm(stream)), at={"age": age})
+
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        return replace(super().blank(n, compute, compute), at={"age": torch.arange(n, device="meta")})
 
 
 def _slid(

@@ -229,8 +229,10 @@ class Experts(MLP):
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
-    def kept(self, n: int) -> int:
-        return 2 * n * self.part.k
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        """As if every expert were chosen about as often as the others."""
+        choice = (torch.arange(n * self.part.k) % self.part.n).view(n, self.part.k)
+        return Record(at={"weights": torch.empty(n, self.part.k, dtype=dtype, device="meta"), "choice": choice})
 
     def swept(self, n: int) -> int:
         return 6 * (self._routed + self._shared_width)

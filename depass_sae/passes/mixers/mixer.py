@@ -190,8 +190,10 @@ class Mixer(ABC):
     # ---------------------------------------------------------------------------------------------------------- sizes
 
     @abstractmethod
-    def kept(self, n: int) -> int:
-        """Numbers that a record of n positions holds."""
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        """A record of n positions of a model that runs in ``dtype``, as large as a real one: on the meta device, where
+        tensors have shapes and no numbers. What a pass is laid out by stays on the host.
+        """
 
     @abstractmethod
     def swept(self, n: int) -> int:

@@ -141,8 +141,8 @@ class MLP(Mixer):
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
-    def kept(self, n: int) -> int:
-        return n * self.n_units
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        return Record(neurons=torch.empty(n, self.n_units, dtype=dtype, device="meta"))
 
     def swept(self, n: int) -> int:
         return 6 * self.n_units
