@@ -303,6 +303,35 @@ class _Rehearsals:
     # ---------------------------------------------------------------------------------------------------- the passes
 
     @cached_property
+    def layers_alone(self) -> Effort:
+        """The model's own forward pass, as its parts make it, sublayer by sublayer."""
+        seen = self.trace
+
+        def run() -> None:
+            for i in range(2 * seen.n_layers):
+                frozen = seen.sublayer(i)
+                frozen.out(frozen.inside(frozen.resid, EFFECT), EFFECT)
+
+        return _rehearsed(run)
+
+    @cached_property
+    def plain(self) -> Effort:
+        """The same with its logits."""
+        inside, unembed = self.layers_alone, self.adapter.unembed.weight
+        logits = self.n * unembed.shape[1] * self.adapter.dtype.itemsize
+        return Effort(inside.flops + 2 * self.n * unembed.numel(), max(inside.peak, logits))
+
+    @cached_property
+    def encodings(self) -> int:
+        """What a question keeps of all SAEs' encodings."""
+        if not self.layers:
+            return 0
+        one = encode(self.sae, self.trace.resid_post).size
+        return one * min(len(self.layers), KEPT // one + 1)
+
+    # ---------------------------------------------------------------------------------------------------- the passes
+
+    @cached_property
     def plain(self) -> Effort:
         """The model's own forward pass, as its parts make it, sublayer by sublayer; and the logits."""
         seen = self.trace
@@ -341,7 +370,7 @@ class _Rehearsals:
     ) -> Effort:
         """A source's components forward to a place, at its last position or at all of them.
 
-        Its memory is what the pass itself forecasts. Its work is rehearsed on short prompts, since a long one has too
+        Its memory is what the pass itself forecasts, a block, and what a sublayer takes of the whole prompt. Its work is rehearsed on short prompts, since a long one has too
         many blocks to be gone through: a row takes as much in every map, and in attention in proportion to the length.
         """
         began, start = rehearse(lambda: source(self.trace))
@@ -354,7 +383,7 @@ class _Rehearsals:
             each.append(went.flops / max(1, _planned(start, seen, to, settings, everywhere)[0]))
         a_row = each[-1] + (each[-1] - each[0]) * max(0, self.n - 2 * SHORT) / SHORT
         flops = rows * max(a_row, each[-1])
-        held = need + Blocks(Budget(), self.device).size + self._taken_up
+        held = need + Blocks(Budget(), self.device).size + self.layers_alone.peak
         return Effort(began.flops + round(flops), max(began.peak, held))
 
     def by_layer(self, source: Callable[[int], Source], settings: Settings) -> Effort:
@@ -407,12 +436,6 @@ class _Rehearsals:
     @property
     def _stream_of_tokens(self) -> int:
         return self.n * (self.n + 1) // 2 * self.adapter.d_model * self.trace.resid_post.element_size()
-
-    @cached_property
-    def _taken_up(self) -> int:
-        """Weights that a sublayer of a model of half precision is taken to float32 with: all that one token takes."""
-        alone = blank(self.adapter, 1, dtype=self.dtype)
-        return _rehearsed(lambda: propagate(alone, _by_token(alone), {self._end: torch.tensor([0])})).peak
 
     # ------------------------------------------------------------------------------------------------- the questions
 

@@ -217,4 +217,4 @@ def test_a_real_pass_takes_what_was_estimated() -> None:
         [sys.executable, "-c", MEASURE, str(n)], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    assert 0.75 * beside < int(done.stdout) < 1.15 * beside
+    assert 0.75 * beside < int(done.stdout) < 1.2 * beside
