@@ -61,7 +61,7 @@ def load_subject(
         saes = shipped_saes()
     if saes is None and (layers or sae_ids):
         raise UserError("no SAEs are loaded; name some with --sae (saes=)")
-    found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(loaded.model.device))
+    found = {} if saes is None else load_saes(saes, layers=layers, sae_ids=sae_ids, device=str(adapter.device))
     for hook, sae in found.items():
         last = adapter.n_layers - 1
         width = adapter.width(Place(min(hook.layer, last), hook.hook))

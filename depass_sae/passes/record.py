@@ -170,7 +170,7 @@ def traces(
     They are padded at their ends, where no position of theirs can look, each with its own last token.
     """
     longest = max(map(len, prompts))
-    compute = adapter.compute_dtype(dtype)
+    compute, home = adapter.compute_dtype(dtype), adapter.device
     n_layers = adapter.n_layers if until is None else until + 1
     places = [stream_at(depth, n_layers) for depth in range(2 * n_layers + 1)]
     inside = [place for place in (Place(*place) for place in outputs) if not place.is_stream]
@@ -181,7 +181,7 @@ def traces(
 
     def keep(place: Place) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
-            activations[place] = x.detach().to(compute)
+            activations[place] = x.detach().to(home, compute)
             if until is not None and place == places[-1]:
                 raise _Stop
 
@@ -190,7 +190,8 @@ def traces(
     def keep_own(number: int, name: str) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
             # Routers are given positions, whichever prompt they are of.
-            noted[number][name] = x.detach().unflatten(0, batch.shape) if x.dim() == 2 else x.detach()
+            x = x.detach().to(home)
+            noted[number][name] = x.unflatten(0, batch.shape) if x.dim() == 2 else x
 
         return note
 
@@ -224,8 +225,8 @@ def traces(
             streams=streams,
             records=records,
             outputs={place: activations[place][i, : len(ids)] for place in inside},
-            logits=ends[-1][i, : len(ids)].to(compute) if ends else None,
-            uncapped=ends[0][i, : len(ids)].to(compute) if ends else None,
+            logits=ends[-1][i, : len(ids)].to(home, compute) if ends else None,
+            uncapped=ends[0][i, : len(ids)].to(home, compute) if ends else None,
         )
 
     return [of_prompt(i, ids) for i, ids in enumerate(prompts)]
@@ -245,7 +246,7 @@ def read_batch(
     noted: list[Tensor] = []
 
     def note(x: Tensor) -> None:
-        noted.append(x[:, -1].to(compute))
+        noted.append(x[:, -1].to(adapter.device, compute))
         raise _Stop
 
     with recording(adapter, dtype, patterns=False), hooks() as handles:
@@ -255,4 +256,4 @@ def read_batch(
             output = run(adapter, token_ids, logits_to_keep=1)
         except _Stop:
             return noted[0]
-    return output.logits[:, -1].to(compute)
+    return output.logits[:, -1].to(adapter.device, compute)

@@ -121,7 +121,7 @@ def check_attention(
 
 
 def _some_ids(adapter: Adapter) -> Int[Tensor, "pos"]:
-    return torch.arange(min(8, adapter.context_length or 8, adapter.vocab_size), device=adapter.model.device)
+    return torch.arange(min(8, adapter.context_length or 8, adapter.vocab_size), device=adapter.device)
 
 
 def _bound(adapter: Adapter, dtype: torch.dtype | None) -> float:
