@@ -15,9 +15,10 @@ from torch import nn
 from ..errors import UserError
 from .weights import offloading
 
-_READABLE = ("fp8", "bitsandbytes", "gptq", "awq")
-"""What transformers turns back into plain weights on machines that do not compute in it, and what linear maps keep
-packed (:func:`.weights.of_linear`)."""
+DEQUANTIZED = ("fp8",)
+"""What transformers turns back into plain weights on machines that do not compute in it."""
+_READABLE = (*DEQUANTIZED, "bitsandbytes", "gptq", "awq")
+"""And what linear maps keep packed (:func:`.weights.of_linear`)."""
 
 
 def unwrapped(model: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .weights import Held, MaybeHeld, held, of_linear, optional, weight
+from .weights import Held, MaybeHeld, held, of_conv1d, of_linear, optional, weight
 
 
 class Part:
@@ -231,7 +231,7 @@ def linear(module: Any) -> Linear:
 
 def conv1d(module: Any) -> Linear:
     """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
-    return Linear(weight(module), optional(module, "bias"))
+    return Linear(of_conv1d(module), optional(module, "bias"))
 
 
 def fused(whole: Linear, *widths: int) -> tuple[Linear, ...]:

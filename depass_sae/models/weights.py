@@ -119,11 +119,22 @@ def of_linear(module: Any) -> Weight:
     return Weight(_like(module.out_features, module.in_features), cache(lambda: unpack(module)))
 
 
+def of_conv1d(module: Any) -> Weight:
+    """The weight [d_in, d_out] of transformers' ``Conv1D``, or of the linear map in its place once it is packed."""
+    packed = isinstance(module, nn.Linear) or _unpacks(module) is not None
+    return of_linear(module).T if packed else weight(module)
+
+
 def unpacked(module: Any) -> Callable[[Tensor], Tensor] | None:
     """What a packed map computes with the weight that it stands for, where it rounds what it is given, too."""
     if not (unpack := _UNPACKED.get(type(module).__name__)):
         return None
     return lambda x: functional.linear(x, unpack(module).to(x), None if module.bias is None else module.bias.to(x))
+
+
+def rounds_inputs(model: nn.Module) -> bool:
+    """Whether some of its maps round what they are given: bitsandbytes's of 8 bits do, to 8 bits."""
+    return any(type(module).__name__ == "Linear8bitLt" for module in model.modules())
 
 
 def without_gradient(tensor: Tensor) -> Tensor:
@@ -190,6 +201,8 @@ def _int8(module: Any) -> Float[Tensor, "d_out d_in"]:
 def _4bit(module: Any) -> Float[Tensor, "d_out d_in"]:
     from bitsandbytes.functional import dequantize_4bit
 
+    if getattr(module.weight.quant_state, "packing_format_for_cpu", False):  # since it ran on a processor
+        return _applied(module)
     return dequantize_4bit(module.weight.detach(), module.weight.quant_state)
 
 
@@ -203,5 +216,6 @@ def _applied(module: Any) -> Float[Tensor, "d_out d_in"]:
     like = tensors[0] if tensors else torch.empty(0)
     with torch.no_grad():
         eye = torch.eye(module.in_features, dtype=like.dtype, device=like.device)
-        bias = module(torch.zeros_like(eye[:1]))
-        return torch.cat([module(rows) - bias for rows in eye.split(AT_ONCE)]).T
+        own = type(module).forward  # whatever is hooked to this one
+        bias = own(module, torch.zeros_like(eye[:1]))
+        return torch.cat([own(module, rows) - bias for rows in eye.split(AT_ONCE)]).T
