@@ -1,4 +1,4 @@
-"""Packed weights: what is carried is what the weights stand for, and so is what the model computes while it is traced."""
+"""Packed weights: what is carried, and what the model computes while it is traced, is what the weights stand for."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +89,17 @@ def test_what_bitsandbytes_packed_answers_as_the_model_that_it_stands_for(
     same(lm, ds.load(plain))
     assert {name: (type(p), p.dtype, p.shape) for name, p in model.named_parameters()} == kept
     assert not any("forward" in vars(module) for module in model.modules() if hasattr(module, "quant_state"))
+
+
+def test_4_bits_that_a_processor_has_laid_out_anew_are_read_too(tmp_path: Path) -> None:
+    model = quantized("llama", 4, tmp_path)
+    one = model.model.layers[0].mlp.up_proj
+    before = of_linear(one).fetch().clone()
+    with torch.no_grad():
+        model(torch.tensor([IDS]))
+    torch.testing.assert_close(of_linear(one).fetch().to(before), before, rtol=2e-2, atol=1e-3)
+    seen = ds.load(model).attribute_tokens(IDS, logit=7, rule="half")
+    assert seen.completeness_error < 1e-4
 
 
 def test_how_far_a_model_of_8_bits_is_from_what_it_stands_for_is_said(tmp_path: Path) -> None:
