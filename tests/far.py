@@ -79,11 +79,9 @@ def spread_module(module: nn.Module, far: Collection[str]) -> Any:
     for name in far:
         _sent(module.get_submodule(name))
     for part in module.modules():
-        where = next((tensor.device for tensor in (*part.parameters(False), *part.buffers(False))), None)
-        if where is not None:
-            part.register_forward_pre_hook(partial(_taken, where), with_kwargs=True)
-    for name in far:
-        module.get_submodule(name).register_forward_pre_hook(partial(_taken, FAR), with_kwargs=True)
+        places = {tensor.device for tensor in (*part.parameters(), *part.buffers())}
+        if len(places) == 1:
+            part.register_forward_pre_hook(partial(_taken, *places), with_kwargs=True)
     return module
 
 

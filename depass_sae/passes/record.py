@@ -209,7 +209,7 @@ def traces(
             look(returned(adapter.model.get_output_embeddings()), handles, ends.append)
         with suppress(_Stop):
             ends.append(run(adapter, batch).logits)
-        norms = [part.norm.to(compute) for part in parts]
+        norms = [part.norm.to(home, compute) for part in parts]
 
     def of_prompt(i: int, ids: Int[Tensor, "pos"]) -> Trace:
         streams = [activations[place][i, : len(ids)] for place in places]

@@ -89,9 +89,8 @@ def check(adapter: Adapter, dtype: torch.dtype | None = None) -> Checked:
             raise UserError(
                 _mismatch(adapter, f"what the {frozen.mixer.unit}s of layer {layer} make of the stream", off)
             )
-    compute = seen.resid_post.dtype
     assert seen.logits is not None
-    logits = adapter.unembed.to(compute)(adapter.final_norm.to(compute)(seen.resid_post))
+    logits = adapter.unembed.to(seen.resid_post)(adapter.final_norm.to(seen.resid_post)(seen.resid_post))
     compare("the logits", adapter.capped(logits), seen.logits)
     check_attention(adapter, dtype, seen.logits)
     if rounds_inputs(adapter.model):
