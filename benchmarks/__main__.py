@@ -116,9 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
-    parser.add_argument(
-        "--big", action="store_true", help="the same shape, most of it on the disk (16 GB)"
-    )
+    parser.add_argument("--big", action="store_true", help="the same shape, most of it on the disk (16 GB)")
     parser.add_argument("--folder", type=Path, default=Path("llama-3.1-8b-random"), help="where these weights lie")
     parser.add_argument("--layers", type=int, help="how many of its layers are written")
     parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")

@@ -14,7 +14,6 @@ from .attribution.tiny import TEXT, handle, model, random_sae, tokenizer, width
 from .far import FAR, device, far_module, spread_module
 from .questions import QUESTIONS, assert_alike
 
-
 SAES = [("jumprelu", "0.resid_post"), ("topk", "1.resid_post")]
 
 
