@@ -24,6 +24,7 @@ from depass_sae.files import write_text
 from .big import big
 from .graphs import graph
 from .measure import Row, measured
+from .start import start
 
 CPU = {
     "512x8": (32, 64, 128, 512),
@@ -114,6 +115,7 @@ def _name(options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
+    parser.add_argument("work", nargs="?", choices=("passes", "start"), default="passes", help="start: of one command")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
     parser.add_argument("--big", action="store_true", help="the same shape, most of it on the disk (16 GB)")
@@ -122,6 +124,10 @@ def main() -> None:
     parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
+    if options.work == "start":
+        for line in start(options.threads):
+            print(line)
+        return
     out = options.out or Path(__file__).parent / "results" / f"{_name(options)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     found = []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .graph.prune import prune
     from .labels.files import read_labels
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
-    from .report.card import FeatureCard
+    from .report.card.card import FeatureCard
 
 _HOME = {
     "LM": ".api",
@@ -37,7 +37,7 @@ _HOME = {
     "ComponentAttribution": ".attribution.components",
     "Contrast": ".attribution.contrast",
     "Decomposition": ".attribution.decompose",
-    "FeatureCard": ".report.card",
+    "FeatureCard": ".report.card.card",
     "FeatureReport": ".attribution.features",
     "TokenAttribution": ".attribution.tokens",
     "Heads": ".passes.sources",

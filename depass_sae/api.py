@@ -34,9 +34,11 @@ from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes.forward import FirstToken, Progress
 from .passes.settings import Settings
 from .passes.sources import Source, Subspace
-from .report.card import STRONGEST, TOP, FeatureCard, make_card
-from .report.case import CaseSettings, CaseStudy, make_case_study
-from .report.study import Study
+from .report.card.card import FeatureCard
+from .report.card.making import STRONGEST, TOP, make_card
+from .report.case.case import CaseSettings, CaseStudy
+from .report.case.making import make_case_study
+from .report.case.study import Study
 from .subject import Subject
 
 if TYPE_CHECKING:

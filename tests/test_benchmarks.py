@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from benchmarks.__main__ import cells, markdown, merged
 from benchmarks.measure import Row, clock, product_seconds, works
 from benchmarks.shapes import Shape, prompt
+from benchmarks.start import _compared, _parts
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,20 @@ def test_rows_that_are_measured_again_take_their_old_places() -> None:
     assert merged([row.to_dict() for row in old], new) == [old[0], new[0]]
     more = Row("b", 1, "y", "", 1.0, None, None, 0.1)
     assert merged([row.to_dict() for row in old], [more, *new]) == [old[0], new[0], more]
+
+
+def test_a_command_is_compared_by_the_processors_seconds_of_the_middle_run() -> None:
+    bare, ours = [(9.0, 2.0, ""), (1.0, 1.0, ""), (5.0, 30.0, "")], [(9.0, 3.0, ""), (7.0, 1.0, ""), (8.0, 4.0, "")]
+    held = [(9.0, 1.5, "")]
+    lines = list(_compared({"bare": bare, "held": held, "ours": ours}))
+    assert [re.findall(r"\d+\.\d+", line)[0] for line in lines] == ["2.00", "1.50", "3.00", "1.50", "2.00"]
+    assert "(8.00" in lines[2]
+
+
+def test_the_parts_of_a_command_and_everything_else_are_all_of_it() -> None:
+    runs = [
+        (0.0, 5.0, 'shown\n{"a": 1.0, "b": 2.0}\n'),
+        (0.0, 6.0, '{"a": 1.0, "b": 2.0}'),
+        (0.0, 9.0, '{"a": 3, "b": 2}'),
+    ]
+    assert [line.split()[-2] for line in _parts(runs)] == ["1.00", "2.00", "3.00"]

@@ -34,10 +34,26 @@ from .questions import QUESTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
 
-CHANGED: dict[str, str] = {}
+CHANGED: dict[str, str] = {
+    "/*/graph/graph/scores/*/shares/*": "a graph's page writes shares as percents",
+    "*/sentence": "a case study's is its answer and its points, one line each",
+    "/*/case study/features/*/findings/*/table/*": "the page shows these numbers as the token attribution has them",
+    "/*/case study/features/*/findings/*/layers/*": "the page shows these numbers as the heads' attribution has them",
+    "/*/case study/features/*/findings/*/ledger/*": "the page shows these numbers as the heads' attribution has them",
+    "/*/case study/features/*/findings/*/graph/*": "a graph's counts and shares are told in words, without pointers",
+    "/*/case study/settings/*": "told in words, without pointers",
+    "/*/c*/sae/d_sae": "told in words, without pointers",
+    "/*/card/prompts/*/fit/explained_variance": "told in words, without pointers",
+    "/*/c*/n_[fp]*": "told in words, without pointers",
+    "/*/c*/sources/firings/*/activation": "told where it is not the pre-activation",
+    "/*/c*/firings/0/*": "told in words, without pointers",
+    "/*/c*/flow/previous/total": "its parts stand on the page: the features named, and the others' sum",
+}
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
 ADDED: dict[str, str] = {
     "*/special": "the positions of special tokens, which stand apart from what a reader can change",
+    "/*/case study*/answer": "what was found, in a line",
+    "/*/case study*/points": "what else was found, a line each",
     "*/name": "of the target, as tables and pages call it",
 }
 """What documents have besides, on purpose."""

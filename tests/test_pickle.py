@@ -13,7 +13,7 @@ import depass_sae as ds
 from depass_sae.attribution.components import MODULES
 
 from .attribution.tiny import TEXT, handle, random_sae
-from .report.case_sample import PROMPT, lm, study
+from .report.case.sample import PROMPT, lm, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 

@@ -23,9 +23,10 @@ from ..view.blocks import (
     Table,
     Token,
 )
+from ..view.pointer import At
 from ..view.words import count, error, formatted, number, percent, place, signed, written
 
-Document = Mapping[str, Any]
+Document = Mapping[str, Any] | At
 
 PARTS = {"heads": "head", "modules": "module", "neurons": "neuron"}
 SOURCES = 4
@@ -95,12 +96,9 @@ def gives(name: str, value: float, whole: float) -> str:
     return f"{name} contributes {signed(value)}" if share is None or share < 0 else f"{name} gives {percent(share)}"
 
 
-def parted(entries: Sequence[tuple[Cell, float]], top: int | None, *more: Cell) -> list[Row]:
-    """The largest, and what the others sum to."""
-    order = by_size(value for _, value in entries)
-    rows = [Row((entries[i][0], entries[i][1], *more)) for i in order[:top]]
-    others = [entries[i][1] for i in order[len(rows) :]]
-    return [*rows, *([Row((f"{count(len(others))} others", sum(others), *more), "aside")] if others else [])]
+def others_of(n: int) -> str:
+    """``12 others``"""
+    return f"{count(n)} other{'' if n == 1 else 's'}"
 
 
 # --------------------------------------------------------------------------------------------------------------- tokens
@@ -194,7 +192,7 @@ def token_rows(
     others = ranked[len(ranked[:top]) :]
     rows = [of_source(source, "ranked") for source in ranked[:top]]
     if others:
-        rows.append(row(f"{count(len(others))} others", sum(source["value"] for source in others), "aside"))
+        rows.append(row(others_of(len(others)), sum(source["value"] for source in others), "aside"))
     rows += [of_source(source, "aside") for source in target["contributions"] if is_special(document, source)]
     rows += [row(other["name"], other["value"], "aside") for other in target["other"] if other["value"]]
     rows.append(row("constant", target["constant"], "aside"))
@@ -268,7 +266,7 @@ def contrast_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     others = pairs[len(rows) :]
     if others:
         sums = (sum(p[key]["value"] for p in others if p[key] is not None) for key in ("source", "against"))
-        rows.append(row(f"{count(len(others))} others", *sums))
+        rows.append(row(others_of(len(others)), *sums))
     rows += [aligned(pair, "aside") for pair in kept]
     for x, y in zip(first["other"], second["other"], strict=True):
         rows += [row(x["name"], x["value"], y["value"])] if x["value"] or y["value"] else []
@@ -443,7 +441,7 @@ def ledger_map(document: Document, target: Document, heads: int = 10, columns: i
         rows=tuple(part_name(part, kind) for part in listed),
         columns=(
             *(Token(first[pos]["token"], first[pos]["pos"]) for pos in shown),
-            *([f"{count(len(left))} others"] if left else []),
+            *([others_of(len(left))] if left else []),
             *(other["name"] for other in listed[0]["other"]),
         ),
         values=tuple(

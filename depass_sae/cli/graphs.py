@@ -31,6 +31,7 @@ def graph(
     heads: options.WithHeads = False,
     labels: options.Labels = None,
     group: options.Grouped = False,
+    max_drawn: options.MaxDrawn = None,
     how: options.HowOptions,
     top: options.Top = 12,
     as_json: options.AsJson = False,
@@ -47,7 +48,8 @@ def graph(
     from ..graph.export import check_destination, check_text_format, graph_text, write_graph
     from ..graph.group import group_automatically, with_groups
     from ..graph.labels import graph_pages, with_labels
-    from ..graph.summary import graph_table, note_of
+    from ..graph.looks import graph_blocks
+    from ..graph.names import note_of
     from ..labels.neuronpedia import labels_from
 
     for text in targets:  # before the work, not after it
@@ -83,13 +85,13 @@ def graph(
         g = with_groups(g, group_automatically(g)) if group else g
         for path in out or []:
             status(f"writing {path}")
-            write_graph(g, path, format)
+            write_graph(g, path, format, max_drawn=max_drawn)
     talk.say(note_of(g), trouble and f"warning: {trouble}")
     as_document = as_json or (format is not None and not out)
     if as_document:
         talk.print_file(graph_text(g, "json" if format is None or out else format))
     else:
-        talk.show(graph_table(g, top))
+        talk.show(graph_blocks(g, top))
     talk.wrote(out or [], as_document)
 
 
@@ -111,7 +113,8 @@ def verify(
     """A graph against the model: take its nodes out for real, and see what the target loses."""
     from ..files import write_files
     from ..graph.export import check_destination, check_verification, graph_bytes, read_graph, verification_bytes
-    from ..graph.summary import note_of, verification_table
+    from ..graph.looks import verification_blocks
+    from ..graph.names import note_of
     from ..graph.verify import check_verifying
 
     check_verifying(max_nodes, seed)
@@ -133,7 +136,7 @@ def verify(
     if as_json:
         talk.print_json(verified.graph["verification"])
     else:
-        talk.show(verification_table(verified, top))
+        talk.show(verification_blocks(verified, top))
     talk.wrote(contents, as_json)
     talk.say(note_of(verified))
 
@@ -146,9 +149,10 @@ def diff(
     top: options.Top = 12,
 ) -> None:
     """Two graphs side by side: what is in one alone, and what changed."""
-    from ..graph.diff import diff_graphs, diff_table
+    from ..graph.diff import diff_graphs
     from ..graph.export import check_destination, check_difference, read_graph, write_graph
-    from ..graph.summary import note_of
+    from ..graph.looks import diff_blocks
+    from ..graph.names import note_of
 
     if out is not None:
         check_difference(check_destination(out))
@@ -156,6 +160,6 @@ def diff(
     found = diff_graphs(*graphs)
     if out is not None:
         write_graph(found, out)
-    talk.show(diff_table(found, top))
+    talk.show(diff_blocks(found, top))
     talk.wrote([] if out is None else [out])
     talk.say(*map(note_of, graphs))

@@ -6,6 +6,7 @@ of its fields (:func:`spelled_out`).
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -177,6 +178,15 @@ Layers = Annotated[
     list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
 ]
 MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
+MaxDrawn = Annotated[
+    int | None,
+    typer.Option(
+        "--max-drawn",
+        help="Nodes that a picture has at most; what is left out joins the remainders.",
+        show_default="40",
+        min=1,
+    ),
+]
 Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
 EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
@@ -220,7 +230,7 @@ class Loading:
         status(f"loading {model}")
         from ..api import load
 
-        return load(
+        lm = load(
             model,
             saes={} if layers == [] else self.sae,
             layers=None if self.sae_id else layers or None,
@@ -236,6 +246,18 @@ class Loading:
             max_memory=_memory(self.max_memory),
             chat=self.chat,
         )
+        _collect_from_here_on()
+        return lm
+
+
+def _collect_from_here_on() -> None:
+    """Where a command put garbage collection off: it begins now, and passes over what is there, which stays.
+
+    Python's end would look through all that once more, too. In a process that goes on after a command nothing changes.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _memory(given: list[str] | None) -> dict[int | str, str] | None:

@@ -29,8 +29,9 @@ def feature(
 ) -> None:
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
     from ..labels.neuronpedia import labels_from
-    from ..report.card import check_card_place
+    from ..report.card.card import FeatureCard
     from ..report.prompts import read_prompts
+    from ..view.shown import check_out
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if not texts:
@@ -40,7 +41,7 @@ def feature(
     options.check_features([which], pos=False)  # before the work, not after it
     keywords = how.keywords()
     if out is not None:
-        check_card_place(out)
+        check_out(out, FeatureCard)
     meanings = options.meanings_of(labels)
     with talk.working() as status:
         lm = loading.load(status, None)
@@ -56,9 +57,7 @@ def feature(
     if as_json:
         talk.print_json(card.to_dict())
     else:
-        from ..report.tables import card_table
-
-        talk.show(card_table(card.to_dict(), top))
+        talk.show(card.blocks(top))
     talk.wrote([] if out is None else [out], as_json)
     talk.say(card.note if as_json else None, trouble and f"warning: {trouble}")
 
@@ -104,9 +103,10 @@ def case_study(
     loading: options.Loading,
 ) -> None:
     """The page for a paper's appendix: everything about features of one prompt, as HTML, Markdown and JSON."""
-    from ..report.case import CaseSettings, check_title
-    from ..report.markdown import check_folder
-    from ..report.study import read_study, study_of
+    from ..report.case.case import CaseSettings
+    from ..report.case.folder import check_folder
+    from ..report.case.making import check_title
+    from ..report.case.study import read_study, study_of
 
     if out is None:
         raise UserError("name the folder to write with --out")
@@ -165,11 +165,6 @@ def case_study(
     if as_json:
         talk.print_json(found.to_dict())
     else:
-        from rich.text import Text
-
-        from ..attribution.render import tokens_table
-
-        for finding in found.findings:
-            talk.show([Text(finding.sentence), "", *tokens_table(finding.tokens, asked.top)])
+        talk.show(found.blocks(asked.top))
     talk.wrote(paths, as_json)
     talk.say(*(feature.note for feature in found.features), trouble and f"warning: {trouble}")

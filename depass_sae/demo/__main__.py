@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UserError
-from ..files import write_text
 from ..models.smollm2 import prepare
 from .cases import CASES
 
@@ -35,9 +34,9 @@ def show(console: Console, out: Path) -> None:
 
     logging.disable_progress_bar()
     from ..api import load
-    from ..attribution.render import Html, features_table, strip_line, tokens_table
-    from ..graph.summary import graph_table
-    from ..report.markdown import check_folder
+    from ..graph.looks import graph_blocks
+    from ..report.case.folder import check_folder
+    from ..view.terminal import print_on
     from .gallery import case_study, write_study
 
     first = CASES[0]
@@ -45,23 +44,20 @@ def show(console: Console, out: Path) -> None:
     check_folder(page)
     lm = load("smollm2")
     console.rule(Text("Which features fire on a prompt?", style="bold"))
-    for part in features_table(lm.features(first.prompt, layer=int(first.feature.partition("/")[0])), top=3):
-        console.print(part)
+    print_on(console, lm.features(first.prompt, layer=int(first.feature.partition("/")[0])).blocks(3))
     for case in CASES:
         answer = lm.attribute_tokens(case.prompt, feature=f"{case.feature}@{case.position}")
         console.rule(Text(f"Which tokens activate feature {case.feature}? ({case.name})", style="bold"))
         console.print(Text(f"{case.meaning}\n", style="italic"))
-        for part in (strip_line(answer, answer.target), "", *tokens_table(answer, top=8)):
-            console.print(part)
-        write_text(out / f"{case.name}.json", json.dumps(answer.to_dict(), ensure_ascii=False, indent=2) + "\n")
-        Html(answer._repr_html_()).save(out / f"{case.name}.html")
+        print_on(console, answer.blocks(8))
+        for suffix in ("json", "html"):
+            answer.write(out / f"{case.name}.{suffix}")
     console.rule(Text(f"From which upstream features? ({first.name})", style="bold"))
     study = case_study(lm, first)
     (finding,) = study.findings
-    for part in graph_table(finding.graph, top=10):
-        console.print(part)
+    print_on(console, graph_blocks(finding.graph, top=10))
     console.rule(Text(f"What is there to say of it? ({first.name})", style="bold"))
-    console.print(Text(f"{finding.sentence}\n"))
+    print_on(console, study.blocks(8)[:1])
     write_study(study, page)
     console.rule(Text("The same as JSON", style="bold"))
     document = answer.to_dict()

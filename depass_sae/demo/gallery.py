@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from .cases import CASES, Case
 
 if TYPE_CHECKING:
     from ..api import LM
-    from ..report.case import CaseStudy
+    from ..report.case.case import CaseStudy
+    from ..view.blocks import Page, Strip
 
 NODES_PER_SAE = 40
 """A graph has so many nodes for each SAE that it passes: enough to reach the tokens."""
@@ -58,18 +60,50 @@ def indexes(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Pages that lead to the studies: for a browser, and for GitHub. documents: the ``case.json`` of each."""
     from jinja2 import Environment, PackageLoader
 
-    from ..report.markdown import escaped
+    from ..view.markdown import escaped
+    from ..view.page import page
 
     entries = [_entry(case, document) for case, document in zip(CASES, documents, strict=True)]
     pages = Environment(
-        loader=PackageLoader("depass_sae.demo"), autoescape=lambda name: str(name).endswith(".html"),
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=PackageLoader("depass_sae.demo"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     pages.filters["escaped"] = escaped
     return {
-        "index.html": pages.get_template("gallery.html").render(cases=entries),
+        "index.html": page(gallery(documents)),
         "README.md": pages.get_template("gallery.md").render(cases=entries),
     }
+
+
+def gallery(documents: Sequence[dict[str, Any]]) -> Page:
+    """For each case what was found, on its prompt, and where all of it is."""
+    from ..view.blocks import Column, Feature, Note, Page, Row, Section, Table
+
+    sections, rows = [], []
+    for case, document in zip(CASES, documents, strict=True):
+        entry = _entry(case, document)
+        there = {
+            "case study": f"{case.name}/index.html", "numbers": f"{case.name}/case.json",
+            **{suffix.removeprefix("."): f"{entry['graph']}{suffix}" for suffix in GRAPH_FORMATS},
+        }  # fmt: skip
+        found = Note(entry["answer"], "answer", link=f"{case.name}/index.html")
+        feature = Feature(entry["feature"], case.meaning)
+        sections.append(Section(case.name.capitalize(), (found, _strip(document)), feature=feature))
+        rows.append(Row((case.name, *(Feature(name, link=link) for name, link in there.items()))))
+    columns = ("", "study", "", *(["graph"] + [""] * (len(GRAPH_FORMATS) - 1)))
+    about = (
+        "The prompts of the DePass paper’s case studies on SmolLM2-135M, each with a feature that an earlier word "
+        "helps to fire: which tokens, heads and upstream features drive it, and what replacing tokens for real does."
+    )
+    files = Table("Where all of it is", tuple(map(Column, columns)), tuple(rows), "Made by make gallery.")
+    return Page("Three case studies", (Note(about, "lead"), *sections, Section("Files", (files,))))
+
+
+def _strip(document: dict[str, Any]) -> Strip:
+    """The prompt as far as the feature has read it, each token shaded by what it contributes."""
+    from ..attribution.looks import token_strip
+
+    tokens = document["features"][0]["findings"][0]["tokens"]
+    return replace(token_strip(tokens, tokens["targets"][0]), title="", label=document["features"][0]["name"])
 
 
 def _entry(case: Case, document: dict[str, Any]) -> dict[str, Any]:
@@ -83,10 +117,8 @@ def _entry(case: Case, document: dict[str, Any]) -> dict[str, Any]:
         "before": "".join(tokens[1:pos]),
         "token": tokens[pos].strip(),  # a word: all three begin with a space
         "after": "".join(tokens[pos + 1 :]),
-        "sentence": finding["sentence"],
+        "answer": finding["answer"],
         "graph": f"{case.name}/{finding['graph']['file'].removesuffix('.json')}",
-        "nodes": finding["graph"]["nodes"],
-        "edges": finding["graph"]["edges"],
     }
 
 
@@ -103,7 +135,7 @@ def main() -> None:
         study = case_study(lm, case)
         write_study(study, out / case.name)
         documents.append(json.loads(json.dumps(study.to_dict())))
-        print(f"{out / case.name}: {study.findings[0].sentence.partition('. ')[0]}.")
+        print(f"{out / case.name}: {study.to_dict()['features'][0]['findings'][0]['answer']}")
     for name, text in indexes(documents).items():
         write_text(out / name, text)
 

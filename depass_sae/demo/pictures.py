@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +16,22 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..files import write_text
+from ..view.terminal import print_on
 from .browser import browser, opened, photograph
 from .cases import CASES
 from .gallery import case_study
 
 if TYPE_CHECKING:
-    from ..report.case import CaseStudy
+    from ..report.case.case import CaseStudy
+    from ..view.blocks import Block
 
 MARGIN = 28
 
 
-def svg(title: str, *parts: Any) -> str:
-    """What a terminal of 100 columns shows, as an SVG. The same parts give the same bytes."""
+def svg(title: str, blocks: Iterable[Block]) -> str:
+    """What a terminal of 100 columns shows, as an SVG. The same blocks give the same bytes."""
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    for part in parts:
-        console.print(part)
+    print_on(console, blocks)
     return console.export_svg(title=title, unique_id="terminal")
 
 
@@ -38,7 +40,7 @@ def page_picture(started: Any, study: CaseStudy, pos: int, path: Path) -> None:
     with opened(started, study.to_html(), (1240, 2400)) as window:
         window.locator(f'#fires-1 .strip [data-pos="{pos}"]').click()
         first = window.locator("#fires-1").bounding_box()
-        last = window.locator("#heads-1 .pair").bounding_box()
+        last = window.locator("#heads-1 .beside").bounding_box()
         clip = {
             "x": first["x"] - MARGIN,
             "y": first["y"] - MARGIN,
@@ -74,17 +76,14 @@ def main() -> None:
 def draw(out: Path) -> None:
     """Raises UserError where there is no browser; what needs none is drawn by then."""
     from ..api import load
-    from ..attribution.heatmap import components_table
-    from ..attribution.render import strip_line, tokens_table
 
     out.mkdir(parents=True, exist_ok=True)
     lm, case = load("smollm2"), CASES[0]
     feature = f"{case.feature}@{case.position}"
     tokens = lm.attribute_tokens(case.prompt, feature=feature)
-    parts = [strip_line(tokens, tokens.target), "", *tokens_table(tokens, 6)]
-    write_text(out / "tokens.svg", svg(f'depass-sae tokens --feature {feature} --prompt "..."', *parts))
+    write_text(out / "tokens.svg", svg(f'depass-sae tokens --feature {feature} --prompt "..."', tokens.blocks(6)))
     heads = lm.attribute_heads(case.prompt, feature=feature, by_token=True)
-    write_text(out / "heads.svg", svg(f"depass-sae heads --feature {feature} --by-token", *components_table(heads, 6)))
+    write_text(out / "heads.svg", svg(f"depass-sae heads --feature {feature} --by-token", heads.blocks(6)))
     with browser() as started:
         study = case_study(lm, case)
         page_picture(started, study, case.sources[0], out / "case-study.png")

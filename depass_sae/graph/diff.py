@@ -8,22 +8,18 @@ marked ``~b``.
 
 from __future__ import annotations
 
-from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
-from ..attribution.render import bar, box, drawn_full, shown
 from ..errors import UserError
 from ..files import same_place
-from .document import check_graph, node_id
-from .summary import name_of
+from .document import check_graph
+from .names import node_id
 
 if TYPE_CHECKING:
     import networkx as nx
-    from rich.console import RenderableType
 
-WHERE = ("both", "only_a", "only_b")
 NUMBERS = ("influence", "activation", "pre_activation", "constant")
 """What a node of both graphs has from each; b's with ``_b`` behind."""
 
@@ -79,56 +75,6 @@ def align(a: list[str], b: list[str]) -> dict[int, int]:
         if tag in ("equal", "replace") and end_a - start_a == end_b - start_b:
             found.update(zip(range(start_b, end_b), range(start_a, end_a), strict=True))
     return found
-
-
-def diff_table(d: nx.DiGraph, top: int) -> list[RenderableType]:
-    """How much of the two graphs is shared, and the largest changes of edges and of nodes."""
-    from rich.text import Text as Line
-
-    names = d.graph["diff"]
-    lines = [Line(f"a: {names['a']}"), Line(f"b: {names['b']}")]
-    for what, all_of_them in (("nodes", d.nodes(data="diff")), ("edges", d.edges(data="diff"))):
-        count = Counter(item[-1] for item in all_of_them)
-        both, only_a, only_b = (count[where] for where in WHERE)
-        lines.append(Line(f"{what}: {both} in both, {only_a} only in a, {only_b} only in b"))
-    edges = [
-        (f"{_name(d, source)} → {_name(d, target)}", edge.get("weight_a"), edge.get("weight_b"))
-        for source, target, edge in d.edges(data=True)
-        if edge["kind"] != "head"
-    ]
-    nodes = [
-        (f"{_name(d, name)} {shown(node['label'])}".rstrip(), node.get("influence_a"), node.get("influence_b"))
-        for name, node in d.nodes(data=True)
-        if node["kind"] != "head"
-    ]  # fmt: skip
-    return [*lines, _changes("edge", "weight", edges, top), _changes("node", "influence", nodes, top)]
-
-
-def _changes(
-    what: str, value: str, rows: list[tuple[str, float | None, float | None]], top: int
-) -> RenderableType:  # fmt: skip
-    """The largest differences; what one graph does not have counts as 0 there."""
-    from rich.table import Table
-    from rich.text import Text as Line
-
-    table = Table(title=Line(f"largest changes of {value}", style="table.title"), title_justify="left", box=box())
-    for column in (what, "a", "b", "b − a", ""):
-        table.add_column(column, justify="left" if column in (what, "") else "right")
-    changes = [(name, a, b, (b or 0.0) - (a or 0.0)) for name, a, b in rows]
-    changes.sort(key=lambda change: (-abs(change[3]), change[0]))
-    largest = drawn_full(change for *_, change in changes)
-    for name, a, b, change in changes[:top]:
-        if change:
-            numbers = ["" if number is None else f"{number:.3f}" for number in (a, b)]
-            table.add_row(Line(name), *numbers, f"{change:+.3f}", bar(change / largest))
-    return table
-
-
-def _name(d: nx.DiGraph, name: str) -> str:
-    """As people write it; at a position that only b has, by b's position."""
-    if not name.endswith("~b"):
-        return name_of(d, name)
-    return f"{name.removesuffix('~b').replace(':', ' ', 1)} of b"
 
 
 def _laid_onto(a: nx.DiGraph, b: nx.DiGraph) -> tuple[dict[str, str], dict[str, dict[str, Any]], list[int]]:

@@ -15,14 +15,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..errors import UserError
 from ..files import DEEPEST, TOO_DEEP
 from ..texts import quoted
+from .names import node_id
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SCHEMA_VERSION = 2
 KIND = "feature-flow graph"
@@ -268,6 +271,8 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
 
 def graph_of(document: Any) -> nx.DiGraph:
     """The graph that a document tells of, once it has passed every check. Raises UserError with one line."""
+    import networkx as nx
+
     values = _validated(document)
     g = nx.DiGraph()
     g.graph.update(values["graph"])
@@ -293,6 +298,8 @@ def check_graph(g: Any, *, whole: bool = False) -> None:
 
     whole: it must hold together as one that is read from a file; else it may be a part of one, or a difference.
     """
+    import networkx as nx
+
     if not isinstance(g, nx.DiGraph) or g.is_multigraph():
         raise UserError(
             f"a feature-flow graph is a networkx.DiGraph as lm.graph(...) makes it, not a {type(g).__name__}"
@@ -305,24 +312,6 @@ def check_graph(g: Any, *, whole: bool = False) -> None:
             _validated(document)
     except UserError as error:
         raise UserError(f"this is no feature-flow graph as lm.graph(...) makes it: {error}") from None
-
-
-def node_id(node: Mapping[str, Any]) -> str:
-    """The id that a node's attributes amount to."""
-    match node["kind"]:
-        case "token":
-            return f"token:{node['pos']}" if node["layer"] == -1 else f"token:{node['layer']}@{node['pos']}"
-        case "feature":
-            return f"feature:{node['layer']}/{node['index']}@{node['pos']}"
-        case "error":
-            return f"error:{node['layer']}@{node['pos']}"
-        case "logit":
-            against = f"-{node['against']}" if "against" in node else ""
-            return f"logit:{node['index']}{against}@{node['pos']}"
-        case "head":
-            return f"head:{node['layer']}.{node['index']}"
-        case kind:
-            return f"{kind}:{node['layer']}"
 
 
 def _edge(source: Any, target: Any) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
+from .prune import SUMMED, groups_within
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -66,6 +67,35 @@ def with_groups(g: nx.DiGraph, groups: Iterable[Mapping[str, Any]]) -> nx.DiGrap
     copy = g.copy()
     copy.graph["groups"] = checked
     return copy
+
+
+def merged(g: nx.DiGraph) -> nx.DiGraph:
+    """A copy in which every supernode is one node of kind ``group``, where its most influential member stands.
+
+    Its edges are the sums of its members'; those within it are gone. Members that stand at no position stay apart.
+    """
+    groups = groups_within(g.graph.get("groups", []), {name for name, node in g.nodes(data=True) if "pos" in node})
+    stands = {name: f"group:{group['nodes'][0]}" for group in groups for name in group["nodes"]}
+    small = g.__class__(**{**g.graph, "groups": []})
+    for name, node in g.nodes(data=True):
+        if name not in stands:
+            small.add_node(name, **node)
+    for group in groups:
+        members = [g.nodes[name] for name in group["nodes"]]
+        first = max(members, key=lambda node: node["influence"])
+        small.add_node(
+            stands[group["nodes"][0]], kind="group", **{key: first[key] for key in ("layer", "pos", "token")},
+            label=group["name"], nodes=group["nodes"], influence=sum(node["influence"] for node in members),
+            target=any(node.get("target") for node in members),
+        )  # fmt: skip
+    for source, target, edge in g.edges(data=True):
+        ends = stands.get(source, source), stands.get(target, target)
+        if small.has_edge(*ends):
+            for key in {*SUMMED, "magnitude"} & edge.keys():
+                small.edges[ends][key] = small.edges[ends].get(key, 0.0) + edge[key]
+        elif ends[0] != ends[1]:
+            small.add_edge(*ends, **edge)
+    return small
 
 
 def group_name(g: nx.DiGraph, nodes: Iterable[str]) -> str:

@@ -1,49 +1,58 @@
 """A feature-flow graph as a picture for a paper: positions across, layers upwards, as in circuit tracing's figures.
 
 A cell is one layer at one position; its nodes stand side by side, the most influential first, in several lines where
-they are many. What belongs to no position (decoder constants, biases, what was pruned) stands in a gutter on the left.
+they are many. What belongs to no position (decoder constants, biases, what was pruned) stands in a gutter on the left;
+heads, a second view of the same flow, stand between the layers, below the one they write to; a supernode is one node.
 A node's area is its influence; an edge's width and strength are its share of its target's inflow, its colour and dash
-its sign. Heads are a second view of the same flow and are left out. The same graph always gives the same SVG.
+its sign. What is too much for a picture that can be read is folded into the remainders. The same graph always gives the
+same SVG.
 """
 
 from __future__ import annotations
 
-import io
-import unicodedata
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
-from ..attribution.render import NEGATIVE, POSITIVE, named, shown
 from ..errors import UserError
+from ..view import words
+from ..view.figures import GREY, NORMAL, SMALL, TITLE, WIDTH, blank, clean, rendered
 from .document import TESTED, check_graph
+from .group import merged
 from .influence import size
+from .limits import foremost
+from .names import layer_name, logit_token
 
 if TYPE_CHECKING:
     import networkx as nx
     from matplotlib.figure import Figure
 
-UNIT = 0.46
+MOST = 40
+"""So many nodes are drawn where nothing else is said: more cannot be read in a column."""
+UNIT = 0.36
 """Inches from one node to the next in a cell."""
-CELL = 8.0
-"""Units that a line of a cell is wide at most."""
+CELLS = (8.0, 6.0, 5.0, 4.0, 3.0)
+"""Units that a line of a cell is wide at most: the one with which the picture fits best into a page's column."""
+HEIGHT = 8.0
+"""Inches that the column is high."""
 LINE = 1.3
-"""Units from one line of a cell to the next."""
+"""Units from one line of a cell to the next, and that heads take between layers."""
 LOWEST = 0.35
 """A wide picture's rows are drawn apart until it is at least this high for its width."""
 GUTTER = {"remainder": -3.0, "bias": -2.2, "constant": -1.4}
+LEFT, FOOT = -5.8, 2.6
+"""Units for the layers' names and the gutter, and for the tokens and the legend."""
 MARKERS = {"feature": "o", "token": "s", "error": "D", "constant": "^", "bias": "v", "remainder": "X"}
 FILLS = {
     "feature": "#fbd97f", "token": "#b9d7c0", "error": "#e3a6b0", "constant": "#d5d5d5", "bias": "#d5d5d5",
-    "remainder": "#d5d5d5",
+    "remainder": "#d5d5d5", "logit": "#ece3f4", "group": "#fbd97f", "head": "white",
 }  # fmt: skip
-NAMED_FEATURES = 20
-MOST_EDGES = 1500
-"""More lines than this are a grey ground; the ones through which least flows are left out."""
-ALL_POSITIONS = 30
+SLOTS = {"logit": 2.4, "group": 2.5, "head": 1.3}
+"""Units of what is drawn as a box with its name in it; everything else is a marker of one unit."""
+LINE_COLOUR = "#333333"
+ALL_POSITIONS = 12
 """Longer prompts show only the positions at which something stands."""
 
 
@@ -55,34 +64,44 @@ class Layout:
     columns: dict[int, tuple[float, float]]
     rows: dict[int, tuple[float, float]]
 
+    @property
+    def right(self) -> float:
+        return max((end for _, end in self.columns.values()), default=1.0)
 
-def picture_of(g: nx.DiGraph, format: str) -> bytes:
+    @property
+    def top(self) -> float:
+        return max((end for _, end in self.rows.values()), default=1.0)
+
+
+def picture_of(g: nx.DiGraph, format: str, max_drawn: int | None = None) -> bytes:
     """The graph's picture as a file's content. ``format``: png, svg or pdf."""
-    return rendered(plot_graph(g), format)
+    return rendered(plot_graph(g, max_drawn=MOST if max_drawn is None else max_drawn), format)
 
 
-def check_matplotlib() -> None:
-    """Raises UserError where pictures cannot be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'depass-sae[notebook]'") from None
+@typed
+def plot_graph(g: nx.DiGraph, *, max_drawn: int = MOST) -> Figure:
+    """The graph as a matplotlib figure, with its heads and supernodes where it has them; notebooks show it.
 
-
-def rendered(picture: Figure, format: str, dpi: float = 120.0) -> bytes:
-    """A figure as a file's content: the same figure gives the same bytes, no date in them."""
-    import matplotlib
-
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format, {})
-    dpi = min(dpi, 60_000 / max(picture.get_size_inches()))  # PNG's sides end at 65 536 pixels
-    out = io.BytesIO()
-    with (
-        matplotlib.rc_context({"svg.hashsalt": "depass-sae", "svg.fonttype": "path", "pdf.fonttype": 42}),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
-        picture.savefig(out, format=format, dpi=dpi, metadata=metadata, facecolor="white")
-    return out.getvalue()
+    max_drawn: at most so many nodes at positions and heads (a quarter of them at most), the most influential and the
+    targets; a supernode is one. The figure says how many are left out. ``g`` may be a part of a graph, such as
+    ``g.subgraph(names)``. Raises UserError where matplotlib is missing.
+    """
+    check_graph(g)
+    if max_drawn < 1:
+        raise UserError(f"max_drawn is how many nodes a picture has, at least 1, not {max_drawn}")
+    drawn = foremost(merged(g), max_drawn)
+    at = layout(drawn)
+    right, top = at.right, at.top + 0.1
+    picture = blank(((right - LEFT) * UNIT, (top + FOOT) * UNIT))
+    axes = picture.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(LEFT, right), ylim=(-FOOT, top))
+    axes.set_axis_off()
+    _draw_grid(axes, drawn, at)
+    _draw_edges(axes, drawn, at)
+    _draw_nodes(axes, drawn, at)
+    _draw_names(axes, drawn, at)
+    _draw_legend(axes, drawn, _left_out(g, drawn))
+    return picture
 
 
 @typed
@@ -96,83 +115,48 @@ def plot_verification(g: nx.DiGraph) -> Figure:
     found = g.graph.get("verification")
     if found is None:
         raise UserError("the graph has not been verified yet: lm.verify(graph), or depass-sae verify FILE")
-    picture = _figure((8.0, 3.6))
+    kinds = {g.nodes[target["node"]]["kind"] for target in g.graph["target"]}
+    unit = "logits" if kinds == {"logit"} else "activation" if kinds == {"feature"} else "the targets' units"
+    picture = blank((WIDTH, 3.1), layout="constrained")
     axes = picture.subplots(1, 2, sharey=True)
     for axis, by in zip(axes, ("weight", "effect"), strict=True):
         for kind in TESTED:
             some = [node for node in found["nodes"] if g.nodes[node["node"]]["kind"] == kind]
             if some:
                 said, lost = [node[by] for node in some], [node["observed"] for node in some]
-                style = {"marker": MARKERS.get(kind, "P"), "color": FILLS.get(kind, "#9ec5dd")}
-                axis.scatter(said, lost, s=26, linewidths=0.5, edgecolors="#444444", label=kind, **style)
+                style = {"marker": MARKERS.get(kind, "P"), "color": FILLS[kind]}
+                axis.scatter(said, lost, s=22, linewidths=0.5, edgecolors=LINE_COLOUR, label=kind, **style)
         axis.axline((0, 0), slope=1, color="#999999", linewidth=0.8, zorder=0)
         rank = found["rank_correlation"][by]
-        axis.set_xlabel(f"predicted by {by}s")
-        axis.set_title("" if rank is None else f"rank correlation {rank:.2f}", fontsize=10)
-    axes[0].set_ylabel("observed loss of the target")
+        axis.set_xlabel(f"loss of the target that {by}s predict ({unit})", fontsize=NORMAL)
+        axis.set_title("" if rank is None else f"rank correlation {words.number(rank, 2)}", fontsize=TITLE)
+        axis.tick_params(labelsize=SMALL)
+    axes[0].set_ylabel(f"observed loss of the target ({unit})", fontsize=NORMAL)
     if found["nodes"]:
-        axes[0].legend(fontsize=8, frameon=False)
-    picture.tight_layout()
+        axes[0].legend(fontsize=SMALL, frameon=False)
     return picture
 
 
-@typed
-def plot_graph(g: nx.DiGraph) -> Figure:
-    """The graph as a matplotlib figure; notebooks show it. Raises UserError where matplotlib is missing.
-
-    It may be a part of one, such as ``g.subgraph(names)``.
-    """
-    check_graph(g)
-    at = layout(g)
-    left, right = min(GUTTER.values()) - 2.6, max((end for _, end in at.columns.values()), default=1.0)
-    bottom, top = -1.7, max((end for _, end in at.rows.values()), default=1.0) + 0.1
-    picture = _figure(((right - left) * UNIT, (top - bottom) * UNIT))
-    axes = picture.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.set_axis_off()
-    _draw_grid(axes, g, at, left, right)
-    _draw_edges(axes, g, at)
-    _draw_nodes(axes, g, at)
-    _draw_names(axes, g, at)
-    _draw_legend(axes, g)
-    return picture
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    check_matplotlib()
-    from matplotlib.figure import Figure as Plain
-
-    class Figure(Plain):
-        """One that notebooks show, with or without pyplot."""
-
-        def _repr_png_(self) -> bytes:
-            return rendered(self, "png")
-
-    return Figure(figsize=size, facecolor="white")
+# -------------------------------------------------------------------------------------------------------------- layout
 
 
 def layout(g: nx.DiGraph) -> Layout:
     """Columns as wide and rows as high as the fullest cell in them."""
+
+    def excess(at: Layout) -> float:
+        return max((at.right - LEFT) * UNIT / WIDTH, (at.top + FOOT) * UNIT / HEIGHT)
+
+    return min((_laid_out(g, wide) for wide in CELLS), key=excess)
+
+
+def _laid_out(g: nx.DiGraph, wide: float) -> Layout:
     cells: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name, node in g.nodes(data=True):
         if "pos" in node:
             cells[node["layer"], node["pos"]].append(name)
-    lines = {cell: _lines(g, names) for cell, names in cells.items()}
-    occupied = {pos for _, pos in cells}
-    tokens = range(len(g.graph["tokens"]))
-    positions = sorted(occupied | (set(tokens) if len(tokens) <= ALL_POSITIONS else set()))
-    columns, x = {}, 0.0
-    for pos in positions:
-        wide = max((_width(g, line) for (_, p), found in lines.items() if p == pos for line in found), default=0.0)
-        columns[pos] = (x, x + max(1.5, wide + 0.5))
-        x = columns[pos][1]
-    layers = sorted({node["layer"] for _, node in g.nodes(data=True) if node["kind"] != "head"})
-    high = {layer: max((len(found) for (at, _), found in lines.items() if at == layer), default=1) for layer in layers}
-    apart = max(1.0, (LOWEST * x - LINE * sum(high.values())) / len(layers))
-    rows, y = {}, 0.0
-    for layer in layers:
-        rows[layer] = (y, y + LINE * high[layer] + apart)
-        y = rows[layer][1]
+    lines = {cell: _lines(g, names, wide) for cell, names in cells.items()}
+    columns, heads = _columns(g, lines), _heads_below(g)
+    rows = _rows(g, lines, heads, max((end for _, end in columns.values()), default=0.0))
     places = {}
     for (layer, pos), found in lines.items():
         middle, height = sum(columns[pos]) / 2, sum(rows[layer]) / 2
@@ -184,22 +168,93 @@ def layout(g: nx.DiGraph) -> Layout:
     for name, node in g.nodes(data=True):
         if node["kind"] in GUTTER:
             places[name] = (GUTTER[node["kind"]], sum(rows[node["layer"]]) / 2)
-    return Layout(places, columns, rows)
+    at = Layout(places, columns, rows)
+    for layer, names in heads.items():
+        places |= _heads_places(g, at, layer, names)
+    return at
 
 
-def _lines(g: nx.DiGraph, names: Iterable[str]) -> list[list[str]]:
+def _columns(g: nx.DiGraph, lines: dict[tuple[int, int], list[list[str]]]) -> dict[int, tuple[float, float]]:
+    """The positions' ends; what is left of a column of a page is shared out among them."""
+    occupied = {pos for _, pos in lines}
+    tokens = range(len(g.graph["tokens"]))
+    positions = sorted(occupied | (set(tokens) if len(tokens) <= ALL_POSITIONS else set()))
+    wide = {
+        pos: 0.5 + max((_width(g, line) for (_, p), found in lines.items() if p == pos for line in found), default=0.0)
+        for pos in positions
+    }
+    wide = {pos: max(1.4, width) for pos, width in wide.items()}
+    stretch = max(1.0, (WIDTH / UNIT + LEFT) / max(1.0, sum(wide.values())))
+    columns, x = {}, 0.0
+    for pos, width in wide.items():
+        columns[pos] = (x, x + width * stretch)
+        x = columns[pos][1]
+    return columns
+
+
+def _rows(
+    g: nx.DiGraph, lines: dict[tuple[int, int], list[list[str]]], heads: dict[int, list[str]], wide: float
+) -> dict[int, tuple[float, float]]:
+    """The layers' ends, and below a layer room for its heads."""
+    layers = sorted({node["layer"] for _, node in g.nodes(data=True) if node["kind"] != "head"})
+    high = {layer: max((len(found) for (at, _), found in lines.items() if at == layer), default=1) for layer in layers}
+    apart = max(1.0, (LOWEST * wide - LINE * sum(high.values())) / len(layers))
+    rows, y = {}, 0.0
+    for layer in layers:
+        y += LINE * len(_head_lines(heads.get(layer, []), wide))
+        rows[layer] = (y, y + LINE * high[layer] + apart)
+        y = rows[layer][1]
+    return rows
+
+
+def _heads_below(g: nx.DiGraph) -> dict[int, list[str]]:
+    """Heads by the lowest layer drawn that they write to."""
+    layers = sorted({node["layer"] for _, node in g.nodes(data=True) if node["kind"] != "head"})
+    found: dict[int, list[str]] = defaultdict(list)
+    for name, node in g.nodes(data=True):
+        if node["kind"] == "head":
+            found[next((layer for layer in layers if layer >= node["layer"]), layers[-1])].append(name)
+    return found
+
+
+def _head_lines(names: Sequence[str], wide: float) -> list[Sequence[str]]:
+    many = max(1, int(wide / SLOTS["head"]))
+    return [names[i : i + many] for i in range(0, len(names), many)]
+
+
+def _heads_places(g: nx.DiGraph, at: Layout, layer: int, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Each as near as there is room to the middle of what it writes to."""
+
+    def wanted(name: str) -> float:
+        ends = [(at.places[target][0], abs(edge["weight"])) for _, target, edge in g.out_edges(name, data=True)]
+        whole = sum(weight for _, weight in ends)
+        return sum(x * weight for x, weight in ends) / whole if whole else 0.0
+
+    places: dict[str, tuple[float, float]] = {}
+    slot = SLOTS["head"]
+    for i, line in enumerate(_head_lines(sorted(names, key=lambda name: (wanted(name), name)), at.right)):
+        x = [min(max(wanted(name), slot / 2), at.right - slot / 2) for name in line]
+        for k in range(1, len(x)):
+            x[k] = max(x[k], x[k - 1] + slot)
+        for k in reversed(range(len(x))):
+            x[k] = min(x[k], at.right - slot * (len(x) - k - 0.5))
+        places |= {name: (place, at.rows[layer][0] - LINE * (i + 0.5)) for name, place in zip(line, x, strict=True)}
+    return places
+
+
+def _lines(g: nx.DiGraph, names: Iterable[str], wide: float) -> list[list[str]]:
     """A cell's nodes in lines: features, then what no feature explains."""
     order = sorted(names, key=lambda name: (g.nodes[name]["kind"] == "error", -g.nodes[name]["influence"], name))
     lines: list[list[str]] = [[]]
     for name in order:
-        if lines[-1] and _width(g, lines[-1]) + _slot(g, name) > CELL:
+        if lines[-1] and _width(g, lines[-1]) + _slot(g, name) > wide:
             lines.append([])
         lines[-1].append(name)
     return lines
 
 
 def _slot(g: nx.DiGraph, name: str) -> float:
-    return 2.0 if g.nodes[name]["kind"] == "logit" else 1.0
+    return SLOTS.get(g.nodes[name]["kind"], 1.0)
 
 
 def _width(g: nx.DiGraph, line: Iterable[str]) -> float:
@@ -209,20 +264,19 @@ def _width(g: nx.DiGraph, line: Iterable[str]) -> float:
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
-def _draw_grid(axes: Any, g: nx.DiGraph, at: Layout, left: float, right: float) -> None:
+def _draw_grid(axes: Any, g: nx.DiGraph, at: Layout) -> None:
     for i, (layer, (low, high)) in enumerate(at.rows.items()):
         if i % 2:
             axes.axhspan(low, high, color="#f6f7f8", zorder=0, linewidth=0)
-        name = {-1: "embeddings", g.graph["n_layers"]: "logits"}.get(layer, f"layer {layer}")
-        _write(axes, left + 0.15, (low + high) / 2, name, size=7.5, color="#444444", ha="left")
-    axes.plot([left, right], [0, 0], color="#999999", linewidth=0.6, zorder=0)
+        _write(axes, LEFT + 0.15, (low + high) / 2, layer_name(g, layer), size=SMALL, color="#444444", ha="left")
+    axes.plot([LEFT, at.right], [0, 0], color="#999999", linewidth=0.6, zorder=0)
+    tokens = g.graph["tokens"]
     for pos, (start, end) in at.columns.items():
         if start > 0:
-            axes.plot([start, start], [0, max(high for _, high in at.rows.values())], color="#e4e6e8",
-                      linewidth=0.6, zorder=0.5)  # fmt: skip
-        token = _shortened(g.graph["tokens"][pos], int((end - start) * UNIT / 0.08)) if _has(g, pos) else "?"
-        _write(axes, (start + end) / 2, -0.3, token, size=7.5)
-        _write(axes, (start + end) / 2, -0.65, str(pos), size=5.5, color="#777777")
+            axes.plot([start, start], [0, at.top], color="#e4e6e8", linewidth=0.6, zorder=0.5)
+        token = clean(words.shown(tokens[pos]), max(3, int((end - start) * UNIT / 0.07))) if pos < len(tokens) else "?"
+        _write(axes, (start + end) / 2, -0.35, token, size=SMALL)
+        _write(axes, (start + end) / 2, -0.8, str(pos), size=5.5, color="#777777")
 
 
 def _draw_edges(axes: Any, g: nx.DiGraph, at: Layout) -> None:
@@ -230,26 +284,42 @@ def _draw_edges(axes: Any, g: nx.DiGraph, at: Layout) -> None:
     from matplotlib.path import Path as Curve
 
     inflow: dict[str, float] = defaultdict(float)
-    flows = [(a, b, edge) for a, b, edge in g.edges(data=True) if edge["kind"] != "head"]
-    for _, target, edge in flows:
-        inflow[target] += size(edge)
-    drawn = [(min(1.0, abs(edge["weight"]) / inflow[b]), a, b, edge["weight"] < 0) for a, b, edge in flows if inflow[b]]
-    drawn.sort(key=lambda line: (-line[0] * g.nodes[line[2]]["influence"], line[1], line[2]))
-    drawn = sorted(drawn[:MOST_EDGES])  # the strongest are drawn last, over the others
+    for _, target, edge in g.edges(data=True):
+        inflow[target] += size(edge) if edge["kind"] != "head" else 0.0
+    # The strongest are drawn last, over the others.
+    drawn = sorted(
+        (min(1.0, abs(edge["weight"]) / inflow[b]), a, b, edge["weight"] < 0)
+        for a, b, edge in g.edges(data=True)
+        if inflow[b]
+    )
     paths, colours, widths, dashes = [], [], [], []
     for share, source, target, negative in drawn:
         (x0, y0), (x1, y1) = at.places[source], at.places[target]
-        bend = 0.45 * (y1 - y0)
+        bend, kind = 0.45 * (y1 - y0), g.nodes[source]["kind"]
         paths.append(Curve([(x0, y0), (x0, y0 + bend), (x1, y1 - bend), (x1, y1)],
                            [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]))  # fmt: skip
-        faint = 0.5 if g.nodes[source]["kind"] in GUTTER else 1.0
-        colours.append((*(c / 255 for c in (NEGATIVE if negative else POSITIVE)), faint * (0.12 + 0.7 * share**0.7)))
-        widths.append(0.35 + 3.0 * share)
-        dashes.append((0, (4, 2)) if negative else "solid")
+        faint = 0.5 if kind in GUTTER else 1.0
+        colours.append((*_colour(negative), faint * (0.12 + 0.7 * share**0.7)))
+        widths.append(_thickness(share))
+        dashes.append(_dash(kind, negative))
     axes.add_collection(
         PathCollection(paths, facecolors="none", edgecolors=colours, linewidths=widths, linestyles=dashes, zorder=1),
         autolim=False,
     )
+
+
+def _colour(negative: bool) -> tuple[float, ...]:
+    return tuple(part / 255 for part in (words.NEGATIVE if negative else words.POSITIVE))
+
+
+def _thickness(share: float) -> float:
+    return 0.35 + 3.0 * share
+
+
+def _dash(kind: str, negative: bool = False) -> Any:
+    if kind == "head":
+        return (0, (1, 1.2))
+    return (0, (4, 2)) if negative else "solid"
 
 
 def _draw_nodes(axes: Any, g: nx.DiGraph, at: Layout) -> None:
@@ -258,53 +328,90 @@ def _draw_nodes(axes: Any, g: nx.DiGraph, at: Layout) -> None:
         names = [name for name in at.places if g.nodes[name]["kind"] == kind]
         axes.scatter(
             [at.places[name][0] for name in names], [at.places[name][1] for name in names], marker=marker,
-            s=[22 + 190 * shares[name] for name in names], c=FILLS[kind], edgecolors="#333333",
+            s=[_area(shares[name]) for name in names], c=FILLS[kind], edgecolors=LINE_COLOUR,
             linewidths=[1.8 if g.nodes[name].get("target") else 0.6 for name in names], zorder=3,
         )  # fmt: skip
     for name in at.places:
         node = g.nodes[name]
-        if node["kind"] == "logit":
-            chance = f" {node['probability']:.0%}" if "probability" in node else ""
-            text = _shortened(named(node["token"]), 9)
-            if "against_token" in node:
-                text = f"{_shortened(named(node['token']), 6)} − {_shortened(named(node['against_token']), 6)}"
-            box = {"boxstyle": "round,pad=0.3", "facecolor": "#ece3f4", "edgecolor": "#333333", "linewidth": 0.6}
-            _write(axes, *at.places[name], text + chance, size=5.5 + 1.5 * shares[name], bbox=box, zorder=4)
+        if node["kind"] in SLOTS:
+            style = "square,pad=0.25" if node["kind"] == "head" else "round,pad=0.3"
+            edge = 1.8 if node.get("target") and node["kind"] == "group" else 0.6
+            box = {"boxstyle": style, "facecolor": FILLS[node["kind"]], "edgecolor": LINE_COLOUR, "linewidth": edge}
+            _write(axes, *at.places[name], _in_box(node), size=5.5, bbox=box, zorder=4)
+
+
+def _area(share: float) -> float:
+    return 16 + 130 * share
+
+
+def _in_box(node: dict[str, Any]) -> str:
+    match node["kind"]:
+        case "head":
+            return f"{node['layer']}.{node['index']}"
+        case "group":
+            return f"{clean(words.shown(node['label']), 12)} ({len(node['nodes'])})"
+    chance = f" {words.percent(node['probability'])}" if "probability" in node else ""
+    return clean(logit_token(node), 13 - len(chance)) + chance
 
 
 def _draw_names(axes: Any, g: nx.DiGraph, at: Layout) -> None:
-    """The most influential features' names, above and below by turns so that neighbours do not meet."""
+    """The features' names, above and below by turns so that neighbours do not meet."""
     from matplotlib.patheffects import withStroke
 
     shares = _shares(g)
-    features = [name for name in at.places if g.nodes[name]["kind"] == "feature"]
-    listed = sorted(features, key=lambda name: (-g.nodes[name]["influence"], name))[:NAMED_FEATURES]
-    for name in listed:
-        node, (x, y) = g.nodes[name], at.places[name]
-        left = sum(at.columns[node["pos"]]) / 2 - CELL
-        side = 1 if round(2 * (x - left)) // 2 % 2 else -1
-        text = _shortened(node["label"], 15) if node["label"] else f"{node['layer']}/{node['index']}"
-        gap = (22 + 190 * shares[name]) ** 0.5 / 2 / 72 / UNIT + 0.17
+    columns: dict[tuple[int, float], int] = defaultdict(int)
+    for name, (x, y) in at.places.items():
+        node = g.nodes[name]
+        if node["kind"] != "feature":
+            continue
+        line = (node["pos"], y)
+        columns[line] += 1
+        side = -1 if columns[line] % 2 else 1
+        text = clean(words.shown(node["label"]), 15) if node["label"] else f"{node['layer']}/{node['index']}"
+        gap = _area(shares[name]) ** 0.5 / 2 / 72 / UNIT + 0.19
         halo = [withStroke(linewidth=1.8, foreground="white")]
         _write(axes, x, y + side * gap, text, size=5.5, path_effects=halo, zorder=5)
 
 
-def _draw_legend(axes: Any, g: nx.DiGraph) -> None:
+def _draw_legend(axes: Any, g: nx.DiGraph, left_out: str) -> None:
     from matplotlib.lines import Line2D
 
-    kinds = {node["kind"] for _, node in g.nodes(data=True)}
-    handles = [
+    there = {node["kind"] for _, node in g.nodes(data=True)}
+    names = {"remainder": "what was left out", "head": "attention head", "group": "group (members)"}
+    markers = {**MARKERS, "head": "s", "group": "o", "logit": "s"}
+    nodes = [
         Line2D([], [], linestyle="none", marker=marker, markersize=5, markerfacecolor=FILLS[kind],
-               markeredgecolor="#333333", markeredgewidth=0.6, label=kind)
-        for kind, marker in MARKERS.items() if kind in kinds
+               markeredgecolor=LINE_COLOUR, markeredgewidth=0.6, label=names.get(kind, kind))
+        for kind, marker in markers.items() if kind in there
     ]  # fmt: skip
-    for colour, dash, label in ((POSITIVE, "-", "positive flow"), (NEGATIVE, (0, (3, 1.5)), "negative flow")):
-        line = Line2D([], [], color=[c / 255 for c in colour], linestyle=dash, linewidth=1.4, label=label)
-        handles.append(line)
-    axes.legend(
-        handles=handles, loc="lower center", ncols=len(handles), fontsize=6, frameon=False, handletextpad=0.4,
-        columnspacing=1.1, borderaxespad=0.3, handlelength=2.0,
-    )  # fmt: skip
+    flows = [("flow", False, "positive"), ("flow", True, "negative")]
+    flows += [("head", False, "the same flow by head")] if "head" in there else []
+    lines = [
+        Line2D([], [], color=_colour(negative), linestyle=_dash(kind, negative), linewidth=1.4, label=label)
+        for kind, negative, label in flows
+    ]
+    lines += [
+        Line2D([], [], color=GREY, linewidth=_thickness(share), label=words.percent(share)) for share in (0.05, 0.25, 1)
+    ]
+    lines[-1].set_label(f"{lines[-1].get_label()} of the target's inflow")
+    for handles, height in ((nodes, -1.05), (lines, -1.6)):
+        legend = axes.legend(
+            handles=handles, loc="upper center", ncols=len(handles), fontsize=SMALL, frameon=False, handletextpad=0.4,
+            columnspacing=1.1, borderaxespad=0.0, borderpad=0.0, handlelength=2.0,
+            bbox_to_anchor=(sum(axes.get_xlim()) / 2, height), bbox_transform=axes.transData,
+        )  # fmt: skip
+        axes.add_artist(legend)
+    told = f"A node's area is its influence on the target. {left_out}".strip()
+    _write(axes, sum(axes.get_xlim()) / 2, -2.25, told, size=SMALL, color=GREY)
+
+
+def _left_out(g: nx.DiGraph, drawn: nx.DiGraph) -> str:
+    """A sentence; empty where all is drawn."""
+    inside = {name for group in drawn if drawn.nodes[group]["kind"] == "group" for name in drawn.nodes[group]["nodes"]}
+    gone = [node["kind"] for name, node in g.nodes(data=True) if name not in drawn and name not in inside]
+    heads = gone.count("head")
+    parts = [f"{words.count(n)} {what}" for n, what in ((len(gone) - heads, "nodes"), (heads, "heads")) if n]
+    return f"Left out: the {' and '.join(parts)} of least influence." if parts else ""
 
 
 def _shares(g: nx.DiGraph) -> dict[str, float]:
@@ -314,16 +421,6 @@ def _shares(g: nx.DiGraph) -> dict[str, float]:
         key = bool(node.get("target"))
         largest[key] = max(largest[key], node["influence"])
     return {name: node["influence"] / (largest[bool(node.get("target"))] or 1.0) for name, node in g.nodes(data=True)}
-
-
-def _has(g: nx.DiGraph, pos: int) -> bool:
-    return pos < len(g.graph["tokens"])
-
-
-def _shortened(text: str, length: int) -> str:
-    # Unassigned code points (U+FFFE) may not stand in an SVG, not even in its comments.
-    text = "".join("\ufffd" if unicodedata.category(c) == "Cn" else c for c in shown(text))
-    return text if len(text) <= length else text[: max(1, length - 1)] + "…"
 
 
 def _write(axes: Any, x: float, y: float, text: str, size: float, **style: Any) -> None:

@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..attribution.document import SCHEMA_VERSION
-from ..attribution.render import box
 from ..errors import UserError
 from ..saes.registry import ListedSAE, Release, registry, why_not
 from ..saes.release import layer_of_id
+from ..view.blocks import Block, Column, Note, Row, Table
+from ..view.words import count
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
+SAES = Column("SAEs", "count")
 UNKNOWN = "?"
 """Stands for what only a file on the hub can tell."""
 
@@ -107,11 +105,11 @@ def document(release: Release | None, count: bool) -> dict[str, Any]:
     }
 
 
-def tables(release: Release | None, count: bool) -> list[RenderableType]:
+def tables(release: Release | None, numbers: bool) -> tuple[Block, ...]:
     """The same for people."""
     asked = _asked(release)
-    if count:
-        return [_count_table(_tally(asked))]
+    if numbers:
+        return (_count_table(_tally(asked)),)
     return _releases_tables(asked) if release is None else _release_tables(release)
 
 
@@ -133,36 +131,29 @@ def _tally(releases: Sequence[Release]) -> Tally:
     return Tally.of(sae for release in releases for sae in release.saes)
 
 
-def _releases_tables(releases: Sequence[Release]) -> list[RenderableType]:
-    from rich.text import Text as Line
-
-    table = _table("release", "model", "SAEs", "hooks", "works")
+def _releases_tables(releases: Sequence[Release]) -> tuple[Block, ...]:
+    rows, tally = [], _tally(releases)
     for release in releases:
-        tally = Tally.of(release.saes)
-        table.add_row(release.name, release.model, str(tally.total), ", ".join(hook_kinds(release)), tally.said)
-    tally = _tally(releases)
-    return [table, Line(f"{tally.works} of {tally.total} SAEs of {len(releases)} releases can be used")]
+        own = Tally.of(release.saes)
+        rows.append(Row((release.name, release.model, own.total, ", ".join(hook_kinds(release)), own.said)))
+    columns = (Column("release"), Column("model"), SAES, Column("hooks"), Column("works"))
+    said = f"{count(tally.works)} of {count(tally.total)} SAEs of {count(len(releases))} releases can be used"
+    return Note(said, "answer"), Table("", columns, tuple(rows))
 
 
-def _release_tables(release: Release) -> list[RenderableType]:
-    from rich.text import Text as Line
-
-    table = _table("hook", "architecture", "SAEs", "layers", "for example", "works")
+def _release_tables(release: Release) -> tuple[Block, ...]:
+    rows = []
     for group in groups(release):
         said = "yes" if group.reason is None else f"no: {group.reason}"
-        example, number = group.saes[0].sae_id, str(len(group.saes))
-        table.add_row(group.hook, group.architecture, number, layers(group.saes), example, said)
-    return [Line(f"{release.name}: {release.model}, {release.repository}", style="bold"), table]
+        cells = (group.hook, group.architecture, len(group.saes), layers(group.saes), group.saes[0].sae_id, said)
+        rows.append(Row(cells))
+    columns = (Column("hook"), Column("architecture"), SAES, *map(Column, ("layers", "for example", "works")))
+    return (Table(f"{release.name}: {release.model}, {release.repository}", columns, tuple(rows)),)
 
 
 def _count_table(tally: Tally) -> Table:
-    table = _table("", "SAEs")
-    table.add_row("works", str(tally.works))
-    for reason, number in tally.reasons.items():
-        table.add_row(reason, str(number))
-    table.add_section()
-    table.add_row("total", str(tally.total), style="bold")
-    return table
+    rows = [Row(("works", tally.works)), *(Row((reason, number)) for reason, number in tally.reasons.items())]
+    return Table("", (Column(""), SAES), (*rows, Row(("total", tally.total), "total")))
 
 
 def layers(saes: Iterable[ListedSAE]) -> str:
@@ -171,12 +162,3 @@ def layers(saes: Iterable[ListedSAE]) -> str:
     starts = [numbers[0], *(b for a, b in pairwise(numbers) if b > a + 1)]
     ends = [*(a for a, b in pairwise(numbers) if b > a + 1), numbers[-1]]
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=box())
-    for column in columns:
-        table.add_column(column, justify="right" if column == "SAEs" else "left")
-    return table

@@ -195,7 +195,7 @@ def _bars(title: str, blocks: Sequence[Bars]) -> _Part:
             for label, i in zip(axes.get_xticklabels(), some, strict=True):
                 label.set_fontweight("bold" if i in block.strong else "normal")
             if block.title and not start:
-                _write(axes, 0.0, 1.02, _clean(block.title), transform=axes.transAxes, fontweight="bold")
+                _write(axes, 0.0, 1.02, clean(block.title), transform=axes.transAxes, fontweight="bold")
             _label(axes.yaxis, block.unit)
             _quiet(axes)
 
@@ -233,7 +233,7 @@ def _map(block: HeatMap) -> _Part:
             beside.tick_params(length=0)
             beside.spines["right"].set_visible(False)
             place = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
-            _write(axes, 1.02, 1.0, _clean(block.total), **place)
+            _write(axes, 1.02, 1.0, clean(block.total), **place)
         numbers = [value for row in block.values for value in row if value is not None]
         scale = space.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=30)
         scale.ax.set_ylim(-full if min(numbers) < 0 else 0.0, full if max(numbers) > 0 else 0.0)
@@ -328,11 +328,11 @@ def _above(title: str) -> float:
 
 def _title(space: SubFigure, title: str) -> None:
     if title:
-        space.suptitle(_clean(title, TITLE_NAME), x=0.01, ha="left", fontsize=TITLE, parse_math=False)
+        space.suptitle(clean(title, TITLE_NAME), x=0.01, ha="left", fontsize=TITLE, parse_math=False)
 
 
 def _label(axis: Axis, text: str) -> None:
-    axis.set_label_text(_clean(text), fontsize=NORMAL, parse_math=False)
+    axis.set_label_text(clean(text), fontsize=NORMAL, parse_math=False)
 
 
 def _ticks(axis: Axis, places: Sequence[int], names: Sequence[str], rotation: float = 0) -> None:
@@ -362,11 +362,11 @@ def _quiet(axes: Axes, framed: bool = False) -> None:
 def _name(cell: Cell, length: int = NAME) -> str:
     """A name that is not too long; of a token that is, its place is left."""
     if isinstance(cell, Token) and cell.pos is not None:
-        cell = replace(cell, text=_clean(words.shown(cell.text), length - 5))
-    return _clean(words.formatted(cell), length)
+        cell = replace(cell, text=clean(words.shown(cell.text), length - 5))
+    return clean(words.formatted(cell), length)
 
 
-def _clean(text: str, length: int = 200) -> str:
+def clean(text: str, length: int = 200) -> str:
     """Text for a picture: unassigned code points (U+FFFE) may not stand in an SVG, not even in its comments."""
     text = "".join("\ufffd" if unicodedata.category(c) == "Cn" else c for c in visible(text))
     return text if len(text) <= length else text[: length - 1] + "…"

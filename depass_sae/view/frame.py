@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _SRCDOC = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
+_BESIDE = re.compile(r"[\w.][\w./-]*")
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"')
 
 
@@ -70,9 +71,9 @@ def _hash(text: str) -> str:
 
 
 @cache
-def asset(file: str) -> str:
-    """The text of a file that pages are made of."""
-    return resources.files(__package__).joinpath("assets", file).read_text(encoding="utf-8")
+def asset(file: str, folder: str = "assets") -> str:
+    """The text of a file that pages are made of; those of graphs are in ``viewer``."""
+    return resources.files(__package__).joinpath(folder, file).read_text(encoding="utf-8")
 
 
 def escaping(asset: Callable[[str], str]) -> jinja2.Environment:
@@ -89,9 +90,14 @@ def escaping(asset: Callable[[str], str]) -> jinja2.Environment:
 def environment() -> jinja2.Environment:
     """Of all templates of this package, without what blocks need (html.py)."""
     made = escaping(asset)
-    made.filters |= {"secure": secure, "shown": shown}
+    made.filters |= {"reached": reached, "secure": secure, "shown": shown}
     made.globals["host"] = host
     return made
+
+
+def reached(link: str | None) -> str | None:
+    """A link to a page, or to a file beside this one."""
+    return link if link and (_BESIDE.fullmatch(link) or secure(link)) else None
 
 
 def secure(link: str | None) -> str | None:

@@ -17,9 +17,8 @@ class At:
     def __getitem__(self, key: str | int) -> Any:
         return _at(self._value[key], f"{self._pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
 
-    def get(self, key: str) -> Any:
-        """None where there is no such key."""
-        return self[key] if key in self._value else None
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self._value else default
 
     def __contains__(self, key: object) -> bool:
         return key in self._value

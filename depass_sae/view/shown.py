@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import typed
 from ..errors import UserError
 from ..files import check_place, write_bytes
 from . import words
@@ -78,6 +79,7 @@ class Shown:
 
         return figures(self.blocks())
 
+    @typed
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all; its name says how: one of :data:`FORMATS`.
 

@@ -29,7 +29,8 @@ def test_it_writes_the_folder_and_prints_the_sentence_the_table_and_the_paths(
     assert (done.status, done.err) == (0, "")
     document = json.loads((out / "case.json").read_text())
     said = " ".join(done.out.split())
-    assert document["features"][0]["findings"][0]["sentence"] in said
+    finding = document["features"][0]["findings"][0]
+    assert all(part in said for part in (finding["answer"], *finding["points"]))
     assert "pre-activation" in done.out
     for path in out.iterdir():
         assert path.name in "".join(done.out.split())
@@ -81,7 +82,7 @@ def test_a_feature_that_fires_nowhere_is_an_answer_with_a_note(run: Run, files: 
     done = run("case-study", "-p", TEXT, "-f", "1/100", *QUICK, *files.options(), "--out", str(tmp_path / "s"))
     assert done.status == 0
     assert "fires nowhere" in done.err
-    assert "does not fire on" in done.out
+    assert "1/100 does not fire at" in done.out
 
 
 def test_saes_that_are_not_on_neuronpedia_cost_a_line(run: Run, files: Files, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_every_sae_is_loaded_so_that_there_are_neighbours_by_flow(run: Run, file
 def test_tables_go_to_stdout(run: Run, files: Files) -> None:
     done = run("feature", "1/3", "-p", TEXT, *files.options())
     assert (done.status, done.err) == (0, "")
-    for words in ("feature 1/3", "fires at", "what drives it (rule half)", "logits of its decoder direction"):
+    for words in ("Feature 1/3", "fires at", "What drives it", "(rule half)", "Logits of its decoder direction"):
         assert words in done.out
 
 
@@ -83,7 +83,7 @@ def test_neuronpedia_is_asked_for_nothing_unless_it_is_named(
         (["--prompts", "{tmp}/none.txt"], "none.txt: No such file"),
         (["--prompts", "{tmp}/latin.txt"], "it is not UTF-8 text"),
         (["--prompts", "{tmp}/empty.txt"], "there is no prompt in it"),
-        (["-p", TEXT, "--out", "{tmp}/card.pdf"], "let it end with .html or .json"),
+        (["-p", TEXT, "--out", "{tmp}/card.doc"], "let it end with .html, "),
         (["-p", TEXT, "--out", "{tmp}/empty.txt/card.html"], "Not a directory"),
         (["-p", TEXT, "--labels", "{tmp}/none.csv"], "none.csv"),
         (["-p", TEXT, "--labels", "gemma"], "labels are read from .csv and .json files"),

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depass_sae.attribution.render import table_text
 from depass_sae.errors import UserError
-from depass_sae.graph.diff import align, diff_graphs, diff_table
+from depass_sae.graph.diff import align, diff_graphs
 from depass_sae.graph.export import write_graph
+from depass_sae.graph.looks import diff_blocks
 from depass_sae.graph.prune import fold
+from depass_sae.view.terminal import text
 
 from .sample import sample_graph
 
@@ -151,21 +152,21 @@ def test_the_table_counts_and_lists_the_largest_changes_first() -> None:
     a, b = flow(["a", "b"], rule="half"), flow(["a", "b"], rule="ratio")
     b.edges["token:1", "feature:5/7@1"]["weight"] = 4.0
     b.edges["token:0", "feature:5/7@0"]["weight"] = 0.5
-    text = table_text(*diff_table(diff_graphs(a, b), 5))
-    assert "nodes: 5 in both, 0 only in a, 0 only in b" in text
-    assert text.index("b (1) → 5/7@1") < text.index("a (0) → 5/7@0")
-    assert "+3.000" in text
-    assert "-0.500" in text
+    told = text(diff_blocks(diff_graphs(a, b), 5))
+    assert "nodes: 5 in both, 0 only in a, 0 only in b" in told
+    assert told.index("b (1) → 5/7@1") < told.index("a (0) → 5/7@0")
+    assert "+3.000" in told
+    assert "−0.500" in told
 
 
 def test_the_table_lists_no_more_than_asked_for_and_nothing_unchanged() -> None:
     a, b = flow(["a", "b"]), flow(["a", "b"], 2.0)
-    assert table_text(*diff_table(diff_graphs(a, b), 1)).count("+1.000") == 1
-    assert "→" not in table_text(*diff_table(diff_graphs(a, a), 9))
+    assert text(diff_blocks(diff_graphs(a, b), 1)).count("+1.000") == 1
+    assert "→" not in text(diff_blocks(diff_graphs(a, a), 9))
 
 
 def test_changes_that_are_all_shown_as_0_get_no_bar() -> None:
-    large, small = (table_text(*diff_table(diff_graphs(flow(["a"]), flow(["a"], w)), 9)) for w in (2.0, 1 + 1e-6))
+    large, small = (text(diff_blocks(diff_graphs(flow(["a"]), flow(["a"], w)), 9)) for w in (2.0, 1 + 1e-6))
     assert "█" in large
     assert "→" in small
     assert "█" not in small
@@ -173,4 +174,4 @@ def test_changes_that_are_all_shown_as_0_get_no_bar() -> None:
 
 def test_a_node_at_a_position_of_b_alone_is_named_by_its_place_in_b() -> None:
     d = diff_graphs(flow(["In", " is"]), flow(["In", " old", " is"]))
-    assert "token 1 of b → feature 5/7@1 of b" in table_text(*diff_table(d, 9))
+    assert "token 1 of b → feature 5/7@1 of b" in text(diff_blocks(d, 9))

@@ -9,9 +9,11 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from depass_sae.errors import UserError
-from depass_sae.graph.plot import layout, picture_of, plot_graph, plot_verification, rendered
+from depass_sae.graph.group import merged
+from depass_sae.graph.plot import MOST, layout, picture_of, plot_graph, plot_verification
+from depass_sae.view.figures import WIDTH, rendered
 
-from .export.every_kind import every_kind, verification
+from .export.every_kind import every_kind, verification, with_text
 from .sample import sample_graph
 
 
@@ -19,8 +21,15 @@ def small(**settings: int) -> nx.DiGraph:
     return sample_graph(**{"n_pos": 4, "per_level": 3, **settings})
 
 
-def words(g: nx.DiGraph) -> list[str]:
-    return [text.get_text() for text in plot_graph(g).axes[0].texts]
+def words(g: nx.DiGraph, max_drawn: int = MOST) -> list[str]:
+    return [text.get_text() for text in plot_graph(g, max_drawn=max_drawn).axes[0].texts]
+
+
+def legend(g: nx.DiGraph) -> set[str]:
+    from matplotlib.legend import Legend
+
+    found = plot_graph(g).axes[0].get_children()
+    return {text.get_text() for part in found if isinstance(part, Legend) for text in part.get_texts()}
 
 
 @pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -54,12 +63,15 @@ def test_no_two_nodes_stand_in_the_same_place() -> None:
     assert len(set(places.values())) == len(places)
 
 
-def test_every_node_but_a_head_has_a_place_in_its_own_column_and_row() -> None:
+def test_every_node_has_a_place_in_its_own_column_and_row_and_a_head_below_the_layer_it_writes_to() -> None:
     g = every_kind()
     at = layout(g)
-    assert set(at.places) == {name for name, node in g.nodes(data=True) if node["kind"] != "head"}
+    assert set(at.places) == set(g)
     for name, (x, y) in at.places.items():
         node = g.nodes[name]
+        if node["kind"] == "head":
+            assert at.rows[5][1] < y < at.rows[11][0]
+            continue
         assert at.rows[node["layer"]][0] < y < at.rows[node["layer"]][1]
         if "pos" in node:
             assert at.columns[node["pos"]][0] < x < at.columns[node["pos"]][1]
@@ -80,6 +92,114 @@ def test_a_long_prompt_shows_only_the_positions_at_which_something_stands() -> N
     assert sorted(layout(g).columns) == [0, 1, 2, 3]
 
 
+def test_heads_are_drawn_with_their_edges_where_the_graph_has_them() -> None:
+    g = every_kind()
+    without = g.subgraph([name for name in g if name != "head:11.3"])
+    assert "11.3" in words(g, 500)
+    assert {"attention head", "the same flow by head"} <= legend(g)
+    assert "11.3" not in words(without, 500)
+    assert not {"attention head", "the same flow by head"} & legend(without)
+    many = [len(plot_graph(some, max_drawn=500).axes[0].collections[0].get_paths()) for some in (g, without)]
+    assert many[0] == many[1] + 1
+
+
+def test_no_two_heads_stand_in_the_same_place_and_each_within_the_picture() -> None:
+    g = small()
+    feature = next(name for name, node in g.nodes(data=True) if node["kind"] == "feature" and node["layer"] == 11)
+    for i in range(60):
+        g.add_node(f"head:8.{i}", kind="head", layer=8, index=i, influence=0.0, label="")
+        g.add_edge(f"head:8.{i}", feature, kind="head", weight=1.0 + i, effect=0.0)
+    at = layout(g)
+    places = [at.places[f"head:8.{i}"] for i in range(60)]
+    assert len(set(places)) == 60
+    assert all(0 < x < at.right and at.rows[5][1] < y < at.rows[11][0] for x, y in places)
+
+
+def test_a_supernode_is_one_node_with_its_name_and_the_sums_of_its_edges() -> None:
+    g = sample_graph()
+    names = [name for name, node in g.nodes(data=True) if node["kind"] == "feature" and node["layer"] == 11][:3]
+    g.graph["groups"] = [{"name": "the rivers", "nodes": names}]
+    assert "the rivers (3)" in words(g)
+    assert "group (members)" in legend(g)
+    small = merged(g)
+    (group,) = set(small) - set(g)
+    assert set(g) - set(small) == set(names)
+    for source in small.predecessors(group):
+        edges = [g.edges[source, name] for name in names if g.has_edge(source, name)]
+        assert small.edges[source, group]["weight"] == pytest.approx(sum(edge["weight"] for edge in edges))
+        if edges[0]["kind"] == "remainder":
+            assert small.edges[source, group]["magnitude"] == pytest.approx(sum(edge["magnitude"] for edge in edges))
+
+
+def test_a_group_of_what_stands_nowhere_is_left_apart() -> None:
+    g = small()
+    g.graph["groups"] = [{"name": "rest", "nodes": ["bias:-1", "token:1", "remainder:5"]}]
+    assert set(merged(g)) == set(g)
+    assert picture_of(g, "png")
+
+
+def test_of_a_large_graph_the_most_influential_nodes_and_all_targets_are_drawn_and_the_rest_is_told_of() -> None:
+    g = sample_graph(n_pos=8, per_level=60)
+    placed = sorted(
+        (name for name, node in g.nodes(data=True) if "pos" in node and not node.get("target")),
+        key=lambda name: -g.nodes[name]["influence"],
+    )
+    features = [name for name in placed[:18] if g.nodes[name]["kind"] == "feature"]  # and two targets
+    named = {f"{g.nodes[name]['layer']}/{g.nodes[name]['index']}" for name in features}
+    said = words(g, 20)
+    assert {word for word in said if word.startswith(("5/", "11/"))} == named
+    assert {"␣out0 50 %", "␣out1 25 %"} <= set(said)
+    assert said[-1].endswith(f"Left out: the {len(placed) - 18} nodes of least influence.")
+    assert "what was left out" in legend(g)
+
+
+def test_what_is_left_out_arrives_by_remainders_so_that_every_sum_holds() -> None:
+    from depass_sae.graph.limits import foremost
+
+    g = sample_graph(n_pos=8, per_level=60)
+    drawn = foremost(g, 20)
+    assert sum(1 for _, node in drawn.nodes(data=True) if "pos" in node) == 20
+    for name, node in drawn.nodes(data=True):
+        if node["kind"] in ("feature", "logit"):
+            inflow = sum(edge["weight"] for *_, edge in drawn.in_edges(name, data=True))
+            assert inflow + node["constant"] == pytest.approx(node["pre_activation"])
+
+
+def test_nothing_is_said_of_what_is_left_out_where_all_is_drawn() -> None:
+    assert words(small(), 500)[-1] == "A node's area is its influence on the target."
+
+
+def test_a_picture_is_as_wide_as_a_column_where_there_is_room_for_it() -> None:
+    assert plot_graph(small()).get_size_inches()[0] == pytest.approx(WIDTH)
+
+
+def test_the_legend_says_what_widths_mean_and_in_what_unit() -> None:
+    assert {"positive", "negative", "5 %", "25 %", "100 % of the target's inflow"} <= legend(small())
+
+
+def test_a_probability_that_is_there_is_not_written_as_none() -> None:
+    g = small(n_logits=1)
+    next(node for _, node in g.nodes(data=True) if node["kind"] == "logit")["probability"] = 0.0004
+    assert "␣out0 <0.5 %" in words(g)
+
+
+@pytest.mark.parametrize("hostile", ["--><b>&", "$\\frac{", "\ufffe\x01\u202e", "x" * 500, "\ud800"])
+def test_a_picture_of_hostile_labels_and_group_names_is_wellformed(hostile: str) -> None:
+    g = with_text(hostile)
+    g.graph["groups"] = [{"name": hostile, "nodes": [name for name in g if name.startswith("feature")][:2]}]
+    ElementTree.fromstring(picture_of(g, "svg"))
+    assert max(map(len, words(g)[:-1])) < 60
+
+
+def test_text_in_an_svg_is_text() -> None:
+    assert b">layer 5<" in picture_of(small(), "svg")
+
+
+def test_a_number_of_nodes_that_is_none_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="max_drawn is how many nodes a picture has, at least 1, not 0"):
+        plot_graph(small(), max_drawn=0)
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"pip install 'depass-sae\[notebook\]'"):
@@ -97,6 +217,12 @@ def test_a_verification_is_drawn_as_predicted_beside_observed() -> None:
     assert weights == [(0.0, 0.0), (1.0, 2.0), (2.0, 4.0)]
     assert effects == [(0.0, 0.0), (-1.0, 2.0), (-2.0, 4.0)]
     assert [axis.get_title() for axis in picture.axes] == ["rank correlation 1.00", ""]
+    labels = [picture.axes[0].get_ylabel(), *(axis.get_xlabel() for axis in picture.axes)]
+    assert labels == [
+        "observed loss of the target (logits)",
+        "loss of the target that weights predict (logits)",
+        "loss of the target that effects predict (logits)",
+    ]
     assert rendered(picture, "svg") == rendered(plot_verification(g), "svg")
 
 

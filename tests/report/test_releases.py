@@ -86,8 +86,8 @@ def test_a_release_has_every_sae_in_one_group(run: Any) -> None:
 def test_the_tables_have_a_row_for_each_release_group_or_reason(run: Any) -> None:
     status, out, err = run()
     assert (status, err) == (0, "")
-    assert all(f" {name} " in out for name in registry())
-    assert "of 13857 SAEs of 170 releases can be used" in out
+    assert all(f"\n{name} " in out for name in registry())
+    assert "of 13,857 SAEs of 170 releases can be used" in out
     row = next(line for line in run("gpt2-small-res-jb")[1].splitlines() if "resid_pre " in line)
     assert row.split() == ["resid_pre", "standard", "12", "0-11", "blocks.0.hook_resid_pre", "yes"]
     counted = run("gpt2-small-res-jb", "--count")[1].replace("─", "").split()
@@ -111,4 +111,4 @@ def test_neither_sae_lens_nor_transformers_is_imported_nor_the_network_asked() -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "13857" in done.stdout
+    assert "13,857" in done.stdout

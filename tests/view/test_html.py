@@ -163,6 +163,12 @@ def test_a_feature_leads_to_its_page_but_to_no_script() -> None:
     assert [e.text for e in found.all("span", "meant")] == ["a label"] * 3
 
 
+def test_a_note_leads_to_a_file_beside_the_page_but_to_no_other_scheme() -> None:
+    links = ("climate/index.html", "java\nscript:alert(1)", "//example.org/a", "/etc/passwd", "a b", "x:y", "#a")
+    found = parsed(*(Note("a", link=link) for link in links))
+    assert [e.attributes["href"] for e in found.all("a")] == ["climate/index.html"]
+
+
 # -------------------------------------------------------------------------------------------------- tokens and maps
 
 

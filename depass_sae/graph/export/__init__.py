@@ -47,11 +47,14 @@ FORMATS = {
 
 
 @typed
-def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None = None) -> None:
+def write_graph(
+    g: nx.DiGraph, path: str | os.PathLike[str], format: str | None = None, *, max_drawn: int | None = None
+) -> None:
     """Write a feature-flow graph in one step: whoever looks sees the old file or the new one.
 
     ``format``: json, graphml, html, neuronpedia, circuit-tracer (``path`` is then the folder that its viewer serves),
-    png, svg or pdf; by default what the path ends with says it. ``networkx.node_link_graph`` reads the JSON.
+    png, svg or pdf; by default what the path ends with says it. max_drawn: how many nodes a picture has, as in
+    :func:`.plot_graph`. ``networkx.node_link_graph`` reads the JSON.
     networkx's own ``write_graphml`` takes no lists, and a graph's attributes have some: write the GraphML here, which
     networkx reads, or call it on a copy without them (``h = g.copy(); h.graph.clear()``).
     Raises UserError for a format that is not known, for what is no such graph, and where nothing can be written.
@@ -59,19 +62,22 @@ def write_graph(g: nx.DiGraph, path: str | os.PathLike[str], format: str | None 
     name = check_destination(path, format)
     folder = FORMATS[name].folder
     if folder is None:
-        write_bytes(path, graph_bytes(g, name))
+        write_bytes(path, graph_bytes(g, name, max_drawn=max_drawn))
     else:
         _check(g, name)
         write_files(_function(folder)(g, Path(path)))
 
 
-def graph_bytes(g: nx.DiGraph, format: str) -> bytes:
-    """What a graph's file holds. Raises UserError for a difference of two graphs in a format that cannot hold it."""
+def graph_bytes(g: nx.DiGraph, format: str, *, max_drawn: int | None = None) -> bytes:
+    """What a graph's file holds. max_drawn: how many nodes a picture has.
+
+    Raises UserError for a difference of two graphs in a format that cannot hold it.
+    """
     _check(g, format)
     picture = FORMATS[format].picture
     if picture is None:
         return graph_text(g, format).encode("utf-8")
-    drawn: bytes = _function(picture)(g, format)
+    drawn: bytes = _function(picture)(g, format, max_drawn)
     return drawn
 
 
@@ -86,7 +92,7 @@ def check_destination(path: str | os.PathLike[str], format: str | None = None) -
     """The format that a file would be written in. Raises UserError where it could not be, before any work is done."""
     name = _by_suffix(Path(path)) if format is None else _known(format)
     if FORMATS[name].picture is not None:
-        _function(("..plot", "check_matplotlib"))()
+        _function(("...view.figures", "check_matplotlib"))()
     check_place(path, folder=FORMATS[name].folder is not None)
     if FORMATS[name].folder is not None:
         _function((".circuit_tracer", "listed"))(Path(path))
@@ -128,7 +134,8 @@ def verification_bytes(g: nx.DiGraph, format: str) -> bytes:
     """What a file beside a verified graph holds: the numbers, or predicted and observed as a picture."""
     if format == "json":
         return (json.dumps(g.graph["verification"], allow_nan=False, indent=2) + "\n").encode("utf-8")
-    from ..plot import plot_verification, rendered
+    from ...view.figures import rendered
+    from ..plot import plot_verification
 
     return rendered(plot_verification(g), format)
 

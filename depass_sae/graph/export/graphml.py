@@ -23,7 +23,7 @@ from ...errors import UserError
 from ...files import parse_json
 from ...texts import quoted
 from ..document import KIND, GraphAttributes, Text, document_of, graph_of
-from .names import label_of, unique_name, unlabelled
+from ..names import label_of, unique_name, unlabelled
 
 if TYPE_CHECKING:
     import networkx as nx

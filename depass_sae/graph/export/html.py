@@ -13,25 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from base64 import b64encode
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from heapq import nlargest
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ...attribution.render import named, shown
-from ...pages import shared
-from ...texts import visible_on_page
+from ...view import words
+from ...view.frame import asset, escaping, inert, policy
 from ..document import document_of
-from ..influence import size
-from ..prune import fold
+from ..limits import limited
+from ..names import KINDS, name_of
 
 if TYPE_CHECKING:
     import jinja2
     import networkx as nx
-    from markupsafe import Markup
 
 MAX_NODES = 1000
 MAX_EDGES = 10000
@@ -51,7 +46,8 @@ def to_html(g: nx.DiGraph) -> str:
     """
     page = limited(g, MAX_NODES, MAX_EDGES)
     data = _json(document_of(page))
-    names = {node: name(node, page.nodes[node]) for node in page}
+    names = {node: name_of(page, node) for node in page}
+    extra = {"key": hashlib.sha256(data.encode()).hexdigest()[:16], "names": [*names.values()], "kinds": KINDS}
     style, script = style_and_script()
     return (
         _environment()
@@ -61,7 +57,7 @@ def to_html(g: nx.DiGraph) -> str:
             script=inert(script),
             policy=policy([style], [script]),
             data=inert(data),
-            extra=inert(_json({"key": _digest(data).hex()[:16], "names": list(names.values())})),
+            extra=inert(_json(extra)),
             graph=page.graph,
             targets=_targets(page),
             strip=_strip(page),
@@ -75,79 +71,6 @@ def to_html(g: nx.DiGraph) -> str:
     )
 
 
-def style_and_script() -> tuple[str, str]:
-    """What every page brings along; the policy of a page that it is put into has to allow both."""
-    return shared("base.css") + _asset("viewer.css"), shared("theme.js") + "".join(_asset(file) for file in SCRIPTS)
-
-
-def name(node_id: str, node: Mapping[str, Any]) -> str:
-    """What a node is called on the page: ``17/2601@6``, ``Paris (4)``, ``logit ␣Rome``."""
-    kind, layer, pos = node["kind"], node["layer"], node.get("pos")
-    if kind == "feature":
-        return f"{layer}/{node['index']}@{pos}"
-    if kind == "token":
-        return f"{shown(node['token'])} ({pos})" + (f", layer {layer}" if layer >= 0 else "")
-    if kind == "logit":
-        against = f" - {named(node['against_token'])}" if "against_token" in node else ""
-        return f"logit {named(node['token'])}{against}"
-    if kind == "error":
-        return f"error {layer}@{pos}"
-    if kind in ("constant", "bias", "remainder"):
-        return f"{kind} of the embeddings" if layer < 0 else f"{kind} {layer}"
-    return shown(node_id.replace(":", " ", 1))
-
-
-# --------------------------------------------------------------------------------------------------------------- limits
-
-
-def limited(g: nx.DiGraph, max_nodes: int, max_edges: int) -> nx.DiGraph:
-    """The graph with its most influential nodes and edges; the rest is folded into its level's remainder.
-
-    Targets and remainders are always kept, so a limit below their number is not reached. Edges of heads are a second
-    view of the inflow and are cut without being added anywhere. ``g`` is not changed; it is returned as it is where
-    nothing is too much.
-    """
-    if g.number_of_nodes() <= max_nodes and g.number_of_edges() <= max_edges:
-        return g
-    nodes = _kept_nodes(g, max_nodes)
-    share = _edge_influence(g)
-    small = fold(g, nodes, [edge for edge in share if edge[0] in nodes and edge[1] in nodes])
-    if small.number_of_edges() > max_edges:
-        remainders = sum(1 for n in small if small.in_degree(n))  # at most one into each node that has inflow
-        listed = [edge for edge in small.edges if small.edges[edge]["kind"] != "remainder"]
-        kept = nlargest(max(0, max_edges - remainders), listed, key=lambda edge: (share[edge], edge))
-        heads = {edge for edge in listed if small.edges[edge]["kind"] == "head"}
-        small = fold(small, small, kept)
-        small.remove_edges_from(heads.difference(kept))
-    _weigh_remainders(small)
-    return small
-
-
-def _kept_nodes(g: nx.DiGraph, max_nodes: int) -> set[str]:
-    always = {n for n, node in g.nodes(data=True) if node.get("target") or node["kind"] == "remainder"}
-    remainders = {f"remainder:{node['layer']}" for n, node in g.nodes(data=True) if n not in always}
-    room = max(0, max_nodes - len(always | remainders))
-    return always | set(nlargest(room, set(g) - always, key=lambda n: (g.nodes[n]["influence"], n)))
-
-
-def _edge_influence(g: nx.DiGraph) -> dict[tuple[str, str], float]:
-    """What comes through each edge: its share of its target's inflow, times the target's influence."""
-    inflow: dict[str, float] = defaultdict(float)
-    for _, target, edge in g.edges(data=True):
-        inflow[target] += size(edge)
-    return {
-        (source, target): g.nodes[target]["influence"] * size(edge) / (inflow[target] or 1.0)
-        for source, target, edge in g.edges(data=True)
-    }
-
-
-def _weigh_remainders(g: nx.DiGraph) -> None:
-    through = _edge_influence(g)
-    for n, node in g.nodes(data=True):
-        if node["kind"] == "remainder":
-            node["influence"] = sum(through[edge] for edge in g.out_edges(n))
-
-
 # ----------------------------------------------------------------------------------------------------- what is written
 
 
@@ -157,7 +80,7 @@ def _strongest(g: nx.DiGraph, count: int) -> list[tuple[str, str, dict[str, Any]
 
 def _targets(g: nx.DiGraph) -> list[dict[str, Any]]:
     return [
-        {**target, "text": name(target["node"], g.nodes[target["node"]]), "node": g.nodes[target["node"]]}
+        {**target, "text": name_of(g, target["node"]), "node": g.nodes[target["node"]]}
         for target in g.graph.get("target", [])
         if target["node"] in g
     ]
@@ -202,7 +125,7 @@ def _verification(found: Any) -> list[tuple[str, str]]:
         values = value if isinstance(value, Mapping) else {"": value}
         numbers = {of: v for of, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         if numbers:
-            text = ", ".join(f"{of} {v:.2f}".strip() for of, v in numbers.items())
+            text = ", ".join(f"{of} {words.number(v, 2)}".strip() for of, v in numbers.items())
             lines.append((key.replace("_", " "), text))
     return lines
 
@@ -222,51 +145,18 @@ def _json(document: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+def style_and_script() -> tuple[str, str]:
+    """What every page brings along; the policy of a page that it is put into has to allow both."""
+    return asset("base.css") + _viewer("viewer.css"), asset("theme.js") + "".join(map(_viewer, SCRIPTS))
 
 
-def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """A content security policy that allows these texts and nothing else."""
-    allowed = [f"style-src {_hashes(styles)}", *([f"script-src {_hashes(scripts)}"] if scripts else [])]
-    return "; ".join(["default-src 'none'", *allowed, "img-src data:", "base-uri 'none'", "form-action 'none'"])
-
-
-def _hashes(texts: Sequence[str]) -> str:
-    return " ".join(f"'sha256-{b64encode(_digest(text)).decode()}'" for text in texts)
-
-
-@cache
-def _asset(file: str) -> str:
-    return resources.files(__package__).joinpath("viewer", file).read_text(encoding="utf-8")
-
-
-def escaping(asset: Callable[[str], str]) -> jinja2.Environment:
-    """Templates that escape everything and know every name; ``asset``: the text of a file by its name."""
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=visible_on_page,
-    )  # fmt: skip
+_viewer = partial(asset, folder="viewer")
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = escaping(_asset)
-    environment.filters.update(shown=shown, number=_number, signed=lambda value: _number(value, "+"))
+    environment = escaping(_viewer)
+    environment.filters.update(
+        shown=words.shown, number=words.number, signed=words.signed, percent=words.percent, count=words.count
+    )
     return environment
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    if value is None:
-        return ""
-    digits = ".2e" if abs(value) >= 1e5 or 0 < abs(value) < 5e-4 else ".3f"
-    return format(value, sign + digits)
-
-
-def inert(text: str) -> Markup:
-    """Text of ours, or JSON in which nothing can end its element: not escaped again."""
-    from markupsafe import Markup
-
-    return Markup(text)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ..._version import __version__
 from ...errors import UserError
 from ..document import document_of
-from .names import label_of
+from ..names import label_of
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
 from depass_sae.graph.export.graphml import NAMESPACE, escape, from_graphml, to_graphml, unescape
-from depass_sae.graph.export.names import label_of, unique_name
+from depass_sae.graph.names import label_of, unique_name
 from tests.graph.sample import sample_graph
 
 from .every_kind import every_kind, same, texts, with_text

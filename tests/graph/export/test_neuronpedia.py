@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depass_sae.attribution.render import shown
 from depass_sae.errors import UserError
 from depass_sae.graph.export import neuronpedia
 from depass_sae.graph.export.neuronpedia import cantor, from_cantor, neuronpedia_text, to_neuronpedia
+from depass_sae.view.words import shown
 from tests.graph.sample import sample_graph
 
 from .every_kind import every_kind, texts, with_text

@@ -12,7 +12,9 @@ import pytest
 
 from depass_sae.files import write_text
 from depass_sae.graph.export import read_graph
-from depass_sae.graph.export.html import MAX_EDGES, MAX_NODES, limited, to_html
+from depass_sae.graph.export.html import MAX_EDGES, MAX_NODES, to_html
+from depass_sae.graph.limits import limited
+from depass_sae.view.words import number, signed
 from tests.browser import Watched
 from tests.graph.export.every_kind import every_kind, with_text
 from tests.graph.sample import sample_graph
@@ -74,10 +76,6 @@ def feature_with_inflow(g: nx.DiGraph) -> str:
     return max((n for n in g if n.startswith("feature:11")), key=g.in_degree)
 
 
-def signed(x: float) -> str:
-    return f"{x:+.3f}" if abs(x) >= 5e-4 else f"{x:+.2e}".replace("e-0", "e-")
-
-
 def test_every_node_is_drawn(viewer: Viewer):
     g = sample_graph()
     viewer.open(g)
@@ -88,7 +86,7 @@ def test_every_node_is_drawn(viewer: Viewer):
 def test_a_drawing_that_is_a_little_too_wide_is_shown_whole_and_a_wider_one_at_its_target(viewer: Viewer):
     stage = viewer.page.locator("#stage")
     seen = set()
-    for width in (1400, 1250, 1150, 1050):  # of the page; a drawing is 960 wide at least
+    for width in (1400, 1250, 1150, 700):  # of the page; a drawing is 960 wide at least
         viewer.page.set_viewport_size({"width": width, "height": 900})
         viewer.open(sample_graph())
         room, drawn, left = stage.evaluate("stage => [stage.clientWidth, stage.scrollWidth, stage.scrollLeft]")
@@ -143,7 +141,7 @@ def test_hovering_lights_up_the_edges_of_a_node_and_tells_its_numbers(viewer: Vi
     lit = viewer.page.locator("#lit .edge")
     ends = {(e.get_attribute("data-source"), e.get_attribute("data-target")) for e in lit.all()}
     assert ends == set(g.in_edges(name)) | set(g.out_edges(name))
-    assert f"{g.nodes[name]['influence']:.3f}" in viewer.page.locator("#tooltip").inner_text()
+    assert number(g.nodes[name]["influence"]) in viewer.page.locator("#tooltip").inner_text()
     viewer.page.mouse.move(5, 5)
     assert lit.count() == 0
 
@@ -348,6 +346,87 @@ def test_the_keyboard_reaches_a_node_opens_it_and_goes_on_to_its_neighbours(view
     assert g.nodes[viewer.page.evaluate(focused)]["kind"] == "logit"
     viewer.page.keyboard.press("Escape")
     assert viewer.page.locator(".node.selected").count() == 0
+
+
+def within(box: dict[str, float], outer: dict[str, float]) -> bool:
+    return all(
+        outer[side] <= box[side] and box[side] + box[size] <= outer[side] + outer[size] + 0.5
+        for side, size in (("x", "width"), ("y", "height"))
+    )
+
+
+SMALL = [(1200, 700), (800, 700), (400, 700)]
+
+
+@pytest.mark.parametrize(("width", "height"), SMALL)
+def test_a_click_shows_the_details_and_the_node_within_a_small_window(viewer: Viewer, width: int, height: int):
+    g = sample_graph()
+    viewer.page.set_viewport_size({"width": width, "height": height})
+    viewer.open(g)
+    window = {"x": 0.0, "y": 0.0, "width": float(width), "height": float(height)}
+    for name in (feature_with_inflow(g), "token:0", g.graph["target"][0]["node"]):
+        viewer.node(name).scroll_into_view_if_needed()
+        viewer.page.wait_for_timeout(100)  # the tokens' names follow a scroll in the next frame
+        viewer.node(name).click()
+        parts = (
+            viewer.page.locator("#panel"),
+            viewer.page.locator("#panel h2").first,
+            viewer.node(name).locator(".body"),
+        )
+        panel, heading, node = (part.bounding_box() for part in parts)
+        assert within(panel, window)
+        assert within(heading, panel)
+        assert within(node, window | {"height": panel["y"]})
+        assert panel["height"] < height / 2
+        overflowing = "p => [p.scrollHeight > p.clientHeight, getComputedStyle(p).overflowY]"
+        assert viewer.page.locator("#panel").evaluate(overflowing) == [True, "auto"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1160, 640), (700, 900)])
+def test_a_click_shows_the_details_within_the_frame_of_another_page(viewer: Viewer, width: int, height: int):
+    g = sample_graph()
+    source = to_html(g).replace("&", "&amp;").replace('"', "&quot;")
+    write_text(viewer.folder / "outer.html", f'<iframe srcdoc="{source}" width="{width}" height="{height}"></iframe>')
+    viewer.page.goto((viewer.folder / "outer.html").as_uri())
+    frame = viewer.page.frame_locator("iframe")
+    frame.locator(f'#nodes [data-id="{feature_with_inflow(g)}"]').click()
+    heading = frame.locator("#panel h2").first.bounding_box()
+    assert within(heading, viewer.page.locator("iframe").bounding_box())
+
+
+@pytest.mark.parametrize("way", ["Escape", "button", "ground"])
+def test_details_over_a_small_window_can_be_closed_and_the_keyboard_goes_on_at_the_node(viewer: Viewer, way: str):
+    g = sample_graph()
+    viewer.page.set_viewport_size({"width": 800, "height": 700})
+    name = feature_with_inflow(g)
+    viewer.open(g).node(name).press("Enter")
+    playwright.expect(viewer.page.locator("#close")).to_be_visible()
+    assert viewer.page.evaluate("document.activeElement.dataset.id") == name
+    if way == "Escape":
+        viewer.page.keyboard.press("Escape")
+    elif way == "button":
+        viewer.page.locator("#close").click()
+    else:
+        viewer.page.locator("#drawing").click(position={"x": 300, "y": 3})
+    playwright.expect(viewer.page.locator("#close")).to_have_count(0)
+    assert viewer.page.locator("#panel").evaluate("p => getComputedStyle(p).position") == "static"
+    if way != "ground":
+        assert viewer.page.evaluate("document.activeElement.dataset.id") == name
+
+
+def test_beside_the_drawing_the_details_have_no_button_of_their_own(viewer: Viewer):
+    g = sample_graph()
+    viewer.open(g).node(feature_with_inflow(g)).click()
+    assert viewer.page.locator("#panel").evaluate("p => getComputedStyle(p).position") == "static"
+    assert not viewer.page.locator("#close").is_visible()
+
+
+def test_the_page_writes_numbers_as_everything_else_does(viewer: Viewer):
+    numbers = [0.0, -0.0, 1.0, -1.5, 0.0005, 0.00049, -0.00049, 3.2e-12, 99999.9, 1e5, -123456.0, 2.0004999, 1e300]
+    written = viewer.open(sample_graph()).page.evaluate(
+        "all => all.map((x) => [model.plain(x), model.signed(x)])", numbers
+    )
+    assert written == [[number(x), signed(x)] for x in numbers]
 
 
 def test_heads_are_a_second_view_that_can_be_switched_off(viewer: Viewer):

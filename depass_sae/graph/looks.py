@@ -1,0 +1,153 @@
+"""What a graph, its verification and a difference of two are made of: tables and words, as blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ..labels.neuronpedia import feature_page
+from ..view import words
+from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
+from .names import name_of
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+TOP = 12
+"""So many nodes stand for a graph where neither its page nor its picture can be shown."""
+
+
+def graph_block(g: nx.DiGraph, title: str, name: str, caption: str = "") -> Graph:
+    """A graph among other blocks: its page, its picture, or its most influential nodes."""
+    from .export.html import to_html
+    from .plot import plot_graph
+
+    return Graph(
+        title, name, page=lambda: to_html(g), figure=lambda: plot_graph(g), blocks=lambda: graph_blocks(g, TOP),
+        caption=caption,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- a graph
+
+
+def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
+    """The nodes, the most influential first (all, or the ``top``), and how much of the targets they explain."""
+    targets = ", ".join(name_of(g, target["node"]) for target in g.graph["target"])
+    listed = [name for name in g if not g.nodes[name].get("target") and g.nodes[name]["kind"] != "head"]
+    order = sorted(listed, key=lambda name: (-g.nodes[name]["influence"], name))
+    columns = (
+        Column("node"), Column("token"), Column("activation", "number", 2), Column("influence", "number", bar=True),
+    )  # fmt: skip
+    rows = tuple(_row(g, name) for name in order[:top])
+    table = Table(f"flow to {targets}", columns, rows, f"{_counts(g)}; rule {g.graph['rule']}")
+    return (table, *(Note(line) for line in score_lines(g)))
+
+
+def _row(g: nx.DiGraph, name: str) -> Row:
+    node = g.nodes[name]
+    token = Token(node["token"], node["pos"]) if "pos" in node else None
+    return Row((_named(g, name), token, node.get("activation"), node["influence"]), pos=node.get("pos"))
+
+
+def _named(g: nx.DiGraph, name: str) -> Cell:
+    """A feature with its meaning and its page; what else has a label with that."""
+    node, written = g.nodes[name], name_of(g, name)
+    if node["kind"] != "feature":
+        return Feature(written, node["label"]) if node["label"] else written
+    ids = {sae["layer"]: sae.get("neuronpedia_id") for sae in g.graph["saes"]}
+    return Feature(written, node["label"], feature_page(ids.get(node["layer"]), node["index"]))
+
+
+def score_lines(g: nx.DiGraph) -> list[str]:
+    """The scores and where the influence ends, in words."""
+    lines = []
+    for which, found in g.graph["scores"].items():
+        shares = ", ".join(f"{kind} {words.percent(share)}" for kind, share in found["shares"].items() if share)
+        lines.append(
+            f"{which} graph: completeness {words.number(found['completeness'], 2)}, replacement "
+            f"{words.number(found['replacement'], 2)}; influence ends in {shares}"
+        )
+    return lines
+
+
+def _counts(g: nx.DiGraph) -> str:
+    count = Counter(kind for _, kind in g.nodes(data="kind"))
+    told = ("feature", "error", "token", "logit", "head")
+    kinds = [f"{words.count(count[kind])} {kind}{'s' if count[kind] > 1 else ''}" for kind in told if count[kind]]
+    return f"{words.count(len(g))} nodes ({', '.join(kinds)}), {words.count(g.number_of_edges())} edges"
+
+
+# ------------------------------------------------------------------------------------------------------- a verification
+
+
+def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
+    """What taking nodes out really did, beside what the graph says."""
+    found = g.graph["verification"]
+    columns = (
+        Column("node"), Column("observed", "signed", bar=True), Column("by weights", "signed"),
+        Column("by effects", "signed"),
+    )  # fmt: skip
+    rows = tuple(
+        Row((_named(g, node["node"]), *(node[key] for key in ("observed", "weight", "effect"))))
+        for node in found["nodes"][:top]
+    )
+    lines = [
+        f"{what} over {words.count(len(found['nodes']))} nodes: "
+        + ", ".join(f"{by}s {words.number(n, 2)}" for by, n in found[key].items() if n is not None)
+        for key, what in (("rank_correlation", "rank correlation"), ("sign_agreement", "same sign"))
+        if any(n is not None for n in found[key].values())
+    ]
+    together = found["together"]
+    features, active = (words.count(together[key]) for key in ("features", "active"))
+    only, alone, without, absent = (
+        words.number(together[key], 2) for key in ("only_graph", "only_random", "without_graph", "without_random")
+    )
+    lines.append(
+        f"target {words.number(found['target'], 2)}; with only the graph's {features} of {active} active features "
+        f"{only} (as many random ones: {alone}); without them {without} (random: {absent})"
+    )
+    table = Table("the target's loss when a node is taken out", columns, rows)
+    return (table, *map(Note, lines))
+
+
+# -------------------------------------------------------------------------------------------------- a difference of two
+
+
+def diff_blocks(d: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
+    """How much of the two graphs is shared, and the largest changes of edges and of nodes."""
+    lines = [f"{which}: {words.shown(name)}" for which, name in d.graph["diff"].items()]
+    for what, marks in (("nodes", d.nodes(data="diff")), ("edges", d.edges(data="diff"))):
+        count = Counter(mark for *_, mark in marks)
+        both, only_a, only_b = (words.count(count[where]) for where in ("both", "only_a", "only_b"))
+        lines.append(f"{what}: {both} in both, {only_a} only in a, {only_b} only in b")
+    edges = [
+        (f"{_in_diff(d, source)} → {_in_diff(d, target)}", edge)
+        for source, target, edge in d.edges(data=True)
+        if edge["kind"] != "head"
+    ]
+    nodes = [
+        (f"{_in_diff(d, name)} {words.shown(node['label'])}".rstrip(), node)
+        for name, node in d.nodes(data=True)
+        if node["kind"] != "head"
+    ]
+    return (*map(Note, lines), _changes("edge", "weight", edges, top), _changes("node", "influence", nodes, top))
+
+
+def _changes(what: str, value: str, items: list[tuple[str, dict[str, Any]]], top: int | None) -> Table:
+    """The largest differences; what one graph does not have counts as 0 there."""
+    sides = [(name, item.get(f"{value}_a"), item.get(f"{value}_b")) for name, item in items]
+    changes = [(name, a, b, (b or 0.0) - (a or 0.0)) for name, a, b in sides]
+    changes.sort(key=lambda change: (-abs(change[3]), change[0]))
+    columns = (
+        Column(what), Column("a", "number"), Column("b", "number"), Column(f"b {words.MINUS} a", "signed", bar=True),
+    )  # fmt: skip
+    rows = tuple(Row(change) for change in changes[:top] if change[3])
+    return Table(f"largest changes of {value}", columns, rows)
+
+
+def _in_diff(d: nx.DiGraph, name: str) -> str:
+    """As people write it; at a position that only b has, by b's position."""
+    if not name.endswith("~b"):
+        return name_of(d, name)
+    return f"{name.removesuffix('~b').replace(':', ' ', 1)} of b"

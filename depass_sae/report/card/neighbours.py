@@ -1,0 +1,280 @@
+"""A feature among others: what its decoder direction votes for, and which features are like it, before it, behind it.
+
+Behind it and before it are meant by flow. What the features at the previous SAE layer contribute to this one's
+pre-activation is one backward sweep; what this one contributes to the features at the next SAE layer is its own part of
+the stream carried forward to there, read along their encoders. Under the rules ``half`` and ``linear`` both are exact
+and independent of all other parts, and equal the edges that a feature-flow graph has between the same features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...graph.cuts import is_stream, sae_cut
+from ...graph.flow import contributions
+from ...graph.reads import encoder_reads
+from ...models.place import Place, stream_at
+from ...models.prompt import Prompt, token_text
+from ...passes.frozen import INSIDE
+from ...passes.mixers import mixer_of
+from ...passes.mixers.mixer import Record
+from ...passes.record import Trace
+from ...passes.settings import Settings
+from ...passes.sinks import sinks
+from ...passes.sources import Vectors
+from ...saes import CrossLayerFeatures, encoder_directions, reconstructs
+from ...subject import Subject
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+AT_ONCE = 2**13
+"""So many columns of the unembedding, or rows of a decoder, are taken to float32 at a time."""
+
+
+# ------------------------------------------------------------------------------------------------- from the weights
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A token and what a unit of the decoder direction adds to its logit, the mean over the vocabulary taken off."""
+
+    token: str
+    id: int
+    logit: float
+
+
+@dataclass(frozen=True)
+class DecoderVotes:
+    """The tokens that a decoder direction raises most, and those that it lowers most."""
+
+    top: tuple[Vote, ...]
+    bottom: tuple[Vote, ...]
+
+
+def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> DecoderVotes | None:
+    """The decoder row through the final norm's gain and the unembedding.
+
+    logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[index] (through W_O for hook_z), g the final
+    norm's gain, and centre taking off the mean over d_model where the final norm is a LayerNorm. The norm's scale,
+    which no direction has by itself, is left out. d of a cross-layer transcoder is the sum of all that the feature
+    writes. None where the decoder does not write into the stream.
+    """
+    direction = into_stream(subject, hook, _row(subject.saes[hook], index)[None])
+    if direction is None:
+        return None
+    norm, unembed = subject.adapter.final_norm.to(direction), subject.adapter.unembed.weight
+    read = (norm.centre(direction) * norm.gain)[0].to(unembed.device)
+    logits = torch.cat([read @ columns.to(read.dtype) for columns in unembed.split(AT_ONCE, dim=1)])
+    logits = logits - logits.mean()
+    order = logits.argsort(descending=True, stable=True).tolist()
+
+    def vote(token: int) -> Vote:
+        return Vote(token_text(subject.loaded.tokenizer, token), token, logits[token].item())
+
+    return DecoderVotes(tuple(map(vote, order[:top])), tuple(map(vote, order[: -top - 1 : -1])))
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A feature of the same SAE, and the cosine of its decoder row with this one's."""
+
+    index: int
+    cosine: float
+
+
+def nearest(sae: SAE, index: int, top: int) -> tuple[Alike, ...]:
+    """The features whose decoder rows point most nearly the same way; a cross-layer transcoder's, over all layers."""
+    if isinstance(sae, CrossLayerFeatures):
+        row = sae.decoders(index).flatten()
+        blocks: Iterable[Tensor] = (block.flatten(1) for block in sae.decoder_blocks())
+    else:
+        row, blocks = sae.W_dec[index].detach(), sae.W_dec.detach().split(AT_ONCE)
+    own = _unit(row[None])[0]
+    cosines = torch.cat([_unit(some) @ own for some in blocks])
+    cosines[index] = -torch.inf
+    order = cosines.argsort(descending=True, stable=True)[: min(top, len(cosines) - 1)]
+    return tuple(Alike(i, cosines[i].item()) for i in order.tolist())
+
+
+def _row(sae: SAE, index: int) -> Float[Tensor, "d_out"]:
+    """What a unit of the feature writes, wherever it does."""
+    return sae.decoders(index).sum(0) if isinstance(sae, CrossLayerFeatures) else sae.W_dec[index].detach()
+
+
+def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    return torch.nn.functional.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+
+
+# --------------------------------------------------------------------------------------------------------- by flow
+
+
+def previous_hook(subject: Subject, hook: Place) -> Place | None:
+    """The last SAE on the residual stream before what a feature at ``hook`` reads."""
+    before = [other for other in subject.saes if is_stream(subject, other) and other.depth < hook.behind]
+    return max(before, key=lambda other: (other.depth, other), default=None)
+
+
+def next_hook(subject: Subject, hook: Place) -> Place | None:
+    """The first SAE on the residual stream behind where a feature at ``hook`` writes."""
+    place = writes_at(subject, hook)
+    if place is None:
+        return None
+    # An SAE on the place that a module writes to reads what it wrote.
+    from_ = place.depth + (hook.hook == place.hook)
+    behind = [other for other in subject.saes if is_stream(subject, other) and other.depth >= from_]
+    return min(behind, key=lambda other: (other.depth, other), default=None)
+
+
+def writes_at(subject: Subject, hook: Place) -> Place | None:
+    """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input).
+
+    Of a cross-layer transcoder it is where the first of it arrives.
+    """
+    if not reconstructs(subject.saes[hook]):
+        return Place(hook.layer, "resid_post")
+    if hook.is_stream:
+        return hook
+    writes = hook.is_output or INSIDE[hook.hook] == "z"
+    return stream_at(hook.behind, subject.adapter.n_layers).as_post if writes else None
+
+
+def into_stream(
+    subject: Subject, hook: Place, rows: Float[Tensor, "n d_out"], scale: Float[Tensor, "n 1"] | float = 1.0
+) -> Float[Tensor, "n d_model"] | None:
+    """Decoder rows, or multiples of them, as what they add to the stream.
+
+    scale: of the norm behind the sublayer, for what stands before it.
+    """
+    if writes_at(subject, hook) is None:
+        return None
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    if INSIDE.get(hook.hook) != "z" or not reconstructs(subject.saes[hook]):
+        return rows
+    part = subject.adapter.sublayer(hook.depth)
+    out = mixer_of(part.mixer).write(rows, Record())
+    return out if part.post is None else part.post.to(out).frozen(out, scale)
+
+
+@dataclass(frozen=True)
+class ByFeature:
+    """Contributions from or to the features of one SAE: an entry for each pair of a place and a feature."""
+
+    index: Int[Tensor, "entry"]
+    value: Float[Tensor, "entry"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ByFeature]) -> ByFeature:
+        return cls(torch.cat([part.index for part in parts]), torch.cat([part.value for part in parts]))
+
+    def sums(self, d_sae: int) -> Float[Tensor, "d_sae"]:
+        return self.value.new_zeros(d_sae).index_add_(0, self.index, self.value)
+
+    def counts(self, d_sae: int) -> Int[Tensor, "d_sae"]:
+        return torch.bincount(self.index, minlength=d_sae)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What arrives at one feature at some positions from the previous SAE layer; it sums to the pre-activations.
+
+    features: an entry per position and feature of that SAE. errors: of that SAE. other: position 0's stream, the
+    decoder's constant, bias vectors, and the feature's own constant.
+    """
+
+    features: ByFeature
+    errors: Float[Tensor, "read"]
+    other: Float[Tensor, "read"]
+
+
+def inflow_from(
+    subject: Subject,
+    seen: Trace,
+    prompt: Prompt,
+    source: Place,
+    hook: Place,
+    index: int,
+    positions: Sequence[int],
+    settings: Settings,
+) -> Arrived:
+    """Contributions of the features at ``source`` to one feature, at each of some positions of it."""
+    cut = sae_cut(subject, seen, prompt, source)
+    assert cut.features is not None
+    at = torch.tensor(list(positions), device=seen.resid_post.device)
+    reads = encoder_reads(subject.encoding(seen, hook), hook, at, torch.full_like(at, index))
+    weights = contributions(seen, cut, reads, settings).double()
+    roots = weights[:, cut.n_features : -2]
+    is_token = torch.tensor(cut.is_token, device=roots.device)
+    found = weights.new_zeros(len(at), subject.saes[source].cfg.d_sae)
+    found.index_add_(1, cut.features.index, weights[:, : cut.n_features])
+    return Arrived(
+        features=ByFeature(found.nonzero()[:, 1], found[found != 0]),
+        errors=roots[:, ~is_token].sum(1),
+        other=roots[:, is_token].sum(1) + weights[:, -2:].sum(1) + reads.constant.double(),
+    )
+
+
+def outflow_to(
+    subject: Subject,
+    seen: Trace,
+    prompt: Prompt,
+    hook: Place,
+    index: int,
+    positions: Sequence[int],
+    target: Place,
+    settings: Settings,
+) -> dict[int, ByFeature]:
+    """What one feature, where it fires at ``positions``, contributes to the features that fire at ``target``.
+
+    By position, from its first firing on; position 0, where it is a special token, and attention sinks are left out.
+    """
+    encoded, x = subject.encoding(seen, target), seen.at(target)
+    present = torch.zeros(len(x), 1, dtype=torch.bool)
+    present[list(positions)] = True
+    reached, quiet = torch.arange(min(positions), len(x)), settings.quiet()
+
+    def carried(place: Place, parts: Float[Tensor, "pos d_model"]) -> Float[Tensor, "reached d_model"]:
+        start = Vectors(parts[:, None], ["feature"], place, present).start(seen)
+        return quiet.carry(seen, start, {target: reached})[target].dense()[:, 0]
+
+    # Under these rules parts do not depend on each other: what is written at several places goes on one by one.
+    written = _written(subject, seen, hook, index, positions)
+    arrived = torch.stack([carried(*part) for part in written.items() if part[0].depth <= target.depth]).sum(0)
+    nowhere = {*sinks(seen, target), *([0] if prompt.special[0] else [])}
+    found = {}
+    for row, pos in zip(arrived, reached.tolist(), strict=True):
+        if pos in nowhere:
+            continue
+        indices = encoded.active[pos].indices
+        w = encoder_directions(encoded.sae, x[pos].expand(len(indices), -1), indices).w
+        values = (w.to(row) @ row).double()
+        found[pos] = ByFeature(indices[values != 0], values[values != 0])
+    return found
+
+
+def _written(
+    subject: Subject, seen: Trace, hook: Place, index: int, positions: Sequence[int]
+) -> Mapping[Place, Float[Tensor, "pos d_model"]]:
+    """What the feature adds to the stream at some positions, zero elsewhere, by the place where it arrives."""
+    x, sae = seen.at(hook), subject.saes[hook]
+    if isinstance(sae, CrossLayerFeatures):
+        own = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
+        own[list(positions)] = True
+        column = subject.encoding(seen, hook).activations[:, index, None] * own
+        return {Place(hook.layer + i, "resid_post"): column.to(row) * row for i, row in enumerate(sae.decoders(index))}
+    found = subject.encoding(seen, hook).parts
+    at: Int[Tensor, "pos"] = torch.tensor(list(positions), device=x.device)
+    chosen = ((found.index == index) & torch.isin(found.pos, at)).nonzero()[:, 0]
+    added = into_stream(subject, hook, found.part(chosen), seen.post_scale(hook, found.pos[chosen]))
+    arrives = writes_at(subject, hook)
+    assert added is not None
+    assert arrives is not None
+    parts = seen.resid_post.new_zeros(len(x), added.shape[1])
+    parts[found.pos[chosen]] = added.to(parts)
+    return {arrives: parts}

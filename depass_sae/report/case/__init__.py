@@ -1,0 +1,1 @@
+"""Features of one prompt from all sides: what was found, and everything that it was found in."""

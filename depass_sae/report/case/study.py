@@ -1,0 +1,167 @@
+"""A case study as it is asked for: the options of the command line, or a small YAML file, and the command for both."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...errors import UserError
+from ...passes import DEFAULT_RULE
+from ...texts import is_hidden, visible
+
+if TYPE_CHECKING:
+    from ...subject import Subject
+
+LABELS_FILE = "labels.json"
+"""Where the labels that a study shows are kept, beside its page."""
+
+
+class Study(BaseModel):
+    """What makes a case study. The keys are the command line's options; ``labels`` may also hold the labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+    prompt: str | list[int]
+    features: list[str] = Field(min_length=1)
+    title: str | None = None
+    labels: str | dict[str, str] | None = None
+    model: str = "smollm2"
+    sae: str | None = None
+    sae_id: list[str] | None = None
+    layer: list[int] | None = None
+    dtype: str | None = None
+    trace_dtype: str | None = None
+    rule: str | None = None
+    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    first_token: str = "skip"
+    ablate: int = Field(default=8, ge=0)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**64)
+    replace_from: str | None = None
+    max_nodes: int = Field(default=120, ge=2)
+    verify: int = Field(default=50, ge=0)
+    top: int = Field(default=8, ge=1)
+
+    def command(self, *, labelled: bool) -> str:
+        """The shell command that makes it again; what is the default is left out.
+
+        labelled: whether there are labels: they are read from the file beside the page, so that they stay the same.
+        """
+        words = ["depass-sae", "case-study"]
+        if isinstance(self.prompt, str):
+            words += ["--prompt", self.prompt]
+        else:
+            words += ["--ids", " ".join(map(str, self.prompt))]
+        for feature in self.features:
+            words += ["--feature", feature]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if (
+                name in ("prompt", "features", "labels")
+                or value == field.default
+                or (name, value) == ("rule", DEFAULT_RULE)
+            ):
+                continue
+            for item in value if isinstance(value, list) else [value]:
+                words += [f"--{name.replace('_', '-')}", str(item)]
+        if labelled:
+            words += ["--labels", LABELS_FILE]
+        return " ".join(_quoted(words)) + " --out case-study"
+
+
+def _quoted(words: list[str]) -> list[str]:
+    """A value that begins with a dash is tied to its option, or it would be read as one."""
+    quoted: list[str] = []
+    for word in words:
+        option = quoted and quoted[-1].startswith("--") and "=" not in quoted[-1]
+        if option and word.startswith("-"):
+            quoted[-1] += f"={_shell(word)}"
+        else:
+            quoted.append(_shell(word))
+    return quoted
+
+
+def _shell(word: str) -> str:
+    """A word for a shell. Characters that are not seen are written as bash and zsh read them: the command is shown."""
+    if visible(word, keep="\n\t") == word:
+        return shlex.quote(word)
+    marked = word.replace("\\", r"\\").replace("'", r"\'")
+    return "$'" + "".join(f"\\U{ord(c):08x}" if is_hidden(c) and c not in "\n\t" else c for c in marked) + "'"
+
+
+def read_study(path: Path) -> Study:
+    """The study that a YAML file describes. Raises UserError with one line: where in the file, and what is wrong."""
+    from ...plain_yaml import read_yaml
+
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read {path}: a case study is a mapping with prompt and features")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"cannot read {path}: {_mistake(error)}") from None
+
+
+def study_of(**options: Any) -> Study:
+    """From the command line's options. Raises UserError."""
+    try:
+        return Study.model_validate(options)
+    except ValidationError as error:
+        raise UserError(_mistake(error)) from None
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where, known = first["loc"], ", ".join(Study.model_fields)
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {where[0]!r}; there are {known}"
+    if first["type"] == "missing":
+        return f"{where[0]} is missing; a case study takes a prompt and features"
+    of = {"prompt": "should be a text or a list of token ids", "labels": "should be a file, neuronpedia or a mapping"}
+    message = of.get(str(where[0])) or first["msg"].removeprefix("Input ")
+    return f"{where[0]} {message}"
+
+
+def origin(subject: Subject) -> dict[str, Any] | None:
+    """The options ``model``, ``sae``, ``sae_id``, ``dtype`` and ``trace_dtype`` that load the subject again.
+
+    None where that cannot be told: a model or SAEs that were made in Python.
+    """
+    from ...saes import describe
+
+    name, adapter = subject.loaded.name, subject.adapter
+    if name == type(adapter.model).__name__:
+        return None
+    described = [describe(sae) for sae in subject.saes.values()]
+    releases = {about["release"] for about in described}
+    options: dict[str, Any] = {"model": name}
+    dtype = str(adapter.dtype).removeprefix("torch.")
+    if (name, dtype) != ("smollm2", "float32"):
+        options["dtype"] = dtype
+    if subject.trace_dtype is not None:
+        options["trace_dtype"] = str(subject.trace_dtype).removeprefix("torch.")
+    if name == "smollm2" and _are_shipped(subject):
+        return options
+    if len(releases) != 1 or None in releases or any(about["id"] is None for about in described):
+        return None
+    return options | {"sae": releases.pop(), "sae_id": [about["id"] for about in described]}
+
+
+def _are_shipped(subject: Subject) -> bool:
+    """Whether every SAE is one of those that come with the package."""
+    import torch
+    from safetensors import safe_open
+
+    from ...saes.shipped import shipped_saes
+
+    shipped = shipped_saes()
+    for hook, sae in subject.saes.items():
+        if hook.name != "resid_post" or hook.layer not in shipped:
+            return False
+        with safe_open(shipped[hook.layer] / "sae_weights.safetensors", "pt") as file:
+            bias = file.get_tensor("b_enc")
+        if bias.shape != sae.b_enc.shape or not torch.equal(bias.to(sae.b_enc), sae.b_enc):
+            return False
+    return True

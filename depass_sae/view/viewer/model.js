@@ -1,0 +1,281 @@
+"use strict";
+
+// What the page knows of a graph, apart from any drawing: text, groups, ranks, layout. Pure functions, but that `rank`
+// and `layout` write their findings on the nodes and edges they are given.
+const model = (() => {
+  // ------------------------------------------------------------------------------------------------------------- text
+
+  /** Control and direction marks made visible, line breaks as arrows: one line of harmless text. */
+  function visible(text) {
+    const marks = { "\n": "↵", "\t": "⇥", "\r": "␍" };
+    return String(text ?? "").replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb]/gu, (c) => marks[c] ?? "\ufffd");
+  }
+
+  /** A number as everywhere else (view/words.py). */
+  function plain(x) {
+    if (typeof x !== "number") return "–";
+    const size = Math.abs(x);
+    const power = size >= 1e5 || (size > 0 && size < 5e-4);
+    const text = power ? x.toExponential(1).replace(/(\d+)$/, (e) => e.padStart(2, "0")) : (x + 0).toFixed(3);
+    return text.replaceAll("-", "−");
+  }
+
+  const signed = (x) => (typeof x === "number" && !(x < 0) ? "+" : "") + plain(x);
+  const cut = (text, length) => (text.length > length ? [...text].slice(0, length - 1).join("") + "…" : text);
+  const many = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+  const sum = (list, of) => list.reduce((total, x) => total + (of(x) ?? 0), 0);
+  const largest = (list, of) => list.reduce((most, x) => Math.max(most, of(x)), 0);
+
+  // ----------------------------------------------------------------------------------------------------------- groups
+
+  /** Groups that make sense in this graph: known nodes only, each in one group, none empty. */
+  function cleaned(groups, nodes) {
+    const taken = new Set();
+    const fresh = (id) => nodes.has(id) && !taken.has(id) && taken.add(id);
+    return (Array.isArray(groups) ? groups : [])
+      .map((group) => ({ ...group, name: String(group.name ?? ""), nodes: (group.nodes ?? []).filter(fresh) }))
+      .filter((group) => group.nodes.length);
+  }
+
+  function groupNode(group, nodes) {
+    const members = group.nodes.map((id) => nodes.get(id));
+    const first = members.reduce((best, node) => (node.influence > best.influence ? node : best));
+    const node = {
+      id: `group:${group.nodes[0]}`,
+      kind: "group",
+      name: visible(group.name),
+      members: group.nodes,
+      layer: first.layer,
+      pos: first.pos,
+      label: "",
+      influence: sum(members, (m) => m.influence),
+      inner: 0,
+      target: members.some((m) => m.target),
+    };
+    if (members.every((m) => typeof m.pre_activation === "number")) {
+      node.pre_activation = sum(members, (m) => m.pre_activation);
+      node.constant = sum(members, (m) => m.constant);
+    }
+    if (first.diff) node.diff = members.every((m) => m.diff === first.diff) ? first.diff : "both";
+    return node;
+  }
+
+  /** The graph with each group as one node. Its edges are the sums of its members'; those within it are `inner`. */
+  function contract(all, links, groups) {
+    const made = groups.map((group) => groupNode(group, all));
+    const owner = new Map(made.flatMap((node) => node.members.map((id) => [id, node])));
+    const nodes = new Map();
+    for (const node of all.values()) {
+      const stands = owner.get(node.id) ?? node;
+      nodes.set(stands.id, stands);
+    }
+    const edges = new Map();
+    for (const link of links) {
+      const source = owner.get(link.source)?.id ?? link.source;
+      const target = owner.get(link.target)?.id ?? link.target;
+      if (source === target) {
+        if (link.kind !== "head") nodes.get(target).inner += link.weight;
+        continue;
+      }
+      const key = JSON.stringify([source, target, link.kind === "head"]);
+      edges.set(key, edges.has(key) ? together(edges.get(key), link) : { ...link, source, target });
+    }
+    const [inputs, outputs] = [new Map(), new Map()];
+    for (const id of nodes.keys()) {
+      inputs.set(id, []);
+      outputs.set(id, []);
+    }
+    for (const edge of edges.values()) {
+      inputs.get(edge.target).push(edge);
+      outputs.get(edge.source).push(edge);
+    }
+    return { nodes, edges: [...edges.values()], inputs, outputs };
+  }
+
+  function together(edge, link) {
+    for (const key of ["weight", "effect", "weight_a", "weight_b", "effect_a", "effect_b", "magnitude"]) {
+      if (link[key] != null) edge[key] = (edge[key] ?? 0) + link[key];
+    }
+    if (edge.kind === "remainder") edge.kind = link.kind;
+    if (edge.diff !== link.diff) edge.diff = "both";
+    return edge;
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- filters
+
+  /** The number that draws and sorts an edge. Of two compared graphs, the larger of theirs. */
+  function valueOf(edge, by) {
+    const [a, b] = [edge[`${by}_a`], edge[`${by}_b`]];
+    if (a == null || b == null) return a ?? b ?? edge[by] ?? 0;
+    return Math.abs(b) > Math.abs(a) ? b : a;
+  }
+
+  /** Writes on each edge the share of its target's inflow that stronger inputs make up; on nodes, of all influence. */
+  function rank(graph, by) {
+    const size = (edge) => Math.abs(valueOf(edge, by));
+    for (const list of [...graph.inputs.values(), ...graph.outputs.values()]) list.sort((a, b) => size(b) - size(a));
+    for (const list of graph.inputs.values()) {
+      for (const byHead of [false, true]) shareBefore(list.filter((edge) => (edge.kind === "head") === byHead), size);
+    }
+    const nodes = [...graph.nodes.values()].sort((a, b) => b.influence - a.influence);
+    shareBefore(nodes, (node) => node.influence);
+  }
+
+  function shareBefore(list, size) {
+    const whole = sum(list, size) || 1;
+    let before = 0;
+    for (const x of list) {
+      x.before = before / whole;
+      before += size(x);
+    }
+  }
+
+  /** The nodes and edges within the thresholds; `always` says which nodes stay whatever their influence. */
+  function within(graph, { edgeShare, nodeShare, heads, always }) {
+    const passes = (x, share) => share >= 1 || x.before < share;
+    const nodes = [...graph.nodes.values()].filter(
+      (node) => (heads || node.kind !== "head") && (passes(node, nodeShare) || always(node)),
+    );
+    const ids = new Set(nodes.map((node) => node.id));
+    const edges = graph.edges.filter((edge) => passes(edge, edgeShare) && ids.has(edge.source) && ids.has(edge.target));
+    return { nodes, ids, edges };
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- layout
+
+  const GUTTER = 92; // where the layers' names are
+  const FOOT = 40; // where the tokens are
+  const SMALLEST = 0.7; // a drawing is not made smaller than this by itself
+  const SHAPES = [
+    ...[1, 0.45, 0.15].map((ratio) => ({ x: 66, y: 41, ratio, captions: true, gap: 72, r: [5, 6.5], most: 1.3 })),
+    ...[1.2, 0.5, 0.2].map((ratio) => ({ x: 36, y: 32, ratio, captions: false, gap: 84, r: [4.5, 7], most: 1.15 })),
+    ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({ x: 21, y: 21, ratio, captions: false, gap: 96, r: [3.5, 5.5], most: 1.15 })),
+  ];
+
+  /**
+   * Where everything is: columns are positions (the first is for what has none), rows are layers, and the nodes of one
+   * cell are packed in a grid. Of the shapes above, the first that goes well into the room is taken.
+   */
+  function layout(nodes, tokens, area) {
+    const room = { width: Math.max(area.width, 960), height: area.height };
+    const excess = (plan) => Math.max(plan.width / room.width, plan.height / room.height);
+    const plans = [];
+    for (const shape of SHAPES) {
+      plans.push(arrange(nodes, tokens, shape));
+      if (excess(plans.at(-1)) <= shape.most) break;
+    }
+    const plan = plans.reduce((best, other) => (excess(other) < excess(best) ? other : best));
+    const zoom = Math.min(1, Math.max(SMALLEST, 1 / excess(plan)));
+    spread(plan, { width: room.width / zoom, height: room.height / zoom });
+    return { ...plan, zoom, at: placed(plan, nodes) };
+  }
+
+  function cellsOf(nodes, layers, shape) {
+    const rowOf = (n) => (n.kind === "head" ? (layers.find((l) => l < n.layer) ?? layers.at(-1)) : n.layer);
+    const cells = new Map();
+    for (const node of nodes) {
+      const [column, layer] = [node.pos ?? -1, rowOf(node)];
+      const key = `${column}|${layer}`;
+      if (!cells.has(key)) cells.set(key, { column, layer, nodes: [] });
+      cells.get(key).nodes.push(node);
+    }
+    for (const cell of cells.values()) {
+      cell.nodes.sort((a, b) => b.influence - a.influence || (a.id < b.id ? -1 : 1));
+      const boxes = cell.nodes.some((node) => node.kind === "logit" || node.kind === "group");
+      cell.step = boxes ? { x: 104, y: 40 } : cell.column < 0 ? { x: 62, y: 42 } : shape;
+      const count = cell.nodes.length;
+      const across = cell.column < 0 ? count / 3 : Math.sqrt(count * shape.ratio * (boxes ? 0.5 : 1));
+      cell.across = Math.min(count, Math.max(1, Math.ceil(across)));
+      cell.down = Math.ceil(count / cell.across);
+    }
+    return [...cells.values()];
+  }
+
+  function arrange(nodes, tokens, shape) {
+    const layers = [...new Set(nodes.filter((n) => n.kind !== "head").map((n) => n.layer))].sort((a, b) => b - a);
+    const cells = cellsOf(nodes, layers, shape);
+    const last = largest(cells, (c) => c.column);
+    const columns = [-1, ...tokens.slice(0, last + 1).keys()].map((pos) => {
+      const there = cells.filter((c) => c.column === pos);
+      const content = largest(there, (c) => c.across * c.step.x);
+      if (pos < 0) return { pos, label: "", content, width: content && content + 10 };
+      const label = cut(visible(tokens[pos]).trim() || "␣", there.length ? 12 : 4);
+      return { pos, label, content, width: Math.max(content && content + 10, 16, label.length * 7.4 + 10) };
+    });
+    const rows = layers.map((layer) => {
+      const content = largest(cells.filter((c) => c.layer === layer), (c) => c.down * c.step.y);
+      return { layer, height: content + 14 };
+    });
+    const width = GUTTER + sum(columns, (c) => c.width) + 8;
+    const height = sum(rows, (r) => r.height) + shape.gap * Math.max(0, rows.length - 1) + FOOT + 16;
+    return { shape, cells, columns, rows, width, height, gap: shape.gap };
+  }
+
+  /** Room that is left over goes to the columns and to the gaps between layers. */
+  function spread(plan, room) {
+    const positions = plan.columns.filter((column) => column.pos >= 0 && column.content);
+    const wider = Math.min(140, Math.max(0, room.width - plan.width) / Math.max(1, positions.length));
+    for (const column of positions) column.width += wider;
+    const gaps = Math.max(1, plan.rows.length - 1);
+    const higher = Math.min(240 - plan.gap, Math.max(0, room.height - plan.height) / gaps);
+    plan.gap += higher;
+    plan.width += wider * positions.length;
+    plan.height += higher * (plan.rows.length - 1);
+    let [x, y] = [GUTTER, 10];
+    for (const column of plan.columns) {
+      column.x = x;
+      x += column.width;
+    }
+    for (const row of plan.rows) {
+      row.y = y;
+      y += row.height + plan.gap;
+    }
+  }
+
+  function placed({ cells, columns, rows, shape }, nodes) {
+    const top = largest(nodes.filter((node) => !node.target), (node) => node.influence) || 1;
+    const at = new Map();
+    for (const cell of cells) {
+      const column = columns.find((c) => c.pos === cell.column);
+      const row = rows.find((r) => r.layer === cell.layer);
+      cell.nodes.forEach((node, i) => {
+        const line = Math.floor(i / cell.across);
+        const inLine = Math.min(cell.across, cell.nodes.length - line * cell.across);
+        at.set(node.id, {
+          x: column.x + column.width / 2 + ((i % cell.across) - (inLine - 1) / 2) * cell.step.x,
+          y: row.y + row.height / 2 + (line - (cell.down - 1) / 2) * cell.step.y - (captioned(node, shape) ? 5 : 0),
+          r: radius(node, top, shape),
+          layer: cell.layer,
+        });
+      });
+    }
+    return at;
+  }
+
+  const shared = ["constant", "bias", "remainder", "head"];
+  const captioned = (node, shape) => shared.includes(node.kind) || (shape.captions && node.kind === "feature");
+
+  function radius(node, top, shape) {
+    if (node.kind === "logit" || node.kind === "group") return 13;
+    return shape.r[0] + shape.r[1] * Math.sqrt(Math.min(1, node.influence / top));
+  }
+
+  /** A node's outline around (0, 0), as an SVG path. */
+  function outline(kind, r) {
+    if (kind === "logit" || kind === "group") {
+      return `M-42 ${-r}H42a6 6 0 0 1 6 6V${r - 6}a6 6 0 0 1-6 6H-42a6 6 0 0 1-6-6V${6 - r}a6 6 0 0 1 6-6Z`;
+    }
+    const polygons = {
+      token: "-.9 -.9 .9 -.9 .9 .9 -.9 .9",
+      error: "0 -1.2 1.2 0 0 1.2 -1.2 0",
+      constant: "0 -1.15 1.1 .85 -1.1 .85",
+      bias: "0 1.15 1.1 -.85 -1.1 -.85",
+      head: "-1.2 0 -.6 -1 .6 -1 1.2 0 .6 1 -.6 1",
+    };
+    const points = polygons[kind]?.split(" ").map((x) => (x * r).toFixed(2));
+    if (points) return `M${points.join(" ")}Z`;
+    return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
+  }
+
+  return { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, captioned, outline, FOOT };
+})();

@@ -1,0 +1,603 @@
+// The drawing and everything that answers to the reader. The data are two JSON blocks: the graph in node-link form, and
+// what the page adds to it (names, a key). State is one object; a change of it runs down from where it matters:
+// rebuild (groups) -> refresh (filters, layout, drawing) -> mark (what is highlighted), and drawPanel beside it.
+// Edges are drawn on a canvas; nodes, and the edges of what is highlighted, as SVG.
+(() => {
+  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, captioned, outline } = model;
+  const { byId, el, svg } = dom;
+  const AT_FIRST = 800; // so many edges are drawn before anyone touches the slider
+  const MAX_PIXELS = 24e6; // of the canvas
+  const IN_DIFF = { only_a: "only in A", only_b: "only in B", both: "in both" };
+
+  const doc = JSON.parse(byId("graph").textContent);
+  const extra = JSON.parse(byId("extra").textContent);
+  const diff = doc.graph.diff;
+  const sides = diff ? ["_a", "_b"] : [""];
+  const tokens = doc.graph.tokens ?? [];
+  const all = new Map(doc.nodes.map((node, i) => [node.id, { ...node, name: extra.names[i] }]));
+
+  const state = {
+    by: "weight",
+    edgeShare: 1,
+    nodeShare: 1,
+    heads: true,
+    query: "",
+    zoom: null, // null: as the layout has it
+    selected: null,
+    hovered: null,
+    current: null, // the one node that Tab reaches
+    pins: new Set(),
+    picked: new Set(),
+    groups: [],
+  };
+  let graph; // with the groups made one node each
+  let view; // what of it is drawn, and where
+
+  const value = (edge) => model.valueOf(edge, state.by);
+  const size = (edge) => Math.abs(value(edge));
+  const scale = () => state.zoom ?? view.zoom;
+  const nodeElement = (id) => byId("nodes").querySelector(`[data-id="${CSS.escape(id)}"]`);
+
+  const { drawPanel, showTooltip } = makePanel({
+    ...{ doc, all, diff, sides, state, size, value, layerName, select, pin, ungroup, close, IN_DIFF },
+    get graph() {
+      return graph;
+    },
+    get view() {
+      return view;
+    },
+  });
+
+  // ---------------------------------------------------------------------------------------------------------- drawing
+
+  function rebuild() {
+    graph = contract(all, doc.edges, state.groups);
+    rank(graph, state.by);
+    refresh();
+  }
+
+  function refresh() {
+    const stage = byId("stage");
+    const always = (node) => node.target || node.id === state.selected || state.pins.has(node.id);
+    const kept = within(graph, { ...state, always });
+    const edges = kept.edges.sort((a, b) => size(a) - size(b));
+    const plan = layout(kept.nodes, tokens, { width: stage.clientWidth, height: stage.clientHeight });
+    view = { ...kept, ...plan, drawn: new Set(edges), strongest: edges.length ? size(edges.at(-1)) : 0 };
+    const outOf = (part, whole) => `${part.toLocaleString("en")} of ${whole.toLocaleString("en")}`;
+    byId("edge-count").textContent = outOf(edges.length, graph.edges.length);
+    byId("node-count").textContent = outOf(kept.nodes.length, graph.nodes.size);
+    drawNodes();
+    resize();
+    mark();
+  }
+
+  function resize() {
+    const { width, height } = view;
+    for (const id of ["sheet", "edges", "drawing", "ground"]) {
+      byId(id).style.width = `${width * scale()}px`;
+      byId(id).style.height = `${height * scale()}px`;
+    }
+    for (const id of ["drawing", "ground"]) byId(id).setAttribute("viewBox", `0 0 ${width} ${height}`);
+    drawGround();
+    drawEdges();
+    follow();
+  }
+
+  function drawGround() {
+    const { rows, columns, width, height } = view;
+    const bands = rows.map((row) => svg("rect", { class: "band", x: 0, y: row.y, width, height: row.height }));
+    const lines = columns.slice(1).map((c) => svg("line", { class: "rule", x1: c.x, x2: c.x, y1: 0, y2: height }));
+    byId("ground").replaceChildren(...bands, ...lines);
+  }
+
+  /** The ends and bend of an edge: it leaves upwards and arrives from below. */
+  function curve(edge) {
+    const [a, b] = [view.at.get(edge.source), view.at.get(edge.target)];
+    const [y1, y2] = [a.y - a.r, b.y + b.r];
+    return { x1: a.x, y1, x2: b.x, y2, bend: Math.max(36, Math.abs(y1 - y2) * 0.45) };
+  }
+
+  const strength = (edge) => Math.min(1, Math.sqrt(size(edge) / (view.strongest || 1)));
+  const widthOf = (edge) => 0.5 + 3.3 * strength(edge) ** 1.5;
+
+  function dashes(edge) {
+    if (edge.kind === "head") return [1.5, 3];
+    return value(edge) < 0 ? [4 + widthOf(edge), 2 + widthOf(edge)] : [];
+  }
+
+  function hue(edge) {
+    if (edge.diff) return edge.diff.replace("_", "-");
+    return value(edge) < 0 ? "negative" : "positive";
+  }
+
+  function drawEdges() {
+    const canvas = byId("edges");
+    const pen = canvas.getContext("2d");
+    const wanted = scale() * (window.devicePixelRatio || 1);
+    const ratio = Math.min(wanted, Math.sqrt(MAX_PIXELS / (view.width * view.height)));
+    canvas.width = Math.ceil(view.width * ratio);
+    canvas.height = Math.ceil(view.height * ratio);
+    pen.scale(ratio, ratio);
+    const hues = ["positive", "negative", "only-a", "only-b", "both"];
+    const colours = Object.fromEntries(hues.map((name) => [name, colour(name)]));
+    const busy = Math.min(1, Math.sqrt(500 / Math.max(1, view.edges.length)));
+    for (const edge of view.edges) {
+      const { x1, y1, x2, y2, bend } = curve(edge);
+      pen.strokeStyle = colours[hue(edge)];
+      pen.globalAlpha = (0.12 + 0.78 * strength(edge)) * (0.4 + 0.6 * busy);
+      pen.lineWidth = widthOf(edge);
+      pen.setLineDash(dashes(edge));
+      pen.beginPath();
+      pen.moveTo(x1, y1);
+      pen.bezierCurveTo(x1, y1 - bend, x2, y2 + bend, x2, y2);
+      pen.stroke();
+    }
+  }
+
+  /** A colour of the style sheet as the canvas needs it: resolved for light or dark. */
+  function colour(variable) {
+    const probe = byId("tooltip");
+    probe.style.color = `var(--${variable})`;
+    const found = getComputedStyle(probe).color;
+    probe.style.color = "";
+    return found;
+  }
+
+  function drawNodes() {
+    const focused = document.activeElement?.dataset?.id;
+    const order = readingOrder();
+    if (!view.ids.has(state.current)) state.current = order[0]?.id ?? null;
+    const layers = view.rows.flatMap((row) => {
+      const y = row.y + row.height / 2;
+      return [
+        svg("rect", { x: 4, y: y - 10, width: 76, height: 20, rx: 4 }),
+        svg("text", { class: "layer", x: 12, y: y + 4 }, layerName(row.layer)),
+      ];
+    });
+    const positions = view.columns.slice(1).map((c) => {
+      const x = c.x + c.width / 2;
+      const at = svg("tspan", { class: "at", x, dy: 13 }, String(c.pos));
+      return svg("text", { class: "position", x, y: view.height - 20 }, c.label, at);
+    });
+    const y = view.height - model.FOOT + 4;
+    const foot = svg("rect", { class: "foot", x: 0, y, width: view.width, height: model.FOOT });
+    byId("drawing").replaceChildren(
+      svg("g", { id: "lit" }),
+      svg("g", { id: "nodes" }, ...order.map(drawNode)),
+      svg("g", { id: "layers", "aria-hidden": "true" }, ...layers),
+      svg("g", { id: "positions", "aria-hidden": "true" }, foot, ...positions),
+    );
+    if (focused && view.ids.has(focused)) nodeElement(focused).focus({ preventScroll: true });
+  }
+
+  function drawNode(node) {
+    const { x, y, r } = view.at.get(node.id);
+    const boxed = node.kind === "logit" || node.kind === "group";
+    const inside = [];
+    const write = (text, attributes) => inside.push(svg("text", attributes, text), " ");
+    if (node.kind === "logit") write(cut(node.name.replace(/^logit /, ""), 12), { class: "inside" });
+    if (node.kind === "group") {
+      write(cut(node.name, 13), { class: "inside", y: -4.5 });
+      write(many(node.members.length, "node"), { class: "count", y: 7 });
+    }
+    if (!boxed && r >= 5.5 && node.diff && node.diff !== "both")
+      write(node.diff === "only_a" ? "A" : "B", { class: "letter" });
+    if (captioned(node, view.shape)) write(caption(node), { y: r + 12 });
+    const written = inside.map((part) => part.textContent ?? part).join("").trim();
+    const attributes = {
+      class: `node ${node.kind} ${node.diff ?? ""}`,
+      transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
+      role: "button",
+      tabindex: node.id === state.current ? 0 : -1,
+      "data-id": node.id,
+      "aria-label": spoken(node, written),
+    };
+    return svg(
+      "g",
+      attributes,
+      svg("path", { class: "ring", d: outline(node.kind, r + 3.5) }),
+      boxed || r > 11 ? null : svg("circle", { class: "hit", r: 10.5 }),
+      svg("path", { class: "body", d: outline(node.kind, r) }),
+      ...inside,
+    );
+  }
+
+  function caption(node) {
+    if (node.kind === "feature") return node.label ? cut(visible(node.label), 12) : `${node.layer}/${node.index}`;
+    return node.kind === "head" ? node.name.replace(/^head /, "") : node.kind;
+  }
+
+  function layerName(layer) {
+    if (layer < 0) return "embeddings";
+    return layer >= doc.graph.n_layers ? "logits" : `layer ${layer}`;
+  }
+
+  function readingOrder() {
+    const rows = new Map(view.rows.map((row, i) => [row.layer, i]));
+    return [...view.nodes].sort((a, b) => {
+      const [p, q] = [view.at.get(a.id), view.at.get(b.id)];
+      return rows.get(p.layer) - rows.get(q.layer) || p.x - q.x || p.y - q.y;
+    });
+  }
+
+  /** A node's name for those who hear it; it holds what is written at the node, so that it can be asked for by that. */
+  function spoken(node, written) {
+    const of = node.kind === "group" ? ` of ${many(node.members.length, "node")}` : "";
+    const parts = [`${node.kind} ${node.name}${of}`];
+    if (node.label) parts.push(visible(node.label));
+    if (node.token != null && node.kind !== "token") parts.push(`token ${visible(node.token)}`);
+    if (node.diff) parts.push(IN_DIFF[node.diff]);
+    const text = `${parts.join(", ")}, influence ${plain(node.influence)}`;
+    return !written || text.split(/[ ,]+/).includes(written) ? text : `${written}, ${text}`;
+  }
+
+  /** The names of layers and positions stay in sight when the drawing is scrolled. */
+  function follow() {
+    const stage = byId("stage");
+    const up = Math.min(0, (stage.scrollTop + stage.clientHeight) / scale() - view.height);
+    stage.classList.toggle("scrolled", stage.scrollLeft > 0);
+    byId("layers").setAttribute("transform", `translate(${stage.scrollLeft / scale()} 0)`);
+    byId("positions").setAttribute("transform", `translate(0 ${up})`);
+  }
+
+  function zoomTo(zoom) {
+    const stage = byId("stage");
+    const middle = { x: stage.scrollLeft + stage.clientWidth / 2, y: stage.scrollTop + stage.clientHeight / 2 };
+    const before = scale();
+    state.zoom = Math.min(3, Math.max(0.15, zoom));
+    const factor = state.zoom / before;
+    resize();
+    stage.scrollTo(middle.x * factor - stage.clientWidth / 2, middle.y * factor - stage.clientHeight / 2);
+  }
+
+  // ------------------------------------------------------------------------------------------------------- highlights
+
+  const touching = (id) => [...(graph.inputs.get(id) ?? []), ...(graph.outputs.get(id) ?? [])];
+  const shownAs = (id) =>
+    graph.nodes.has(id) ? id : [...graph.nodes.values()].find((node) => node.members?.includes(id))?.id;
+
+  /** Shows what is hovered, selected, pinned, picked or found; the edges of the first three whatever the threshold. */
+  function mark() {
+    const centres = new Set([state.hovered ?? shownAs(state.selected), ...state.pins].filter((id) => view.ids.has(id)));
+    const both = (edge) => view.ids.has(edge.source) && view.ids.has(edge.target);
+    const lit = [...new Set([...centres].flatMap(touching))].filter(both).sort((a, b) => size(a) - size(b));
+    const near = new Set([...centres, ...lit.flatMap((edge) => [edge.source, edge.target])]);
+    const query = state.query.trim().toLowerCase();
+    const found = new Set(view.nodes.filter((node) => query && matches(node, query)).map((node) => node.id));
+    byId("stage").classList.toggle("focused", centres.size > 0);
+    byId("stage").classList.toggle("searching", query !== "");
+    byId("found").textContent = query ? `${found.size} found` : "";
+    byId("lit").replaceChildren(...lit.map(litEdge));
+    for (const g of byId("nodes").children) {
+      const id = g.dataset.id;
+      g.classList.toggle("near", near.has(id));
+      g.classList.toggle("selected", id === shownAs(state.selected));
+      g.classList.toggle("pinned", state.pins.has(id));
+      g.classList.toggle("picked", state.picked.has(id));
+      g.classList.toggle("match", found.has(id));
+      g.setAttribute("aria-pressed", String(id === state.selected));
+    }
+    byId("group").disabled = toGroup().length < 2;
+  }
+
+  function litEdge(edge) {
+    const { x1, y1, x2, y2, bend } = curve(edge);
+    const [from, to] = [edge.source, edge.target].map((id) => graph.nodes.get(id).name);
+    const attributes = {
+      class: `edge ${hue(edge)}${view.drawn.has(edge) ? "" : " faint"}`,
+      "data-source": edge.source,
+      "data-target": edge.target,
+      "stroke-width": (widthOf(edge) + 0.5).toFixed(2),
+      "stroke-dasharray": dashes(edge).map((length) => length.toFixed(1)).join(" ") || null,
+      d: `M${x1} ${y1}C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`,
+    };
+    const title = `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}`;
+    return svg("path", attributes, svg("title", {}, title));
+  }
+
+  function matches(node, query) {
+    const texts = [node, ...(node.members ?? []).map((id) => all.get(id))].flatMap((n) => [n.name, n.label, n.token]);
+    return texts.some((text) => visible(text).toLowerCase().includes(query));
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- legend
+
+  function drawLegend() {
+    const there = new Set(doc.nodes.map((node) => node.kind));
+    const icon = (child) => svg("svg", { viewBox: "-9 -7 18 14", "aria-hidden": "true" }, child);
+    const shape = (kind) => {
+      const d = kind === "logit" ? "M-9-5H9V5H-9Z" : outline(kind, 5);
+      return icon(svg("g", { class: `node ${kind} ${diff ? "both" : ""}` }, svg("path", { class: "body", d })));
+    };
+    const line = (name, dash) =>
+      icon(svg("path", { class: `edge ${name}`, "stroke-width": 2.2, "stroke-dasharray": dash, d: "M-11 0H11" }));
+    const kinds = extra.kinds.filter((kind) => there.has(kind));
+    const lines = diff
+      ? [
+          [line("only-a"), `only in A: ${cut(visible(diff.a), 60)}`],
+          [line("only-b"), `only in B: ${cut(visible(diff.b), 60)}`],
+          [line("both"), "in both"],
+          [line("both", "5 3"), "negative"],
+        ]
+      : [[line("positive"), "positive"], [line("negative", "5 3"), "negative"]];
+    if (there.has("head")) lines.push([line(diff ? "both" : "positive", "1.5 3"), "the same flow by head"]);
+    byId("legend").replaceChildren(
+      ...[...kinds.map((kind) => [shape(kind), kind]), ...lines].map(([image, text]) => el("li", {}, image, text)),
+    );
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- actions
+
+  const say = (text) => {
+    byId("status").textContent = text;
+  };
+  const save = () => stored(`depass-sae:graph:${extra.key}`, { groups: state.groups, pins: [...state.pins] });
+
+  function select(id, travel = false) {
+    state.selected = id;
+    state.hovered = null;
+    const there = shownAs(id);
+    if (!view.ids.has(there)) refresh();
+    mark();
+    drawPanel();
+    const covering = getComputedStyle(byId("panel")).position === "fixed"; // a sheet, which must not hide the node
+    if ((travel || covering) && view.ids.has(there))
+      nodeElement(there).scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  function pin(id) {
+    if (!state.pins.delete(id)) state.pins.add(id);
+    say(`${graph.nodes.get(id).name} ${state.pins.has(id) ? "pinned" : "unpinned"}`);
+    save();
+    mark();
+    drawPanel();
+  }
+
+  function pick(id) {
+    if (!state.picked.delete(id)) state.picked.add(id);
+    say(`${many(state.picked.size, "node")} picked`);
+    mark();
+  }
+
+  function toGroup() {
+    const lists = [state.picked, state.pins].map((ids) => [...ids].filter((id) => graph.nodes.has(id)));
+    return lists.find((ids) => ids.length > 1) ?? [];
+  }
+
+  function askForName() {
+    if (toGroup().length < 2) return say("choose at least two nodes first: shift-click, or p to pin");
+    byId("naming-count").textContent = `of ${many(toGroup().length, "node")}`;
+    byId("group-name").value = "";
+    return byId("naming").showModal();
+  }
+
+  function makeGroup(name) {
+    const chosen = toGroup();
+    const members = chosen.flatMap((id) => graph.nodes.get(id).members ?? [id]);
+    const others = state.groups.filter((group) => !members.includes(group.nodes[0]));
+    regroup([...others, { name, nodes: members }], chosen, `group:${members[0]}`);
+    say(`group ${visible(name)} of ${many(members.length, "node")}`);
+  }
+
+  function ungroup(id) {
+    const [first] = graph.nodes.get(id).members;
+    regroup(state.groups.filter((group) => group.nodes[0] !== first), [id], null);
+    say("ungrouped");
+  }
+
+  function regroup(groups, gone, selected) {
+    state.groups = groups;
+    state.picked.clear();
+    for (const id of gone) state.pins.delete(id);
+    state.selected = selected;
+    save();
+    rebuild();
+    drawPanel();
+  }
+
+  function clear() {
+    state.selected = null;
+    state.hovered = null;
+    state.picked.clear();
+    state.query = "";
+    byId("search").value = "";
+    byId("tooltip").hidden = true;
+    mark();
+    drawPanel();
+  }
+
+  function close() {
+    const id = shownAs(state.selected);
+    clear();
+    if (view.ids.has(id)) goTo(id);
+  }
+
+  function neighbour(id, key) {
+    if (key === "ArrowUp") return graph.outputs.get(id).find((edge) => view.ids.has(edge.target))?.target;
+    if (key === "ArrowDown") return graph.inputs.get(id).find((edge) => view.ids.has(edge.source))?.source;
+    const row = readingOrder().filter((node) => view.at.get(node.id).layer === view.at.get(id).layer);
+    return row[row.findIndex((node) => node.id === id) + (key === "ArrowRight" ? 1 : -1)]?.id;
+  }
+
+  function goTo(id) {
+    if (!id) return;
+    nodeElement(state.current)?.setAttribute("tabindex", "-1");
+    state.current = id;
+    nodeElement(id).setAttribute("tabindex", "0");
+    nodeElement(id).focus();
+  }
+
+  function nextFound() {
+    const query = state.query.trim().toLowerCase();
+    const found = [...graph.nodes.values()].filter((node) => query && matches(node, query));
+    const at = found.findIndex((node) => node.id === state.selected);
+    if (found.length) select(found[(at + 1) % found.length].id, true);
+  }
+
+  function download() {
+    const text = JSON.stringify({ ...doc, graph: { ...doc.graph, groups: state.groups } });
+    const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    const link = el("a", { href, download: "graph.json" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- events
+
+  /** At most one call per frame. */
+  function eachFrame(action) {
+    let waiting = false;
+    return () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        action();
+      });
+    };
+  }
+
+  const idAt = (event) => event.target.closest?.(".node")?.dataset.id;
+
+  function hover(id, event) {
+    if (id) showTooltip(graph.nodes.get(id), event);
+    else byId("tooltip").hidden = true;
+    if (id === state.hovered) return;
+    state.hovered = id;
+    mark();
+  }
+
+  function onDrawing() {
+    const drawing = byId("drawing");
+    drawing.addEventListener("pointermove", (event) => hover(idAt(event) ?? null, event));
+    drawing.addEventListener("pointerleave", (event) => hover(null, event));
+    // Focus, which may scroll, comes with the click: else what is under the pointer moves before it is let go.
+    drawing.addEventListener("mousedown", (event) => idAt(event) && event.preventDefault());
+    drawing.addEventListener("click", (event) => {
+      const id = idAt(event);
+      if (!id) return clear();
+      goTo(id);
+      return event.shiftKey ? pick(id) : select(id);
+    });
+    drawing.addEventListener("keydown", (event) => {
+      const id = idAt(event);
+      if (event.key === "Enter" || event.key === " ") (event.shiftKey ? pick : select)(id);
+      else if (event.key.startsWith("Arrow")) goTo(neighbour(id, event.key));
+      else return;
+      event.preventDefault();
+    });
+  }
+
+  function onKey(event) {
+    if (byId("naming").open) return;
+    if (event.key === "Escape") clear();
+    const typing = event.target.matches("input:not([type=range], [type=radio], [type=checkbox])");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = idAt(event) ?? state.hovered ?? state.selected;
+    const actions = { "/": () => byId("search").focus(), g: askForName, p: () => graph.nodes.has(here) && pin(here) };
+    if (!Object.hasOwn(actions, event.key)) return;
+    event.preventDefault();
+    actions[event.key]();
+  }
+
+  function onControls() {
+    const on = (id, type, action) => byId(id).addEventListener(type, action);
+    const redraw = eachFrame(() => {
+      refresh();
+      drawPanel();
+    });
+    for (const radio of document.querySelectorAll("[name=by]")) {
+      radio.addEventListener("change", () => {
+        state.by = radio.value;
+        rank(graph, state.by);
+        redraw();
+      });
+    }
+    const setting = (id, type, name, of) =>
+      on(id, type, (event) => {
+        state[name] = of(event.target);
+        redraw();
+      });
+    setting("edge-share", "input", "edgeShare", (slider) => slider.value / 100);
+    setting("node-share", "input", "nodeShare", (slider) => slider.value / 100);
+    setting("heads", "change", "heads", (box) => box.checked);
+    on("search", "input", (event) => {
+      state.query = event.target.value;
+      mark();
+    });
+    on("search", "keydown", (event) => event.key === "Enter" && nextFound());
+    on("group", "click", askForName);
+    on("naming", "close", (event) => {
+      const name = byId("group-name").value.trim();
+      if (event.target.returnValue === "ok" && name) makeGroup(name);
+      event.target.returnValue = "";
+    });
+    on("smaller", "click", () => zoomTo(scale() / 1.25));
+    on("larger", "click", () => zoomTo(scale() * 1.25));
+    on("fit", "click", () =>
+      zoomTo(Math.min(1, byId("stage").clientWidth / view.width, byId("stage").clientHeight / view.height)),
+    );
+    on("theme", "click", () => {
+      theme.toggle();
+      drawEdges();
+    });
+    // Another page of this reader's, or the one that this is shown in, has changed it.
+    window.addEventListener("storage", (event) => {
+      if (event.key !== theme.KEY) return;
+      theme.restore();
+      drawEdges();
+    });
+    on("download", "click", download);
+    on("stage", "scroll", eachFrame(follow));
+    const wheel = (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      zoomTo(scale() * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
+    };
+    byId("stage").addEventListener("wheel", wheel, { passive: false });
+    for (const chip of document.querySelectorAll(".strip [data-node]")) {
+      chip.addEventListener("click", () => all.has(chip.dataset.node) && select(chip.dataset.node, true));
+    }
+    document.addEventListener("keydown", onKey);
+    theme.darkWanted.addEventListener("change", drawEdges);
+    window.addEventListener("resize", eachFrame(refresh));
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ start
+
+  /** A first threshold that leaves a drawing one can read. */
+  function firstEdgeShare() {
+    if (graph.edges.length <= AT_FIRST) return 100;
+    const shares = graph.edges.map((edge) => edge.before).sort((a, b) => a - b);
+    return Math.max(1, Math.floor(100 * shares[AT_FIRST]));
+  }
+
+  function start() {
+    const before = stored(`depass-sae:graph:${extra.key}`);
+    theme.restore();
+    document.querySelector(".page").classList.add("drawn");
+    if (window.parent !== window) document.documentElement.dataset.framed = ""; // the page around it names the graph
+    byId("app").hidden = false;
+    byId("no-script").hidden = true;
+    byId("tables").open = false;
+    byId("heads").parentElement.hidden = !doc.nodes.some((node) => node.kind === "head");
+    state.groups = cleaned(before?.groups ?? doc.graph.groups, all);
+    graph = contract(all, doc.edges, state.groups);
+    rank(graph, state.by);
+    state.pins = new Set((before?.pins ?? []).filter((id) => graph.nodes.has(id)));
+    byId("edge-share").value = firstEdgeShare();
+    state.edgeShare = byId("edge-share").value / 100;
+    drawLegend();
+    refresh();
+    drawPanel();
+    onDrawing();
+    onControls();
+    const stage = byId("stage");
+    const target = view.nodes.find((node) => node.target);
+    // A little too wide is shown whole; of more, the part around the target.
+    if (stage.scrollWidth <= 1.25 * stage.clientWidth) zoomTo((scale() * stage.clientWidth) / stage.scrollWidth);
+    else if (target) stage.scrollLeft = view.at.get(target.id).x * scale() - stage.clientWidth * 0.85;
+  }
+
+  start();
+})();
