@@ -67,6 +67,26 @@ CacheDir = Annotated[
     str | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
 ]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's repository brings along.")]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", help="A branch, tag or commit of the model's repository.", show_default=False),
+]
+Subfolder = Annotated[
+    str | None, typer.Option("--subfolder", help="Where in its repository the model is.", show_default=False)
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="auto: share a large model out over all devices, this machine's memory and the disk (needs accelerate).",
+        show_default=False,
+    ),
+]
+MaxMemory = Annotated[
+    list[str] | None,
+    typer.Option("--max-memory", help="How much of a device it may take, e.g. cpu=6GiB or 0=20GiB; may be repeated."),
+]
+Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's message: use the model's chat template.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Feature = Annotated[
     str | None,
@@ -201,6 +221,11 @@ class Loading:
     device: Device = None
     cache_dir: CacheDir = None
     trust_remote_code: Trust = False
+    revision: Revision = None
+    subfolder: Subfolder = None
+    device_map: DeviceMap = None
+    max_memory: MaxMemory = None
+    chat: Chat = False
 
     @property
     def kept(self) -> Path | None:
@@ -228,6 +253,11 @@ class Loading:
             device=self.device,
             cache_dir=self.kept,
             trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            subfolder=self.subfolder,
+            device_map=self.device_map,
+            max_memory=_memory(self.max_memory),
+            chat=self.chat,
         )
         _collect_from_here_on()
         return lm
@@ -241,6 +271,14 @@ def _collect_from_here_on() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+
+
+def _memory(given: list[str] | None) -> dict[int | str, str] | None:
+    """``cpu=6GiB``, ``0=20GiB``: how much of each device. Raises UserError for what says no device or no size."""
+    pairs = [text.partition("=") for text in given or ()]
+    if wrong := [f"{device}{sign}{size}" for device, sign, size in pairs if not (device and size)]:
+        raise UserError(f"--max-memory is a device and how much of it, such as cpu=6GiB or 0=20GiB, not {wrong[0]!r}")
+    return {int(device) if device.isdecimal() else device: size for device, _, size in pairs} or None
 
 
 class Texts(tuple[str, ...]):
