@@ -167,7 +167,7 @@ def offloading(module: nn.Module) -> Any:
 
 
 def runs_on(whole: nn.Module, part: nn.Module) -> torch.device:
-    """Where accelerate has a model run, or a part of it; where that part's weights are, if it says nothing of either."""
+    """Where accelerate has a model run, or a part of it; if it says nothing, where that part's weights are."""
     named = [getattr(hook, "execution_device", None) for module in (whole, part) for hook in _hooks(module)]
     place = next((device for device in named if device is not None), None)
     if place is None:
