@@ -68,7 +68,7 @@ class Adapter:
     def device(self) -> torch.device:
         """Where the model takes what it is given, and where components are: a model may lie on several devices."""
         with self.lock:
-            return runs_on(self.text.get_submodule(self.family.embed))
+            return runs_on(self.model, self.text.get_submodule(self.family.embed))
 
     @property
     def text(self) -> Any:

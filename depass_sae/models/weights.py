@@ -156,21 +156,23 @@ def _quantized(module: Any, why: str) -> str:
 # --------------------------------------------------------------------------------------------- what accelerate moved
 
 
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    hook = getattr(module, "_hf_hook", None)
+    return tuple(getattr(hook, "hooks", (hook,)))  # a SequentialHook has several
+
+
 def offloading(module: nn.Module) -> Any:
     """accelerate's hook that brings a module's weights when it runs, and takes them away; None where there is none."""
-    hook = getattr(module, "_hf_hook", None)
-    hooks = getattr(hook, "hooks", (hook,))  # a SequentialHook has several
-    return next((one for one in hooks if getattr(one, "offload", False)), None)
+    return next((one for one in _hooks(module) if getattr(one, "offload", False)), None)
 
 
-def runs_on(module: nn.Module) -> torch.device:
-    """Where a module's weights are when it runs."""
-    hook = getattr(module, "_hf_hook", None)
-    hooks = getattr(hook, "hooks", (hook,))
-    named = next((found for one in hooks if (found := getattr(one, "execution_device", None)) is not None), None)
-    if named is None:
-        return next(module.parameters()).device
-    return torch.device("cuda", named) if isinstance(named, int) else torch.device(named)
+def runs_on(whole: nn.Module, part: nn.Module) -> torch.device:
+    """Where accelerate has a model run, or a part of it; if it says nothing, where that part's weights are."""
+    named = [getattr(hook, "execution_device", None) for module in (whole, part) for hook in _hooks(module)]
+    place = next((device for device in named if device is not None), None)
+    if place is None:
+        return next(part.parameters()).device
+    return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
 
 
 def _fetcher(module: nn.Module, name: str) -> Callable[[], Tensor]:

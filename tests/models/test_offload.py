@@ -15,7 +15,7 @@ import depass_sae as ds
 from depass_sae.models import weights
 
 from ..attribution.tiny import random_sae
-from ..passes.models import fresh
+from ..passes.models import EVERY, fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 IDS = [0, 5, 9, 17, 3, 11]
@@ -77,6 +77,13 @@ def test_an_answer_does_not_depend_on_where_the_weights_lie(shape: str, question
     assert len(found) == len(expected) > 10
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert lay_of(away.model) == before
+
+
+@pytest.mark.parametrize("shape", sorted({*EVERY} - {*SHAPES}))
+def test_every_family_is_read_from_the_disk(shape: str, tmp_path: Path) -> None:
+    models = placed(fresh(shape), tmp_path, "disk"), fresh(shape)
+    found, expected = (ds.load(model).attribute_tokens(IDS, logit=7, rule="half") for model in models)
+    torch.testing.assert_close(found.contributions, expected.contributions, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
