@@ -322,30 +322,6 @@ class _Rehearsals:
         return Effort(inside.flops + 2 * self.n * unembed.numel(), max(inside.peak, logits))
 
     @cached_property
-    def encodings(self) -> int:
-        """What a question keeps of all SAEs' encodings."""
-        if not self.layers:
-            return 0
-        one = encode(self.sae, self.trace.resid_post).size
-        return one * min(len(self.layers), KEPT // one + 1)
-
-    # ---------------------------------------------------------------------------------------------------- the passes
-
-    @cached_property
-    def plain(self) -> Effort:
-        """The model's own forward pass, as its parts make it, sublayer by sublayer; and the logits."""
-        seen = self.trace
-
-        def run() -> None:
-            for i in range(2 * seen.n_layers):
-                frozen = seen.sublayer(i)
-                frozen.out(frozen.inside(frozen.resid, EFFECT), EFFECT)
-
-        inside, unembed = _rehearsed(run), self.adapter.unembed.weight
-        logits = self.n * unembed.shape[1] * self.adapter.dtype.itemsize
-        return Effort(inside.flops + 2 * self.n * unembed.numel(), max(inside.peak, logits))
-
-    @cached_property
     def encoding(self) -> Effort:
         return _rehearsed(lambda: encode(self.sae, self.trace.resid_post))
 
@@ -370,8 +346,9 @@ class _Rehearsals:
     ) -> Effort:
         """A source's components forward to a place, at its last position or at all of them.
 
-        Its memory is what the pass itself forecasts, a block, and what a sublayer takes of the whole prompt. Its work is rehearsed on short prompts, since a long one has too
-        many blocks to be gone through: a row takes as much in every map, and in attention in proportion to the length.
+        Its memory is what the pass itself forecasts, a block, and what a sublayer takes of the whole prompt. Its work
+        is rehearsed on short prompts, since a long one has too many blocks to be gone through: a row takes as much in
+        every map, and in attention in proportion to the length.
         """
         began, start = rehearse(lambda: source(self.trace))
         rows, need = _planned(start, self.trace, to, settings, everywhere)
