@@ -125,6 +125,7 @@ def case_study(
     given = {
         "prompt": text, "features": feature or None,
         "title": title, "labels": labels, "model": loading.model, "sae": loading.sae, "sae_id": loading.sae_id or None,
+        "sae_format": loading.sae_format,
         "layer": layer or None, "dtype": loading.dtype, "trace_dtype": loading.trace_dtype, "rule": rule,
         "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
         "max_nodes": max_nodes, "verify": verify, "top": top,
@@ -143,8 +144,8 @@ def case_study(
     meanings = options.meanings_of(asked.labels)
     with talk.working() as status:
         chosen = replace(
-            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id, dtype=asked.dtype,
-            trace_dtype=asked.trace_dtype,
+            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id,
+            sae_format=asked.sae_format, dtype=asked.dtype, trace_dtype=asked.trace_dtype,
         )  # fmt: skip
         lm = chosen.load(status, asked.layer)
         found = lm.case_study(

@@ -94,7 +94,7 @@ def build_graph(
     """
     size.check(settings.rule)
     hooks = _hooks(subject, targets, layers)
-    check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
+    check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.device)
     until = None if not targets or any(t.place is None for t, _ in targets) else max(hook.layer for hook in hooks)
     seen = subject.trace(prompt, until)
     cuts = [embedding_cut(seen), *(sae_cut(subject, seen, prompt, hook) for hook in hooks)]

@@ -205,7 +205,7 @@ def traces(
     They are padded at their ends, where no position of theirs can look, each with its own last token.
     """
     longest = max(map(len, prompts))
-    compute = adapter.compute_dtype(dtype)
+    compute, home = adapter.compute_dtype(dtype), adapter.device
     n_layers = adapter.n_layers if until is None else until + 1
     places = [stream_at(depth, n_layers) for depth in range(2 * n_layers + 1)]
     inside = [place for place in (Place(*place) for place in outputs) if not place.is_stream]
@@ -216,7 +216,7 @@ def traces(
 
     def keep(place: Place) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
-            activations[place] = x.detach().to(compute)
+            activations[place] = x.detach().to(home, compute)
             if until is not None and place == places[-1]:
                 raise _Stop
 
@@ -225,7 +225,8 @@ def traces(
     def keep_own(number: int, name: str) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
             # Routers are given positions, whichever prompt they are of.
-            noted[number][name] = x.detach().unflatten(0, batch.shape) if x.dim() == 2 else x.detach()
+            x = x.detach().to(home)
+            noted[number][name] = x.unflatten(0, batch.shape) if x.dim() == 2 else x
 
         return note
 
@@ -243,7 +244,7 @@ def traces(
             look(returned(adapter.model.get_output_embeddings()), handles, ends.append)
         with suppress(_Stop):
             ends.append(run(adapter, batch).logits)
-        norms = [part.norm.to(compute) for part in parts]
+        norms = [part.norm.to(home, compute) for part in parts]
 
     def of_prompt(i: int, ids: Int[Tensor, "pos"]) -> Trace:
         streams = [activations[place][i, : len(ids)] for place in places]
@@ -253,7 +254,7 @@ def traces(
             record = mixer.record(mine, norm, streams[part.reads.depth])
             raw = {"raw": mine["raw"][: len(ids)]} if "raw" in mine else {}
             records.append(replace(record, at={**record.at, **raw}))
-        logits = ends[-1][i, : len(ids)].to(compute) if ends else None
+        logits = ends[-1][i, : len(ids)].to(home, compute) if ends else None
         return Trace(
             adapter=adapter,
             token_ids=ids,
@@ -261,7 +262,7 @@ def traces(
             records=records,
             outputs={place: activations[place][i, : len(ids)] for place in inside},
             logits=logits,
-            uncapped=logits if len(ends) < 2 else ends[0][i, : len(ids)].to(compute),
+            uncapped=logits if len(ends) < 2 else ends[0][i, : len(ids)].to(home, compute),
         )
 
     return [of_prompt(i, ids) for i, ids in enumerate(prompts)]
@@ -281,7 +282,7 @@ def read_batch(
     noted: list[Tensor] = []
 
     def note(x: Tensor) -> None:
-        noted.append(x[:, -1].to(compute))
+        noted.append(x[:, -1].to(adapter.device, compute))
         raise _Stop
 
     with recording(adapter, dtype, patterns=False), hooks() as handles:
@@ -291,4 +292,4 @@ def read_batch(
             output = run(adapter, token_ids, logits_to_keep=1)
         except _Stop:
             return noted[0]
-    return output.logits[:, -1].to(compute)
+    return output.logits[:, -1].to(adapter.device, compute)

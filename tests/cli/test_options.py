@@ -139,6 +139,16 @@ def test_saes_that_are_not_there_are_told_of(run: Run, files: Files) -> None:
     )
 
 
+def test_the_format_of_a_directory_is_named(run: Run, files: Files) -> None:
+    question = ["features", *PROMPT, "--json", *files.options()]
+    named = run(*question, "--sae-format", "sae-lens")
+    assert named.status == 0
+    assert named.out == run(*question).out
+    assert_refused(run(*question, "--sae-format", "sparsify"), "holds no SAE: neither cfg.json and sae.safetensors")
+    assert_refused(run(*question, "--sae-format", "saelens"), "those that are understood are sparsify,")
+    assert_refused(run(*question[:3], "--sae-format", "sparsify"), "name that with --sae")
+
+
 def test_an_sae_of_another_width_is_told_of(run: Run, files: Files, tmp_path: Path) -> None:
     random_sae(d_in=16).save_model(tmp_path / "narrow")
     question = ["tokens", "-f", "1/3", *PROMPT, "--model", str(files.model)]

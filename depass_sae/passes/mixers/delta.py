@@ -72,14 +72,14 @@ class DeltaRule(Attention):
     def factor(
         self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
     ) -> Float[Tensor, "pos d_inner"]:
-        norm, gate = self.part.head_norm.to(normed.dtype), self.part.gate.to(normed.dtype)
+        norm, gate = self.part.head_norm.to(normed), self.part.gate.to(normed)
         heads = moved().unflatten(-1, (self.part.n_heads, -1))
         return (norm.scale(heads) * norm.gain).flatten(-2) * gate(normed, size)
 
     def attend(self, normed: Float[Tensor, "pos d_model"], size: Size | None = None) -> Float[Tensor, "head query key"]:
         part, dtype = self.part, normed.dtype
         q, k = (self._normed_heads(into, normed, size) for into in (part.q, part.k))
-        beta, decay = part.beta.to(dtype)(normed, size).T, part.decay.to(dtype)(normed, size).T
+        beta, decay = part.beta.to(normed)(normed, size).T, part.decay.to(normed)(normed, size).T
         total = decay.double().cumsum(-1)  # over a long prompt it is large, and what neighbours differ by is small
         fades = (total[:, :, None] - total[:, None]).tril().to(dtype).exp().tril()
         corrects = (beta[..., None] * (k @ k.mT) * fades).tril(-1)
@@ -91,8 +91,8 @@ class DeltaRule(Attention):
         self, into: Convolved, normed: Float[Tensor, "pos d_model"], size: Size | None
     ) -> Float[Tensor, "head pos d_qk"]:
         age = torch.arange(len(normed), device=normed.device)
-        mapped = into.act(_slid(into, into.linear.to(normed.dtype)(normed, size), age))
-        heads = self.part.qk_norm.to(normed.dtype)(mapped.unflatten(-1, (self.part.n_qk_heads, -1)))
+        mapped = into.act(_slid(into, into.linear.to(normed)(normed, size), age))
+        heads = self.part.qk_norm.to(normed)(mapped.unflatten(-1, (self.part.n_qk_heads, -1)))
         return heads.repeat_interleave(self.part.n_heads // self.part.n_qk_heads, 1).transpose(0, 1)
 
     def look(self) -> Attention:
@@ -119,7 +119,7 @@ def _slid(
 
     age: how far into its prompt each position is. Beyond the prompt's beginning there is nothing.
     """
-    taps = into.taps.to(y.dtype)
+    taps = into.taps.to(y)
     last, found = taps.shape[1] - 1, taps[:, -1] * y
     for by in range(1, min(last, len(y) - 1) + 1):  # so many positions before
         reaches = _beside((age >= by).to(y.dtype)[:, None], y)
