@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import torch
 from safetensors.torch import save
@@ -23,6 +20,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depass_sae.demo.cases import CASES
+from depass_sae.evaluation.paper_cases import FLOOD
+
+from .local_hub import Hub, serve
 
 MODEL, SAES = "meta-llama/Llama-3.1-8B", "fnlp/Llama3_1-8B-Base-LXR-8x"
 BOS = "<|begin_of_text|>"
@@ -31,23 +31,24 @@ FEATURES = {25: (9618,), 31: (5226, 26874)}
 """By layer: those that fire on every token."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(adds_bos: bool = True) -> PreTrainedTokenizerFast:
     """Words with their leading space; ``Avocado`` in two, as Llama has it."""
     split = Split(Regex(r"Av|ocado| ?\w+|[^\w\s]"), behavior="isolated")
-    found = [text for case in CASES for text, _ in split.pre_tokenize_str(case.prompt)]
+    found = [text for case in (*CASES, FLOOD) for text, _ in split.pre_tokenize_str(case.prompt)]
     vocabulary = {text: i for i, text in enumerate([BOS, *dict.fromkeys(found)])}
     fast = Tokenizer(WordLevel(vocabulary, unk_token=BOS))
     fast.pre_tokenizer = split
-    fast.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=BOS)
+    if adds_bos:
+        fast.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=BOS if adds_bos else None)
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, width: int = D_MODEL) -> None:
     """A checkpoint in bfloat16, as the real one."""
     words = tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=D_MODEL, intermediate_size=32, num_hidden_layers=LAYERS,
+        vocab_size=len(words), hidden_size=width, intermediate_size=32, num_hidden_layers=LAYERS,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
@@ -76,38 +77,17 @@ def sae_files(layer: int) -> dict[str, bytes]:
     }
 
 
+def fill(hub: Hub, folder: Path) -> None:
+    """Put the model, which is written into a folder for that, and the SAEs of two layers on a hub."""
+    write_model(folder)
+    hub.add(MODEL, {path.name: path.read_bytes() for path in folder.iterdir()})
+    for layer in FEATURES:
+        hub.add(SAES, {f"Llama3_1-8B-Base-L{layer}R-8x/{name}": file for name, file in sae_files(layer).items()})
+
+
 @contextmanager
 def hub(folder: Path) -> Iterator[str]:
-    """The address of a hub that has the model and the SAEs of two layers, and nothing else."""
-    write_model(folder)
-    files = {f"/{MODEL}/resolve/main/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    for layer in FEATURES:
-        for name, content in sae_files(layer).items():
-            files[f"/{SAES}/resolve/main/Llama3_1-8B-Base-L{layer}R-8x/{name}"] = content
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            content = files.get(self.path)
-            self.send_response(404 if content is None else 200)
-            if content is None:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            else:
-                self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
-                self.send_header("X-Repo-Commit", "a" * 40)
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            self.wfile.write(files.get(self.path, b""))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    """The address of a hub that has the model and the SAEs, and nothing else."""
+    with serve() as here:
+        fill(here, folder)
+        yield here.address

@@ -42,7 +42,7 @@ def outputs(notebook: Any) -> Iterator[tuple[str, Any]]:
 
 
 def shown(output: Any) -> Iterator[str]:
-    """Everything in an output that is text."""
+    """Everything in an output that is text; not the style of what is shown, which has names of its own."""
     if output.output_type == "stream":
         yield output.text
     for kind, content in output.get("data", {}).items():
@@ -140,8 +140,6 @@ def test_the_llama_scope_notebook_runs_as_it_stands_on_a_small_model_under_the_r
         made = run(LLAMA_SCOPE, {**away, **here, **direct}, timeout=120)
     check_clean(made)
     by_id = {cell.id: cell for cell in code(made)}
-    assert all(by_id[name].outputs for name in by_id if name not in ("parameters", "published"))
-    columns = by_id["compare-table"].outputs[0].data["text/plain"]
-    assert "published" in columns
-    assert "35.25" in by_id["activations"].outputs[0].data["text/plain"]
-    assert "26.875" in columns
+    assert all(by_id[name].outputs for name in by_id if name != "parameters")
+    tables = by_id["compare-table"].outputs[0].data["text/plain"]
+    assert all(published in tables for published in ("35.250", "+26.8750", "+4.7500"))

@@ -168,7 +168,7 @@ Targets = Annotated[
 Outs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--out", "-o", help="FILE.html, .json, .csv, .tsv, .parquet, .tex, .png, .svg or .pdf; may be repeated."
+        "--out", "-o", help="FILE.html, .md, .json, .csv, .tsv, .parquet, .tex, .png, .svg or .pdf; may be repeated."
     ),
 ]
 GraphOuts = Annotated[

@@ -115,6 +115,12 @@ def _html(result: Shown) -> bytes:
     return result.to_html().encode("utf-8")
 
 
+def _markdown(result: Shown) -> bytes:
+    from .markdown import escaped, markdown
+
+    return f"# {escaped(result.title)}\n\n{markdown(result.blocks())}\n".encode("utf-8", "replace")
+
+
 def _separated(by: str) -> Callable[[Any], bytes]:
     def content(result: Any) -> bytes:
         text: str = result.to_frame().to_csv(index=False, sep=by)
@@ -154,6 +160,7 @@ _NOTEBOOK = "'depass-sae[notebook]'"
 _PANDAS, _MATPLOTLIB = {"pandas": _NOTEBOOK}, {"matplotlib.figure": _NOTEBOOK}
 FORMATS: dict[str, OutFormat] = {
     ".html": OutFormat(_html, {}),
+    ".md": OutFormat(_markdown, {}),
     ".json": OutFormat(_json, {}),
     ".csv": OutFormat(_separated(","), _PANDAS, of_frame=True),
     ".tsv": OutFormat(_separated("\t"), _PANDAS, of_frame=True),

@@ -161,13 +161,13 @@ def test_a_latex_table_has_its_texts_escaped_and_its_numbers_as_everywhere(tmp_p
 
 def test_a_name_that_says_no_format_is_told_what_there_is(tmp_path: Path):
     for name in ("a.docx", "a", ".html"):
-        with pytest.raises(UserError, match=r"let it end with \.html, \.json, .* or \.pdf$"):
+        with pytest.raises(UserError, match=r"let it end with \.html, \.md, \.json, .* or \.pdf$"):
             check_out(tmp_path / name)
     assert not os.listdir(tmp_path)
 
 
 def test_a_result_without_rows_is_not_offered_formats_of_rows(tmp_path: Path):
-    with pytest.raises(UserError, match=r"let it end with \.html, \.json, \.png, \.svg or \.pdf$"):
+    with pytest.raises(UserError, match=r"let it end with \.html, \.md, \.json, \.png, \.svg or \.pdf$"):
         Words().write(tmp_path / "a.csv")
     check_out(tmp_path / "a.csv", Result)
 
