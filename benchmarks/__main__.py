@@ -21,6 +21,7 @@ from rich.table import Table
 
 from depass_sae.files import write_text
 
+from .big import big
 from .graphs import graph
 from .measure import Row, measured
 from .start import start
@@ -108,11 +109,18 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _name(options: argparse.Namespace) -> str:
+    return "big" if options.big else "gpu" if options.gpu else "cpu"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
     parser.add_argument("work", nargs="?", choices=("passes", "start"), default="passes", help="start: of one command")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
+    parser.add_argument("--big", action="store_true", help="the same shape, most of it on the disk (16 GB)")
+    parser.add_argument("--folder", type=Path, default=Path("llama-3.1-8b-random"), help="where these weights lie")
+    parser.add_argument("--layers", type=int, help="how many of its layers are written")
     parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
@@ -120,10 +128,14 @@ def main() -> None:
         for line in start(options.threads):
             print(line)
         return
-    out = options.out or Path(__file__).parent / "results" / ("gpu.json" if options.gpu else "cpu.json")
+    out = options.out or Path(__file__).parent / "results" / f"{_name(options)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     found = []
-    for row in rows(options.threads, options.gpu, options.only):
+    if options.big:
+        every = iter(_apart(big, options.threads, options.folder, options.layers))
+    else:
+        every = rows(options.threads, options.gpu, options.only)
+    for row in every:
         found.append(row)
         Console(stderr=True).print(f"{row.shape} {row.length} {row.work}: {row.seconds:.3f} s", highlight=False)
     about = machine(options.threads, options.gpu)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .attribution.decompose import Decomposition
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
+    from .estimating import Estimate, estimate
     from .graph.diff import diff_graphs
     from .graph.export import read_graph, write_graph
     from .graph.group import group_automatically, with_groups
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _HOME = {
     "LM": ".api",
     "load": ".api",
+    "Estimate": ".estimating",
+    "estimate": ".estimating",
     "ComponentAttribution": ".attribution.components",
     "Contrast": ".attribution.contrast",
     "Decomposition": ".attribution.decompose",
@@ -63,6 +66,7 @@ __all__ = [
     "ComponentAttribution",
     "Contrast",
     "Decomposition",
+    "Estimate",
     "FeatureCard",
     "FeatureReport",
     "Heads",
@@ -75,6 +79,7 @@ __all__ = [
     "UserError",
     "Vectors",
     "diff_graphs",
+    "estimate",
     "group_automatically",
     "load",
     "plot_graph",

@@ -419,20 +419,27 @@ class LM:
     def card(
         self,
         feature: str,
-        prompts: PromptLike | Sequence[PromptLike],
+        prompts: PromptLike | Sequence[PromptLike] | None = None,
         *,
         top: int = TOP,
         strongest: int = STRONGEST,
+        contexts: str | None = None,
         labels: str | Path | Mapping[str, str] | None = None,
         **how: Unpack[How],
     ) -> FeatureCard:
         """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
 
-        feature: "LAYER/INDEX". prompts: one, or several. top: entries of each list. strongest: at how many firings it
+        feature: "LAYER/INDEX". prompts: one, or several; with contexts="neuronpedia", which asks Neuronpedia's API for
+        this feature, None is its strongest contexts there. top: entries of each list. strongest: at how many firings it
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
         """
-        card = make_card(self._subject, prompts, feature, top=top, strongest=strongest, settings=Settings.of(**how))
+        if prompts is None and contexts is None:
+            raise UserError('a card needs a prompt, or several; or contexts="neuronpedia" for the feature\'s own')
+        card = make_card(
+            self._subject, prompts, feature, top=top, strongest=strongest, contexts=contexts,
+            settings=Settings.of(**how),
+        )  # fmt: skip
         return card if labels is None else card.with_labels(_labels(labels, card.pages))
 
     def case_study(
@@ -598,9 +605,16 @@ def load(
     saes: Any = None,
     layers: Sequence[int] | int | None = None,
     sae_ids: Sequence[str] | str | None = None,
+    sae_format: str | None = None,
     dtype: str | torch.dtype | None = None,
     trace_dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    chat: bool = False,
     cache_dir: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> LM:
@@ -608,17 +622,26 @@ def load(
 
     model: ``"smollm2"`` (with the SAEs shipped for it, unless ``saes`` says otherwise), a hub id, a local directory, or
     the transformers model that is there already, with its tokenizer (None: prompts are token ids).
-    saes: a sae-lens release (with ``layers`` or ``sae_ids``), a directory in sae-lens's format or a folder of several,
-    a folder of transcoders in circuit-tracer's, an SAE object or a list, or ``{17: SAE or directory, "17.attn_out":
-    ...}`` where a file does not name its hook.
+    saes: a sae-lens release (with ``layers`` or ``sae_ids``), a directory or a folder of several, in the format of
+    sae-lens, sparsify, dictionary-learning, lm-saes, qwen-scope or circuit-tracer, an SAE object or a list, or ``{17:
+    SAE or directory, "17.attn_out": ...}`` where a file does not name its hook.
+    sae_format: which of these formats, where the files leave that open; and of a hub repository, whose folders
+    ``sae_ids`` then names.
     dtype: of the model; None is the checkpoint's own, float32 for SmolLM2. trace_dtype: run traces in a higher one;
-    "float32" takes away the rounding of a bfloat16 model, at the price of memory.
+    "float32" takes away the rounding of a bfloat16 model, a layer at a time.
+    device_map, max_memory, offload_folder: share a model out that is bigger than one device, over several, the
+    processor's memory and the disk, as transformers' ``from_pretrained`` does (``"auto"``; needs accelerate); a model
+    object that accelerate has dispatched is taken as it is. Each layer's weights are fetched when it is passed.
+    revision, subfolder: which of a repository's checkpoints. chat: a text is a user's message, written out by the
+    tokenizer's chat template.
 
     The adapter is checked against the model before this returns. Raises UserError for what cannot be loaded.
     """
     return LM(
         load_subject(
-            model, tokenizer, saes=saes, layers=layers, sae_ids=sae_ids, dtype=dtype, trace_dtype=trace_dtype,
-            device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
+            model, tokenizer, saes=saes, layers=layers, sae_ids=sae_ids, sae_format=sae_format, dtype=dtype,
+            trace_dtype=trace_dtype, device=device, device_map=device_map, max_memory=max_memory,
+            offload_folder=offload_folder, revision=revision, subfolder=subfolder, chat=chat, cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
         )
     )  # fmt: skip

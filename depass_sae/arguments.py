@@ -254,11 +254,12 @@ EXPECTED = {
     "nx.DiGraph": Expected("a graph, as lm.graph(...) or ds.read_graph(...) gives it", _of("networkx", "DiGraph")),
     "Study": Expected("a Study", _of("depass_sae.report.case.study", "Study")),
     "Mapping[str, str]": Expected("a mapping of texts", _is(Mapping)),
+    "Mapping[Any, Any]": Expected("a mapping of devices to sizes, such as {'cpu': '6GiB'}", _is(Mapping)),
     "Iterable[Mapping[str, Any]]": Expected("a list of mappings", _several(_is(Mapping))),
     "torch.dtype": Expected("a torch.dtype", _of("torch", "dtype")),
     "torch.device": Expected("a torch.device", _either(_whole, _of("torch", "device"))),
     # These say themselves what is wrong with them, and what would be right.
     **dict.fromkeys(("Any", "PromptLike", "Sequence[PromptLike]", "Mapping[str, Any]"), ANYTHING),
-    **dict.fromkeys(("PreTrainedModel", "PreTrainedTokenizerBase"), ANYTHING),
+    **dict.fromkeys(("PreTrainedModel", "PreTrainedConfig", "PreTrainedTokenizerBase"), ANYTHING),
 }
 """By annotation, as it is written; a union is split into its parts."""

@@ -31,6 +31,10 @@ class CompletenessWarning(DepassWarning):
     """An answer's parts miss more of the whole than rounding explains: the model is not what the parts were made of."""
 
 
+class QuantizationWarning(DepassWarning):
+    """A model rounds what goes into its packed maps, which no answer about their weights has in it."""
+
+
 class PromptWarning(DepassWarning):
     """A prompt is taken as it is, and is hardly what was meant: two start tokens, or padding at its end."""
 

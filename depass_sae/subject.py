@@ -94,7 +94,7 @@ class Subject:
     def _record(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Place]) -> list[Trace]:
         if self.adapter.model.config._attn_implementation != self.checked.implementation:
             check_attention(self.adapter, self.trace_dtype)  # it was changed since
-        ids = [prompt.ids(self.adapter.model.device) for prompt in prompts]
+        ids = [prompt.ids(self.adapter.device) for prompt in prompts]
         found = traces(self.adapter, ids, until=until, outputs=outputs, dtype=self.trace_dtype)
         for prompt, seen in zip(prompts, found, strict=True):
             if not seen.resid_post.isfinite().all():

@@ -8,8 +8,9 @@ where there is none: all of it but the device's own arithmetic.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,10 @@ class Far(Tensor):
 
 def far_module(module: nn.Module) -> Any:
     """A copy of a module on the far device."""
-    module = copy.deepcopy(module)
+    return _sent(copy.deepcopy(module))
+
+
+def _sent(module: nn.Module) -> nn.Module:
     for part in module.modules():
         for name, parameter in list(part._parameters.items()):
             if parameter is not None:
@@ -67,6 +71,22 @@ def far_module(module: nn.Module) -> Any:
             if buffer is not None:
                 part._buffers[name] = Far(buffer)
     return module
+
+
+def spread_module(module: nn.Module, far: Collection[str]) -> Any:
+    """A copy of a module, parts of it on the far device; each part takes what it is given to where it lies."""
+    module = copy.deepcopy(module)
+    for name in far:
+        _sent(module.get_submodule(name))
+    for part in module.modules():
+        places = {tensor.device for tensor in (*part.parameters(), *part.buffers())}
+        if len(places) == 1:
+            part.register_forward_pre_hook(partial(_taken, *places), with_kwargs=True)
+    return module
+
+
+def _taken(where: torch.device, _module: Any, args: Any, kwargs: Any) -> Any:
+    return tree_map(lambda x: x.to(where) if isinstance(x, Tensor) else x, (args, kwargs))
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def shown(output: Any) -> Iterator[str]:
         yield output.text
     for kind, content in output.get("data", {}).items():
         if not kind.startswith("image/"):
-            yield re.sub(r"<style>.*?</style>", "", str(content), flags=re.DOTALL)
+            yield re.sub(r"<style>.*?</style>", "", str(content), flags=re.DOTALL)  # what is seen, not how it looks
 
 
 def check_clean(notebook: Any) -> None:

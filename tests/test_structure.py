@@ -84,6 +84,7 @@ FLOORS = (
     ("attribution",),
     ("graph",),
     ("report", "evaluation"),
+    ("estimating",),
     ("api",),
     ("cli", "demo", "__main__"),
 )

@@ -226,8 +226,8 @@ def decode_parts(
     start = source.start(seen)
     point = Place(seen.n_layers - 1, "resid_post")
     rows = settings.carry(seen, start, {point: last})[point]
-    norm = subject.adapter.final_norm.to(seen.resid_post.dtype)
-    unembed = subject.adapter.unembed.weight.to(seen.resid_post.dtype)
+    norm = subject.adapter.final_norm.to(seen.resid_post)
+    unembed = subject.adapter.unembed.weight.to(seen.resid_post)
     parts, whole = rows.dense()[0], at(seen.resid_post, last)
     missing = ((parts.sum(0) - whole[0]).abs().max() / parts.abs().max().maximum(whole.abs().max())).item()
     subject.warn_incomplete(f"the stream at position {int(last)}", missing)

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..arguments import NUMBER, whole_in
 from ..errors import UserError
-from ..models.parts import Linear, without_gradient
+from ..models.parts import Linear
 from ..models.place import Place
 from ..models.prompt import token_id, token_text
+from ..models.weights import without_gradient
 from ..passes.record import Trace
 from ..saes import (
     PATHS,
@@ -174,14 +175,12 @@ class LogitTarget:
 
     def check(self, subject: Subject) -> None:
         for token in (self.token, self.against):
-            if token is not None and not 0 <= token < subject.adapter.unembed.weight.shape[1]:
-                raise UserError(
-                    f"token id {token} is not in the vocabulary of {subject.adapter.unembed.weight.shape[1]}"
-                )
+            if token is not None and not 0 <= token < subject.adapter.unembed.d_out:
+                raise UserError(f"token id {token} is not in the vocabulary of {subject.adapter.unembed.d_out}")
 
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         dtype = trace.resid_post.dtype
-        norm, (u, c) = subject.adapter.final_norm.to(dtype), self.row(subject, dtype)
+        norm, (u, c) = subject.adapter.final_norm.to(subject.adapter.device, dtype), self.row(subject, dtype)
         if norm.bias is not None:
             c = c + norm.bias @ u
         w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
@@ -195,7 +194,7 @@ class LogitTarget:
         return x[:, self.token] - (0 if self.against is None else x[:, self.against])
 
     def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        norm, (read, signs) = subject.adapter.final_norm.to(x.dtype), self.logits(subject, x.dtype)
+        norm, (read, signs) = subject.adapter.final_norm.to(x), self.logits(subject, x.dtype)
         return gradient(lambda x: subject.adapter.capped(read(norm(x))) @ signs, x)
 
     def row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
@@ -206,9 +205,9 @@ class LogitTarget:
     def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
         """What reads the tokens' logits off the normed stream, and by which signs they are the target."""
         unembed, tokens = subject.adapter.unembed, [self.token, *([] if self.against is None else [self.against])]
-        signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=unembed.weight.device)
+        signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=subject.adapter.device)
         bias = None if unembed.bias is None else unembed.bias[tokens]
-        return Linear(unembed.weight[:, tokens], bias).to(dtype), signs
+        return Linear(unembed.weight[:, tokens], bias).to(subject.adapter.device, dtype), signs
 
     def describe(self, subject: Subject) -> dict[str, Any]:
         def named(token: int) -> dict[str, Any]:

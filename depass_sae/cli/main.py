@@ -34,6 +34,7 @@ COMMANDS = (
     graphs.verify,
     graphs.diff,
     models.models,
+    models.estimate,
 )
 
 app = typer.Typer(

@@ -42,7 +42,16 @@ Sae = Annotated[
     str | None,
     typer.Option(
         "--sae",
-        help="A sae-lens release, or a directory in its or circuit-tracer's format. Default: those of smollm2.",
+        help="A sae-lens release, or a directory in one of --sae-format's formats. Default: those of smollm2.",
+    ),
+]
+SaeFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--sae-format",
+        help="Of the directory, or of a hub repository whose folders --sae-id names: sae-lens, sparsify, "
+        "dictionary-learning, lm-saes, qwen-scope or circuit-tracer.",
+        show_default="by its files",
     ),
 ]
 SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
@@ -58,6 +67,26 @@ CacheDir = Annotated[
     str | None, typer.Option("--cache-dir", help="Where SmolLM2's converted copy is kept.", envvar="DEPASS_SAE_CACHE")
 ]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model's repository brings along.")]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", help="A branch, tag or commit of the model's repository.", show_default=False),
+]
+Subfolder = Annotated[
+    str | None, typer.Option("--subfolder", help="Where in its repository the model is.", show_default=False)
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="auto: share a large model out over all devices, this machine's memory and the disk (needs accelerate).",
+        show_default=False,
+    ),
+]
+MaxMemory = Annotated[
+    list[str] | None,
+    typer.Option("--max-memory", help="How much of a device it may take, e.g. cpu=6GiB or 0=20GiB; may be repeated."),
+]
+Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's message: use the model's chat template.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Feature = Annotated[
     str | None,
@@ -186,11 +215,17 @@ class Loading:
     model: Model = None
     sae: Sae = None
     sae_id: SaeId = None
+    sae_format: SaeFormat = None
     dtype: Dtype = None
     trace_dtype: TraceDtype = None
     device: Device = None
     cache_dir: CacheDir = None
     trust_remote_code: Trust = False
+    revision: Revision = None
+    subfolder: Subfolder = None
+    device_map: DeviceMap = None
+    max_memory: MaxMemory = None
+    chat: Chat = False
 
     @property
     def kept(self) -> Path | None:
@@ -201,6 +236,8 @@ class Loading:
         """layers: of the SAEs; an empty list for none, None for whichever there are."""
         if self.sae_id and self.sae is None:
             raise UserError("--sae-id chooses from a release: name that with --sae")
+        if self.sae_format and self.sae is None:
+            raise UserError("--sae-format says how a directory is to be read: name that with --sae")
         model = "smollm2" if self.model is None else self.model
         status(f"loading {model}")
         from ..api import load
@@ -210,11 +247,17 @@ class Loading:
             saes={} if layers == [] else self.sae,
             layers=None if self.sae_id else layers or None,
             sae_ids=self.sae_id or None,
+            sae_format=self.sae_format,
             dtype=self.dtype,
             trace_dtype=self.trace_dtype,
             device=self.device,
             cache_dir=self.kept,
             trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            subfolder=self.subfolder,
+            device_map=self.device_map,
+            max_memory=_memory(self.max_memory),
+            chat=self.chat,
         )
         _collect_from_here_on()
         return lm
@@ -228,6 +271,14 @@ def _collect_from_here_on() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+
+
+def _memory(given: list[str] | None) -> dict[int | str, str] | None:
+    """``cpu=6GiB``, ``0=20GiB``: how much of each device. Raises UserError for what says no device or no size."""
+    pairs = [text.partition("=") for text in given or ()]
+    if wrong := [f"{device}{sign}{size}" for device, sign, size in pairs if not (device and size)]:
+        raise UserError(f"--max-memory is a device and how much of it, such as cpu=6GiB or 0=20GiB, not {wrong[0]!r}")
+    return {int(device) if device.isdecimal() else device: size for device, _, size in pairs} or None
 
 
 class Texts(tuple[str, ...]):

@@ -22,6 +22,13 @@ def feature(
     strongest: Annotated[int, typer.Option("--strongest", help="How many firings are taken apart.", min=1)] = 8,
     top: options.Top = 10,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html or FILE.json.")] = None,
+    contexts: Annotated[
+        str | None,
+        typer.Option(
+            "--contexts",
+            help="neuronpedia: what its API has of the feature; without a text its strongest contexts are the texts.",
+        ),
+    ] = None,
     labels: options.Labels = None,
     how: options.HowOptions,
     as_json: options.AsJson = False,
@@ -34,7 +41,9 @@ def feature(
     from ..view.shown import check_out
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
-    if not texts:
+    if contexts not in (None, "neuronpedia"):
+        raise UserError(f"--contexts takes neuronpedia, not {contexts!r}")
+    if not texts and contexts is None:
         raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
     if "" in texts:
         raise UserError("the prompt is empty")
@@ -45,7 +54,9 @@ def feature(
     meanings = options.meanings_of(labels)
     with talk.working() as status:
         lm = loading.load(status, None)
-        card = lm.card(which, texts, top=top, strongest=strongest, progress=status.progress, **keywords)
+        card = lm.card(
+            which, texts or None, top=top, strongest=strongest, contexts=contexts, progress=status.progress, **keywords
+        )
         trouble = None
         if meanings is not None:
             status("putting labels on the features")
@@ -114,6 +125,7 @@ def case_study(
     given = {
         "prompt": text, "features": feature or None,
         "title": title, "labels": labels, "model": loading.model, "sae": loading.sae, "sae_id": loading.sae_id or None,
+        "sae_format": loading.sae_format,
         "layer": layer or None, "dtype": loading.dtype, "trace_dtype": loading.trace_dtype, "rule": rule,
         "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
         "max_nodes": max_nodes, "verify": verify, "top": top,
@@ -132,8 +144,8 @@ def case_study(
     meanings = options.meanings_of(asked.labels)
     with talk.working() as status:
         chosen = replace(
-            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id, dtype=asked.dtype,
-            trace_dtype=asked.trace_dtype,
+            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id,
+            sae_format=asked.sae_format, dtype=asked.dtype, trace_dtype=asked.trace_dtype,
         )  # fmt: skip
         lm = chosen.load(status, asked.layer)
         found = lm.case_study(

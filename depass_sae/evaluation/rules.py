@@ -141,8 +141,8 @@ class _CentredLogit(LogitTarget):
     def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
         own, signs = super().logits(subject, dtype)
         unembed = subject.adapter.unembed
-        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(dtype).mean()
-        return Linear(own.weight - unembed.weight.to(dtype).mean(dim=1, keepdim=True), mean), signs
+        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(own.bias).mean()
+        return Linear(own.weight - unembed.weight.to(own.weight).mean(dim=1, keepdim=True), mean), signs
 
     def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         return x[:, self.token] - x.mean(dim=1)

@@ -26,8 +26,7 @@ from ..models.prompt import Prompt, token_text
 from ..passes.choices import CONTRIBUTION
 from ..passes.forward import Allocation
 from ..passes.memory import check_memory
-from ..passes.mixers import mixer_of
-from ..passes.record import Trace
+from ..passes.record import Trace, blank
 from ..passes.settings import Settings
 from ..saes import describe
 from ..subject import Subject
@@ -95,7 +94,7 @@ def build_graph(
     """
     size.check(settings.rule)
     hooks = _hooks(subject, targets, layers)
-    check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.model.device)
+    check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.device)
     until = None if not targets or any(t.place is None for t, _ in targets) else max(hook.layer for hook in hooks)
     seen = subject.trace(prompt, until)
     cuts = [embedding_cut(seen), *(sae_cut(subject, seen, prompt, hook) for hook in hooks)]
@@ -332,9 +331,12 @@ def _attributes(
 
 def trace_bytes(subject: Subject, n: int) -> int:
     """What a trace holds, once as it is and once as cuts and their work space."""
-    adapter = subject.adapter
-    kept = (mixer_of(adapter.sublayer(number).mixer).kept(n) for number in range(2 * adapter.n_layers))
-    return 2 * 4 * sum(n * adapter.d_model + one for one in kept)
+    return 2 * blank(subject.adapter, n, dtype=subject.trace_dtype).size
+
+
+def graph_bytes(nodes: int, sources: int) -> int:
+    """What the inflow of so many nodes takes, the widest cut having so many sources."""
+    return 24 * nodes * min(sources, KEPT_SOURCES)
 
 
 def _check_size(cuts: Sequence[Cut], rule: str, max_nodes: int) -> None:
@@ -342,7 +344,7 @@ def _check_size(cuts: Sequence[Cut], rule: str, max_nodes: int) -> None:
     device, d_model = cuts[0].roots.device, cuts[0].roots.shape[1]
     widest = max(cut.n_sources for cut in cuts)
     nodes = min(max_nodes, sum(cut.n_sources for cut in cuts) + 1)
-    need = 24 * nodes * min(widest, KEPT_SOURCES)
+    need = graph_bytes(nodes, widest)
     if rule not in CONTRIBUTION:
         for cut in cuts:
             rows = sum(len(cut.roots) - pos for pos in cut.positions)

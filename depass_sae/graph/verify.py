@@ -174,7 +174,7 @@ class _Study:
         if not same_place(g.graph["model"], subject.loaded.name):
             raise UserError(f"the graph is of {g.graph['model']}, and {subject.loaded.name} is loaded")
         _check_fits(subject, g)
-        check_memory(trace_bytes(subject, len(ids)), "recording the prompt", subject.adapter.model.device)
+        check_memory(trace_bytes(subject, len(ids)), "recording the prompt", subject.adapter.device)
         prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
         hooks = {sae["layer"]: Place(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
         seen = subject.trace(prompt, None)

@@ -100,7 +100,7 @@ def fetch_labels(
     """
     labels: dict[str, str] = {}
     missing: dict[tuple[str, int], list[str]] = {}
-    cache = _Cache(_folder(cache_dir) / re.sub(r"[^A-Za-z0-9.-]+", "_", base_url.partition("://")[2] or base_url))
+    cache = _Cache.of(_folder(cache_dir), base_url)
     for key, (sae, index) in wanted.items():
         if not _is_id(sae):
             continue
@@ -191,6 +191,11 @@ class _Client:
 
     def label(self, sae: str, index: int) -> _Known:
         """Raises _NoAnswer."""
+        body = self.answer(sae, index)
+        return _Known(None if body is None else _explanation(body))
+
+    def answer(self, sae: str, index: int) -> bytes | None:
+        """All that there is of a feature; None where there is none. Raises _NoAnswer."""
         import httpx
 
         try:
@@ -204,10 +209,10 @@ class _Client:
         except (httpx.HTTPError, httpx.InvalidURL, OSError):
             raise _NoAnswer("Neuronpedia cannot be reached", final=True) from None
         if status == 404:
-            return _Known(None)
+            return None
         if status != 200:
             raise _NoAnswer(f"Neuronpedia answered with status {status}")
-        return _Known(_explanation(body))
+        return body
 
     def _get(self, url: str) -> tuple[int, str | None, bytes]:
         import httpx
@@ -283,9 +288,14 @@ class _Cache:
     folder: Path
     trouble: str | None = None
 
+    @classmethod
+    def of(cls, folder: Path, base_url: str) -> _Cache:
+        """Of one site."""
+        return cls(folder / re.sub(r"[^A-Za-z0-9.-]+", "_", base_url.partition("://")[2] or base_url))
+
     def read(self, sae: str, index: int) -> _Known | None:
         """None: not asked yet, too old, or damaged."""
-        path = self._path(sae, index)
+        path = self.path(sae, index)
         try:
             label = json.loads(path.read_text(encoding="utf-8"))["label"]
             if label is None and time.time() - path.stat().st_mtime > ASK_AGAIN_AFTER:
@@ -297,16 +307,22 @@ class _Cache:
         return _Known(plain(label)) if isinstance(label, str) else None
 
     def write(self, sae: str, index: int, known: _Known) -> None:
-        path = self._path(sae, index)
+        trouble = self.keep(self.path(sae, index), {"schema_version": 1, "label": known.label})
+        self.trouble = self.trouble or trouble
+
+    @staticmethod
+    def keep(path: Path, content: Mapping[str, Any]) -> str | None:
+        """Write an answer; why not, where it cannot be."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps({"schema_version": 1, "label": known.label}) + "\n")
+            write_text(path, json.dumps(content) + "\n")
         except OSError as error:
-            self.trouble = self.trouble or f"{path.parent}: {error.strerror}"
+            return f"{path.parent}: {error.strerror}"
         except UserError as error:
-            self.trouble = self.trouble or str(error)
+            return str(error)
+        return None
 
-    def _path(self, sae: str, index: int) -> Path:
+    def path(self, sae: str, index: int) -> Path:
         return self.folder.joinpath(*sae.split("/"), f"{int(index)}.json")
 
 

@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import sublayer as sublayers
-from .parts import Linear, Norm, linear, weight
+from .parts import Linear, Norm, linear
 from .place import Place
 from .sublayer import Layer, Sublayer, Tap
+from .weights import runs_on, weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,6 +65,12 @@ class Adapter:
             return self.model.dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where the model takes what it is given, and where components are: a model may lie on several devices."""
+        with self.lock:
+            return runs_on(self.model, self.text.get_submodule(self.family.embed))
+
+    @property
     def text(self) -> Any:
         """The language model: all of it, but for what reads images or sounds."""
         return self.model.get_submodule(self.family.text)
@@ -79,7 +86,7 @@ class Adapter:
 
     @property
     def d_model(self) -> int:
-        return self.unembed.weight.shape[0]
+        return self.unembed.d_in
 
     @property
     def context_length(self) -> int | None:

@@ -1,8 +1,8 @@
 """Models that cannot be read as they are: what each is, and what to hand over instead.
 
 Other libraries' classes are told by their names, so that none of these libraries is imported.
-Whatever is not listed here is left to the net behind it: every weight that a family's table reads must be a plain
-tensor (:func:`.parts.weight`).
+Whatever is not listed here is left to the net behind it: every weight that a family's table reads must be one that
+:mod:`.weights` can fetch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
+from .weights import offloading
 
-_DEQUANTIZES = ("fp8",)
+DEQUANTIZED = ("fp8",)
 """What transformers turns back into plain weights on machines that do not compute in it."""
+_READABLE = (*DEQUANTIZED, "bitsandbytes", "gptq", "awq")
+"""And what linear maps keep packed (:func:`.weights.of_linear`)."""
 
 
 def unwrapped(model: Any) -> Any:
@@ -33,7 +36,7 @@ def refuse_unreadable(model: Any) -> None:
 def refuse_quantized(source: Any, config: Any) -> None:
     """Raises UserError for a checkpoint of quantized weights, before they are fetched."""
     method = quantization(config)
-    if method is not None and method not in _DEQUANTIZES:
+    if method is not None and method not in _READABLE:
         raise UserError(
             f"the weights of {source} are quantized ({method}); load a checkpoint that is not, in bfloat16 or float32"
         )
@@ -71,16 +74,6 @@ def _weights(model: Any) -> Iterator[Any]:
         yield from model.parameters()
 
 
-def _offloads(part: Any) -> bool:
-    hook = getattr(part, "_hf_hook", None)
-    hooks = getattr(hook, "hooks", (hook,))  # a SequentialHook has several
-    return any(_is(one, "CpuOffload") or getattr(one, "offload", False) for one in hooks)
-
-
-def _devices(model: Any) -> list[str]:
-    return sorted({str(weight.device) for weight in _weights(model)})
-
-
 def _is_wrapper(model: Any) -> bool:
     return isinstance(model, nn.Module) and not hasattr(model, "config") and hasattr(_inside(model), "config")
 
@@ -89,20 +82,14 @@ def _inside(model: Any) -> Any:
     return getattr(model, "module", None)
 
 
-def _without_weights(model: Any) -> bool:
-    return any(weight.is_meta and _is_plain(weight) for weight in _weights(model))
-
-
-def _is_plain(weight: Any) -> bool:
-    return type(weight) is nn.Parameter
+def _empty(part: Any) -> bool:
+    """Whether weights of its own have no values here, nor accelerate has them."""
+    own = part.parameters(recurse=False)
+    return offloading(part) is None and any(p.is_meta and type(p) is nn.Parameter for p in own)
 
 
 def _unmerged(part: Any) -> bool:
     return _is(part, "BaseTunerLayer") and not (part.merged or part.disable_adapters)
-
-
-def _bitsandbytes(part: Any) -> bool:
-    return _is(part, "Linear8bitLt", "Linear4bit")
 
 
 def _quantizer(weight: Any) -> str | None:
@@ -167,30 +154,10 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
     ),
     (_is_wrapper, lambda model: f"a {_name(model)} is a wrapper; hand over model.module, the {_name(_inside(model))}"),
     (
-        _some(_offloads, _parts),
-        lambda model: (
-            "the model is offloaded by accelerate, so its weights come and go; load it whole, on one device: without "
-            "device_map, or in bfloat16, where memory is short"
-        ),
-    ),
-    (
-        _without_weights,
+        _some(_empty, _parts),
         lambda model: (
             "the model is on the meta device, where weights have shapes but no values; load them: "
             "AutoModelForCausalLM.from_pretrained(...)"
-        ),
-    ),
-    (
-        lambda model: len(_devices(model)) > 1,
-        lambda model: (
-            f"the model is split over several devices ({', '.join(_devices(model))}); load it whole on one of them, "
-            "without device_map"
-        ),
-    ),
-    (
-        _some(_bitsandbytes, _parts),
-        lambda model: (
-            f"the model's weights are quantized by bitsandbytes; {_UNQUANTIZED}, or hand over model.dequantize()"
         ),
     ),
     (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from ..errors import UserError, warn
 from ..files import expanded
 from .adapter import Adapter
 from .families import FAMILIES
-from .kinds import refuse_quantized, refuse_unreadable
+from .kinds import DEQUANTIZED, quantization, refuse_quantized, refuse_unreadable
 from .sizes import check_config
 
 if TYPE_CHECKING:
@@ -38,18 +40,65 @@ _ONLY_ADAPTER = (
 class Loaded:
     """A model with its tokenizer (None: prompts are token ids) and the name that documents give it.
 
-    bos_id: the token to put before a text where the tokenizer itself puts none.
+    bos_id: the token to put before a text where the tokenizer itself puts none. chat: whether a text is a user's
+    message, and is written out by the tokenizer's chat template.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     bos_id: int | None = None
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Which of a repository's checkpoints, and where its weights go: transformers' own settings, by their names."""
+
+    revision: str | None = None
+    subfolder: str | None = None
+    device_map: str | Mapping[str, Any] | None = None
+    max_memory: Mapping[Any, Any] | None = None
+    offload_folder: str | Path | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Which files."""
+        found = {"revision": self.revision, "subfolder": self.subfolder}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def placed(self, device: torch.device, quantized: bool) -> dict[str, Any]:
+        """Where the weights go. Packed ones are put there while they are loaded, and do not move afterwards.
+
+        Raises UserError where accelerate, which places them, is not installed.
+        """
+        if self.device_map is None and not quantized:
+            return {}
+        if find_spec("accelerate") is None:
+            what = "quantized weights need" if self.device_map is None else "device_map needs"
+            raise UserError(f"{what} accelerate, which places weights on devices: pip install accelerate")
+        found = {
+            "device_map": {"": device} if self.device_map is None else self.device_map,
+            "max_memory": None if self.max_memory is None else dict(self.max_memory),
+            "offload_folder": None if self.offload_folder is None else str(expanded(self.offload_folder)),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def check(self, device: str | torch.device | None) -> None:
+        """Raises UserError for settings that do not go together."""
+        if self.device_map is not None and device is not None:
+            raise UserError("device is one place for the whole model, and device_map shares it out: give one of them")
+        if self.device_map is None and (self.max_memory is not None or self.offload_folder is not None):
+            raise UserError('max_memory and offload_folder go with a device_map, such as device_map="auto"')
 
 
 def adapter_for(model: Any) -> Adapter:
     """The model seen through its family's table. Raises UserError for a model that has none, or does not fit it."""
     refuse_unreadable(model)
+    return _adapter(model)
+
+
+def _adapter(model: Any) -> Adapter:
     name = type(model).__name__
     model_type = getattr(getattr(model, "config", None), "model_type", name)
     own_type = getattr(getattr(type(model), "config_class", None), "model_type", model_type)
@@ -123,6 +172,7 @@ def load_model(
     device: str | torch.device | None = None,
     cache_dir: Path | None = None,
     trust_remote_code: bool = False,
+    checkpoint: Checkpoint = Checkpoint(),
 ) -> Loaded:
     """Load by name: ``"smollm2"``, a GGUF copy of it, a local directory, or a hub id.
 
@@ -133,26 +183,75 @@ def load_model(
     """
     if not str(name):
         raise UserError("the model has no name: give a hub id or a directory")
-    device = _device(device)
+    checkpoint.check(device)
+    device = usable(device)
     wanted: torch.dtype | str | None = dtype_named(dtype)
     path = expanded(name)
     if str(name) == "smollm2" or (path.suffix == ".gguf"):
         from .smollm2 import BOS_ID, prepare
 
+        if checkpoint.files:
+            raise UserError(f"there is one checkpoint of {name}, without a revision or a subfolder")
         directory = prepare(None if str(name) == "smollm2" else path, cache_dir)
-        model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code)
-        return Loaded(model.to(device), tokenizer, "smollm2", BOS_ID)
+        model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code, device, checkpoint)
+        return Loaded(model, tokenizer, "smollm2", BOS_ID)
+    if path.is_dir() and checkpoint.revision is not None:
+        raise UserError(f"{name} is a directory, which has no revisions: those are a hub id's")
+    source = _source(name, path)
+    model, tokenizer = _from_pretrained(source, wanted or "auto", trust_remote_code, device, checkpoint)
+    return Loaded(model, tokenizer, str(name))
+
+
+def outline(model: Any, *, dtype: str | torch.dtype | None = None, trust_remote_code: bool = False) -> Adapter:
+    """A model of which only the config is read: its weights are on the meta device, with shapes and no numbers.
+
+    model: a name as of :func:`load_model`, or a config object. dtype: None is the config's own.
+
+    Raises UserError, in one line, for whatever has no config or is of no supported family.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+
+    wanted, config = dtype_named(dtype), model
+    trust = {"trust_remote_code": trust_remote_code}
+    if isinstance(model, str | Path):
+        if str(model) == "smollm2" or Path(model).suffix == ".gguf":
+            from .smollm2 import SIZES
+
+            config = LlamaConfig(**SIZES)
+        else:
+            source = _source(model, expanded(model))
+            try:
+                config = _read_config(source, trust)
+                refuse_quantized(source, config)
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(_explain(source, error)) from error
+    if not isinstance(config, PreTrainedConfig):
+        raise UserError(f"a model is a name, a directory or transformers' config of one, not a {type(config).__name__}")
+    wanted = wanted or getattr(config.get_text_config(), "dtype", None) or config.dtype or torch.float32
+    _check_family(config)
+    try:
+        with torch.device("meta"):
+            made = AutoModelForCausalLM.from_config(config, dtype=wanted, **trust)
+    except Exception as error:
+        raise UserError(f"no model can be made of this config: {first_line(error)}") from error
+    return _adapter(made.eval())
+
+
+def _source(name: str | Path, path: Path) -> str | Path:
+    """A directory that is there, or else a hub id. Raises UserError for a file, and for a directory that is not."""
     if path.exists() and not path.is_dir():
         raise UserError(
             f"{name} is a file; a model is a directory with config.json and safetensors, or SmolLM2's .gguf"
         )
     if not path.exists() and str(name).startswith((".", "/", "~")):
         raise UserError(f"there is no directory {name}")
-    model, tokenizer = _from_pretrained(path if path.is_dir() else str(name), wanted or "auto", trust_remote_code)
-    return Loaded(model.to(device), tokenizer, str(name))
+    return path if path.is_dir() else str(name)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable(device: str | torch.device | None) -> torch.device:
+    """None: cuda where there is one. Raises UserError for a device that this machine, or torch, has not."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -164,23 +263,16 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def _from_pretrained(
+    source: str | Path, dtype: torch.dtype | str, trust_remote_code: bool, device: torch.device, checkpoint: Checkpoint
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    local = isinstance(source, Path)
-    if local and (source / _ADAPTER).is_file():  # type: ignore[operator]
-        raise UserError(_ONLY_ADAPTER.format(source))
-    if local and not (source / "config.json").is_file():  # type: ignore[operator]
-        raise UserError(f"{source} has no config.json, so it is no model directory in the Hugging Face format")
-    if local:
-        check_config(source)  # type: ignore[arg-type]
-    trust = {"trust_remote_code": trust_remote_code}
+    directory = source / (checkpoint.subfolder or "") if isinstance(source, Path) else None
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code, **checkpoint.files}
     try:
-        if not local:
-            _ask_hub_once(str(source))
-        config = AutoConfig.from_pretrained(source, **trust)
-        if not any(config.model_type in family.model_types for family in FAMILIES):
-            adapter_for(type("model", (), {"config": config}))  # says which families there are
+        config = _read_config(source, trust, checkpoint)
+        _check_family(config)
         refuse_quantized(source, config)
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -189,9 +281,10 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
             output_loading_info=True,
+            **checkpoint.placed(device, quantization(config) not in (None, *DEQUANTIZED)),
             **trust,
         )
-        has_tokenizer = not local or any((source / name).is_file() for name in _TOKENIZER_FILES)  # type: ignore[operator]
+        has_tokenizer = directory is None or any((directory / name).is_file() for name in _TOKENIZER_FILES)
         tokenizer = AutoTokenizer.from_pretrained(source, **trust) if has_tokenizer else None
     except UserError:
         raise
@@ -208,10 +301,32 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype | str, trust_remote_
     beyond = [key for key in info["unexpected_keys"] if (found := _LAYER.match(key)) and int(found[1]) >= layers]
     if beyond:
         raise UserError(f"{source} has {layers} layers by its config.json, and weights of more: {min(beyond)}")
-    return model, tokenizer
+    return model if hasattr(model, "hf_device_map") else model.to(device), tokenizer
 
 
-def _ask_hub_once(name: str) -> None:
+def _read_config(source: str | Path, trust: dict[str, Any], checkpoint: Checkpoint = Checkpoint()) -> Any:
+    """Of a directory or the hub. Raises UserError for a directory that holds no model, and what the hub raises."""
+    from transformers import AutoConfig
+
+    if isinstance(source, Path):
+        directory = source / (checkpoint.subfolder or "")
+        if (directory / _ADAPTER).is_file():
+            raise UserError(_ONLY_ADAPTER.format(directory))
+        if not (directory / "config.json").is_file():
+            raise UserError(f"{directory} has no config.json, so it is no model directory in the Hugging Face format")
+        check_config(directory)
+    else:
+        _ask_hub_once(source, **checkpoint.files)
+    return AutoConfig.from_pretrained(source, **trust)
+
+
+def _check_family(config: Any) -> None:
+    """Raises UserError for a config of no family, and says which there are."""
+    if not any(config.model_type in family.model_types for family in FAMILIES):
+        _adapter(type("model", (), {"config": config}))
+
+
+def _ask_hub_once(name: str, revision: str | None = None, subfolder: str | None = None) -> None:
     """Raises at once what keeps a model that is not in the cache from being fetched.
 
     Left to itself, huggingface_hub tries six times, with up to a minute each, to reach a hub that is not there.
@@ -219,15 +334,21 @@ def _ask_hub_once(name: str) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    within = "" if subfolder is None else f"{subfolder}/"
+    if isinstance(try_to_load_from_cache(name, f"{within}config.json", revision=revision), str):
         return
+
+    def ask(file: str) -> None:
+        get_hf_file_metadata(hf_hub_url(name, f"{within}{file}", revision=revision), timeout=10)
+
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+        ask("config.json")
     except RemoteEntryNotFoundError:
         with suppress(RemoteEntryNotFoundError):
-            get_hf_file_metadata(hf_hub_url(name, _ADAPTER), timeout=10)
+            ask(_ADAPTER)
             raise UserError(_ONLY_ADAPTER.format(name)) from None
-        raise UserError(f"{name} has no config.json on the hub, so it is no model in the Hugging Face format") from None
+        where = "on the hub" if subfolder is None else f"in {subfolder} on the hub"
+        raise UserError(f"{name} has no config.json {where}, so it is no model in the Hugging Face format") from None
 
 
 def _explain(source: str | Path, error: BaseException) -> str:
@@ -243,6 +364,8 @@ def _explain(source: str | Path, error: BaseException) -> str:
     text = " ".join(str(cause) for cause in causes)
     if any(isinstance(cause, hub.GatedRepoError) for cause in causes):
         return f"{source} is gated: accept its licence on its page, then log in with `hf auth login` or set HF_TOKEN"
+    if any(isinstance(cause, hub.RevisionNotFoundError) for cause in causes):
+        return f"{source} has no such revision on the hub; give a branch, a tag or a commit that it has"
     if any(isinstance(cause, hub.RepositoryNotFoundError) for cause in causes):
         return f"the hub has no model {source!r} that you may read; check its name, or log in with `hf auth login`"
     if any(isinstance(cause, hub.HFValidationError) for cause in causes):

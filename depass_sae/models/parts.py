@@ -1,8 +1,8 @@
 """The plain parts that every architecture is made of: linear maps, norms, gates, and what mixes positions or neurons.
 
 A part describes, it does nothing but its own arithmetic. How components are carried through it, what of it is frozen
-and what its units are is known by the mixer of its kind alone (``passes/mixers``). Weights are views of the live ones,
-made when they are asked for: nothing is copied and nothing goes stale.
+and what its units are is known by the mixer of its kind alone (``passes/mixers``). Weights are got when they are asked
+for (:mod:`.weights`): views of the live ones, so that nothing is copied and nothing goes stale, or from where they lie.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..errors import UserError
+from .weights import Held, MaybeHeld, held, of_conv1d, of_linear, optional, weight
 
 
 class Part:
     """A description made of tensors and other parts."""
 
-    def to(self, dtype: torch.dtype) -> Self:
-        """With every tensor of numbers in this dtype."""
-        changed = {field.name: _to(getattr(self, field.name), dtype) for field in fields(self)}  # type: ignore[arg-type]
+    def to(self, *where: Tensor | torch.dtype | torch.device) -> Self:
+        """With every tensor of numbers as this tensor is: of its dtype, on its device; or as a tensor's ``to`` does."""
+        changed = {field.name: _to(getattr(self, field.name), where) for field in fields(self)}  # type: ignore[arg-type]
         return replace(self, **changed)  # type: ignore[type-var]
 
 
-def _to(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Part | Tensor) else value
+def _to(value: Any, where: tuple[Any, ...]) -> Any:
+    return value.to(*where) if isinstance(value, Part | Tensor) else value
 
 
 Size = Float[Tensor, "pos"]
@@ -39,8 +39,16 @@ Size = Float[Tensor, "pos"]
 class Linear(Part):
     """``x @ weight + bias``."""
 
-    weight: Float[Tensor, "d_in d_out"]
-    bias: Float[Tensor, "d_out"] | None = None
+    weight: Held = Held()  # [d_in, d_out]
+    bias: MaybeHeld = MaybeHeld(None)  # [d_out]
+
+    @property
+    def d_in(self) -> int:
+        return held(self, "weight").shape[0]
+
+    @property
+    def d_out(self) -> int:
+        return held(self, "weight").shape[1]
 
     def __call__(self, x: Float[Tensor, "*rows d_in"], size: Size | None = None) -> Float[Tensor, "*rows d_out"]:
         y = x @ self.weight
@@ -56,9 +64,9 @@ class Norm(Part):
 
     module: nn.Module | None
     kind: Literal["rms", "layer", "l2"]
-    weight: Float[Tensor, "d"]
-    bias: Float[Tensor, "d"] | None
-    eps: float
+    weight: Held = Held()  # [d]
+    bias: MaybeHeld = MaybeHeld()  # [d]
+    eps: float  # type: ignore[misc]
     plus: float = 0.0
 
     @property
@@ -146,8 +154,8 @@ class Convolved(Part):
     """A linear map, then a causal convolution of each channel on its own and an activation."""
 
     linear: Linear
-    taps: Float[Tensor, "d_out n_taps"]  # the last tap is the position itself
-    act: Callable[[Tensor], Tensor]
+    taps: Held = Held()  # [d_out, n_taps]; the last tap is the position itself
+    act: Callable[[Tensor], Tensor]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -216,54 +224,32 @@ def times(bias: Float[Tensor, "d"], size: Size | None) -> Float[Tensor, "*pos d"
     return bias if size is None else bias.to(size.dtype) * size[:, None]
 
 
-def weight(module: Any) -> Tensor:
-    """A module's weight, which everything here takes for a plain tensor of floating-point numbers.
-
-    Raises UserError where it is something else: packed, of another dtype, behind a method, or not there.
-    """
-    found = getattr(module, "weight", None)
-    if not isinstance(found, Tensor):
-        raise UserError(_quantized(module, "no plain weight"))
-    return plain(found, module)
-
-
-def plain(found: Tensor, module: Any) -> Tensor:
-    """A parameter of a module, if it is a plain tensor of floating-point numbers. Raises UserError where it is not."""
-    if not found.is_floating_point() or found.element_size() < 2:
-        raise UserError(_quantized(module, f"its weight is {str(found.dtype).removeprefix('torch.')}"))
-    if found.layout != torch.strided:
-        raise UserError(f"the weight of a {type(module).__name__} is a sparse tensor; make it dense: weight.to_dense()")
-    return without_gradient(found)
-
-
-def _quantized(module: Any, why: str) -> str:
-    return (
-        f"the model's weights are quantized or packed (a {module._get_name()}: {why}); load a checkpoint that is "
-        "not, in bfloat16 or float32"
-    )
-
-
 def linear(module: Any) -> Linear:
     """A torch ``nn.Linear``, whose weight is stored [d_out, d_in]."""
-    return Linear(weight(module).T, _bias(module))
+    return Linear(of_linear(module).T, optional(module, "bias"))
 
 
 def conv1d(module: Any) -> Linear:
     """A transformers ``Conv1D``, whose weight is stored [d_in, d_out]."""
-    return Linear(weight(module), _bias(module))
+    return Linear(of_conv1d(module), optional(module, "bias"))
 
 
 def fused(whole: Linear, *widths: int) -> tuple[Linear, ...]:
     """A map's outputs, one after the other, as maps of their own."""
-    bias = [None] * len(widths) if whole.bias is None else whole.bias.split(widths)
-    return tuple(Linear(w, b) for w, b in zip(whole.weight.split(widths, dim=1), bias, strict=True))
+    w, b = held(whole, "weight"), held(whole, "bias")
+    biases = [None] * len(widths) if b is None else b.split(widths)
+    return tuple(map(Linear, w.split(widths, dim=1), biases))
 
 
 def interleaved(whole: Linear, n_heads: int, parts: int) -> tuple[Linear, ...]:
     """The same where the outputs are fused head by head: [q_0, k_0, q_1, k_1, ...]."""
-    w = whole.weight.unflatten(1, (n_heads, parts, -1))
-    b = None if whole.bias is None else whole.bias.view(n_heads, parts, -1)
-    return tuple(Linear(w[:, :, i].flatten(1), None if b is None else b[:, i].flatten()) for i in range(parts))
+    w, b = held(whole, "weight"), held(whole, "bias")
+
+    def one(i: int) -> Linear:
+        own = w.view(lambda x: x.unflatten(1, (n_heads, parts, -1))[:, :, i].flatten(1))
+        return Linear(own, None if b is None else b.view(lambda x: x.view(n_heads, parts, -1)[:, i].flatten()))
+
+    return tuple(map(one, range(parts)))
 
 
 def rms_norm(module: Any) -> Norm:
@@ -276,19 +262,10 @@ def rms_norm_plus_one(module: Any) -> Norm:
 
 
 def layer_norm(module: Any) -> Norm:
-    return Norm(module, "layer", weight(module), _bias(module), module.eps)
+    return Norm(module, "layer", weight(module), optional(module, "bias"), module.eps)
 
 
 def gated_mlp(module: Any) -> MLP:
     """Llama's: gate_proj, up_proj, down_proj."""
     gate, up, down = (linear(getattr(module, name)) for name in ("gate_proj", "up_proj", "down_proj"))
     return MLP(gate, up, down, module.act_fn, module=module, down_module=module.down_proj)
-
-
-def _bias(module: Any) -> Tensor | None:
-    return None if module.bias is None else without_gradient(module.bias)
-
-
-def without_gradient(tensor: Tensor) -> Tensor:
-    """A view without gradient; a copy of what was made in ``torch.inference_mode``, which autograd takes nowhere."""
-    return tensor.clone().detach() if tensor.is_inference() else tensor.detach()

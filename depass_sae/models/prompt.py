@@ -49,13 +49,16 @@ class Prompt:
 def encode(loaded: Loaded, adapter: Adapter, prompt: PromptLike) -> Prompt:
     """A text is tokenized, with one start token in front; ids are taken exactly as they are given.
 
-    Messages are written out by the tokenizer's chat template, the answer about to begin. Of what a tokenizer returns
+    Messages are written out by the tokenizer's chat template, the answer about to begin; so is a text, as a user's
+    message, where the model was loaded for chats. Of what a tokenizer returns
     (one sequence), the positions that its attention mask leaves out are dropped.
 
     Warns of ids that begin with two start tokens, and of ids that end with padding. Raises UserError for a prompt that
     is empty, longer than the context, or has ids that the model does not know.
     """
     text, ids = None, []
+    if loaded.chat and isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
         text, ids = prompt, _tokenized(loaded, prompt)
     elif _is_chat(prompt):

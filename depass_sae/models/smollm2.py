@@ -35,6 +35,19 @@ GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SIZE = 98_362_432
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+SIZES = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1_536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 8_192,
+    "tie_word_embeddings": True,
+}
+"""What a Llama's config says of this one, for whoever asks for no more than sizes."""
+
 _FOLDER = "smollm2-135m-instruct"
 _FORMAT = 1  # of the cached folder: a new number makes older copies be converted again
 _SPACE_NEEDED = 600_000_000

@@ -128,4 +128,4 @@ def tap(layer: Layer, hook: str) -> Tap:
 def width(layer: Layer, hook: str, d_model: int) -> int:
     """The last dimension of what stands at a place."""
     attention = layer.sublayers[0].mixer
-    return attention.o.weight.shape[0] if hook == "hook_z" else d_model  # type: ignore[union-attr]
+    return attention.o.d_in if hook == "hook_z" else d_model  # type: ignore[union-attr]

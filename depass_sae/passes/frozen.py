@@ -50,11 +50,11 @@ class Frozen:
 
     @cached_property
     def norm(self) -> Norm:
-        return self.sublayer.norm.to(self.resid.dtype)
+        return self.sublayer.norm.to(self.resid)
 
     @cached_property
     def post(self) -> Norm | None:
-        return None if self.sublayer.post is None else self.sublayer.post.to(self.resid.dtype)
+        return None if self.sublayer.post is None else self.sublayer.post.to(self.resid)
 
     @cached_property
     def scale(self) -> Float[Tensor, "pos 1"]:
@@ -88,7 +88,7 @@ class Frozen:
     def out(self, inside: Inside, choices: Choices) -> Float[Tensor, "pos d_model"]:
         """What the sublayer adds to the stream."""
         raw, bias = self.mixer.write(inside.z, self.record), self.live_bias(inside, choices)
-        bias = self.mixer.write_bias(self.record, raw.dtype) if bias is None else bias
+        bias = self.mixer.write_bias(self.record, raw) if bias is None else bias
         raw = raw if bias is None else raw + bias
         if self.post is None:
             return raw
@@ -124,7 +124,7 @@ class Frozen:
 
         output, raw: the gradients after and before that norm.
         """
-        own = self.mixer.write_bias(self.record, raw.dtype)
+        own = self.mixer.write_bias(self.record, raw)
         found = None if own is None else (raw * own).sum(2)
         if self.post is not None and self.post.bias is not None:
             after = (output * self.post.bias).sum(2)
@@ -154,7 +154,7 @@ class Frozen:
 
     def written_bias(self) -> Float[Tensor, "*pos d_model"] | None:
         """The bias vectors of what is written and of the norm after it, as they are added to the stream."""
-        own = self.mixer.write_bias(self.record, self.resid.dtype)
+        own = self.mixer.write_bias(self.record, self.resid)
         if self.post is None:
             return own
         own = None if own is None else self.post.frozen(own, self.post_scale)
@@ -175,5 +175,5 @@ class Frozen:
     def recorded_z(self) -> Float[Tensor, "pos d_inner"]:
         """The inner value, as the model computed it."""
         if self.record.neurons is not None:
-            return self.record.neurons.to(self.resid.dtype)
+            return self.record.neurons.to(self.resid)
         return self.inside(self.resid, CONTRIBUTION["linear"]).z

@@ -39,7 +39,7 @@ def intervene(
 
     def keep(place: Place) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
-            found[place] = x[:, -1].to(compute)
+            found[place] = x[:, -1].to(adapter.device, compute)
 
         return note
 
@@ -51,16 +51,22 @@ def intervene(
                 watch(adapter, Place(*read), handles, keep(read))
         output = run(adapter, token_ids, logits_to_keep=1)
     if None in reads:
-        found[None] = output.logits[:, -1].to(compute)
+        found[None] = output.logits[:, -1].to(adapter.device, compute)
     return found
 
 
 def _edit(adapter: Adapter, place: Place, edit: Edit, handles: list[Any]) -> None:
+    home = adapter.device
+
+    def at_home(x: Tensor) -> Tensor:
+        """What an edit is made of lies where components do, whichever device computes the place."""
+        return edit(x.to(home)).to(x)
+
     if place.hook != "resid_mid":
         tap = adapter.tap(place)
         if tap.derived:
             raise UserError(f"no intervention is made at {place.hook}, which no module shows as it is; try mlp_in")
-        change(tap, handles, edit)
+        change(tap, handles, at_home)
         return
     if adapter.layer(place.layer).parallel:
         raise UserError(f"{place} is in no module's way: the layer's MLP reads what its attention reads")
@@ -70,6 +76,6 @@ def _edit(adapter: Adapter, place: Place, edit: Edit, handles: list[Any]) -> Non
     def added(output: Tensor) -> Tensor:
         """No module puts out the stream between the sublayers: attention adds what the edit changes there."""
         stream = before[0] + output
-        return output + (edit(stream).to(stream.dtype) - stream)
+        return output + (at_home(stream) - stream)
 
     change(adapter.tap(Place(place.layer, "attn_out")), handles, added)

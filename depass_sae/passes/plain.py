@@ -23,7 +23,7 @@ def decompose(trace: Trace, start: Split, rule: str, T: float = 0.1, skip: bool 
     found = {stream_at(start.at.depth, trace.n_layers): (x, present)}
     barred = start.first_only & skip & (torch.arange(len(x)) > 0)[:, None]  # position 0's would win every softmax
     for number in range(start.at.depth, len(trace.records)):
-        part, pattern = trace.adapter.sublayer(number).to(x.dtype), trace.records[number].pattern
+        part, pattern = trace.adapter.sublayer(number).to(x), trace.records[number].pattern
         hat = norm(x, present, part.norm, trace.streams[number])
         out = mlp(*hat, part.mixer, barred, rule, T) if pattern is None else attention(*hat, part.mixer, pattern)  # type: ignore[arg-type]
         x, present = x + out[0], present | out[1]

@@ -94,7 +94,7 @@ class Trace:
         recorded = (x for record in self.records for x in (record.pattern, record.neurons, *record.at.values()))
         all_of_it = (*self.streams, *self.outputs.values(), self.logits, self.uncapped, *recorded)
         # Without a soft-cap the uncapped logits are the logits.
-        return sum({x.data_ptr(): x.nbytes for x in all_of_it if x is not None}.values())
+        return sum({(x.untyped_storage()._cdata, x.data_ptr()): x.nbytes for x in all_of_it if x is not None}.values())
 
     def first(self, n: int) -> Trace:
         """The first n positions of a trace of one prompt, which no later one has touched."""
@@ -136,6 +136,41 @@ class Trace:
         return self.streams[place.depth] if place.is_stream else self.outputs[place]
 
 
+def blank(
+    adapter: Adapter,
+    n: int,
+    *,
+    until: int | None = None,
+    outputs: Collection[Place] = (),
+    dtype: torch.dtype | None = None,
+) -> Trace:
+    """A trace of n positions, as large as a recorded one, of which nothing was computed: its tensors have no numbers.
+
+    What is planned and forecast for it holds for every prompt of this length. Options as of :func:`trace`.
+    """
+    compute, n_layers = adapter.compute_dtype(dtype), adapter.n_layers if until is None else until + 1
+
+    def empty(width: int, dtype: torch.dtype = compute) -> Tensor:
+        return torch.empty(n, width, dtype=dtype, device="meta")
+
+    records = []
+    for part in (part for index in range(n_layers) for part in adapter.layer(index).sublayers):
+        record = mixer_of(part.mixer).blank(n, dtype or adapter.dtype, compute)
+        raw = {} if part.post is None else {"raw": empty(adapter.d_model, dtype or adapter.dtype)}
+        records.append(replace(record, at={**record.at, **raw}))
+    vocabulary, capped = adapter.unembed.weight.shape[1], adapter.softcap is not None
+    logits = empty(vocabulary) if until is None else None
+    return Trace(
+        adapter=adapter,
+        token_ids=torch.zeros(n, dtype=torch.long),
+        streams=[empty(adapter.d_model) for _ in range(2 * n_layers + 1)],
+        records=records,
+        outputs={place: empty(adapter.width(place)) for place in outputs if not place.is_stream},
+        logits=logits,
+        uncapped=empty(vocabulary) if capped and logits is not None else logits,
+    )
+
+
 class _Stop(Exception):
     """Leaves the model's forward once the last layer that matters is done."""
 
@@ -170,7 +205,7 @@ def traces(
     They are padded at their ends, where no position of theirs can look, each with its own last token.
     """
     longest = max(map(len, prompts))
-    compute = adapter.compute_dtype(dtype)
+    compute, home = adapter.compute_dtype(dtype), adapter.device
     n_layers = adapter.n_layers if until is None else until + 1
     places = [stream_at(depth, n_layers) for depth in range(2 * n_layers + 1)]
     inside = [place for place in (Place(*place) for place in outputs) if not place.is_stream]
@@ -181,7 +216,7 @@ def traces(
 
     def keep(place: Place) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
-            activations[place] = x.detach().to(compute)
+            activations[place] = x.detach().to(home, compute)
             if until is not None and place == places[-1]:
                 raise _Stop
 
@@ -190,7 +225,8 @@ def traces(
     def keep_own(number: int, name: str) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
             # Routers are given positions, whichever prompt they are of.
-            noted[number][name] = x.detach().unflatten(0, batch.shape) if x.dim() == 2 else x.detach()
+            x = x.detach().to(home)
+            noted[number][name] = x.unflatten(0, batch.shape) if x.dim() == 2 else x
 
         return note
 
@@ -208,7 +244,7 @@ def traces(
             look(returned(adapter.model.get_output_embeddings()), handles, ends.append)
         with suppress(_Stop):
             ends.append(run(adapter, batch).logits)
-        norms = [part.norm.to(compute) for part in parts]
+        norms = [part.norm.to(home, compute) for part in parts]
 
     def of_prompt(i: int, ids: Int[Tensor, "pos"]) -> Trace:
         streams = [activations[place][i, : len(ids)] for place in places]
@@ -218,14 +254,15 @@ def traces(
             record = mixer.record(mine, norm, streams[part.reads.depth])
             raw = {"raw": mine["raw"][: len(ids)]} if "raw" in mine else {}
             records.append(replace(record, at={**record.at, **raw}))
+        logits = ends[-1][i, : len(ids)].to(home, compute) if ends else None
         return Trace(
             adapter=adapter,
             token_ids=ids,
             streams=streams,
             records=records,
             outputs={place: activations[place][i, : len(ids)] for place in inside},
-            logits=ends[-1][i, : len(ids)].to(compute) if ends else None,
-            uncapped=ends[0][i, : len(ids)].to(compute) if ends else None,
+            logits=logits,
+            uncapped=logits if len(ends) < 2 else ends[0][i, : len(ids)].to(home, compute),
         )
 
     return [of_prompt(i, ids) for i, ids in enumerate(prompts)]
@@ -245,7 +282,7 @@ def read_batch(
     noted: list[Tensor] = []
 
     def note(x: Tensor) -> None:
-        noted.append(x[:, -1].to(compute))
+        noted.append(x[:, -1].to(adapter.device, compute))
         raise _Stop
 
     with recording(adapter, dtype, patterns=False), hooks() as handles:
@@ -255,4 +292,4 @@ def read_batch(
             output = run(adapter, token_ids, logits_to_keep=1)
         except _Stop:
             return noted[0]
-    return output.logits[:, -1].to(compute)
+    return output.logits[:, -1].to(adapter.device, compute)

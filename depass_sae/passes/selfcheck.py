@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import QuantizationWarning, UserError, warn
 from ..models.adapter import Adapter
 from ..models.place import stream_at
+from ..models.weights import rounds_inputs
 from .choices import EFFECT
 from .forward import Allocation, propagate
 from .frozen import Frozen
@@ -88,12 +89,25 @@ def check(adapter: Adapter, dtype: torch.dtype | None = None) -> Checked:
             raise UserError(
                 _mismatch(adapter, f"what the {frozen.mixer.unit}s of layer {layer} make of the stream", off)
             )
-    compute = seen.resid_post.dtype
     assert seen.logits is not None
-    logits = adapter.unembed.to(compute)(adapter.final_norm.to(compute)(seen.resid_post))
+    logits = adapter.unembed.to(seen.resid_post)(adapter.final_norm.to(seen.resid_post)(seen.resid_post))
     compare("the logits", adapter.capped(logits), seen.logits)
     check_attention(adapter, dtype, seen.logits)
+    if rounds_inputs(adapter.model):
+        _warn_of_rounding(adapter, seen)
     return Checked(worst, adapter.text.config._attn_implementation)
+
+
+def _warn_of_rounding(adapter: Adapter, seen: Trace) -> None:
+    """Says how far the model as it is lies from what is traced, where packed maps compute with plain numbers."""
+    assert seen.logits is not None
+    with torch.no_grad():
+        own = run(adapter, seen.token_ids[None]).logits[0].to(seen.logits)
+    warn(
+        f"the model's 8-bit maps round what they are given, and are traced without that: its own logits are off by "
+        f"{_distances(own, seen.logits).median().item():.1%} from those that answers are about",
+        QuantizationWarning,
+    )
 
 
 def check_attention(
@@ -121,7 +135,7 @@ def check_attention(
 
 
 def _some_ids(adapter: Adapter) -> Int[Tensor, "pos"]:
-    return torch.arange(min(8, adapter.context_length or 8, adapter.vocab_size), device=adapter.model.device)
+    return torch.arange(min(8, adapter.context_length or 8, adapter.vocab_size), device=adapter.device)
 
 
 def _bound(adapter: Adapter, dtype: torch.dtype | None) -> float:

@@ -13,20 +13,18 @@ Without thresholds the activation is a ReLU. Shapes are read off the files' head
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ..errors import UserError
 from ..models.place import Place
 from ..texts import quoted
 from .hook import TRANSFORMER_LENS, hook_in
 from .model_types import POST_NORMED, model_type_of
-from .own import at_least_float32, one_line
+from .own import at_least_float32
+from .weights import check_shape, made, opened, shapes, text_in
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -43,10 +41,7 @@ READS = tuple(
 WRITES, MODULE = "hook_mlp_out", "mlp.hook_out"
 """What the decoders stand for: what the MLP adds to the stream, or what its module gives, before a norm on that."""
 ACTIVATIONS = (None, "relu", "jump_relu", "jumprelu")
-FLOATS = ("F16", "BF16", "F32", "F64")
 THRESHOLD = "activation_function.threshold"
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class TracerFolder:
         if not isinstance(config, dict):
             raise UserError(f"{file} is no configuration: it holds no mapping")
         kind, reads, writes, model, activation = (
-            _text(file, config, key)
+            text_in(file, config, key)
             for key in ("model_kind", "feature_input_hook", "feature_output_hook", "model_name", "activation")
         )
         if kind not in (CROSS_LAYER, PER_LAYER):
@@ -128,41 +123,6 @@ def is_circuit_tracers(path: Path) -> bool:
 # --- weights ------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def opened(path: Path, framework: str = "pt") -> Iterator[Any]:
-    """A safetensors file. Raises UserError for one that is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework) as file:
-            yield file
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or cut short ({one_line(error)}); copy it again") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-
-
-def shapes(path: Path) -> dict[str, Shape]:
-    """Of the tensors in a file. Raises UserError for those that are no weights."""
-    with opened(path, "np") as file:  # torch would lay the whole file out in memory
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        for name, values in slices.items():
-            if values.get_dtype() not in FLOATS:
-                raise UserError(f"{path}: {name} is {values.get_dtype()}; weights are {', '.join(FLOATS)}")
-        return {name: tuple(values.get_shape()) for name, values in slices.items()}
-
-
-def check_shape(path: Path, found: dict[str, Shape], name: str, expected: Sequence[int | None], means: str) -> Shape:
-    """A tensor's shape. expected: None for any size from 1. Raises UserError where it is another."""
-    shape = found.get(name)
-    fits = shape is not None and len(shape) == len(expected)
-    if shape is None or not fits or any(n < 1 or m not in (None, n) for n, m in zip(shape, expected, strict=True)):
-        should = ", ".join("?" if n is None else str(n) for n in expected)
-        is_ = "is missing" if shape is None else f"is {list(shape)}"
-        raise UserError(f"{path}: {name} should be [{should}] ({means}), and {is_}")
-    return shape
-
-
 def layer_transcoders(folder: TracerFolder) -> dict[int, Callable[[], SAE]]:
     """The transcoders of a set by their layers, each still to be read."""
 
@@ -176,8 +136,6 @@ def layer_transcoders(folder: TracerFolder) -> dict[int, Callable[[], SAE]]:
 
 
 def _transcoder(folder: TracerFolder, layer: int) -> SAE:
-    from sae_lens import SAE
-
     path = folder.path / f"layer_{layer}.safetensors"
     found = shapes(path)
     d_sae, d_in = check_shape(path, found, "W_enc", (None, None), "features, what is read")
@@ -198,31 +156,11 @@ def _transcoder(folder: TracerFolder, layer: int) -> SAE:
         weights["threshold"] = weights.pop(THRESHOLD)
         if (weights["threshold"] < 0).any():
             raise UserError(f"{path}: a threshold is below 0, where sae-lens's features cannot fire")
-    dtype = torch.float64 if any(v.dtype == torch.float64 for v in weights.values()) else torch.float32
-    sae: SAE = SAE.from_dict(
-        {
-            "architecture": f"{'jumprelu_' if is_jumprelu else ''}{'skip_' if skips else ''}transcoder",
-            "d_in": d_in,
-            "d_out": d_out,
-            "d_sae": d_sae,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": "meta",
-            "apply_b_dec_to_input": False,
-            "metadata": folder.metadata(layer),
-        }
-    )
-    sae.load_state_dict({name: values.to(dtype) for name, values in weights.items()}, assign=True)
-    return sae
+    architecture = f"{'jumprelu_' if is_jumprelu else ''}{'skip_' if skips else ''}transcoder"
+    return made(architecture, weights, folder.metadata(layer))
 
 
 # --- small things -------------------------------------------------------------------------------------------
-
-
-def _text(file: Path, config: dict[Any, Any], key: str) -> str | None:
-    value = config.get(key)
-    if not isinstance(value, str | None):
-        raise UserError(f"{file}: {key} should be a text, and is {quoted(value)}")
-    return value
 
 
 def _is(value: str | None) -> str:

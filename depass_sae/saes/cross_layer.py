@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import expanded
 from ..models.place import Place
-from .circuit_tracer import CROSS_LAYER, TracerFolder, check_shape, opened, shapes
+from .circuit_tracer import CROSS_LAYER, TracerFolder
 from .own import at_least_float32
+from .weights import check_shape, opened, shapes
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import SAEMetadata

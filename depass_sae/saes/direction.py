@@ -88,6 +88,13 @@ def _size_above_kth(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
     return size[:, j] - size.topk(sae.cfg.k).values[:, -1]
 
 
+def _above_rest_of_group(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
+    size = pre.shape[1] // sae.cfg.k
+    rest = pre[:, j // size * size : (j // size + 1) * size].clone()
+    rest[:, j % size] = 0
+    return pre[:, j] - rest.clamp(min=0).amax(-1)
+
+
 def _gate_above_zero(sae: "SAE", x: Tensor, pre: Tensor, j: int) -> Tensor:
     return pre_activations(sae, x, path="gate")[:, j]
 
@@ -110,6 +117,11 @@ ARCHITECTURES = {
     "skip_transcoder": Architecture({"magnitude": _plain}, _above_zero),
     "jumprelu_transcoder": Architecture({"magnitude": _plain}, _above_threshold),
     "jumprelu_skip_transcoder": Architecture({"magnitude": _plain}, _above_threshold),
+    "topk_transcoder": Architecture({"magnitude": _plain}, _above_kth),
+    "topk_skip_transcoder": Architecture({"magnitude": _plain}, _above_kth),
+    "groupmax": Architecture({"magnitude": _plain}, _above_rest_of_group),
+    "groupmax_transcoder": Architecture({"magnitude": _plain}, _above_rest_of_group),
+    "groupmax_skip_transcoder": Architecture({"magnitude": _plain}, _above_rest_of_group),
     "cross_layer_transcoder": Architecture({"magnitude": _plain}, _above_zero),
     "jumprelu_cross_layer_transcoder": Architecture({"magnitude": _plain}, _above_own_threshold),
 }
@@ -196,8 +208,8 @@ def threshold_gap(
     """How far a feature is above where it starts to fire, in units of its pre-activation; negative where it is silent.
 
     Above 0 for relu; above the threshold for jumprelu; above the smallest pre-activation that still fires there for
-    topk (by size for abstopk; 0 for that one itself); the gate's pre-activation for gated SAEs. pre: the
-    pre-activations, where they are known.
+    topk (by size for abstopk; 0 for that one itself); above all others of its group for groupmax; the gate's
+    pre-activation for gated SAEs. pre: the pre-activations, where they are known.
     """
     return architecture_of(sae).gap(
         sae, x, pre_activations(sae, x) if pre is None else pre, feature_index(sae, feature)

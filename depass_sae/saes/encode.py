@@ -195,7 +195,7 @@ def _warning(sae: "SAE", explained: float | None, l0: float, n_pos: int) -> str 
     # Over n positions the variance about their own mean is (n − 1)/n of the true one: a fair SAE looks worse on few.
     if explained is not None and 1 - (1 - explained) * (n_pos - 1) / n_pos < LEAST_EXPLAINED:
         signs.append(f"explains {explained:.2f} of the variance")
-    fixed_l0 = "topk" in sae.cfg.architecture()
+    fixed_l0 = hasattr(sae.cfg, "k")
     if n_pos and (l0 == 0 or (l0 > DENSEST * sae.cfg.d_sae and not fixed_l0)):
         signs.append(f"has {l0:.1f} of {sae.cfg.d_sae} features active per position")
     if not signs:

@@ -6,7 +6,7 @@ named twice is refused, and weights are read. Inside, everything goes through sa
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -16,14 +16,14 @@ import torch
 
 from ..arguments import whole_in
 from ..errors import SAEFitWarning, UserError, warn
-from ..files import expanded, parse_json, read_text
+from ..files import expanded
 from ..models.place import Place
-from ..texts import quoted
-from .circuit_tracer import CROSS_LAYER, TracerFolder, is_circuit_tracers, layer_transcoders
-from .cross_layer import CrossLayer, CrossLayerFeatures
+from .cross_layer import CrossLayerFeatures
+from .formats import Format, Stored, folders_in, formats_called
+from .formats.sae_lens import FORMAT as SAE_LENS
 from .hook import NoHookNamed, hook_in, hook_names, named_hook
-from .own import DTYPES, inference_form, one_line, quiet, settle, written_down
-from .release import load_release
+from .own import DTYPES, inference_form, quiet, settle, written_down
+from .release import fetch_folders, load_release
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 SAESource: TypeAlias = Union[str, Path, "SAE"]
 HookKey: TypeAlias = Place | str | int
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-TEXTS = (
-    *("architecture", "hf_hook_name", "hook_name", "hook_point", "model_name", "release", "sae_id", "neuronpedia_id"),
-    *("activation_fn", "activation_fn_str"),
-)
-"""What is a text, or nothing, in a configuration."""
 # Normalisations that exist only until they are folded into the weights.
 FOLDED = ("expected_average_only_in", "covariance_whitening")
 
@@ -55,18 +49,21 @@ def load_saes(
     *,
     layers: Sequence[int] | int | None = None,
     sae_ids: Sequence[str] | str | None = None,
+    sae_format: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[Place, "SAE"]:
     """Load SAEs by the hook they read, in order of their hooks.
 
     Args:
-        saes: a release in sae-lens's registry; a directory in sae-lens's format, or a folder of several; a folder of
-            transcoders, cross-layer ones too, in circuit-tracer's format; an SAE object; a list of directories and
+        saes: a release in sae-lens's registry; a directory in one of the formats, or a folder of several; a hub
+            repository in one of them, with `sae_ids`, which are its folders; an SAE object; a list of directories and
             objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do not name their hook (a
             bare layer then means resid_post).
         layers: only these. From a release: the SAE at each of them.
         sae_ids: of a release, where a layer has several.
+        sae_format: of the directories, by its name in :data:`.FORMATS`; recognised by their files if None (a hub
+            repository's is sae-lens's then).
         device: where they are put.
         dtype: of the weights; float32 (or float64 where they have it) if None. Thresholds keep at least float32.
 
@@ -81,23 +78,27 @@ def load_saes(
     layers = [layers] if isinstance(layers, int) else layers
     sae_ids = [sae_ids] if isinstance(sae_ids, str) else sae_ids
     dtype = _dtype(dtype)
+    formats_called(sae_format)
     if isinstance(saes, str) and not _is_on_disk(saes):
-        candidates = _from_release(saes, sae_ids, layers)
+        if sae_format in (None, SAE_LENS.name):
+            candidates = _from_release(saes, sae_ids, layers)
+        else:
+            candidates = _from_repository(saes, sae_ids, sae_format)
     elif sae_ids is not None:
         raise UserError("sae_ids choose from a release; from directories and objects choose with layers")
     else:
         with quiet():
-            candidates = _candidates(saes)
+            candidates = _candidates(saes, sae_format)
     chosen = _one_per_hook(candidates if layers is None else _at_layers(candidates, layers))
     return {hook: _loaded(candidate, device, dtype) for hook, candidate in sorted(chosen.items())}
 
 
-def check_folder(saes: Any) -> None:
-    """Raises UserError for a directory that holds no SAE, or bad transcoders, before the model is loaded."""
+def check_folder(saes: Any, sae_format: str | None = None) -> None:
+    """Raises UserError for a directory that holds no SAE, or a bad configuration, before the model is loaded."""
+    formats_called(sae_format)
     if isinstance(saes, Path) or (isinstance(saes, str) and _is_on_disk(saes)):
-        for path in _in_folder(expanded(saes)):
-            if not _holds_sae(path):
-                _from_circuit_tracer(path)
+        for path, kept in folders_in(expanded(saes), sae_format):
+            kept.read(path)
 
 
 def _is_on_disk(saes: str) -> bool:
@@ -112,7 +113,8 @@ def _loaded(candidate: Candidate, device: str | torch.device, dtype: torch.dtype
         try:
             sae = settle(written_down(candidate.load(), candidate.hook), device, dtype)
         except UserError as error:
-            raise UserError(f"{candidate.name}: {error}") from error
+            named = candidate.name in str(error)
+            raise UserError(str(error) if named else f"{candidate.name}: {error}") from error
     if sae.cfg.normalize_activations in FOLDED:
         warn(
             f"{candidate.name} was trained on normalised activations ({sae.cfg.normalize_activations}), and the factor "
@@ -144,16 +146,16 @@ def _at_layers(candidates: Sequence[Candidate], layers: Sequence[int]) -> list[C
 # --- what the user may hand over ----------------------------------------------------------------------------
 
 
-def _candidates(saes: Any) -> list[Candidate]:
+def _candidates(saes: Any, sae_format: str | None) -> list[Candidate]:
     if saes is None:
         return []
     if isinstance(saes, Mapping):
-        return [candidate for key, source in saes.items() for candidate in _from_key(key, source)]
+        return [candidate for key, source in saes.items() for candidate in _from_key(key, source, sae_format)]
     found: list[Candidate] = []
     nameless: list[Any] = []
-    for source in _each(saes):
+    for source in _each(saes, sae_format):
         try:
-            found += _from_directory(source, None) if isinstance(source, Path) else [_from_object(source, None)]
+            found += _from_folders([source], None) if isinstance(source, tuple) else [_from_object(source, None)]
         except NoHookNamed:
             nameless.append(source)
     if nameless:
@@ -161,23 +163,26 @@ def _candidates(saes: Any) -> list[Candidate]:
     return found
 
 
-def _each(saes: Any) -> Iterable[Any]:
+def _each(saes: Any, sae_format: str | None) -> "Iterable[tuple[Path, Format] | SAE]":
     """Every SAE that is meant, by its directory or as an object."""
     if isinstance(saes, str | Path):
-        yield from _in_folder(expanded(saes))
+        yield from folders_in(expanded(saes), sae_format)
     elif isinstance(saes, list | tuple):
         for source in saes:
-            yield from _each(source)
+            yield from _each(source, sae_format)
     elif _is_sae(saes):
         yield saes
     elif saes is not None:
         raise UserError(f"SAEs are a release, a directory, an SAE object, a list or a dict of these, not {_kind(saes)}")
 
 
-def _name_them(sources: Sequence[Any]) -> str:
+def _name_them(nameless: Sequence[Any]) -> str:
     """What to write for SAEs that do not say where they read."""
+    sources = [source[0] if isinstance(source, tuple) else source for source in nameless]
     directories = all(isinstance(source, Path) for source in sources)
-    in_file = ', or write "hook_name": "blocks.17.hook_resid_post" into the metadata of cfg.json' if directories else ""
+    in_file = ""
+    if all(isinstance(source, tuple) and source[1] is SAE_LENS for source in nameless):
+        in_file = ', or write "hook_name": "blocks.17.hook_resid_post" into the metadata of cfg.json'
     if len(sources) == 1:
         what, name = (str(sources[0]), f'"{sources[0]}"') if directories else (f"the {_type(sources[0])} object", "sae")
         return f'{what} does not say which hook it reads; name it: saes={{"17.resid_post": {name}}}{in_file}'
@@ -205,155 +210,60 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
     ]
 
 
-def _from_key(key: HookKey, source: SAESource) -> list[Candidate]:
+def _from_repository(repository: str, sae_ids: Sequence[str] | None, sae_format: str) -> list[Candidate]:
+    """Of folders of a hub repository in another format than sae-lens's."""
+    found = []
+    for sae_id, path in fetch_folders(repository, sae_ids).items():
+        origin = {"release": repository, "sae_id": sae_id, "sae_format": sae_format}
+        with quiet():
+            candidates = _from_folders(folders_in(path, sae_format), None)
+        found += [replace(one, load=partial(_from_there, one, origin)) for one in candidates]
+    return found
+
+
+def _from_there(candidate: Candidate, origin: Mapping[str, str]) -> "SAE":
+    return written_down(candidate.load(), candidate.hook, **origin)
+
+
+def _from_key(key: HookKey, source: SAESource, sae_format: str | None) -> list[Candidate]:
     if isinstance(key, str):
         number = whole_in(key.strip())
         key = Place.parse(key) if number is None else number
     if not isinstance(key, Place | Integral) or isinstance(key, bool):
         raise UserError(f"an SAE's key is its layer or hook, such as 17 or '17.resid_post', not {_kind(key)}")
     if isinstance(source, str | Path):
-        return _from_directory(expanded(source), key)
+        return _from_folders(folders_in(expanded(source), sae_format), key)
     if _is_sae(source):
         return [_from_object(source, key)]
     raise UserError(f"the SAE of {key} is a directory or an SAE object, not {_kind(source)}")
 
 
-def _in_folder(folder: Path) -> Iterable[Path]:
-    """One SAE, transcoders in circuit-tracer's format, or those of a folder's subfolders."""
-    if not folder.is_dir():
-        raise UserError(f"there is no SAE directory {folder}")
-    if _holds_sae(folder) or is_circuit_tracers(folder):
-        return [folder]
-    inside = sorted(
-        path for path in folder.iterdir() if path.is_dir() and (_holds_sae(path) or is_circuit_tracers(path))
-    )
-    if not inside:
-        raise UserError(f"{folder} holds no SAE: neither {CONFIG} and {WEIGHTS}, nor folders with them")
-    return inside
+def _from_folders(folders: Sequence[tuple[Path, Format]], key: Place | int | None) -> list[Candidate]:
+    """The dictionaries in folders; of several those that the key names."""
+    stored = [one for path, kept in folders for one in kept.read(path)]
+    if len(stored) == 1:
+        return [_stored(stored[0], key)]
+    found = [_stored(one, None) for one in stored]
+    meant = [candidate for candidate in found if key in (None, candidate.hook, candidate.hook.layer)]
+    if not meant:
+        there = ", ".join(str(candidate.hook) for candidate in found)
+        raise UserError(f"{folders[0][0]} has no SAE or transcoder that reads {key}; there are {there}")
+    return meant
 
 
-def _from_directory(path: Path, key: Place | int | None) -> list[Candidate]:
-    """One SAE, or transcoders: those of all layers, or the one that the key names."""
-    if not path.is_dir():
-        raise UserError(f"there is no SAE directory {path}")
-    if not _holds_sae(path) and is_circuit_tracers(path):
-        found = _from_circuit_tracer(path)
-        meant = [candidate for candidate in found if key in (None, candidate.hook, candidate.hook.layer)]
-        if not meant:
-            raise UserError(
-                f"{path} has no transcoder that reads {key}; there are {', '.join(str(c.hook) for c in found)}"
-            )
-        return meant
-    return [_from_sae_directory(path, key)]
-
-
-def _from_circuit_tracer(path: Path) -> list[Candidate]:
-    folder = TracerFolder.read(path)
-    readers: dict[int, Callable[[], Any]]
-    if folder.kind == CROSS_LAYER:
-        whole = CrossLayer.read(folder)
-        readers = {layer: partial(CrossLayerFeatures.read, whole, layer) for layer in range(whole.n_layers)}
-    else:
-        readers = layer_transcoders(folder)
-    return [Candidate(folder.place(layer), f"layer {layer} of {path}", load) for layer, load in readers.items()]
-
-
-def _from_sae_directory(path: Path, key: Place | int | None) -> Candidate:
-    config = _read_config(path)
-    metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
-    architecture = str(config.get("architecture", "standard"))
-    if not (path / WEIGHTS).is_file():
-        raise UserError(f"{path} has no {WEIGHTS}")
+def _stored(stored: Stored, key: Place | int | None) -> Candidate:
     try:
-        hook = _placed(metadata, architecture, key)
+        hook = _placed(stored.metadata, stored.architecture, key)
     except NoHookNamed:
         raise
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return Candidate(hook, str(path), partial(_read_weights, path, config))
+        raise UserError(f"{stored.name}: {error}") from error
+    return Candidate(hook, stored.name, stored.load)
 
 
 def _from_object(sae: "SAE", key: Place | int | None) -> Candidate:
     load = sae.again if isinstance(sae, CrossLayerFeatures) else partial(inference_form, sae)
     return Candidate(_place(sae, key), f"the {_type(sae)} object", load)
-
-
-# --- directories --------------------------------------------------------------------------------------------
-
-
-def _holds_sae(path: Path) -> bool:
-    return (path / CONFIG).exists() or (path / WEIGHTS).exists()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not (path / CONFIG).exists():
-        raise UserError(f"{path} has no {CONFIG}")
-    try:
-        config = parse_json(read_text(path / CONFIG))
-    except UserError as error:
-        raise UserError(f"{path / CONFIG} cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG} is not an SAE's configuration: it holds {_kind(config)}, not an object")
-    if wrong := _wrong_in(config):
-        raise UserError(f"{path / CONFIG}: {wrong}")
-    return config
-
-
-def _wrong_in(config: Mapping[str, Any]) -> str | None:
-    """What sae-lens would take as it is, or stumble over, in a configuration."""
-    metadata = config.get("metadata", {})
-    if not isinstance(metadata, dict):
-        return f"metadata should be an object, and is {quoted(metadata)}"
-    for key in TEXTS:
-        for place in (config, metadata):
-            if not isinstance(place.get(key), str | None):
-                return f"{key} should be a text, and is {quoted(place[key])}"
-    for key in ("d_in", "d_sae"):
-        if not _is_count(config.get(key)):
-            return (
-                f"{key} should be a whole number from 1, and is {quoted(config[key]) if key in config else 'missing'}"
-            )
-    old = config.get("activation_fn_kwargs")  # before sae-lens 6
-    k = config.get("k", old.get("k") if isinstance(old, dict) else None)
-    is_topk = config.get("architecture") in ("topk", "abstopk") or "topk" in (
-        config.get("activation_fn"), config.get("activation_fn_str"),
-    )  # fmt: skip
-    if is_topk and not (_is_count(k) and k <= config["d_sae"]):
-        # A missing one is 100 to sae-lens, whatever the SAE was trained with.
-        is_ = "is missing" if k is None else f"is {quoted(k)}"
-        return f"k, the number of features that are active, should be from 1 to d_sae ({config['d_sae']}), and {is_}"
-    layer = metadata.get("hook_layer", config.get("hook_layer"))
-    if not (layer is None or layer == 0 or _is_count(layer)):
-        return f"hook_layer should be a whole number from 0, and is {quoted(layer)}"
-    return None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def _read_weights(path: Path, config: Mapping[str, Any]) -> "SAE":
-    from sae_lens import SAE
-    from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
-    from safetensors import SafetensorError
-
-    architecture = config.get("architecture", "standard")
-    if architecture in SAE_TRAINING_CLASS_REGISTRY and architecture not in SAE_CLASS_REGISTRY:
-        raise UserError(
-            f"this is a training checkpoint ({architecture}): save the SAE with save_inference_model instead"
-        )
-    if architecture not in SAE_CLASS_REGISTRY:
-        raise UserError(f"sae-lens knows no architecture {architecture!r}; it knows {', '.join(SAE_CLASS_REGISTRY)}")
-    try:
-        sae = SAE.load_from_disk(path, device="cpu", dtype="float64" if config.get("dtype") == "float64" else "float32")
-    except SafetensorError as error:
-        raise UserError(f"{WEIGHTS} is damaged or cut short ({one_line(error)}); copy it again") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OSError) as error:
-        raise UserError(
-            f"{CONFIG} and {WEIGHTS} do not fit together: {type(error).__name__}: {one_line(error)}"
-        ) from error
-    sae.cfg.metadata.sae_id = path.resolve().name
-    return sae
 
 
 # --- hooks --------------------------------------------------------------------------------------------------

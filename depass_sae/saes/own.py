@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.parts import without_gradient
 from ..models.place import Place
+from ..models.weights import without_gradient
 from .hook import hook_of, named_hook, transformer_lens_name
 
 if TYPE_CHECKING:

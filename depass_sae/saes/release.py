@@ -7,6 +7,7 @@ answer instead of a file (gated, missing, unreachable) is told in one line that 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -37,6 +38,29 @@ def load_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[i
     else:
         raise UserError(f"there is no SAE directory or sae-lens release {release!r}{close_to(release, registry)}")
     return {sae_id: _fetch(release, sae_id, repository) for sae_id in chosen}
+
+
+def fetch_folders(repository: str, names: Sequence[str] | None) -> dict[str, Path]:
+    """Folders of a hub repository, in the hub's cache, with the configurations that lie beside them.
+
+    Raises UserError for what the repository does not have, and for what the hub refuses.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UserError(f"there is no SAE directory or hub repository {repository!r}")
+    if not names:
+        raise UserError(f"{repository} may hold many SAEs: choose its folders with sae_ids")
+    with quiet():
+        from huggingface_hub import snapshot_download
+
+        wanted = [*(f"{name}/*" for name in names), "config.json", "config.yaml"]
+        try:
+            root = Path(snapshot_download(repository, allow_patterns=wanted))
+        except Exception as error:  # whatever the hub in between can raise
+            raise UserError(f"cannot load {', '.join(names)} of {repository}: {_why(error, repository)}") from error
+    for name in names:
+        if not (root / name).is_dir():
+            raise UserError(f"{repository} has no folder {name}")
+    return {name: root / name for name in names}
 
 
 def choose_ids(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import depass_sae as ds
+from depass_sae.labels.contexts import Context, PublicFeature
 from depass_sae.labels.neuronpedia import Fetched
 
 from ..attribution.tiny import TEXT
@@ -101,3 +102,17 @@ def test_a_mistake_is_told_in_one_line(run: Run, files: Files, tmp_path: Path, o
 @pytest.mark.parametrize("feature", ["1/3@2", "1/99999", "9/3", "climate"])
 def test_a_feature_that_is_none_is_told_in_one_line(run: Run, files: Files, feature: str) -> None:
     assert_refused(run("feature", feature, "-p", TEXT, *files.options()))
+
+
+def test_contexts_of_neuronpedia_stand_for_texts(
+    run: Run, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["feature", "1/3", *files.options()]
+    found = PublicFeature((Context(("the price", " of supply"), (0.0, 2.0)),), density=0.25)
+    monkeypatch.setattr("depass_sae.report.card.making.fetch_feature", lambda *_: found)
+    card = json.loads(run(*asked, "--contexts", "neuronpedia", "--json").out)
+    assert [prompt["prompt"] for prompt in card["prompts"]] == ["the price of supply"]
+    assert card["public"]["density"] == 0.25
+    assert "What Neuronpedia has" in run(*asked, "-p", TEXT, "--contexts", "neuronpedia").out
+    assert_refused(run(*asked, "--contexts", "elsewhere"), "takes neuronpedia")
+    assert_refused(run(*asked), "give texts")

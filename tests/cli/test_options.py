@@ -1,6 +1,7 @@
 """Options as they are read: models, SAEs and prompts, and one line for every mistake."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,34 @@ def test_dtypes_are_passed_on(run: Run, files: Files) -> None:
     options = ["tokens", "--logit", "5", "--ids", "5 6", "--model", str(files.bare), "--json"]
     assert json.loads(run(*options, "--dtype", "float64").out)["dtype"] == "float64"
     assert json.loads(run(*options, "--dtype", "bfloat16", "--trace-dtype", "float32").out)["dtype"] == "float32"
+
+
+def test_a_model_is_shared_out_as_options_say_and_answers_the_same(run: Run, files: Files) -> None:
+    options = ["tokens", "--logit", "9", "--ids", "5 6 7", "--model", str(files.bare), "--json"]
+    shared = run(*options, "--device-map", "auto", "--max-memory", "cpu=40KB")
+    found, expected = (json.loads(done.out)["targets"][0] for done in (shared, run(*options)))
+    assert found["pre_activation"] == pytest.approx(expected["pre_activation"], rel=1e-5)
+    inner = ["--model", str(files.bare.parent), "--subfolder", files.bare.name]
+    assert json.loads(run(*options, *inner).out)["targets"][0] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--chat"], "came without a tokenizer|has no chat template"),
+        (["--device-map", "auto", "--max-memory", "6GiB"], "such as cpu=6GiB or 0=20GiB, not '6GiB'"),
+        (["--max-memory", "cpu=6GiB"], "go with a device_map"),
+        (["--revision", "v2"], "which has no revisions"),
+        (["--subfolder", "nowhere"], "nowhere has no config.json"),
+    ],
+)
+def test_options_of_a_checkpoint_that_do_not_fit_are_refused(
+    run: Run, files: Files, options: list[str], why: str
+) -> None:
+    done = run("tokens", "--logit", "9", "--ids", "5 6 7", "--model", str(files.bare), *options)
+    assert done.status == 2
+    assert re.search(why, done.err)
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -137,6 +166,16 @@ def test_saes_that_are_not_there_are_told_of(run: Run, files: Files) -> None:
     assert_refused(
         run("tokens", "-f", "99/3", *PROMPT, "--model", str(files.model), "--sae", "gpt2-small-res-jb"), "99"
     )
+
+
+def test_the_format_of_a_directory_is_named(run: Run, files: Files) -> None:
+    question = ["features", *PROMPT, "--json", *files.options()]
+    named = run(*question, "--sae-format", "sae-lens")
+    assert named.status == 0
+    assert named.out == run(*question).out
+    assert_refused(run(*question, "--sae-format", "sparsify"), "holds no SAE: neither cfg.json and sae.safetensors")
+    assert_refused(run(*question, "--sae-format", "saelens"), "those that are understood are sparsify,")
+    assert_refused(run(*question[:3], "--sae-format", "sparsify"), "name that with --sae")
 
 
 def test_an_sae_of_another_width_is_told_of(run: Run, files: Files, tmp_path: Path) -> None:

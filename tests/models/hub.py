@@ -16,6 +16,7 @@ ANSWERS = {
     "missing": (404, "RepoNotFound", "Repository not found"),
     "private": (401, "RepoNotFound", "Invalid username or password."),
     "empty": (404, "EntryNotFound", "Entry not found"),
+    "branchless": (404, "RevisionNotFound", "Invalid rev id: v2"),
     "adapter": (404, "EntryNotFound", "Entry not found"),
 }
 
@@ -48,16 +49,17 @@ def main() -> None:
     os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
 
     from depass_sae.errors import UserError
-    from depass_sae.models.load import load_model
+    from depass_sae.models.load import Checkpoint, load_model
 
     said = {}
-    for name in [*ANSWERS, "offline"]:
+    wanted = {"empty, subfolder": {"subfolder": "sub"}, "branchless, revision": {"revision": "v2"}}
+    for name in [*ANSWERS, *wanted, "offline"]:
         if name == "offline":
             server.shutdown()
             server.server_close()
         began = time.monotonic()
         try:
-            load_model(f"owner/{name}")
+            load_model(f"owner/{name.partition(',')[0]}", checkpoint=Checkpoint(**wanted.get(name, {})))
             message = "loaded"
         except UserError as error:
             message = str(error)

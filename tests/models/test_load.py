@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import depass_sae as ds
 from depass_sae.errors import UserError
-from depass_sae.models.load import adapter_for, load_model
+from depass_sae.models.load import Checkpoint, adapter_for, load_model
 from depass_sae.passes.selfcheck import check
 
 from ..attribution.tiny import model, tokenizer
@@ -187,7 +187,7 @@ def quantized(directory: Path, **how: Any) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("method", ["compressed-tensors", "hqq"])
 def test_quantized_weights_are_refused_by_their_method_before_they_are_read(tmp_path: Path, method: str) -> None:
     message = refusal(quantized(tmp_path, quant_method=method, bits=4))
     assert message.startswith(f"the weights of {tmp_path} are quantized ({method}); load a checkpoint that is not")
@@ -214,6 +214,60 @@ def test_what_is_no_tokenizer_is_refused_by_its_type() -> None:
     for given, kind in (("gpt2", "str"), (tokenizer().backend_tokenizer, "Tokenizer")):
         with pytest.raises(UserError, match=rf"^a tokenizer is transformers' own, such as .*, not a {kind}$"):
             ds.load(model(), given)
+
+
+# --------------------------------------------------------------------------------------- which checkpoint, and where
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen3_moe"])
+def test_a_directory_is_shared_out_over_memory_and_disk_and_answers_the_same(tmp_path: Path, shape: str) -> None:
+    directory = saved(tmp_path / "model", shape)
+    layers = {f"model.layers.{i}": "cpu" if i == 0 else "disk" for i in range(tiny(shape).n_layers)}
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk", **layers}
+    away = ds.load(directory, device_map=places, offload_folder=tmp_path / "away")
+    assert any(p.is_meta for p in away.model.parameters())
+    found, expected = (lm.attribute_tokens([3, 4, 5, 9], logit=7) for lm in (away, ds.load(directory)))
+    assert found.pre_activation == pytest.approx(expected.pre_activation, rel=1e-5)
+    torch.testing.assert_close(found.contributions, expected.contributions, rtol=1e-4, atol=1e-5)
+
+
+def test_a_device_map_with_a_size_for_each_device(tmp_path: Path) -> None:
+    lm = ds.load(saved(tmp_path / "model"), device_map="auto", max_memory={"cpu": "60KB"}, offload_folder=tmp_path)
+    assert "disk" in lm.model.hf_device_map.values()
+    assert lm.attribute_tokens([3, 4, 5, 9], logit=7, rule="half").completeness_error < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"device_map": "auto", "device": "cpu"}, "give one of them"),
+        ({"max_memory": {"cpu": "1GiB"}}, "go with a device_map"),
+        ({"revision": "main"}, "which has no revisions"),
+        ({"subfolder": "elsewhere"}, "elsewhere has no config.json"),
+        ({"device_map": "nowhere"}, "cannot be loaded: "),
+        ({"chat": True}, "came without a tokenizer|no chat template"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line) as caught:
+        ds.load(saved(tmp_path), **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_object_takes_no_setting_of_a_checkpoint() -> None:
+    with pytest.raises(UserError, match=r"^dtype and revision are for models loaded by name"):
+        ds.load(tiny("llama").model, dtype="float32", revision="main")
+
+
+def test_without_accelerate_a_device_map_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depass_sae.models.load.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^device_map needs accelerate, .*: pip install accelerate$"):
+        ds.load(saved(tmp_path), device_map="auto")
+
+
+def test_a_model_in_a_subfolder_is_read_from_there(tmp_path: Path) -> None:
+    saved(tmp_path / "inner")
+    assert load_model(tmp_path, checkpoint=Checkpoint(subfolder="inner")).model.config.model_type == "llama"
 
 
 # ------------------------------------------------------------------------------------------------------------ the hub
@@ -249,6 +303,11 @@ def test_a_model_that_the_hub_does_not_have_is_refused(hub: dict[str, dict[str, 
 def test_an_adapter_on_the_hub_is_told_from_a_model(hub: dict[str, dict[str, Any]]) -> None:
     assert hub["adapter"]["message"].startswith("owner/adapter holds a PEFT adapter beside a model's weights")
     assert hub["empty"]["message"].startswith("owner/empty has no config.json on the hub")
+
+
+def test_a_revision_and_a_subfolder_that_the_hub_does_not_have_are_told_apart(hub: dict[str, dict[str, Any]]) -> None:
+    assert hub["empty, subfolder"]["message"].startswith("owner/empty has no config.json in sub on the hub")
+    assert hub["branchless, revision"]["message"].startswith("owner/branchless has no such revision on the hub")
 
 
 def test_without_a_network_one_line_says_so(hub: dict[str, dict[str, Any]]) -> None:

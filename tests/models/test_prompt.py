@@ -98,6 +98,12 @@ def chatty(template: str = TEMPLATE, **options: Any) -> Loaded:
     return Loaded(model(), made, "tiny", **options)
 
 
+def test_a_text_for_a_model_that_was_loaded_for_chats_is_a_users_message(adapter: Adapter) -> None:
+    asked = chatty()
+    assert encode(chatty(chat=True), adapter, "supply") == encode(asked, adapter, CHAT[:1])
+    assert encode(chatty(chat=True), adapter, [3, 4]) == encode(asked, adapter, [3, 4])
+
+
 @pytest.mark.parametrize("bos", [None, BOS])
 def test_a_start_token_that_both_the_text_and_the_tokenizer_bring_is_there_once(
     loaded: Loaded, adapter: Adapter, bos: int | None, recwarn: pytest.WarningsRecorder

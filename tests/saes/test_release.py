@@ -105,6 +105,24 @@ def test_llama_scope_gets_its_threshold_and_its_norm_folded_in(session, registry
     assert weights["dtype"] == "torch.float32"
 
 
+def test_folders_of_a_repository_load_in_the_format_that_is_named(session):
+    assert session["sparsify"] == [
+        {
+            "release": "EleutherAI/sae-tiny",
+            "id": "layers.3",
+            "neuronpedia_id": None,
+            "architecture": "topk",
+            "d_in": 4,
+            "d_sae": 6,
+            "hook": "3.resid_post",
+        }
+    ]
+    assert "layers.4 holds no SAE: neither cfg.json and sae.safetensors (sparsify)" in session["sparsify, damaged"]
+    assert session["sparsify, none"] == "EleutherAI/sae-tiny has no folder layers.9"
+    assert session["sparsify, all"].endswith("may hold many SAEs: choose its folders with sae_ids")
+    assert "the hub has no repository somebody/L28R, or it is private" in session["sparsify, nobody's"]
+
+
 @pytest.mark.parametrize(
     ("case", "says"),
     [

@@ -7,17 +7,19 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..parts import Convolved, DeltaRule, Gate, Linear, Norm, fused, linear, rms_norm, weight, without_gradient
+from ..parts import Convolved, DeltaRule, Gate, Linear, Norm, fused, linear, rms_norm
+from ..weights import of_linear, weight
 
 
 def gated_delta_rule(attn: Any) -> DeltaRule:
     from transformers.activations import ACT2FN
 
     widths = (attn.key_dim, attn.key_dim, attn.value_dim)
-    maps = zip(fused(linear(attn.in_proj_qkv), *widths), weight(attn.conv1d)[:, 0].split(widths), strict=True)
+    taps = weight(attn.conv1d).view(lambda taps: taps[:, 0]).split(widths)
+    maps = zip(fused(linear(attn.in_proj_qkv), *widths), taps, strict=True)
     q, k, v = (Convolved(into, taps, ACT2FN[attn.activation]) for into, taps in maps)
-    rate = without_gradient(attn.A_log).float().exp()
-    step = Linear(weight(attn.in_proj_a).T, without_gradient(attn.dt_bias))
+    rate = weight(attn, "A_log").fetch().float().exp()
+    step = Linear(of_linear(attn.in_proj_a).T, weight(attn, "dt_bias"))
     return DeltaRule(
         module=attn,
         q=q,
@@ -25,7 +27,7 @@ def gated_delta_rule(attn: Any) -> DeltaRule:
         v=v,
         qk_norm=Norm(None, "l2", torch.ones((), device=rate.device), None, 1e-6),
         beta=Gate(linear(attn.in_proj_b), torch.sigmoid),
-        decay=Gate(step, lambda t: -rate * functional.softplus(t)),
+        decay=Gate(step, lambda t: -rate.to(t.device) * functional.softplus(t)),
         head_norm=rms_norm(attn.norm),
         gate=Gate(linear(attn.in_proj_z), functional.silu),
         o=linear(attn.out_proj),

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..parts import MLP, Experts, Gate, Linear, plain, without_gradient
+from ..parts import MLP, Experts, Gate, Linear
+from ..weights import weight
 
 
 def softmax_experts(
@@ -15,19 +16,18 @@ def softmax_experts(
 ) -> Experts:
     """Qwen's: a softmax over all experts, the k largest of it; gate and up fused [expert, 2·d_mlp, d]."""
     experts, router = module.experts, module.gate
-    into, out = plain(experts.gate_up_proj, experts), plain(experts.down_proj, experts)
+    into, out = weight(experts, "gate_up_proj"), weight(experts, "down_proj")
 
     def weigh(logits: Tensor, choice: Tensor) -> Tensor:
         kept = logits.softmax(-1).gather(-1, choice)
         return kept / kept.sum(-1, keepdim=True) if renormalised else kept
 
     def expert(i: int) -> MLP:
-        gate, up = into[i].chunk(2)
-        return MLP(Linear(gate.T), Linear(up.T), Linear(out[i].T), experts.act_fn)
+        gate, up = (Linear(into.view(lambda x, half=half: x[i].chunk(2)[half].T)) for half in (0, 1))  # type: ignore[misc]
+        return MLP(gate, up, Linear(out.view(lambda x: x[i].T)), experts.act_fn)
 
-    return Experts(
-        module, router, Linear(plain(router.weight, router).T), weigh, expert, len(into), k, shared, shared_gate
-    )
+    logits = Linear(weight(router).T)
+    return Experts(module, router, logits, weigh, expert, into.shape[0], k, shared, shared_gate)
 
 
 def clamped_experts(module: Any, k: int) -> Experts:
@@ -36,16 +36,21 @@ def clamped_experts(module: Any, k: int) -> Experts:
     The up-projection goes into the product as clamp(u) + 1.
     """
     own, router = module.experts, module.router
-    into, out = plain(own.gate_up_proj, own), plain(own.down_proj, own)
-    into_bias, out_bias = without_gradient(own.gate_up_proj_bias), without_gradient(own.down_proj_bias)
+    into, out = weight(own, "gate_up_proj"), weight(own, "down_proj")
+    into_bias, out_bias = weight(own, "gate_up_proj_bias"), weight(own, "down_proj_bias")
 
     def act(g: Tensor) -> Tensor:
         g = g.clamp(max=own.limit)
         return g * torch.sigmoid(own.alpha * g)
 
     def expert(i: int) -> MLP:
-        gate, up = (Linear(into[i, :, odd::2], into_bias[i, odd::2]) for odd in (0, 1))
-        return MLP(gate, up, Linear(out[i], out_bias[i]), act, up_act=lambda u: u.clamp(-own.limit, own.limit) + 1)
+        def every_other(first: int) -> Linear:
+            return Linear(into.view(lambda x: x[i, :, first::2]), into_bias.view(lambda x: x[i, first::2]))
 
-    logits = Linear(plain(router.weight, router).T, without_gradient(router.bias))
-    return Experts(module, router, logits, lambda x, choice: x.gather(-1, choice).softmax(-1), expert, len(into), k)
+        down = Linear(out.view(lambda x: x[i]), out_bias.view(lambda x: x[i]))
+        return MLP(every_other(0), every_other(1), down, act, up_act=lambda u: u.clamp(-own.limit, own.limit) + 1)
+
+    def weigh(logits: Tensor, choice: Tensor) -> Tensor:
+        return logits.gather(-1, choice).softmax(-1)
+
+    return Experts(module, router, Linear(weight(router).T, weight(router, "bias")), weigh, expert, into.shape[0], k)

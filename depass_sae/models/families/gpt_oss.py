@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ..adapter import Family
-from ..parts import rms_norm, without_gradient
+from ..parts import rms_norm
 from ..sublayer import Layer, layer_of
+from ..weights import weight
 from . import rows
 from .experts import clamped_experts
 
@@ -21,7 +22,7 @@ def layer(text: Any, config: Any, index: int) -> Layer:
         config,
         lambda positions: tuple(torch.cat([half, half], -1) for half in turn(positions)),  # type: ignore[arg-type, return-value]
         window=rows.window(config, index),
-        sinks=without_gradient(attn.sinks),
+        sinks=weight(attn, "sinks").fetch(),
     )
     return layer_of(
         index,

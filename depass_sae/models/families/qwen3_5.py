@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ..adapter import Family
-from ..parts import MLP, Attention, Experts, Gate, Linear, gated_mlp, interleaved, linear, plain, rms_norm_plus_one
+from ..parts import MLP, Attention, Experts, Gate, Linear, gated_mlp, interleaved, linear, rms_norm_plus_one
 from ..sublayer import Layer, layer_of
+from ..weights import of_linear
 from . import rows
 from .delta import gated_delta_rule
 from .experts import softmax_experts
@@ -26,7 +27,7 @@ def full(text: Any, config: Any, attn: Any) -> Attention:
 def mlp(module: Any, config: Any) -> MLP | Experts:
     if not hasattr(module, "experts"):
         return gated_mlp(module)
-    gate = Gate(Linear(plain(module.shared_expert_gate.weight, module).T), torch.sigmoid)
+    gate = Gate(Linear(of_linear(module.shared_expert_gate).T), torch.sigmoid)
     return softmax_experts(module, config.num_experts_per_tok, True, gated_mlp(module.shared_expert), gate)
 
 

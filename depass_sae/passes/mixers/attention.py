@@ -82,7 +82,7 @@ class Attention(Mixer):
         self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
     ) -> Float[Tensor, "pos d_inner"] | None:
         """What the heads' outputs are multiplied with. moved: all that they are before."""
-        return None if self.part.gate is None else self.part.gate.to(normed.dtype)(normed, size)
+        return None if self.part.gate is None else self.part.gate.to(normed)(normed, size)
 
     def attend(self, normed: Float[Tensor, "pos d_model"], size: Size | None = None) -> Float[Tensor, "head query key"]:
         """The attention pattern, from the normed stream."""
@@ -100,7 +100,7 @@ class Attention(Mixer):
         capped = capped.masked_fill(~seen, -torch.inf)
         if sinks is None:
             return capped.softmax(dim=-1)
-        sink = sinks.to(scores.dtype)[:, None, None].expand(-1, scores.shape[1], 1)
+        sink = sinks.to(scores)[:, None, None].expand(-1, scores.shape[1], 1)
         return torch.cat([capped, sink], dim=-1).softmax(dim=-1)[..., :-1]
 
     def cap_slope(self, score: float) -> float | None:
@@ -130,7 +130,7 @@ class Attention(Mixer):
         size: Size | None = None,
     ) -> Float[Tensor, "pos d_inner"]:
         assert record.pattern is not None
-        value_map = self.value_map.to(normed.dtype)
+        value_map = self.value_map.to(normed)
         y = value_map(normed, size)
         if choices.pattern == "live":
             z = self._move(self.attend(normed, size), self.live_values(y))
@@ -189,8 +189,8 @@ class Attention(Mixer):
         self, frozen: Frozen, before: Rows, rows: Rows, allot: Allotment, wanted: Collection[str], blocks: Blocks
     ) -> dict[str, Rows]:
         resid, norm = frozen.resid, frozen.norm
-        v, o = self.value_map.to(resid.dtype), self.part.o.to(resid.dtype)
-        widths = {"hook_z": o.weight.shape[0], "attn_out": o.weight.shape[1]}
+        v, o = self.value_map.to(resid), self.part.o.to(resid)
+        widths = {"hook_z": o.d_in, "attn_out": o.d_out}
         found = {hook: rows.with_values(rows.values.new_zeros(len(rows.values), widths[hook])) for hook in wanted}
         w_v, moving = _gained(norm, v), self._moving(frozen, before, rows)
 
@@ -216,7 +216,7 @@ class Attention(Mixer):
                     output.values.index_copy_(0, index, z if hook == "hook_z" else out)
                 rows.values.index_add_(0, index, out)
 
-        width = resid.element_size() * (resid.shape[1] + o.weight.shape[0] + w_v.shape[1])
+        width = resid.element_size() * (resid.shape[1] + o.d_in + w_v.shape[1])
         blocks.work((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width, add_some)
         self._add_value_bias(frozen, rows, found)
         frozen.add_biases(rows, found, "attn_out")
@@ -230,7 +230,7 @@ class Attention(Mixer):
         pattern, scale = frozen.record.pattern, frozen.scale[:, 0]
         assert pattern is not None
         normed = frozen.norm(frozen.resid) if self._looks_inside else None
-        y = None if normed is None else self.value_map.to(normed.dtype)(normed)
+        y = None if normed is None else self.value_map.to(normed)(normed)
         factor = None if normed is None or y is None else self._frozen_factor(normed, y, frozen.record)
         values = [] if y is None else self.frozen_values(y, frozen.record)
         ends = pairwise([*frozen.starts, len(frozen.resid)])
@@ -245,7 +245,7 @@ class Attention(Mixer):
 
     def _add_value_bias(self, frozen: Frozen, rows: Rows, found: dict[str, Rows]) -> None:
         """Of the norm and the value map: as much as a query's pattern has in all, through the gate."""
-        norm, v = frozen.norm, self.value_map.to(frozen.resid.dtype)
+        norm, v = frozen.norm, self.value_map.to(frozen.resid)
         b_v = v.bias if norm.bias is None else v(norm.bias)
         if b_v is None:
             return
@@ -257,7 +257,7 @@ class Attention(Mixer):
             normed = norm(frozen.resid)
             factor = self._frozen_factor(normed, v(normed), frozen.record)
             z = z if factor is None else z * at(factor, rows.positions)
-        out = z @ self.part.o.weight.to(z.dtype)
+        out = z @ self.part.o.weight.to(z)
         if frozen.post is not None:
             out = frozen.post.frozen(out, at(frozen.post_scale, rows.positions))
         index = on(z, rows.number[:, BIAS])
@@ -277,7 +277,7 @@ class Attention(Mixer):
     def written_by(
         self, z: Float[Tensor, "pos d_inner"], groups: Sequence[Sequence[int]] | None, record: Record
     ) -> Float[Tensor, "pos group d_model"]:
-        heads, weight = self.part.n_heads, self.part.o.weight.to(z.dtype)
+        heads, weight = self.part.n_heads, self.part.o.weight.to(z)
         each = torch.einsum("nhe,hed->nhd", z.unflatten(-1, (heads, -1)), weight.unflatten(0, (heads, -1)))
         return each if groups is None else torch.stack([each[:, list(group)].sum(1) for group in groups], dim=1)
 
@@ -290,7 +290,7 @@ class Attention(Mixer):
         """
         part, norm, pattern = self.part, frozen.norm, frozen.record.pattern
         assert pattern is not None
-        v, normed = self.value_map.to(inner.dtype), norm(frozen.resid)
+        v, normed = self.value_map.to(inner), norm(frozen.resid)
         y = v(normed)
         factor = self._frozen_factor(normed, y, frozen.record)
         gradient = (inner if factor is None else inner * factor).unflatten(-1, (part.n_heads, part.d_head))
@@ -318,7 +318,7 @@ class Attention(Mixer):
         self, normed: Float[Tensor, "pos d_model"], size: Size | None = None
     ) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"]]:
         """Normed and rotated queries and keys of every head, at positions 0, 1, ..."""
-        scores = self.part.scores.to(normed.dtype)
+        scores = self.part.scores.to(normed)
         q = scores.q(normed, size).unflatten(-1, (self.part.n_heads, -1))
         k = scores.k(normed, size).unflatten(-1, (self.part.n_kv_heads, -1))
         q = q if scores.q_norm is None else scores.q_norm(q)
@@ -330,7 +330,7 @@ class Attention(Mixer):
         self, frozen: Frozen, head: int, components: Float[Tensor, "pos comp d_model"]
     ) -> tuple[Float[Tensor, "pos comp d_head"], Float[Tensor, "pos comp d_head"]]:
         """Every component's share of each position's rotated query and key; biases in the component ``bias``."""
-        norm, scores = frozen.norm, self.part.scores.to(components.dtype)
+        norm, scores = frozen.norm, self.part.scores.to(components)
         x_hat = norm.frozen(components, frozen.scale[:, None])
         if norm.bias is not None:
             x_hat[:, BIAS] += norm.bias
@@ -344,12 +344,12 @@ class Attention(Mixer):
         if self.part.scores.rotary is None:
             return x
         cos, sin = self.part.scores.rotary(torch.arange(len(x), device=x.device))
-        return rotate(x, cos.to(x.dtype)[:, None], sin.to(x.dtype)[:, None])
+        return rotate(x, cos.to(x)[:, None], sin.to(x)[:, None])
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
-    def kept(self, n: int) -> int:
-        return self.part.n_heads * n * n
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        return Record(pattern=torch.empty(self.part.n_heads, n, n, dtype=dtype, device="meta"))
 
     def swept(self, n: int) -> int:
         return 4 * self.part.n_heads * n
@@ -381,7 +381,7 @@ def _handed_out(module: Any, out: Any) -> Tensor:
 def _head_share(
     linear: Linear, norm: Norm | None, head: int, heads: int, x_hat: Tensor, whole: Tensor
 ) -> Float[Tensor, "pos comp d_head"]:
-    width = linear.weight.shape[1] // heads
+    width = linear.d_out // heads
     columns = slice(head * width, (head + 1) * width)
     own = Linear(linear.weight[:, columns], None if linear.bias is None else linear.bias[columns])
     share = x_hat @ own.weight

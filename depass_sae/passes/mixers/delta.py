@@ -11,6 +11,7 @@ only signed (D[n, k] the decay between two positions):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -71,14 +72,14 @@ class DeltaRule(Attention):
     def factor(
         self, normed: Float[Tensor, "pos d_model"], moved: Callable[[], Float[Tensor, "pos d_inner"]], size: Size | None
     ) -> Float[Tensor, "pos d_inner"]:
-        norm, gate = self.part.head_norm.to(normed.dtype), self.part.gate.to(normed.dtype)
+        norm, gate = self.part.head_norm.to(normed), self.part.gate.to(normed)
         heads = moved().unflatten(-1, (self.part.n_heads, -1))
         return (norm.scale(heads) * norm.gain).flatten(-2) * gate(normed, size)
 
     def attend(self, normed: Float[Tensor, "pos d_model"], size: Size | None = None) -> Float[Tensor, "head query key"]:
         part, dtype = self.part, normed.dtype
         q, k = (self._normed_heads(into, normed, size) for into in (part.q, part.k))
-        beta, decay = part.beta.to(dtype)(normed, size).T, part.decay.to(dtype)(normed, size).T
+        beta, decay = part.beta.to(normed)(normed, size).T, part.decay.to(normed)(normed, size).T
         total = decay.double().cumsum(-1)  # over a long prompt it is large, and what neighbours differ by is small
         fades = (total[:, :, None] - total[:, None]).tril().to(dtype).exp().tril()
         corrects = (beta[..., None] * (k @ k.mT) * fades).tril(-1)
@@ -90,8 +91,8 @@ class DeltaRule(Attention):
         self, into: Convolved, normed: Float[Tensor, "pos d_model"], size: Size | None
     ) -> Float[Tensor, "head pos d_qk"]:
         age = torch.arange(len(normed), device=normed.device)
-        mapped = into.act(_slid(into, into.linear.to(normed.dtype)(normed, size), age))
-        heads = self.part.qk_norm.to(normed.dtype)(mapped.unflatten(-1, (self.part.n_qk_heads, -1)))
+        mapped = into.act(_slid(into, into.linear.to(normed)(normed, size), age))
+        heads = self.part.qk_norm.to(normed)(mapped.unflatten(-1, (self.part.n_qk_heads, -1)))
         return heads.repeat_interleave(self.part.n_heads // self.part.n_qk_heads, 1).transpose(0, 1)
 
     def look(self) -> Attention:
@@ -107,6 +108,9 @@ class DeltaRule(Attention):
         age = torch.arange(len(stream), device=stream.device)
         return Record(pattern=self.attend(norm(stream)), at={"age": age})
 
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        return replace(super().blank(n, compute, compute), at={"age": torch.arange(n, device="meta")})
+
 
 def _slid(
     into: Convolved, y: Float[Tensor, "pos *comp d_kv"], age: Int[Tensor, "pos"], back: bool = False
@@ -115,7 +119,7 @@ def _slid(
 
     age: how far into its prompt each position is. Beyond the prompt's beginning there is nothing.
     """
-    taps = into.taps.to(y.dtype)
+    taps = into.taps.to(y)
     last, found = taps.shape[1] - 1, taps[:, -1] * y
     for by in range(1, min(last, len(y) - 1) + 1):  # so many positions before
         reaches = _beside((age >= by).to(y.dtype)[:, None], y)

@@ -60,7 +60,7 @@ class Experts(MLP):
 
     def __init__(self, part: parts.Experts) -> None:
         self.part = part
-        self.width = part.expert(0).down.weight.shape[0]
+        self.width = part.expert(0).down.d_in
 
     def taps(self) -> dict[str, Tap]:
         return {"weights": returned(self.part.router, 1), "choice": returned(self.part.router, 2)}
@@ -98,13 +98,13 @@ class Experts(MLP):
         return torch.cat([z, own * (weight if live else weight.detach())], dim=1)
 
     def write(self, z: Float[Tensor, "pos d_inner"], record: Record) -> Float[Tensor, "pos d_model"]:
-        out = z.new_zeros(len(z), self._expert(0).down.weight.shape[1])
+        out = z.new_zeros(len(z), self._expert(0).down.d_out)
         for sent in self._sent(record.at["choice"]):
             pos, slot = on(z, sent.pos), on(z, sent.slot)
-            own = self._slots(z)[pos, slot] @ self._expert(sent.expert).down.weight.to(z.dtype)
+            own = self._slots(z)[pos, slot] @ self._expert(sent.expert).down.weight.to(z)
             out = out.index_add(0, pos, own)
         if self.part.shared is not None:
-            out = out + z[:, self._routed :] @ self.part.shared.down.weight.to(z.dtype)
+            out = out + z[:, self._routed :] @ self.part.shared.down.weight.to(z)
         return out
 
     def back(
@@ -113,15 +113,15 @@ class Experts(MLP):
         choice, found = record.at["choice"], []
         by_pos = gradient.transpose(0, 1)
         for sent in self._sent(choice):
-            weight = self._expert(sent.expert).down.weight.to(gradient.dtype)
+            weight = self._expert(sent.expert).down.weight.to(gradient)
             found.append(by_pos[on(gradient, sent.pos)] @ weight.T)
         inner = _in_slots(found, choice).transpose(0, 1)
         if self.part.shared is None:
             return inner
-        return torch.cat([inner, gradient @ self.part.shared.down.weight.to(gradient.dtype).T], dim=2)
+        return torch.cat([inner, gradient @ self.part.shared.down.weight.to(gradient).T], dim=2)
 
-    def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "pos d_model"] | None:
-        return self._weighted_bias(record.at["weights"].to(dtype), record) if self.biased_outside else None
+    def write_bias(self, record: Record, like: Tensor) -> Float[Tensor, "pos d_model"] | None:
+        return self._weighted_bias(record.at["weights"].to(like), record) if self.biased_outside else None
 
     def live_bias(
         self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None = None
@@ -129,18 +129,18 @@ class Experts(MLP):
         return self._weighted_bias(self._live_weights(normed, record, size), record) if self.biased_outside else None
 
     def _weighted_bias(self, weights: Float[Tensor, "pos k"], record: Record) -> Float[Tensor, "pos d_model"]:
-        bias = weights.new_zeros(len(weights), self._expert(0).down.weight.shape[1])
+        bias = weights.new_zeros(len(weights), self._expert(0).down.d_out)
         for sent in self._sent(record.at["choice"]):
             own, pos = self._expert(sent.expert).down.bias, on(weights, sent.pos)
             assert own is not None
-            bias = bias.index_add(0, pos, weights[pos, on(weights, sent.slot), None] * own.to(weights.dtype))
+            bias = bias.index_add(0, pos, weights[pos, on(weights, sent.slot), None] * own.to(weights))
         return bias
 
     def _live_weights(
         self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None
     ) -> Float[Tensor, "pos k"]:
         """The router's, its choice as recorded."""
-        return self.part.weigh(self.part.logits.to(normed.dtype)(normed, size), on(normed, record.at["choice"]))
+        return self.part.weigh(self.part.logits.to(normed)(normed, size), on(normed, record.at["choice"]))
 
     # ------------------------------------------------------------------------------------------------------ components
 
@@ -160,7 +160,7 @@ class Experts(MLP):
         every = min(slab(mlp, resid) for mlp in self._kinds)
 
         def through(mlp: parts.MLP, block: Block, weight: Float[Tensor, "pos 1"], out: Tensor, number: Tensor) -> None:
-            mlp = mlp.to(resid.dtype)
+            mlp = mlp.to(resid)
             activation = neurons(mlp, block.whole, None, "live")
             for some, hidden in shared_out(mlp, block, activation, allot, blocks.size):
                 for run in block.runs:
@@ -213,7 +213,7 @@ class Experts(MLP):
             wide[pos, columns] = self._slots(z)[pos, on(z, sent.slot)]
         wide[:, self.part.n * self.width :] = z[:, self._routed :]
         chosen = [[unit] for unit in range(self.n_units)] if groups is None else [list(group) for group in groups]
-        return torch.stack([wide[:, group] @ self._output_rows(group).to(z.dtype) for group in chosen], dim=1)
+        return torch.stack([wide[:, group] @ self._output_rows(group).to(z) for group in chosen], dim=1)
 
     def _output_rows(self, units: Sequence[int]) -> Float[Tensor, "unit d_model"]:
         """What each unit writes along."""
@@ -229,8 +229,10 @@ class Experts(MLP):
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
-    def kept(self, n: int) -> int:
-        return 2 * n * self.part.k
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        """As if every expert were chosen about as often as the others."""
+        choice = (torch.arange(n * self.part.k) % self.part.n).view(n, self.part.k)
+        return Record(at={"weights": torch.empty(n, self.part.k, dtype=dtype, device="meta"), "choice": choice})
 
     def swept(self, n: int) -> int:
         return 6 * (self._routed + self._shared_width)
@@ -244,7 +246,7 @@ class Experts(MLP):
 
     @property
     def _shared_width(self) -> int:
-        return 0 if self.part.shared is None else self.part.shared.down.weight.shape[0]
+        return 0 if self.part.shared is None else self.part.shared.down.d_in
 
     @property
     def _kinds(self) -> list[parts.MLP]:
@@ -256,7 +258,7 @@ class Experts(MLP):
 
     def _shared_weight(self, normed: Float[Tensor, "pos d_model"], size: Size | None) -> Float[Tensor, "pos 1"]:
         gate = self.part.shared_gate
-        return normed.new_ones(len(normed), 1) if gate is None else gate.to(normed.dtype)(normed, size)
+        return normed.new_ones(len(normed), 1) if gate is None else gate.to(normed)(normed, size)
 
     def _slots(self, z: Float[Tensor, "pos *target d_inner"]) -> Float[Tensor, "pos *target k d_expert"]:
         return z[..., : self._routed].unflatten(-1, (self.part.k, self.width))

@@ -120,17 +120,17 @@ class Mixer(ABC):
 
     def write(self, z: Float[Tensor, "pos d_inner"], record: Record) -> Float[Tensor, "pos d_model"]:
         """What z writes; bias vectors are not in it."""
-        return z @ self.out.weight.to(z.dtype)
+        return z @ self.out.weight.to(z)
 
     def back(
         self, gradient: Float[Tensor, "target pos d_model"], record: Record
     ) -> Float[Tensor, "target pos d_inner"]:
         """A gradient with respect to what is written, with respect to z."""
-        return gradient @ self.out.weight.to(gradient.dtype).T
+        return gradient @ self.out.weight.to(gradient).T
 
-    def write_bias(self, record: Record, dtype: torch.dtype) -> Float[Tensor, "*pos d_model"] | None:
-        """The bias vectors of what is written."""
-        return None if self.out.bias is None else self.out.bias.to(dtype)
+    def write_bias(self, record: Record, like: Tensor) -> Float[Tensor, "*pos d_model"] | None:
+        """The bias vectors of what is written; like: in whose dtype and on whose device."""
+        return None if self.out.bias is None else self.out.bias.to(like)
 
     def live_bias(
         self, normed: Float[Tensor, "pos d_model"], record: Record, size: Size | None = None
@@ -190,8 +190,10 @@ class Mixer(ABC):
     # ---------------------------------------------------------------------------------------------------------- sizes
 
     @abstractmethod
-    def kept(self, n: int) -> int:
-        """Numbers that a record of n positions holds."""
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        """A record of n positions of a model that runs in ``dtype``, as large as a real one: on the meta device, where
+        tensors have shapes and no numbers. What a pass is laid out by stays on the host.
+        """
 
     @abstractmethod
     def swept(self, n: int) -> int:

@@ -101,7 +101,7 @@ class MLP(Mixer):
     def add(
         self, frozen: Frozen, before: Rows, rows: Rows, allot: Allotment, wanted: Collection[str], blocks: Blocks
     ) -> dict[str, Rows]:
-        part, resid = self.part.to(frozen.resid.dtype), frozen.resid
+        part, resid = self.part.to(frozen.resid), frozen.resid
         assert frozen.record.neurons is not None
         activation = at(frozen.record.neurons, rows.positions).to(resid.dtype)
         stream = Stream.of(frozen, before, rows, allot, wanted)
@@ -111,7 +111,7 @@ class MLP(Mixer):
             block = stream.block(low, high, every)
             into, out = stream.straight_into(block), None
             for some, hidden in shared_out(part, block, activation[low:high], allot, blocks.size):
-                if into is not None and hidden.shape[1] == part.gate.weight.shape[1]:
+                if into is not None and hidden.shape[1] == part.gate.d_out:
                     into.addmm_(hidden, part.down.weight)
                     return
                 weight = part.down.weight[some]
@@ -127,7 +127,7 @@ class MLP(Mixer):
 
     @property
     def n_units(self) -> int:
-        return self.part.down.weight.shape[0]
+        return self.part.down.d_in
 
     def by_unit(self, products: Float[Tensor, "target pos d_mlp"], record: Record) -> Float[Tensor, "target neuron"]:
         return products.sum(1)
@@ -135,14 +135,14 @@ class MLP(Mixer):
     def written_by(
         self, z: Float[Tensor, "pos d_mlp"], groups: Sequence[Sequence[int]] | None, record: Record
     ) -> Float[Tensor, "pos group d_model"]:
-        weight = self.part.down.weight.to(z.dtype)
+        weight = self.part.down.weight.to(z)
         chosen = [[neuron] for neuron in range(z.shape[1])] if groups is None else [list(group) for group in groups]
         return torch.stack([z[:, group] @ weight[group] for group in chosen], dim=1)
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
-    def kept(self, n: int) -> int:
-        return n * self.n_units
+    def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
+        return Record(neurons=torch.empty(n, self.n_units, dtype=dtype, device="meta"))
 
     def swept(self, n: int) -> int:
         return 6 * self.n_units
@@ -163,8 +163,8 @@ def neurons(
     a rule of products:  (1 − by_up) (act(g)/g · u) ∘ gate(x̂) + by_up act(g) ∘ up(x̂)        g, u the frozen totals
     live:                act(gate(x̂)) ∘ up(x̂)
     """
-    gate = mlp.gate.to(normed.dtype)
-    up = None if mlp.up is None else mlp.up.to(normed.dtype)
+    gate = mlp.gate.to(normed)
+    up = None if mlp.up is None else mlp.up.to(normed)
     s, t = gate(normed, size), None if up is None else up(normed, size)
     if choice == "live":
         return mlp.act(s) if t is None else mlp.act(s) * _up_acted(mlp, t)
@@ -212,7 +212,7 @@ def shared_out(
     """
     rule, x = allot.rule, block.x
     biased, aside = on(x, block.biased), on(x, block.aside)
-    for some in _some_neurons(mlp.gate.weight.shape[1], len(x), limit, x.element_size()):
+    for some in _some_neurons(mlp.gate.d_out, len(x), limit, x.element_size()):
         gate, up = _part(mlp.gate, some), None if mlp.up is None else _part(mlp.up, some)
         s = _split(gate, x, biased)
         t = _split(up, x, biased) if up is not None and rule.needs_up else None
@@ -246,12 +246,12 @@ def shared_out(
 
 def row_width(mlp: parts.MLP, rule: Rule, like: Tensor) -> int:
     """Bytes that a row takes while it goes through."""
-    return like.element_size() * (mlp.gate.weight.shape[0] + (2 if rule.needs_up else 1) * mlp.gate.weight.shape[1])
+    return like.element_size() * (mlp.gate.d_in + (2 if rule.needs_up else 1) * mlp.gate.d_out)
 
 
 def slab(mlp: parts.MLP, like: Tensor) -> int:
     """Rows that a rule works on at once."""
-    return SLAB.get(like.device.type, 2**62) // (mlp.gate.weight.shape[1] * like.element_size())
+    return SLAB.get(like.device.type, 2**62) // (mlp.gate.d_out * like.element_size())
 
 
 def _split(linear: Linear, x: Float[Tensor, "row d_in"], biased: Tensor) -> Float[Tensor, "row d_out"]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ...attribution.tokens import TokenTarget
+from ...labels.contexts import PublicFeature
 from ...labels.files import check_labels
 from ...labels.neuronpedia import feature_page
 from ...models.place import Place
@@ -142,13 +143,37 @@ class Flow:
     other: float | None = None
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A context of Neuronpedia's as it is here. prompt: the number of the prompt that it became.
+
+    differs: the largest difference of activations, as a share of the context's largest; at pos. None: other tokens.
+    """
+
+    context: int
+    prompt: int
+    differs: float | None
+    pos: int | None
+
+
+@dataclass(frozen=True)
+class Public:
+    """What Neuronpedia has of the feature; compared: its contexts that are prompts of the card."""
+
+    feature: PublicFeature
+    compared: tuple[Compared, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.feature.to_dict(), "compared": [asdict(one) for one in self.compared]}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureCard(Shown):
     """One feature over some prompts. Contributions are in units of pre-activations; ``to_dict`` is the whole document.
 
     firings: all, strongest first. drives: of the strongest of them. votes: None where the decoder does not write into
     the stream. previous, following: None where no SAE is loaded there, or where the feature fires nowhere.
-    labels: ``17/2601`` to a text, of this feature and of those on the card.
+    labels: ``17/2601`` to a text, of this feature and of those on the card. public: what Neuronpedia has of it.
     """
 
     model: str
@@ -167,6 +192,7 @@ class FeatureCard(Shown):
     previous: Flow | None
     following: Flow | None
     labels: Mapping[str, str] = field(default_factory=dict)
+    public: Public | None = None
 
     @property
     def feature(self) -> str:
@@ -289,6 +315,7 @@ class FeatureCard(Shown):
                 "previous": self._flow_dict(self.previous),
                 "next": self._flow_dict(self.following),
             },
+            **({} if self.public is None else {"public": self.public.to_dict()}),
         }
 
     def to_frame(self) -> pandas.DataFrame:

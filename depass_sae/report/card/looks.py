@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import Any
 
 from ..._version import __version__
 from ...attribution.looks import Document, rule_of
 from ...view import words
-from ...view.blocks import Beside, Block, Column, Feature, Mark, Note, Page, Pairs, Row, Section, Strip, Table, Token
+from ...view.blocks import (
+    Bars,
+    Beside,
+    Block,
+    Column,
+    Feature,
+    Mark,
+    Note,
+    Page,
+    Pairs,
+    Row,
+    Section,
+    Strip,
+    Table,
+    Token,
+)
 from ...view.pointer import At
 
+FAR = 0.05
+"""So much of a context's largest activation may be between Neuronpedia's and ours before that is said."""
 TEXTS, SOURCES = 20, 20
 """So many texts, and source tokens, are shown at most; the document has all."""
 PARTS = {"own": "own", "earlier": "earlier", "first": "position 0", "other": "other", "constant": "constant"}
@@ -54,7 +71,8 @@ def card_section(document: Document, top: int | None = None) -> Section:
 def card_parts(c: Document, top: int | None = None) -> tuple[Section, ...]:
     """What is to be said of a feature beside where it fires."""
     drives = [Section("What drives it", (_drives(c), *_sources(c, top)))] if len(c["firings"]) else []
-    return (*drives, Section("What it writes", (_votes(c, top),)), Section("What is near it", _near(c, top)))
+    public = [Section("What Neuronpedia has", _public(c, top))] if "public" in c else []
+    return (*drives, Section("What it writes", (_votes(c, top),)), Section("What is near it", _near(c, top)), *public)
 
 
 def _summary(c: Document) -> str:
@@ -231,3 +249,63 @@ def _features(
     )
     columns = (Column("feature"), Column(key, "signed"), *(Column(name, "count") for name in counted))
     return Table(title, columns, (*rows, *ends), caption)
+
+
+# --------------------------------------------------------------------------------------------------- known elsewhere
+
+
+def _public(c: Document, top: int | None) -> tuple[Block, ...]:
+    """Neuronpedia's own contexts, numbers and logits, and where this model sees the contexts otherwise."""
+    p = c["public"]
+    said = [] if p["density"] is None else [f"fires at {words.percent(p['density'])} of all tokens"]
+    said += [] if p["largest"] is None else [f"largest activation {words.number(p['largest'])}"]
+    shown = list(p["contexts"])[: min(TEXTS, top or TEXTS)]
+    strips = (
+        Strip("", tuple(Mark(*mark) for mark in zip(context["tokens"], count(), context["values"], strict=False)),
+              "activation", label=str(number))
+        for number, context in enumerate(shown, start=1)
+    )  # fmt: skip
+    histogram = Bars(
+        "How strongly it fires", tuple(words.number(bar["activation"], 1) for bar in p["histogram"]),
+        tuple(bar["count"] for bar in p["histogram"]), "tokens",
+    )  # fmt: skip
+    pairs = zip_longest(list(p["top"])[:top], list(p["bottom"])[:top])
+    logits = Table(
+        "Logits, as Neuronpedia has them",
+        (Column("raised most"), Column("logit", "signed"), Column("lowered most"), Column("logit", "signed")),
+        tuple(
+            Row(tuple(cell for one in pair for cell in ((Token(one["token"]), one["logit"]) if one else (None, None))))
+            for pair in pairs
+        ),
+    )
+    return (
+        *([Note(_sentence(", ".join(said)))] if said else []),
+        *_differences(p),
+        *strips,
+        *([histogram] if histogram.values else []),
+        *([logits] if logits.rows else []),
+    )
+
+
+def _differences(p: Document) -> list[Block]:
+    """What has to be said where a context is not here what it is there."""
+    far = [one for one in p["compared"] if one["differs"] is not None and one["differs"] > FAR]
+    other = [one for one in p["compared"] if one["differs"] is None]
+    found: list[Block] = []
+    if far:
+        worst = max(far, key=lambda one: one["differs"])
+        text = p["contexts"][worst["context"]]
+        found.append(
+            Note(
+                f"In {words.count(len(far))} of {words.count(len(p['compared']))} contexts activations differ from "
+                f"Neuronpedia's by more than {words.percent(FAR)} of the largest; most in context "
+                f"{words.count(worst['context'] + 1)} at position {worst['pos']}, by "
+                f"{words.percent(worst['differs'])} of {words.number(max(map(abs, text['values'])))}. A dashboard's "
+                "texts may be cut out of longer ones, or be of another model, precision or version.",
+                "warning",
+            )
+        )
+    if other:
+        which = ", ".join(words.count(one["context"] + 1) for one in other)
+        found.append(Note(f"Not compared, since this tokenizer splits them otherwise: context {which}.", "quiet"))
+    return found

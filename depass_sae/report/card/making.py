@@ -9,15 +9,16 @@ from ...attribution.answer import Asked
 from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
 from ...errors import SAEFitWarning, UserError, warn
+from ...labels.contexts import PublicFeature, fetch_feature, text_of
 from ...models.place import Place
-from ...models.prompt import Prompt, PromptLike, encode, several
+from ...models.prompt import Prompt, PromptLike, encode, several, special_ids
 from ...passes.many import alike_in_length
 from ...passes.record import Trace
 from ...passes.settings import Settings
 from ...passes.sinks import sinks
 from ...saes import describe
 from ...subject import Subject
-from .card import CardPrompt, Drive, FeatureCard, Firing, Flow, FlowFeature
+from .card import CardPrompt, Compared, Drive, FeatureCard, Firing, Flow, FlowFeature, Public
 from .neighbours import (
     Arrived,
     ByFeature,
@@ -38,27 +39,34 @@ TOP = 10
 
 def make_card(
     subject: Subject,
-    prompts: PromptLike | Sequence[PromptLike],
+    prompts: PromptLike | Sequence[PromptLike] | None,
     feature: str,
     *,
     top: int = TOP,
     strongest: int = STRONGEST,
+    contexts: str | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> FeatureCard:
     """The card of one feature ("LAYER/INDEX").
 
     prompts: one, or several. top: how many tokens and features each list has. strongest: at how many firings the
     feature is taken apart. Flows are computed under the allocation's rule where that is ``half`` or ``linear``, else
-    under ``half``.
+    under ``half``. contexts: "neuronpedia" also shows what Neuronpedia has of the feature; without any prompts
+    (None) its strongest contexts are these.
 
-    Raises UserError for a feature that does not exist or names a position, and for prompts that cannot be encoded.
+    Raises UserError for a feature that does not exist or names a position, for prompts that cannot be encoded, and
+    where there are no prompts and Neuronpedia has none.
     """
     if top < 1 or strongest < 1:
         raise UserError("a card lists 1 entry or more (top) and takes 1 firing or more apart (strongest)")
     target, _ = parse_feature(subject, feature, pos=False)
     target.check(subject)
     subject = subject.asked()
-    encoded = _encoded(subject, prompts)
+    public = None if contexts is None else _public(subject, target, contexts, needed=prompts is None)
+    if prompts is None:
+        chosen_contexts, encoded = _of_contexts(subject, public)
+    else:
+        chosen_contexts, encoded = [], _encoded(subject, prompts)
     read = _read(subject, target, encoded, settings)
     firings = _firings(read)
     chosen = firings[:strongest]
@@ -86,6 +94,7 @@ def make_card(
         nearest=nearest(sae, target.index, top),
         previous=previous,
         following=following,
+        public=None if public is None else Public(public, _compared(subject, public, chosen_contexts, read)),
     )
     if card.warning:
         warn(card.warning, SAEFitWarning)
@@ -104,6 +113,62 @@ def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> li
         except UserError as error:
             raise UserError(f"prompt {number}: {error}" if len(given) > 1 else str(error)) from None
     return found
+
+
+def _public(subject: Subject, target: FeatureTarget, contexts: str, needed: bool) -> PublicFeature | None:
+    """What is known elsewhere. Raises UserError where it is needed and cannot be had; else that is a warning."""
+    if contexts != "neuronpedia":
+        raise UserError(f"contexts come from neuronpedia, not from {contexts!r}")
+    try:
+        return fetch_feature(describe(subject.saes[target.hook])["neuronpedia_id"], target.index)
+    except UserError as error:
+        if needed:
+            raise
+        warn(str(error))
+        return None
+
+
+def _special(subject: Subject) -> tuple[str, ...]:
+    """The special tokens' texts."""
+    tokenizer = subject.loaded.tokenizer
+    return (
+        ()
+        if tokenizer is None
+        else tuple(map(str, tokenizer.convert_ids_to_tokens(sorted(special_ids(subject.loaded)))))
+    )
+
+
+def _of_contexts(subject: Subject, public: PublicFeature | None) -> tuple[list[int], list[Prompt]]:
+    """Neuronpedia's contexts as prompts, and which they are: those that this model's tokenizer makes a prompt of."""
+    which, prompts, why = [], [], "Neuronpedia has no contexts of it"
+    for number, context in enumerate(() if public is None else public.contexts):
+        try:
+            prompts.append(encode(subject.loaded, subject.adapter, text_of(context, _special(subject))[0]))
+            which.append(number)
+        except UserError as error:
+            why = str(error)
+    if not prompts:
+        raise UserError(f"a card needs a prompt, or several: {why}")
+    return which, prompts
+
+
+def _compared(
+    subject: Subject, public: PublicFeature, which: Sequence[int], read: Sequence[CardPrompt]
+) -> tuple[Compared, ...]:
+    """Position by position, where the tokens are the same ones."""
+    found = []
+    for prompt, number in enumerate(which):
+        context, here = public.contexts[number], read[prompt]
+        _, left = text_of(context, _special(subject))
+        given, own = context.values[left:], here.activations
+        before = len(own) - len(given)
+        if before < 0 or not all(here.prompt.special[:before]):
+            found.append(Compared(number, prompt, None, None))
+            continue
+        gaps = [0.0 if value is None else abs(value - said) for value, said in zip(own[before:], given, strict=True)]
+        worst = max(range(len(gaps)), key=gaps.__getitem__)
+        found.append(Compared(number, prompt, gaps[worst] / context.largest, before + worst))
+    return tuple(found)
 
 
 def _read(subject: Subject, target: FeatureTarget, prompts: Sequence[Prompt], settings: Settings) -> list[CardPrompt]:

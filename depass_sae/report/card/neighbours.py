@@ -69,7 +69,7 @@ def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> Decode
     direction = into_stream(subject, hook, _row(subject.saes[hook], index)[None])
     if direction is None:
         return None
-    norm, unembed = subject.adapter.final_norm.to(direction.dtype), subject.adapter.unembed.weight
+    norm, unembed = subject.adapter.final_norm.to(direction), subject.adapter.unembed.weight
     read = (norm.centre(direction) * norm.gain)[0].to(unembed.device)
     logits = torch.cat([read @ columns.to(read.dtype) for columns in unembed.split(AT_ONCE, dim=1)])
     logits = logits - logits.mean()
@@ -159,7 +159,7 @@ def into_stream(
         return rows
     part = subject.adapter.sublayer(hook.depth)
     out = mixer_of(part.mixer).write(rows, Record())
-    return out if part.post is None else part.post.to(out.dtype).frozen(out, scale)
+    return out if part.post is None else part.post.to(out).frozen(out, scale)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Study(BaseModel):
     model: str = "smollm2"
     sae: str | None = None
     sae_id: list[str] | None = None
+    sae_format: str | None = None
     layer: list[int] | None = None
     dtype: str | None = None
     trace_dtype: str | None = None
@@ -125,7 +126,7 @@ def _mistake(error: ValidationError) -> str:
 
 
 def origin(subject: Subject) -> dict[str, Any] | None:
-    """The options ``model``, ``sae``, ``sae_id``, ``dtype`` and ``trace_dtype`` that load the subject again.
+    """The options that load the subject: ``model``, ``sae``, ``sae_id``, ``sae_format``, ``dtype`` and ``trace_dtype``.
 
     None where that cannot be told: a model or SAEs that were made in Python.
     """
@@ -146,6 +147,8 @@ def origin(subject: Subject) -> dict[str, Any] | None:
         return options
     if len(releases) != 1 or None in releases or any(about["id"] is None for about in described):
         return None
+    for sae_format in {sae.cfg.metadata.sae_format for sae in subject.saes.values()} - {None}:
+        options["sae_format"] = sae_format
     return options | {"sae": releases.pop(), "sae_id": [about["id"] for about in described]}
 
 
