@@ -234,7 +234,9 @@ def _watched(asked: argparse.Namespace) -> SideBySide:
         with ExitStack() as aside:
             if console.is_terminal:
                 aside.callback(line.stop)
-                console.print(f"loading {visible(asked.model or FAMILIES[asked.family].model)} ...", markup=False, highlight=False)
+                console.print(
+                    f"loading {visible(asked.model or FAMILIES[asked.family].model)} ...", markup=False, highlight=False
+                )
             else:
                 aside.enter_context(redirect_stdout(StringIO()))
                 aside.enter_context(redirect_stderr(StringIO()))
