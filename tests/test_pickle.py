@@ -54,6 +54,17 @@ def test_an_answer_comes_back_with_the_same_document_and_the_same_face(name: str
     assert back.to_dict() == answer.to_dict()
     assert repr(back) == repr(answer)
     assert back._repr_html_() == answer._repr_html_()
+    assert back == answer
+    assert hash(back) == hash(answer)
+    assert again(answer.plot()) == answer.plot()
+
+
+def test_answers_to_different_questions_differ() -> None:
+    heads = one().attribute_heads(TEXT, "1/3")
+    assert heads != one().attribute_heads(TEXT, "1/4")
+    assert heads != one().attribute_heads(TEXT, "1/3", rule="linear")
+    assert heads != one().attribute_modules(TEXT, "1/3")
+    assert heads != "heads"
 
 
 def test_votes_and_parts_come_back() -> None:

@@ -7,6 +7,7 @@ and the constant stand apart below it. A document that knows its pointers (:clas
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..view.blocks import (
@@ -85,6 +86,12 @@ def fit_sentence(fit: Document) -> str:
     return f"On this prompt the SAE {of_it}has {l0} features active per token (position 0 left out)."
 
 
+def strength(target: Document) -> float:
+    """By which an answer's ``target`` is the strongest: a feature may fire with either sign."""
+    activation = target["activation"]
+    return float(target["pre_activation"] if activation is None else abs(activation))
+
+
 def share_of(value: float, whole: float) -> float | None:
     """Of nothing, or of a negative number, a share says nothing."""
     return float(value) / whole if whole > 0 else None
@@ -116,7 +123,7 @@ def token_blocks(document: Document, top: int | None = None) -> tuple[Block, ...
 
 def token_answer(document: Document) -> Note:
     """What gives most to the strongest target, in a line; and to the others, below it."""
-    targets = sorted(document["targets"], key=lambda target: -abs(target["activation"] or target["pre_activation"]))
+    targets = sorted(document["targets"], key=strength, reverse=True)
     lines = [told for target in targets[:TOLD] if (told := _token_line(document, target))]
     more = len(document["targets"]) - TOLD
     return Note(
@@ -296,7 +303,7 @@ def _contrast_answer(document: Document, largest: Document | None) -> Note:
     if largest is None:
         return Note(whole, "answer")
     ends = [None if end is None else place(end["token"], end["pos"]) for end in (largest["source"], largest["against"])]
-    names = " instead of ".join(end for end in ends if end is not None)
+    names = " instead of ".join(dict.fromkeys(end for end in ends if end is not None))
     return Note(f"{whole}, {signed(largest['value'])} of it from {names}", "answer")
 
 
@@ -332,7 +339,7 @@ def ranked_parts(target: Document, kind: str) -> list[Document]:
 
 def part_answer(document: Document) -> Note:
     kind = kind_of(document)
-    strongest = max(document["targets"], key=lambda target: abs(target["activation"] or target["pre_activation"]))
+    strongest = max(document["targets"], key=strength)
     first = ranked_parts(strongest, kind)[:1]
     if not first:
         return Note(f"No {PARTS[kind]} lies before {document['name']}", "answer")
@@ -340,7 +347,7 @@ def part_answer(document: Document) -> Note:
     carried = [share for share in first[0].get("by_token", ()) if share["value"]]
     if carried:
         most = carried[by_size(share["value"] for share in carried)[0]]
-        line += f", most of it from {place(most['token'], most['pos'])}"
+        line += f", {signed(most['value'])} of it from {place(most['token'], most['pos'])}"
     return Note(f"{line}: the largest {PARTS[kind]} for {at_target(document, strongest)}", "answer")
 
 
@@ -389,11 +396,6 @@ def _layer_map(title: str, parts: Sequence[Document], kind: str) -> list[HeatMap
     if not 1 < len(columns) <= WIDEST or kind == "neurons":
         return []
     down = sorted(layers, reverse=True)
-
-    def note(row: int, column: int) -> str:
-        part = layers[down[row]].get(columns[column])
-        return "" if part is None else part_line(part, kind)
-
     sums = () if kind == "modules" else tuple(sum(part["value"] for part in layers[layer].values()) for layer in down)
     return [
         HeatMap(
@@ -411,9 +413,14 @@ def _layer_map(title: str, parts: Sequence[Document], kind: str) -> list[HeatMap
             "that rows overlap and are not to be added up.",
             totals=sums,
             total=f"all {kind}" if sums else "",
-            notes=note,
+            notes=partial(_part_note, [[layers[layer].get(name) for name in columns] for layer in down], kind),
         )
     ]
+
+
+def _part_note(parts: Sequence[Sequence[Document | None]], kind: str, row: int, column: int) -> str:
+    part = parts[row][column]
+    return "" if part is None else part_line(part, kind)
 
 
 def part_line(part: Document, kind: str) -> str:
@@ -497,7 +504,7 @@ def importance_blocks(document: Document, top: int | None = None) -> tuple[Block
 def subspace_blocks(document: Document, top: int | None = None) -> tuple[Block, ...]:
     where = f"{document['at']['hook']} of layer {document['at']['layer']:d}"
     columns = (Column("subspace"), Column("contribution", "signed", bar=True), Column("share", "percent"))
-    strongest = max(document["targets"], key=lambda target: abs(target["activation"] or target["pre_activation"]))
+    strongest = max(document["targets"], key=strength)
     found = list(strongest["subspaces"])
     first = found[by_size(space["value"] for space in found)[0]]
     line = gives(first["name"], first["value"], strongest["pre_activation"])
@@ -545,6 +552,8 @@ def attention_blocks(document: Document, top: int | None = None) -> tuple[Block,
     )
     down = _widest(sum(map(abs, row)) for row in values)
     across = _widest(sum(abs(row[j]) for row in values) for j in range(len(columns)))
+    names, others = tuple(rows[i] for i in down), tuple(columns[j] for j in across)
+    shown = tuple(tuple(values[i][j] for j in across) for i in down)
     answer = f"{title}: {what} {signed(document['score'])}"
     if order:
         i, j, value = flat[order[0]]
@@ -553,13 +562,13 @@ def attention_blocks(document: Document, top: int | None = None) -> tuple[Block,
         Note(answer, "answer"),
         HeatMap(
             title="every pair",
-            rows=tuple(rows[i] for i in down),
-            columns=tuple(columns[j] for j in across),
-            values=tuple(tuple(values[i][j] for j in across) for i in down),
+            rows=names,
+            columns=others,
+            values=shown,
             down="at the query",
             across="at the key",
             unit="score",
-            notes=lambda i, j: f"{rows[down[i]]} → {columns[across[j]]}: {written(values[down[i]][across[j]], '+')}",
+            notes=partial(_pair_note, names, others, shown),
         ),
         Table(
             title,
@@ -569,6 +578,10 @@ def attention_blocks(document: Document, top: int | None = None) -> tuple[Block,
         ),
         *noted(document),
     )
+
+
+def _pair_note(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], i: int, j: int) -> str:
+    return f"{rows[i]} → {columns[j]}: {written(values[i][j], '+')}"
 
 
 def _widest(sizes: Iterable[float]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..labels.neuronpedia import feature_page
@@ -23,7 +24,7 @@ def graph_block(g: nx.DiGraph, title: str, name: str, caption: str = "") -> Grap
     from .plot import plot_graph
 
     return Graph(
-        title, name, page=lambda: to_html(g), figure=lambda: plot_graph(g), blocks=lambda: graph_blocks(g, TOP),
+        title, name, page=partial(to_html, g), figure=partial(plot_graph, g), blocks=partial(graph_blocks, g, TOP),
         caption=caption,
     )  # fmt: skip
 

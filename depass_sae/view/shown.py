@@ -36,7 +36,8 @@ class Shown:
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # a dataclass makes its own unless its class has one
+        for name in ("__repr__", "__eq__", "__hash__"):  # a dataclass makes its own unless its class has one
+            setattr(cls, name, getattr(cls, name))
 
     @property
     def title(self) -> str:
@@ -92,6 +93,15 @@ class Shown:
 
     def __repr__(self) -> str:
         return str(self.table(REPR_ROWS))
+
+    def __eq__(self, other: object) -> bool:
+        """Results are equal where their documents are: fields may be tensors, of which == is no yes or no."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return self is other or self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.title))
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -224,6 +224,32 @@ def test_a_head_that_is_split_by_token_says_what_it_carries(lm: ds.LM) -> None:
 # ------------------------------------------------------------------------------------------------------- what is drawn
 
 
+def test_the_largest_head_says_how_much_of_it_comes_from_its_first_token(lm: ds.LM) -> None:
+    answer = lm.attribute_heads(TEXT, "1/3", by_token=True)
+    head = max(answer.to_dict()["targets"][0]["heads"], key=lambda head: abs(head["value"]))
+    first = max(head["by_token"], key=lambda source: abs(source["value"]))
+    line = next(block.text for block in answer.blocks() if isinstance(block, Note) and block.role == "answer")
+    assert f"{signed(first['value'])} of it from {place(first['token'], first['pos'])}:" in line
+
+
+@pytest.mark.parametrize("question", ["attribute_tokens", "attribute_heads"])
+def test_an_answer_opens_with_the_target_that_its_fields_are_of(lm: ds.LM, question: str) -> None:
+    """Of a direction the largest is the strongest, and none that is further below zero."""
+    for direction in (torch.ones(D_MODEL), -torch.ones(D_MODEL)):
+        answer = getattr(lm, question)(TEXT, direction=direction, layer=1, pos="all")
+        whole = [target.pre_activation for target in answer.targets]
+        line = next(block.text for block in answer.blocks() if isinstance(block, Note) and block.role == "answer")
+        assert answer.pre_activation == max(whole)
+        assert f"direction at {place(answer.target.token, answer.target.pos)}" in line
+
+
+def test_a_contrast_names_a_source_that_both_prompts_have_once(lm: ds.LM) -> None:
+    answer = lm.contrast(TEXT, TEXT.replace("demand", "price"), "1/3", pos=4)
+    line = next(block.text for block in answer.blocks() if isinstance(block, Note) and block.role == "answer")
+    assert " of it from " in line
+    assert "instead of" not in line
+
+
 def test_where_even_the_largest_is_shown_as_0_nothing_is_drawn(lm: ds.LM) -> None:
     rows, w = torch.eye(D_MODEL), torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
 
