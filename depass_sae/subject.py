@@ -44,13 +44,17 @@ class Kept(Generic[Thing]):
     """The latest of what a question made, by what it was made of."""
 
     things: dict[Hashable, Thing] = field(default_factory=dict)
+    sizes: dict[Hashable, int] = field(default_factory=dict)
 
     def add(self, key: Hashable, thing: Thing) -> None:
-        self.things.pop(key, None)
-        self.things[key] = thing
-        earlier = list(self.things)[:-1]
-        while earlier and sum(self.things[key].size for key in earlier) > KEPT:
-            del self.things[earlier.pop(0)]
+        for kept in (self.things, self.sizes):
+            kept.pop(key, None)
+        earlier = sum(self.sizes.values())
+        while earlier > KEPT:
+            oldest = next(iter(self.things))
+            del self.things[oldest]
+            earlier -= self.sizes.pop(oldest)
+        self.things[key], self.sizes[key] = thing, thing.size
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Subject:
 
     def traces(self, prompts: Sequence[Prompt], until: int | None, outputs: Collection[Place] = ()) -> list[Trace]:
         """Several prompts, those that the question has not seen yet recorded in one pass."""
-        known = {} if self.traces_kept is None else dict(self.traces_kept.things)
+        known = {} if self.traces_kept is None else self.traces_kept.things
         found = {prompt.token_ids: known.get(prompt.token_ids) for prompt in prompts}
         new = {p.token_ids: p for p in prompts if not _covers(found[p.token_ids], until, outputs)}
         recorded = self._record(list(new.values()), until, outputs) if new else []

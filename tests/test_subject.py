@@ -84,13 +84,14 @@ def test_a_trace_is_made_again_where_it_lacks_what_is_asked_for(lm: ds.LM) -> No
     with counted(lm) as counts:
         shallow = subject.trace(prompt, 0)
         assert subject.trace(prompt, 0) is shallow
+        assert subject.trace(prompt, 1).n_layers == 2
         deeper = subject.trace(prompt, 1, [Place(1, "attn_out")])
         assert subject.trace(prompt, 0) is deeper
         assert subject.trace(prompt, 1, [Place(0, "resid_mid"), Place(1, "attn_out")]) is deeper
         whole = subject.trace(prompt, None)
         assert subject.trace(prompt, 2) is whole
         assert subject.trace(prompt, 2, [Place(0, "hook_z")]) is not whole
-    assert counts["recorded"] == 4
+    assert counts["recorded"] == 5
     torch.testing.assert_close(whole.resid_pre[1], shallow.resid_post, rtol=0, atol=0)
 
 

@@ -162,8 +162,8 @@ def find_importance(
     first: ComponentAttribution | None = None
     sums: list[list[Tensor]] = []
     worst = constant = whole = 0.0
+    quiet = settings.quiet()
     for done, prompt in enumerate(prompts, start=1):
-        quiet = settings.quiet()
         answer = attribute_components(subject, prompt, target, kind, pos=pos, settings=quiet)
         settings.tell("going through the prompts", done, len(prompts))
         found = answer.target

@@ -200,6 +200,9 @@ def attribute_tokens_each(
         raise UserError("name a target and a prompt, or several")
     check_by(by)
     check_replacing(ablate, seed, replace_from)
+    for question in questions if depth else ():
+        if question.target.place is not None:  # a logit's direction is one of the stream
+            check_depth(question.target.place, question.target.name)
     replacing = Replacing.of(subject, ablate, seed, replace_from) if ablate else None
     prompts = {id(question.prompt): question.prompt for question in questions}
     ids, together = list(prompts), alike_in_length([len(prompt) for prompt in prompts.values()])
@@ -232,7 +235,6 @@ def _together(
         if replacing is not None:
             answers = [_measured(subject, question.target, reading, a, replacing, settings) for a in answers]
         if depth:
-            check_depth(reading.readoff.place, question.target.name)
             grown = by_depth(reading, passes.sources[whose], [len(a.sources) for a in answers], settings)
             answers = [replace(a, by_depth=levels) for a, levels in zip(answers, grown, strict=True)]
         yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from .blocks import Page
-from .frame import asset, escaping, framed, inert, policy
+from .frame import framed
 from .html import body
-
-__all__ = ["asset", "escaping", "inert", "page", "policy"]
 
 
 def page(document: Page) -> str:

@@ -78,4 +78,4 @@ def test_the_document_has_a_level_for_every_depth_and_none_where_it_was_not_aske
 def test_a_target_that_is_not_on_the_stream_is_refused() -> None:
     lm = handle(random_sae(hook="1.attn_out"))
     with pytest.raises(UserError, match="is read at attn_out, and shares grow by depth on the residual stream alone"):
-        lm.attribute_tokens(IDS, "1/3", by_depth=True)
+        lm.attribute_tokens(IDS, "1/3", by_depth=True, progress=lambda *_: pytest.fail("it is said before the work"))

@@ -7,7 +7,8 @@ import re
 from base64 import b64encode
 
 from depass_sae.view.blocks import Note, Page, Section
-from depass_sae.view.page import page, policy
+from depass_sae.view.frame import policy
+from depass_sae.view.page import page
 
 from .sample import HARM, inner_page, sample
 from .test_html import Parsed
