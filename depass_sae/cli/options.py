@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -133,13 +133,29 @@ Memory = Annotated[
 ]
 By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
 Ablate = Annotated[
-    int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
+    int, typer.Option("--ablate", help="--measure replace with exactly this many random tokens for every source.")
 ]
 ReplaceFrom = Annotated[
     Path | None,
     typer.Option("--replace-from", help="A file of text whose tokens are the random ones. Default: text of our own."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+MeasureName = Annotated[
+    str | None,
+    typer.Option(
+        "--measure",
+        help="Also measure what taking sources out really does: shapley (values that sum to the pre-activation) or "
+        "replace (each alone).",
+    ),
+]
+MeasureError = Annotated[
+    float, typer.Option("--measure-error", help="Measure until standard errors are this share of the pre-activation.")
+]
+MeasureSeconds = Annotated[float, typer.Option("--measure-seconds", help="Or until so much time is up.")]
+Removal = Annotated[
+    str,
+    typer.Option("--removal", help="How --measure takes sources out: text (random tokens), delete, or mask:TOKEN."),
+]
 ByDepth = Annotated[
     bool, typer.Option("--by-depth", help="Also how each source's share grows layer by layer, on the residual stream.")
 ]
@@ -359,6 +375,27 @@ class HowOptions:
             "first_token": self.first_token,
             "memory": self.memory,
         }
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured beside the contributions."""
+
+    measure: MeasureName = None
+    measure_error: MeasureError = 0.05
+    measure_seconds: MeasureSeconds = 60.0
+    removal: Removal = "text"
+    ablate: Ablate = 0
+    seed: Seed = 0
+    replace_from: ReplaceFrom = None
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords. Raises UserError for what cannot be measured."""
+        from ..attribution.measure import Measure
+
+        found = asdict(self)
+        Measure(**found)
+        return found
 
 
 @dataclass(frozen=True)

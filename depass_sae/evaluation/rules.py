@@ -86,7 +86,7 @@ Found = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True)
-class _Study:
+class Study:
     """A prompt, its trace, and its targets at the last position: name -> (target, its value in the model)."""
 
     subject: Subject
@@ -96,7 +96,7 @@ class _Study:
     generator: torch.Generator
 
     @classmethod
-    def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> _Study:
+    def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> Study:
         """choose: the targets, by what the model does with the prompt."""
         subject = subject.asked()
         seen = subject.trace(prompt, None, list(subject.saes))
@@ -128,14 +128,14 @@ class _Study:
         target, value = self.targets[name]
         ids = self.prompt.ids().expand(batch, -1)
         read = intervene(self.subject.adapter, ids, edits, {target.place})
-        return value - self._value(name, read[target.place])
+        return value - self.value(name, read[target.place])
 
-    def _value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
+    def value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return self.targets[name][0].live(self.subject, x)
 
 
 @dataclass(frozen=True)
-class _CentredLogit(LogitTarget):
+class CentredLogit(LogitTarget):
     """A logit over the mean of all logits, which no softmax sees."""
 
     def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
@@ -148,10 +148,10 @@ class _CentredLogit(LogitTarget):
         return x[:, self.token] - x.mean(dim=1)
 
 
-def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
+def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], Study]:
     """Studies of the strongest features of these layers' SAEs, and of the predicted token's logit."""
 
-    def study(subject: Subject, number: int, count: int) -> _Study:
+    def study(subject: Subject, number: int, count: int) -> Study:
         def choose(seen: Trace) -> dict[str, Target]:
             targets: dict[str, Target] = {}
             for layer in layers:
@@ -159,26 +159,26 @@ def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
                 with torch.no_grad():
                     strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[-1].argmax())
                 targets[f"feature {layer}"] = FeatureTarget(hook, strongest)
-            return targets | {"logit": _CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
+            return targets | {"logit": CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
 
-        return _Study.of(subject, prompts(count, subject)[number], number, choose)
+        return Study.of(subject, prompts(count, subject)[number], number, choose)
 
     return study
 
 
-def _on_sentence(subject: Subject, number: int, _count: int) -> _Study | None:
+def _on_sentence(subject: Subject, number: int, _count: int) -> Study | None:
     """The study of a sentence with an indirect object; None where the model prefers the wrong name."""
     sentence = sentences()[number]
     target = LogitTarget(token_id(subject.loaded, sentence.indirect_object), token_id(subject.loaded, sentence.subject))
     prompt = encode(subject.loaded, subject.adapter, sentence.text)
-    study = _Study.of(subject, prompt, number, lambda _: {"logit difference": target})
+    study = Study.of(subject, prompt, number, lambda _: {"logit difference": target})
     return study if study.targets["logit difference"][1] > 0 else None
 
 
 # -------------------------------------------------------------------------------------------------------------- tokens
 
 
-def _tokens(study: _Study) -> Iterator[Found]:
+def _tokens(study: Study) -> Iterator[Found]:
     n = len(study.prompt)
     sources = list(range(1, n - 1))  # strictly before the target, the start token left out
     measured = _replacement_losses(study, sources)
@@ -201,7 +201,7 @@ def _tokens(study: _Study) -> Iterator[Found]:
                 yield name, f"top {share:.0%} deleted", method, _deleted(study, name, gone)
 
 
-def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
+def _replacement_losses(study: Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
     allowed = _vocabulary(study.subject)
     batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
     for row, position in enumerate(sources):
@@ -209,7 +209,7 @@ def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Te
     points = {name: target.place for name, (target, _) in study.targets.items()}
     read = intervene(study.subject.adapter, batch.flatten(0, 1), {}, set(points.values()))
     return {
-        name: study.targets[name][1] - study._value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
+        name: study.targets[name][1] - study.value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
         for name in study.targets
     }
 
@@ -221,18 +221,18 @@ def _vocabulary(subject: Subject) -> Int[Tensor, "token"]:
     return torch.tensor(sorted(set(range(subject.adapter.vocab_size)) - {*tokenizer.all_special_ids, bos}))
 
 
-def _deleted(study: _Study, name: str, gone: set[int]) -> float:
+def _deleted(study: Study, name: str, gone: set[int]) -> float:
     """The share of the target that is lost when tokens are taken out of the text."""
     kept = torch.tensor([t for i, t in enumerate(study.prompt.token_ids) if i not in gone])
     target, value = study.targets[name]
-    now = study._value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
+    now = study.value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
     return (value - now) / abs(value)
 
 
 # --------------------------------------------------------------------------------------------------------------- heads
 
 
-def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
+def _heads(study: Study, alone: int | None = ALONE) -> Iterator[Found]:
     """alone: how many are taken out one at a time (None: all)."""
     adapter = study.subject.adapter
     n_heads = study.seen.sublayer(0).mixer.n_units
@@ -250,12 +250,12 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
         yield from _scored(name, scores, chosen, lost, value)
 
 
-def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
+def _swept_heads(study: Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
     found = [level.units()[0] for level in study.gradients(name, choices) if level.looks_back]
     return torch.cat(found[::-1])
 
 
-def _without_heads(study: _Study, sets: list[list[int]], n_heads: int) -> dict[Any, Any]:
+def _without_heads(study: Study, sets: list[list[int]], n_heads: int) -> dict[Any, Any]:
     """For every set of heads, one copy of the prompt in which they write nothing."""
     edits = {}
     for layer in {i // n_heads for chosen in sets for i in chosen}:
@@ -276,7 +276,7 @@ def _scaled(keep: Float[Tensor, "batch d"]) -> Callable[[Tensor], Tensor]:
 # ------------------------------------------------------------------------------------------------------------ features
 
 
-def _features(study: _Study) -> Iterator[Found]:
+def _features(study: Study) -> Iterator[Found]:
     point = Place(FEATURE_FROM, "resid_post")
     found = study.subject.encoding(study.seen, Place(*point)).parts
     usable = (found.pos > 0).nonzero()[:, 0]  # features mean nothing on the start token
@@ -298,7 +298,7 @@ def _features(study: _Study) -> Iterator[Found]:
         yield from _scored(name, scores, chosen, lost, value)
 
 
-def _feature_source(study: _Study, pos: Tensor, parts: Tensor) -> Vectors:
+def _feature_source(study: Study, pos: Tensor, parts: Tensor) -> Vectors:
     dense = torch.zeros(len(study.prompt), len(pos), parts.shape[1])
     present = torch.zeros(len(study.prompt), len(pos), dtype=torch.bool)
     dense[pos, torch.arange(len(pos))] = parts
@@ -344,8 +344,8 @@ class Protocol:
     most: so many texts there are for it.
     """
 
-    study: Callable[[Subject, int, int], _Study | None]
-    measure: Callable[[_Study], Iterator[Found]]
+    study: Callable[[Subject, int, int], Study | None]
+    measure: Callable[[Study], Iterator[Found]]
     most: int | None = None
 
     def texts(self, count: int) -> range:

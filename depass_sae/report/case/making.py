@@ -160,9 +160,8 @@ def _finding(
     settings: Settings,
 ) -> Finding:
     (tokens,) = attribute_tokens_each(
-        subject, [Asked(prompt, target, pos)], ablate=case.ablate, seed=case.seed,
-        replace_from=case.replace_from if case.ablate else None, settings=settings,
-    )  # fmt: skip
+        subject, [Asked(prompt, target, pos)], measure=case.measure, settings=settings
+    )
     heads = attribute_components(
         subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, settings=settings
     )  # fmt: skip
