@@ -1,10 +1,9 @@
-"""Which rule is worth what: every rule against real interventions on SmolLM2 (``make rules``).
+"""Which rule is worth what for heads and features: against real interventions on SmolLM2 (``make rules``).
 
-On each of a few dozen prompts, targets are read at the last position: the top feature of some SAEs, and the logit of
-the predicted token (over the mean logit). Sources, each measured in the unfrozen model:
+For tokens see :mod:`.yardstick`. On each of a few dozen prompts, targets are read at the last position: the top feature
+of some SAEs, and the logit of the predicted token (over the mean logit). Sources, each measured in the unfrozen model,
+by nothing random:
 
-- *tokens*: each is replaced by random ones of the whole vocabulary, several times over (``--ablate`` draws from a text
-  instead: the measured numbers are older than that); and the most important ones are deleted together.
 - *heads*: a head's output is set to zero, one head alone; and the most important heads together.
 - *features* of an earlier SAE: a feature's decoder part is taken out of the stream, one alone; and many together.
 - *heads (indirect object)*: all of them, for the difference of two names' logits, on sentences made for it (ioi.py).
@@ -44,15 +43,11 @@ from ..passes.sources import Heads, Split, Vectors, tokens
 from ..subject import Subject
 from .ioi import sentences
 
-TOKEN_TARGETS = (11, 17, 23)
 FEATURE_FROM, FEATURE_TO = 17, 23
 HEADS_TO = 23
-REPLACEMENTS = 4
 ALONE = 40
 """How many heads or features are taken out one at a time."""
 TOGETHER = (5, 10, 20, 40)
-DELETED = (0.2, 0.4)
-"""Shares of a prompt's tokens that are deleted together."""
 INDIRECT_OBJECT = "heads (indirect object)"
 SWEPT: dict[str, Choices] = {**CONTRIBUTION, "effect": EFFECT}
 
@@ -173,60 +168,6 @@ def _on_sentence(subject: Subject, number: int, _count: int) -> Study | None:
     prompt = encode(subject.loaded, subject.adapter, sentence.text)
     study = Study.of(subject, prompt, number, lambda _: {"logit difference": target})
     return study if study.targets["logit difference"][1] > 0 else None
-
-
-# -------------------------------------------------------------------------------------------------------------- tokens
-
-
-def _tokens(study: Study) -> Iterator[Found]:
-    n = len(study.prompt)
-    sources = list(range(1, n - 1))  # strictly before the target, the start token left out
-    measured = _replacement_losses(study, sources)
-    start = tokens(study.prompt.tokens).start(study.seen)
-    embedded = study.seen.resid_pre[0]
-    for name in study.targets:
-        scores: dict[str, Tensor] = {
-            rule: study.carried(name, start, rule) for rule in ("softmax", "linear-norm", "relu", "linear", "half")
-        }
-        *_, first = study.gradients(name, EFFECT)
-        scores["gradient × embedding"] = (first.before[0] * embedded).sum(-1)
-        scores["nearness"] = torch.arange(n).float()
-        scores["random"] = torch.rand(n, generator=study.generator)
-        for method, score in scores.items():
-            score = score[sources]
-            yield name, "alone", method, _spearman(score, measured[name])
-            for share in DELETED:
-                count = max(1, round(share * len(sources)))
-                gone = {sources[i] for i in score.argsort(descending=True)[:count].tolist()}
-                yield name, f"top {share:.0%} deleted", method, _deleted(study, name, gone)
-
-
-def _replacement_losses(study: Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
-    allowed = _vocabulary(study.subject)
-    batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
-    for row, position in enumerate(sources):
-        batch[row, :, position] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=study.generator)]
-    points = {name: target.place for name, (target, _) in study.targets.items()}
-    read = intervene(study.subject.adapter, batch.flatten(0, 1), {}, set(points.values()))
-    return {
-        name: study.targets[name][1] - study.value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
-        for name in study.targets
-    }
-
-
-def _vocabulary(subject: Subject) -> Int[Tensor, "token"]:
-    """All but the tokens with a role of their own (start, end, padding)."""
-    tokenizer, bos = subject.loaded.tokenizer, subject.loaded.bos_id
-    assert tokenizer is not None
-    return torch.tensor(sorted(set(range(subject.adapter.vocab_size)) - {*tokenizer.all_special_ids, bos}))
-
-
-def _deleted(study: Study, name: str, gone: set[int]) -> float:
-    """The share of the target that is lost when tokens are taken out of the text."""
-    kept = torch.tensor([t for i, t in enumerate(study.prompt.token_ids) if i not in gone])
-    target, value = study.targets[name]
-    now = study.value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
-    return (value - now) / abs(value)
 
 
 # --------------------------------------------------------------------------------------------------------------- heads
@@ -354,7 +295,6 @@ class Protocol:
 
 
 QUESTIONS = {
-    "tokens": Protocol(_on_prompt(TOKEN_TARGETS), _tokens),
     "heads": Protocol(_on_prompt([HEADS_TO]), _heads),
     "features": Protocol(_on_prompt([FEATURE_TO]), _features),
     INDIRECT_OBJECT: Protocol(_on_sentence, partial(_heads, alone=None), len(sentences())),
@@ -376,8 +316,7 @@ def run(out: Path, count: int, workers: int) -> list[Measurement]:
 
     from rich.progress import Progress
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = [Measurement(**json.loads(line)) for line in out.read_text().splitlines()] if out.exists() else []
+    records = [Measurement(**json.loads(line)) for line in lines(out)]
     known = {(record.source, record.prompt) for record in records}
     wanted = [(source, number) for source, question in QUESTIONS.items() for number in question.texts(count)]
     missing = [job for job in wanted if job not in known]
@@ -385,19 +324,29 @@ def run(out: Path, count: int, workers: int) -> list[Measurement]:
         bar = progress.add_task("measuring", total=len(wanted), completed=len(wanted) - len(missing))
         for done in as_completed([pool.submit(_work, *job, count) for job in missing]):
             found = done.result()
-            with out.open("a") as file:
-                file.write("".join(json.dumps(record.__dict__) + "\n" for record in found))
+            append(out, [json.dumps(record.__dict__) for record in found])
             records += found
             progress.advance(bar)
     return records
 
 
+def lines(path: Path) -> list[str]:
+    """Of a file that may not be there yet."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def append(path: Path, some: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(f"{line}\n" for line in some))
+
+
 @cache
-def _subject() -> Subject:
+def one_subject() -> Subject:
     """One model per worker process."""
     torch.set_num_threads(1)
     return load_subject("smollm2")
 
 
 def _work(source: str, number: int, count: int) -> list[Measurement]:
-    return measure(_subject(), source, number, count)
+    return measure(one_subject(), source, number, count)

@@ -9,29 +9,36 @@ replaced by random ones of ordinary text. One run of the model says what all tar
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..attribution.agreement import rank_correlation, twice
+from ..attribution.answer import Asked
 from ..attribution.removal import Replacing, Without
 from ..attribution.reservoir import held_out
-from ..attribution.shapley import Limits, Sampled, alone, shapley
+from ..attribution.shapley import Limits, alone, shapley
 from ..attribution.targets import FeatureTarget, Target
+from ..attribution.tokens import TokenTarget, attribute_tokens_each
+from ..models.place import Place
 from ..models.prompt import Prompt, encode
+from ..passes.backward import sweep
+from ..passes.choices import EFFECT
 from ..passes.intervene import intervene
-from ..passes.record import Trace
+from ..passes.record import Trace, read_batch
+from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..subject import Subject
-from .rules import CentredLogit, Study
+from .rules import CentredLogit, Measurement, Study, append, lines, one_subject
 
 SHORTEST, LONGEST = 12, 14
 """Tokens of a sentence with the start token and without its last sign: the shortest with ten sources beside its last
@@ -156,3 +163,172 @@ class _Game:
 
     def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         return self.runs.of(kept, draw)[self.name].clone()
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+RULES: Mapping[str, Settings] = {
+    "half": Settings.of("half"),
+    "softmax": Settings.of("softmax"),
+    "linear": Settings.of("linear"),
+    "linear-norm": Settings.of("linear-norm"),
+    "relu": Settings.of("relu"),
+    "half-qk": Settings.of("half-qk"),
+    "half-qk, mean slope": Settings.of("half-qk", qk_slope="mean"),
+    "half-qk, share 1": Settings.of("half-qk", qk_share=1.0),
+}
+AVERAGED = 8
+"""Over so many texts ``half`` is averaged in which half of the tokens are replaced."""
+MIDDLE = 15
+"""The layer at which rules change where there are two."""
+
+Scores = dict[str, Float[Tensor, "pos"]]
+
+
+def scores(study: Study) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
+    """Every method's scores of a prompt's tokens, for each target; and what ``pattern`` has under those rules that share
+    with attention, as a share of the pre-activation.
+    """
+    names, embedded, n = list(study.targets), study.seen.resid_pre[0].double(), len(study.prompt)
+    found: dict[str, Scores] = {name: {} for name in names}
+    pattern: dict[str, dict[str, float]] = {name: {} for name in names}
+    for rule, settings in RULES.items():
+        for name, target in zip(names, _answers(study, [study.prompt], settings), strict=True):
+            found[name][rule] = target.contributions
+            if "pattern" in target.other:
+                pattern[name][rule] = target.other["pattern"] / target.pre_activation
+    averaged, usual = _averaged(study), _usual(study).double()
+    for name, own in found.items():
+        own["half of x − mean"] = (_below(study, name, "half", "half") * (embedded - usual)).sum(-1)
+        own["half, others replaced"] = averaged[name]
+        own["half above, half-qk below"] = (_below(study, name, "half", "half-qk") * embedded).sum(-1)
+        own["half-qk above, half below"] = (_below(study, name, "half-qk", "half") * embedded).sum(-1)
+        *_, first = study.gradients(name, EFFECT)
+        own["gradient × embedding"] = (first.before[0].double() * embedded).sum(-1)
+        own["nearness"] = torch.arange(n).double()
+        own["random"] = torch.rand(n, generator=study.generator, dtype=torch.float64)
+    return found, pattern
+
+
+def _answers(study: Study, prompts: Sequence[Prompt], settings: Settings) -> list[TokenTarget]:
+    """To all targets on each of some prompts, at their last positions."""
+    targets = [target for target, _ in study.targets.values()]
+    asked = [Asked(prompt, target, len(prompt) - 1) for prompt in prompts for target in targets]
+    return [answer.target for answer in attribute_tokens_each(study.subject, asked, settings=settings)]
+
+
+def _below(study: Study, name: str, above: str, below: str) -> Float[Tensor, "pos d_model"]:
+    """The gradient with respect to the embeddings, by one rule from the middle layer up and by another below it."""
+    target, _ = study.targets[name]
+    place = target.read(study.subject, study.seen).place
+    if place.layer < MIDDLE:
+        *_, lowest = study.gradients(name, RULES[below].choices)
+        return lowest.before[0].double()
+    *_, lowest = study.gradients(name, RULES[above].choices, down_to=2 * MIDDLE)
+    *_, lowest = sweep(study.seen, {Place(MIDDLE, "resid_pre"): lowest.before}, RULES[below].choices)
+    return lowest.before[0].double()
+
+
+def _usual(study: Study) -> Float[Tensor, "d_model"]:
+    """The mean embedding of the tokens that others are replaced by."""
+    allowed = Replacing.by(study.subject, 0).allowed
+    return study.subject.adapter.model.get_input_embeddings().weight.detach()[allowed].mean(0)
+
+
+def _averaged(study: Study) -> Scores:
+    """``half`` where half of the other tokens are replaced, the last one kept: a token's mean over the texts that have
+    it.
+    """
+    prompt, n = study.prompt, len(study.prompt)
+    keep = torch.rand(AVERAGED, n, generator=study.generator) < 0.5
+    keep[AVERAGED // 2 :] = ~keep[: AVERAGED // 2]  # every token is there in half of them
+    keep[:, torch.tensor(prompt.special) | (torch.arange(n) == n - 1)] = True
+    texts = torch.where(keep, prompt.ids(), Replacing.by(study.subject, 0).draw(AVERAGED, n, study.generator))
+    prompts = [encode(study.subject.loaded, study.subject.adapter, ids) for ids in texts.tolist()]
+    total = {name: torch.zeros(n, dtype=torch.float64) for name in study.targets}
+    answers = iter(_answers(study, prompts, RULES["half"]))
+    for here in keep:
+        for own in total.values():
+            own += torch.where(here, next(answers).contributions, 0.0)
+    return {name: own / keep.sum(0) for name, own in total.items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+
+SHAPLEY, ALONE = "Shapley values", "replaced alone"
+CEILING = "the measurement with itself"
+REPLACED = "replacing one"
+PATTERN = "pattern"
+DELETED = (0.2, 0.4)
+"""Shares of a prompt's tokens that are deleted together."""
+
+
+def scored(study: Study, number: int, measured: Sequence[Measured]) -> Iterator[Measurement]:
+    """Every method held to both measurements, for every target of a sentence."""
+    last = len(study.prompt) - 1
+    each, shares = scores(study)
+    for one in measured:
+        others = [k for k, pos in enumerate(one.positions) if pos != last]
+        at = [one.positions[k] for k in others]
+        note = partial(Measurement, number, "tokens", one.target)
+        samples = {SHAPLEY: one.shapley[:, others], ALONE: one.alone[:, others]}
+        found = {method: score[at] for method, score in each[one.target].items()} | {REPLACED: samples[ALONE].mean(0)}
+        for protocol, drawn in samples.items():
+            truth = drawn.mean(0).tolist()
+            half = rank_correlation(drawn[::2].mean(0).tolist(), drawn[1::2].mean(0).tolist())
+            yield note(protocol, CEILING, math.nan if half is None else twice(half))
+            for method, score in found.items():
+                if (protocol, method) != (ALONE, REPLACED):
+                    rank = rank_correlation(score.tolist(), truth)
+                    yield note(protocol, method, math.nan if rank is None else rank)
+        for method, share in shares[one.target].items():
+            yield note(PATTERN, method, abs(share))
+        for method, score in found.items():
+            for share in DELETED:
+                gone = {at[i] for i in score.argsort(descending=True)[: max(1, round(share * len(at)))].tolist()}
+                yield note(f"top {share:.0%} deleted", method, _deleted(study, one.target, gone))
+
+
+def _deleted(study: Study, name: str, gone: set[int]) -> float:
+    """The share of the target that is lost when tokens are taken out of the text."""
+    kept = torch.tensor([t for i, t in enumerate(study.prompt.token_ids) if i not in gone])
+    target, value = study.targets[name]
+    now = study.value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
+    return (value - now) / abs(value)
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+
+def run(measured_in: Path, scored_in: Path, count: int, workers: int) -> list[Measurement]:
+    """Measure and score ``count`` sentences to choose by and as many to confirm; what the files (JSON lines) hold is not
+    done again.
+    """
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from rich.progress import Progress
+
+    wanted = [*range(count), *range(CHOOSING, CHOOSING + count)]
+    known: dict[int, list[Measured]] = {}
+    for line in lines(measured_in):
+        one = Measured.read(line)
+        known.setdefault(one.prompt, []).append(one)
+    records = [Measurement(**json.loads(line)) for line in lines(scored_in)]
+    missing = [number for number in wanted if number not in {record.prompt for record in records}]
+    with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        bar = progress.add_task("measuring", total=len(wanted), completed=len(wanted) - len(missing))
+        for done in as_completed([pool.submit(_work, number, known.get(number)) for number in missing]):
+            number, taken, found = done.result()
+            if number not in known:
+                append(measured_in, [one.to_json() for one in taken])
+            append(scored_in, [json.dumps(record.__dict__) for record in found])
+            records += found
+            progress.advance(bar)
+    return [record for record in records if record.prompt in wanted]
+
+
+def _work(number: int, taken: list[Measured] | None) -> tuple[int, list[Measured], list[Measurement]]:
+    asked = study(one_subject(), number)
+    taken = measured(asked, number) if taken is None else taken
+    return number, taken, list(scored(asked, number, taken))
