@@ -74,7 +74,7 @@ def session(tmp_path_factory):
     kept |= {"HF_HOME": str(tmp_path_factory.mktemp("hub")), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     kept["PYTHONPATH"] = os.pathsep.join(path for path in [str(Path(__file__).parents[2]), *sys.path] if path)
     script = Path(__file__).with_name("hub_session.py")
-    done = subprocess.run([sys.executable, script], env=kept, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, script], env=kept, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "stderr": done.stderr}
 

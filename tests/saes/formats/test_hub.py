@@ -92,7 +92,7 @@ def session(folder: Path) -> dict[str, Any]:
     kept["PYTHONPATH"] = os.pathsep.join(path for path in [str(Path(__file__).parents[3]), *sys.path] if path)
     script = Path(__file__).with_name("hub_session.py")
     done = subprocess.run(
-        [sys.executable, script, folder], env=kept, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, script, folder], env=kept, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "broken": broken}
