@@ -26,6 +26,7 @@ from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace
 from .attribution.targets import Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
+from .files import expanded
 from .graph.build import Errors, GraphSettings, build_graph
 from .graph.verify import verify_graph
 from .labels.neuronpedia import labels_from
@@ -408,6 +409,7 @@ class LM:
         strongest: int = STRONGEST,
         contexts: str | None = None,
         labels: str | Path | Mapping[str, str] | None = None,
+        cache_dir: str | Path | None = None,
         **how: Unpack[How],
     ) -> FeatureCard:
         """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
@@ -416,14 +418,16 @@ class LM:
         this feature, None is its strongest contexts there. top: entries of each list. strongest: at how many firings it
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
+        cache_dir: where Neuronpedia's answers are kept; None is the user's cache folder.
         """
+        kept = None if cache_dir is None else expanded(cache_dir)
         if prompts is None and contexts is None:
             raise UserError('a card needs a prompt, or several; or contexts="neuronpedia" for the feature\'s own')
         card = make_card(
             self._subject, prompts, feature, top=top, strongest=strongest, contexts=contexts,
-            settings=Settings.of(**how),
+            cache_dir=kept, settings=Settings.of(**how),
         )  # fmt: skip
-        return card if labels is None else card.with_labels(_labels(labels, card.pages))
+        return card if labels is None else card.with_labels(_labels(labels, card.pages, kept))
 
     def case_study(
         self,
@@ -560,9 +564,11 @@ class LM:
         )
 
 
-def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+def _labels(
+    named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str, int]], cache_dir: Path | None = None
+) -> dict[str, str]:
     """Labels as they are named, with a warning where some could not be had."""
-    found = labels_from(named, pages)
+    found = labels_from(named, pages, cache_dir)
     if found.warning:
         warn(found.warning)
     return found.labels
@@ -608,8 +614,8 @@ def load(
     saes: a sae-lens release (with ``layers`` or ``sae_ids``), a directory or a folder of several, in the format of
     sae-lens, sparsify, dictionary-learning, lm-saes, qwen-scope or circuit-tracer, an SAE object or a list, or ``{17:
     SAE or directory, "17.attn_out": ...}`` where a file does not name its hook.
-    sae_format: which of these formats, where the files leave that open; and of a hub repository, whose folders
-    ``sae_ids`` then names.
+    sae_format: which of these formats, where the files leave that open. A hub repository is known by its files, too;
+    ``sae_ids`` names its folders where it has several.
     dtype: of the model; None is the checkpoint's own, float32 for SmolLM2. trace_dtype: run traces in a higher one;
     "float32" takes away the rounding of a bfloat16 model, a layer at a time.
     device_map, max_memory, offload_folder: share a model out that is bigger than one device, over several, the

@@ -183,6 +183,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["features", "graph", "feature"], "--sae", NO_FOLDER),
     (["features", "subspace"], "--sae-id", ["", "x"]),
     (["tokens", "feature", "graph"], "--cache-dir", ["", NOBODY, LONG, "nu\0l"]),
+    (["tokens", "case-study"], "--offload-folder", ["", NOBODY, LONG, "nu\0l", "x"]),
     (EVERY, "--nonsense", ["x"]),
 ]  # fmt: skip
 
@@ -543,6 +544,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.card("1/3", TEXT, labels=x),
         [5, True, [], "", "x.txt", NOBODY, {5: "x"}, {"1/3": 5}],
     ),
+    "card cache_dir": (lambda lm, x: lm.card("1/3", TEXT, cache_dir=x), [5, True, [], b"x", "", NOBODY]),
     "card write": (lambda lm, x: lm.card("1/3", TEXT).write(x), [*NO_PATH, None, "", "x", f"{NOBODY}.json"]),
     "case features": (lambda lm, x: lm.case_study(TEXT, x), [5, None, [], [5], {}, "", "1"]),
     "case title": (lambda lm, x: lm.case_study(TEXT, "1/3", title=x), [5, True, [], "", " ", "a\nb", "\x1b"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...attribution.answer import Asked
 from ...attribution.targets import FeatureTarget, parse_feature
@@ -45,6 +46,7 @@ def make_card(
     top: int = TOP,
     strongest: int = STRONGEST,
     contexts: str | None = None,
+    cache_dir: Path | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> FeatureCard:
     """The card of one feature ("LAYER/INDEX").
@@ -52,7 +54,7 @@ def make_card(
     prompts: one, or several. top: how many tokens and features each list has. strongest: at how many firings the
     feature is taken apart. Flows are computed under the allocation's rule where that is ``half`` or ``linear``, else
     under ``half``. contexts: "neuronpedia" also shows what Neuronpedia has of the feature; without any prompts
-    (None) its strongest contexts are these.
+    (None) its strongest contexts are these. cache_dir: where that is kept; None is the user's cache folder.
 
     Raises UserError for a feature that does not exist or names a position, for prompts that cannot be encoded, and
     where there are no prompts and Neuronpedia has none.
@@ -62,7 +64,7 @@ def make_card(
     target, _ = parse_feature(subject, feature, pos=False)
     target.check(subject)
     subject = subject.asked()
-    public = None if contexts is None else _public(subject, target, contexts, needed=prompts is None)
+    public = None if contexts is None else _public(subject, target, contexts, cache_dir, needed=prompts is None)
     if prompts is None:
         chosen_contexts, encoded = _of_contexts(subject, public)
     else:
@@ -115,12 +117,15 @@ def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> li
     return found
 
 
-def _public(subject: Subject, target: FeatureTarget, contexts: str, needed: bool) -> PublicFeature | None:
+def _public(
+    subject: Subject, target: FeatureTarget, contexts: str, cache_dir: Path | None, needed: bool
+) -> PublicFeature | None:
     """What is known elsewhere. Raises UserError where it is needed and cannot be had; else that is a warning."""
     if contexts != "neuronpedia":
         raise UserError(f"contexts come from neuronpedia, not from {contexts!r}")
     try:
-        return fetch_feature(describe(subject.saes[target.hook])["neuronpedia_id"], target.index)
+        sae = describe(subject.saes[target.hook])["neuronpedia_id"]
+        return fetch_feature(sae, target.index, cache_dir=cache_dir)
     except UserError as error:
         if needed:
             raise
