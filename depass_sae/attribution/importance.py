@@ -201,9 +201,7 @@ def find_importance(
     n = len(told)
     rows = []
     for layer, (total, squares) in zip(first.target.rows, sums, strict=True):
-        (rest, bias), mean, *effect = (total / n).split(
-            [2, *[len(layer.values)] * ((len(total) - 2) // len(layer.values))]
-        )
+        (rest, bias), (mean, *effect) = total[:2] / n, (total[2:] / n).split(len(layer.values))
         std = (squares[2 : 2 + len(mean)] / (n - 1)).sqrt() if n > 1 else None
         rows.append(MeanRow(layer, mean, std, rest.item(), bias.item(), *effect))
     return Importance(
@@ -224,9 +222,8 @@ def find_importance(
 
 def _numbers(row: LayerRow) -> Float[Tensor, "number"]:
     """All of which the mean is taken: the rest of a layer, its parts, and their effects."""
-    return torch.cat(
-        [row.values.new_tensor([row.rest, row.bias]), row.values, *([] if row.effects is None else [row.effects])]
-    )
+    parts = [row.values] if row.effects is None else [row.values, row.effects]
+    return torch.cat([row.values.new_tensor([row.rest, row.bias]), *parts])
 
 
 def _told(answer: ComponentAttribution) -> dict[str, Any]:
