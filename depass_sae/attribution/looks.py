@@ -383,10 +383,13 @@ def part_table(document: Document, target: Document, top: int | None) -> Table:
 
     def row(part: Document) -> Row:
         cells: tuple[Cell, ...] = (part_name(part, kind), part["value"], share_of(part["value"], whole))
-        return Row((*cells, *([part["effect"]] if effects else []), *([_carried(part)] if split else [])))
+        return Row((*cells, *([_carried(part)] if split else []), *([part["effect"]] if effects else [])))
 
     whole = target["pre_activation"]
-    columns = part_columns(PARTS[kind], "contribution", effects)
+    columns = (
+        Column(PARTS[kind]), Column("contribution", "signed", bar=True), Column("share", "percent"),
+        *([Column("of which from")] if split else []), *([Column("effect", "signed", bar=True)] if effects else []),
+    )  # fmt: skip
     activation = "" if target["activation"] is None else f"activation {number(target['activation'])}; "
     caption = (
         f"{rule_of(document)}; {activation}pre-activation {signed(whole)}, to which every layer's row sums with the "
@@ -395,16 +398,10 @@ def part_table(document: Document, target: Document, top: int | None) -> Table:
     )
     return Table(
         f"{at_target(document, target)}, by {kind}",
-        (*columns, *([Column("of which from")] if split else [])),
+        columns,
         tuple(row(part) for part in listed),
         caption,
     )
-
-
-def part_columns(part: str, contribution: str, effects: bool, *between: Column) -> tuple[Column, ...]:
-    share = Column("share" if contribution == "contribution" else "share of the mean", "percent")
-    last = [Column(contribution.replace("contribution", "effect"), "signed", bar=True)] if effects else []
-    return (Column(part), Column(contribution, "signed", bar=True), *between, share, *last)
 
 
 def _carried(part: Document) -> Pairs | None:
@@ -522,7 +519,10 @@ def importance_blocks(document: Document, top: int | None = None) -> tuple[Block
         cells: tuple[Cell, ...] = (part_name(part, kind), part["mean"], spread(part), share_of(part["mean"], whole))
         return Row((*cells, *([part["effect"]] if effects else [])))
 
-    columns = part_columns(PARTS[kind], "mean contribution", effects, Column("mean ± s.d.", "signed", 2))
+    columns = (
+        Column(PARTS[kind]), Column("mean contribution", "signed", bar=True), Column("mean ± s.d.", "signed", 2),
+        Column("share of the mean", "percent"), *([Column("mean effect", "signed", bar=True)] if effects else []),
+    )  # fmt: skip
     caption = (
         f"{rule_of(document)}; {prompts}, each read where {document['name']} is strongest; mean "
         f"pre-activation {signed(whole)}; completeness error {error(document['completeness_error'])} at most"

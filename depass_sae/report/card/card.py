@@ -121,8 +121,8 @@ class SourceToken:
 @dataclass(frozen=True)
 class FlowFeature:
     """A feature of a neighbouring SAE layer. contribution: summed; count: over so many firings (previous layer), or
-    places where it fires itself (next layer). effect: of the previous layer's, over the same firings, to first order with
-    nothing frozen; in no sum."""
+    places where it fires itself (next layer). effect: summed over the same firings, of the previous layer's features
+    alone; to first order, with nothing frozen."""
 
     index: int
     contribution: float

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from ...attribution.answer import Asked
 from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
@@ -241,7 +243,7 @@ def _flows(
     previous = following = None
     if before is not None:
         features, total = _largest([found.features for found in arrived], subject.saes[before].cfg.d_sae, top)
-        effects = sum(found.effects for found in arrived)
+        effects = torch.stack([found.effects for found in arrived]).sum(0)
         features = tuple(replace(feature, effect=effects[feature.index].item()) for feature in features)
         errors, other = (sum(getattr(found, part).sum().item() for found in arrived) for part in ("errors", "other"))
         previous = Flow(before, describe(subject.saes[before]), features, total, errors, other)

@@ -1,9 +1,10 @@
 """A feature among others: what its decoder direction votes for, and which features are like it, before it, behind it.
 
 Behind it and before it are meant by flow. What the features at the previous SAE layer contribute to this one's
-pre-activation, and their first-order effect on it, is one backward sweep each; what this one contributes to the features at the next SAE layer is its own part of
-the stream carried forward to there, read along their encoders. Under the rules ``half`` and ``linear`` both are exact
-and independent of all other parts, and equal the edges that a feature-flow graph has between the same features.
+pre-activation is one backward sweep, and their first-order effect on it another; what this one contributes to the
+features at the next SAE layer is its own part of the stream carried forward to there, read along their encoders. Under
+the rules ``half`` and ``linear`` contributions are exact and independent of all other parts. They and the effects equal
+those of a feature-flow graph's edges between the same features.
 """
 
 from __future__ import annotations
@@ -184,9 +185,9 @@ class ByFeature:
 class Arrived:
     """What arrives at one feature at some positions from the previous SAE layer; it sums to the pre-activations.
 
-    features: an entry per position and feature of that SAE. effects: of that SAE's features, summed over positions; they
-    are in no sum. errors: of that SAE. other: position 0's stream, the decoder's constant, bias vectors, and the
-    feature's own constant.
+    features: an entry per position and feature of that SAE. effects: of each of its features over all positions, in no
+    sum. errors: of that SAE. other: position 0's stream, the decoder's constant, bias vectors, and the feature's own
+    constant.
     """
 
     features: ByFeature

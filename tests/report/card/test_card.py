@@ -241,15 +241,19 @@ def test_the_previous_layers_features_contribute_what_a_graphs_edges_say(normali
     g = lm.graph(TEXT, f"{feature}@{card.firings[0].pos}", max_nodes=10_000, edge_threshold=None)
     target = g.graph["target"][0]["node"]
     edges: dict[int, float] = defaultdict(float)
+    effects: dict[int, float] = defaultdict(float)
     for source, _, edge in g.in_edges(target, data=True):
         if g.nodes[source]["kind"] == "feature":
             edges[g.nodes[source]["index"]] += edge["weight"]
+            effects[g.nodes[source]["index"]] += edge["effect"]
     assert card.previous is not None
     assert card.previous.hook == Hook(0, "resid_post")
     largest = max(map(abs, edges.values()))
     assert {f.index for f in card.previous.features} == edges.keys()
     for found in card.previous.features:
         assert found.contribution == pytest.approx(edges[found.index], abs=1e-5 * largest)
+        assert found.effect == pytest.approx(effects[found.index], abs=1e-5 * largest)
+        assert found.effect != pytest.approx(found.contribution, abs=1e-5 * largest)
 
 
 @pytest.mark.parametrize("hook", ["1.resid_mid", "1.attn_out", "1.mlp_out", "1.mlp_in", "1.hook_z"])
