@@ -256,6 +256,22 @@ def test_the_previous_layers_features_contribute_what_a_graphs_edges_say(normali
         assert found.effect != pytest.approx(found.contribution, abs=1e-5 * largest)
 
 
+def test_what_comes_from_the_previous_layer_is_summed_over_prompts() -> None:
+    lm = lm_with("standard")
+    feature = firing_feature(lm, 1)
+    both = lm.card(feature, [TEXT, TEXT[:40]], top=D_SAE, strongest=99).previous
+    alone = [lm.card(feature, text, top=D_SAE, strongest=99).previous for text in (TEXT, TEXT[:40])]
+    assert both is not None
+    for key in ("contribution", "effect"):
+        sums: dict[int, float] = defaultdict(float)
+        for flow in alone:
+            assert flow is not None
+            for found in flow.features:
+                sums[found.index] += getattr(found, key)
+        size = max(map(abs, sums.values()))
+        assert {f.index: getattr(f, key) for f in both.features} == pytest.approx(sums, abs=1e-5 * size)
+
+
 @pytest.mark.parametrize("hook", ["1.resid_mid", "1.attn_out", "1.mlp_out", "1.mlp_in", "1.hook_z"])
 def test_what_comes_from_the_previous_layer_sums_to_the_pre_activations(hook: str) -> None:
     saes = [random_sae("jumprelu", "0.resid_post"), random_sae("jumprelu", hook, d_in=width("llama", hook), seed=1)]
