@@ -20,6 +20,7 @@ from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
 from .attribution.importance import Importance, Of, find_importance
+from .attribution.looks import Order
 from .attribution.measure import Measure, Measures
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
@@ -234,25 +235,55 @@ class LM:
         )
 
     def attribute_heads(
-        self, prompt: PromptLike, feature: str | None = None, *, by_token: bool = False, **question: Unpack[Question]
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        by_token: bool = False,
+        effects: bool = False,
+        sort: Order = "abs",
+        **question: Unpack[Question],
     ) -> ComponentAttribution:
         """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation.
 
         by_token: each head also split by the token that it came from: heads x source tokens, exact.
+        effects: also each head's effect: what the target loses without it, to first order, with attention, norms and
+        MLPs live (attribution patching); of a soft-capped logit, what the model's own logit does. One more sweep back
+        finds them all. Effects sum to nothing.
+        sort: what is named first: "abs" the largest contributions of either sign, "contribution" the most positive
+        ones, "effect" the largest effects of either sign (these are then found, too).
         """
-        return self._components(HEADS, prompt, feature, question, by_token)
+        return self._components(HEADS, prompt, feature, question, by_token=by_token, effects=effects, sort=sort)
 
     def attribute_modules(
-        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        effects: bool = False,
+        sort: Order = "abs",
+        **question: Unpack[Question],
     ) -> ComponentAttribution:
-        """Through which attention layers and MLPs. Each row sums to the pre-activation."""
-        return self._components(MODULES, prompt, feature, question)
+        """Through which attention layers and MLPs. Each row sums to the pre-activation.
+
+        effects, sort: as in :meth:`attribute_heads`.
+        """
+        return self._components(MODULES, prompt, feature, question, effects=effects, sort=sort)
 
     def attribute_neurons(
-        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        effects: bool = False,
+        sort: Order = "abs",
+        **question: Unpack[Question],
     ) -> ComponentAttribution:
-        """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
-        return self._components(NEURONS, prompt, feature, question)
+        """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation.
+
+        effects, sort: as in :meth:`attribute_heads`. Which neurons of a layer a document lists, sort says, too.
+        """
+        return self._components(NEURONS, prompt, feature, question, effects=effects, sort=sort)
 
     def importance(
         self,
@@ -260,17 +291,29 @@ class LM:
         feature: str | None = None,
         *,
         of: Of = "heads",
+        effects: bool = False,
+        sort: Order = "abs",
         **question: Unpack[Question],
     ) -> Importance:
         """Mean and spread of what heads, modules or neurons contribute over prompts (paper D.3.1).
 
         Each prompt is read where the target is strongest; those on which a feature does not fire are left out.
+        effects, sort: as in :meth:`attribute_heads`, of the means.
         """
         if of not in KINDS:
             raise UserError(f"importance is of {', '.join(KINDS)}, not of {of!r}")
         target, pos = self._target(feature, question)
         encoded = [self.encode(prompt) for prompt in _several(prompts)]
-        return find_importance(self._subject, encoded, target, KINDS[of], pos=pos, settings=_settings(question))
+        return find_importance(
+            self._subject,
+            encoded,
+            target,
+            KINDS[of],
+            pos=pos,
+            effects=effects,
+            sort=sort,
+            settings=_settings(question),
+        )
 
     def attribute_subspace(
         self,
@@ -550,7 +593,7 @@ class LM:
         return target, pos if at is None else at
 
     def _components(
-        self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, by_token: bool = False
+        self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, **asked: Any
     ) -> ComponentAttribution:
         target, pos = self._target(feature, question)
         return attribute_components(
@@ -559,7 +602,7 @@ class LM:
             target,
             kind,
             pos=pos,
-            by_token=by_token,
+            **asked,
             settings=_settings(question),
         )
 

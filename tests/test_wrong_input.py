@@ -152,6 +152,8 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["subspace"], "--direction", [*NO_FEATURE, "1/3@4", "1/3@99"]),
     (["graph"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
     (["features"], "--sort", ["", "Activation", "specific ", "²", "x" * 5000]),
+    (["heads", "modules", "neurons"], "--sort", ["", "Effect", "abs ", "size", "activation", "²", "x" * 5000]),
+    (["heads", "modules", "neurons"], "--effects", ["", "yes", "1"]),
     (["tokens"], "--by", ["", "Token", "tokens", "letter", "²"]),
     (["attention"], "--by", ["", "token", "heads", "x" * 5000]),
     (["attention"], "--against", ["", "median", "1.5", "²", ENDLESS, "Mean"]),
@@ -218,6 +220,7 @@ def early() -> Iterator[list[str]]:
         ("features", "-f=1/3"), ("features", "--pos=3"), ("features", "--rule=half"), ("features", "--memory=1GB"),
         ("features", "--by-depth"),
         ("heads", "--by-depth"),
+        ("tokens", "--effects"), ("tokens", "--sort=effect"), ("subspace", "--effects"),
         ("heads", "--by=word"), ("heads", "--ablate=1"), ("modules", "--by-token"), ("neurons", "--against=x"),
         ("subspace", "--top=3"), ("subspace", "--prompts=x"), ("attention", "--pos=3"), ("attention", "--prompts=x"),
         ("graph", "--ablate=1"), ("graph", "--prompts=x"), ("feature", "--pos=3"), ("feature", "--ids=5"),
@@ -239,6 +242,7 @@ def early() -> Iterator[list[str]]:
             yield [command, *question, "--prompts", "tests/p.txt", "--pos", "4"]
     for command in ("heads", "modules", "neurons"):
         yield [command, "-f", "1/3", "--prompts", "tests/p.txt", "--pos", "all"]
+        yield [command, "-f", "1/3", "--prompts", "tests/p.txt", "--sort", "specific"]
     yield ["heads", "-f", "1/3", "--prompts", "tests/p.txt", "--by-token"]
     yield ["tokens", "-f", "1/3", "--prompts", "tests/p.txt", "--against", "x"]
     yield ["heads", *COMPLETE["heads"], "--by-token", "--rule", "softmax"]
@@ -511,6 +515,9 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "progress": (lambda lm, x: lm.attribute_tokens(TEXT, "1/3", progress=x), [5, "x", True, [], object()]),
     "by_token": (lambda lm, x: lm.attribute_heads(TEXT, "1/3", by_token=x), NO_FLAG),
+    "effects": (lambda lm, x: lm.attribute_neurons(TEXT, "1/3", effects=x), NO_FLAG),
+    "effects over prompts": (lambda lm, x: lm.importance([TEXT], "1/3", effects=x), NO_FLAG),
+    "parts' sort": (lambda lm, x: lm.attribute_modules(TEXT, "1/3", sort=x), [*NO_TEXT, None, "", "Effect", "size"]),
     "subspace": (
         lambda lm, x: lm.attribute_subspace(TEXT, "1/3", subspace=x),
         [None, 5, "x", torch.ones(2, D_MODEL), ds.Heads(0)],

@@ -186,7 +186,9 @@ def alone(game: Game, limits: Limits, tell: Tell = lambda share: None) -> Sample
         together = ahead(game, n, limits.samples or LEAST) if chance else 1
         for low in count(step=together) if chance else [0]:
             draws = torch.arange(low, low + together).repeat_interleave(n)
-            yield from game.whole - game.play(~torch.eye(n, dtype=torch.bool).repeat(together, 1), draws).view(together, n)
+            yield from game.whole - game.play(~torch.eye(n, dtype=torch.bool).repeat(together, 1), draws).view(
+                together, n
+            )
 
     return sampled(samples(), game.whole, limits, tell)
 

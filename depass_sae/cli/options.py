@@ -180,6 +180,20 @@ Sort = Annotated[
         "--sort", help="activation, or specific: activation minus the feature's own mean over the prompt's positions."
     ),
 ]
+Effects = Annotated[
+    bool,
+    typer.Option(
+        "--effects",
+        help="Also what the target loses without each part, to first order, with attention, norms and MLPs live.",
+    ),
+]
+PartSort = Annotated[
+    str,
+    typer.Option(
+        "--sort",
+        help="abs: by size of contribution; contribution: most positive first; effect: by size of effect.",
+    ),
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option(
@@ -406,6 +420,21 @@ class MeasureOptions:
         found = asdict(self)
         Measure(**found)
         return found
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """What is told of a model's parts, and which of them first."""
+
+    effects: Effects = False
+    sort: PartSort = "abs"
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords of ``lm.attribute_heads`` and its like. Raises UserError for an order that there is not."""
+        from ..attribution.components import check_order
+
+        check_order(self.sort)
+        return {"effects": self.effects, "sort": self.sort}
 
 
 @dataclass(frozen=True)

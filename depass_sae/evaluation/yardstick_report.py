@@ -119,7 +119,9 @@ def table(records: Sequence[Measurement], protocol: str) -> str:
     methods = list(dict.fromkeys(m for cells in found.values() for m, by in cells.items() if protocol in by))
     methods.sort(key=lambda method: method != CEILING)
     best = {
-        t: max(cells[protocol][0] for m, cells in found[t].items() if protocol in cells and m not in (CEILING, REPLACED))
+        t: max(
+            cells[protocol][0] for m, cells in found[t].items() if protocol in cells and m not in (CEILING, REPLACED)
+        )
         for t in targets
     }
     lines = ["| | " + " | ".join(targets) + " |\n|---|" + "---|" * len(targets) + "\n"]
@@ -141,7 +143,9 @@ def shares(records: Sequence[Measurement]) -> str:
     targets = sorted({t for by in values.values() for t in by}, key=lambda name: (name == "logit", len(name), name))
     lines = ["| | " + " | ".join(targets) + " |\n|---|" + "---|" * len(targets) + "\n"]
     for method, by in values.items():
-        lines.append(f"| {method} | " + " | ".join(f"{median(by[t]):.0%} (n {count(len(by[t]))})" for t in targets) + " |\n")
+        lines.append(
+            f"| {method} | " + " | ".join(f"{median(by[t]):.0%} (n {count(len(by[t]))})" for t in targets) + " |\n"
+        )
     return "".join(lines)
 
 

@@ -41,7 +41,7 @@ class Inflow:
 
 
 def inflow(seen: Trace, cut: Cut, reads: Reads, settings: Settings, carried: Rows | None = None) -> Inflow:
-    """Every source's contribution to every reading, and its effect.
+    """Every source's contribution to every reading, and its effect. Swept, readings may lie anywhere behind the cut.
 
     carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept.
     """
@@ -51,14 +51,6 @@ def inflow(seen: Trace, cut: Cut, reads: Reads, settings: Settings, carried: Row
     else:
         weights, head_weights = _read(carried, cut, reads), torch.full_like(head_effects, torch.nan)
     return Inflow(weights, effects, heads, head_weights, head_effects)
-
-
-def contributions(seen: Trace, cut: Cut, reads: Reads, settings: Settings) -> Float[Tensor, "read source"]:
-    """Every source's contribution alone, under a rule that is swept (``half``, ``linear``).
-
-    The readings may lie at any read point behind the cut.
-    """
-    return _swept(seen, cut, reads, CONTRIBUTION[settings.rule], settings)[0]
 
 
 def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ...attribution.answer import Asked
 from ...attribution.targets import FeatureTarget, parse_feature
@@ -245,6 +248,8 @@ def _flows(
     previous = following = None
     if before is not None:
         features, total = _largest([found.features for found in arrived], subject.saes[before].cfg.d_sae, top)
+        effects = torch.stack([found.effects for found in arrived]).sum(0)
+        features = tuple(replace(feature, effect=effects[feature.index].item()) for feature in features)
         errors, other = (sum(getattr(found, part).sum().item() for found in arrived) for part in ("errors", "other"))
         previous = Flow(before, describe(subject.saes[before]), features, total, errors, other)
     if behind is not None:

@@ -159,11 +159,9 @@ def _finding(
     case: CaseSettings,
     settings: Settings,
 ) -> Finding:
-    (tokens,) = attribute_tokens_each(
-        subject, [Asked(prompt, target, pos)], measure=case.measure, settings=settings
-    )
+    (tokens,) = attribute_tokens_each(subject, [Asked(prompt, target, pos)], measure=case.measure, settings=settings)
     heads = attribute_components(
-        subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, settings=settings
+        subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, effects=True, settings=settings
     )  # fmt: skip
     g, why = None, _no_graph(target, settings.rule)
     if why is None:

@@ -23,7 +23,9 @@ def test_its_parts_are_what_the_other_calls_return():
     for finding in study().findings:
         alone = lm().attribute_tokens(PROMPT, finding.name, ablate=3)
         assert finding.tokens.to_dict() == alone.to_dict()
-        assert finding.heads.to_dict() == lm().attribute_heads(PROMPT, finding.name, by_token=True).to_dict()
+        assert (
+            finding.heads.to_dict() == lm().attribute_heads(PROMPT, finding.name, by_token=True, effects=True).to_dict()
+        )
         graph = lm().verify(lm().graph(PROMPT, finding.name, max_nodes=24), max_nodes=4)
         assert finding.graph is not None
         assert finding.graph.graph["verification"] == graph.graph["verification"]
