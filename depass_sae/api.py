@@ -177,7 +177,8 @@ class LM:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
 
         feature: "LAYER/INDEX" or "LAYER/INDEX@POS"; other targets and the settings are those of :class:`Question`, what
-        may be measured beside the contributions those of :class:`.Measures`. by: "token", "word" (sub-tokens joined from the start) or "sentence".
+        may be measured beside the contributions those of :class:`.Measures`.
+        by: "token", "word" (sub-tokens joined from the start) or "sentence".
         by_depth: also how each source's share grows layer by layer, where the target is read on the stream.
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
@@ -229,7 +230,7 @@ class LM:
         by_depth: bool,
         question: TokenQuestion,
     ) -> list[TokenAttribution]:
-        measure = Measure(**{key: question[key] for key in Measures.__annotations__ if key in question})  # type: ignore[literal-required, arg-type]
+        measure = Measure(**{key: question[key] for key in Measures.__annotations__ if key in question})  # type: ignore[literal-required]
         return attribute_tokens_each(
             self._subject, asked, by=by, measure=measure, depth=by_depth, settings=_settings(question)
         )

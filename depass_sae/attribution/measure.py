@@ -108,7 +108,7 @@ class Measure:
 
     @property
     def kind(self) -> Kind | None:
-        return "replace" if self.ablate else self.measure  # type: ignore[return-value] (checked)
+        return "replace" if self.ablate else self.measure  # type: ignore[return-value]
 
     @property
     def limits(self) -> Limits:
@@ -162,10 +162,7 @@ class Measuring:
         def tell(share: float) -> None:
             settings.tell(what, round(100 * share), 100)
 
-        if self.kind == "shapley":
-            found = shapley(game, limits, self.asked.seed, tell)
-        else:
-            found = alone(game, limits, tell)
+        found = shapley(game, limits, self.asked.seed, tell) if self.kind == "shapley" else alone(game, limits, tell)
         own = next((i for i, source in enumerate(sources) if pos in source.positions), None)
         return Measured(self.kind, self.asked, found, tuple(players), len(sources), own, whole)
 
@@ -291,7 +288,7 @@ class Measured:
         )
 
     def to_dict(self, sources: Sequence[Span], contributions: Sequence[float]) -> dict[str, Any]:
-        """For ``shapley`` Σ value + baseline = whole, which is the pre-activation but for a logit behind its soft-cap."""
+        """For ``shapley`` Σ value + baseline = whole: the pre-activation, or what a soft-cap makes of it."""
         agreement, asked = self.agreement(contributions), self.asked
         each = zip(sources, self.values, self.errors, strict=True)
         return {

@@ -194,8 +194,9 @@ def alone(game: Game, limits: Limits, tell: Tell = lambda share: None) -> Sample
 
 
 def coalition_weights(kept: Bool[Tensor, "coalition player"]) -> Float[Tensor, "player coalition"]:
-    """How each coalition's value counts in each φ: (|S| − 1)! (n − |S|)! / n! with the player, −|S|! (n − |S| − 1)! / n!
-    without.
+    """How each coalition's value counts in each φ.
+
+    (|S| − 1)! (n − |S|)! / n! with the player, −|S|! (n − |S| − 1)! / n! without.
     """
     n = kept.shape[1]
     size = kept.sum(1)

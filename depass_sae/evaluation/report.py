@@ -1,4 +1,4 @@
-"""The measurements of :mod:`.rules` (heads and features) as a page: means over prompts, 95 % intervals, one table per question."""
+"""The measurements of :mod:`.rules` (heads and features) as a page: means over prompts, 95 % intervals."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution.reservoir import held_out
@@ -38,8 +38,8 @@ from ..passes.backward import sweep
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
-from ..passes.record import Trace, read_batch
-from ..passes.sources import Heads, Split, Vectors, tokens
+from ..passes.record import Trace
+from ..passes.sources import Heads, Split, Vectors
 from ..subject import Subject
 from .ioi import sentences
 

@@ -1,7 +1,7 @@
 """What tokens are worth in the live model, measured on many targets at once: the yardstick that rules are held to.
 
-On each of 120 sentences that no SAE was trained on, all targets stand at the last word: of every SAE the feature that is
-most above its usual activation there, and the logit of the predicted token over the mean logit. Two measures, each by
+On each of 120 sentences that no SAE was trained on, all targets stand at the last word: of every SAE the feature that
+is most above its usual activation there, and the logit of the predicted token over the mean logit. Two measures, each by
 :data:`SAMPLES` samples: the Shapley values of the tokens (pairs of orders), and what is lost when a token alone is
 replaced by random ones of ordinary text. One run of the model says what all targets make of a text.
 """
@@ -186,7 +186,7 @@ Scores = dict[str, Float[Tensor, "pos"]]
 
 
 def scores(study: Study) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """Every method's scores of a prompt's tokens, for each target; and what ``pattern`` has under those rules that share
+    """Every method's scores of a prompt's tokens, for each target; and what ``pattern`` has under the rules that share
     with attention, as a share of the pre-activation.
     """
     names, embedded, n = list(study.targets), study.seen.resid_pre[0].double(), len(study.prompt)
@@ -301,8 +301,8 @@ def _deleted(study: Study, name: str, gone: set[int]) -> float:
 
 
 def run(measured_in: Path, scored_in: Path, count: int, workers: int) -> list[Measurement]:
-    """Measure and score ``count`` sentences to choose by and as many to confirm; what the files (JSON lines) hold is not
-    done again.
+    """Measure and score ``count`` sentences to choose by and as many to confirm. What the files (JSON lines) hold is
+    not done again.
     """
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context

@@ -15,8 +15,8 @@ from .yardstick import ALONE, AVERAGED, CEILING, CHOOSING, DELETED, MIDDLE, PATT
 
 HEAD = """# What the rules are worth: tokens
 
-Made by `make rules` on SmolLM2-135M and the SAEs shipped for it. On {sentences} sentences of 12 to 14 tokens that no SAE
-was trained on, targets stand at the last word: of every SAE the feature that is most above its usual activation there,
+Made by `make rules` on SmolLM2-135M and the SAEs shipped for it. On {sentences} sentences of 12 to 14 tokens that no
+SAE was trained on, targets stand at the last word: of every SAE the feature that is most above its usual activation there,
 and the logit of the predicted token over the mean logit. Heads and features: [rules-parts.md](rules-parts.md).
 
 Two measurements in the live model, each by {samples} samples:
@@ -35,7 +35,7 @@ IDEAS = {
     "half-qk": "Attention scores get their share, so it should gain where heads choose by content: late layers.",
     "half-qk, mean slope": "The slope from no score to the recorded one does not vanish where a head is certain, so it "
     "should be ahead of the local slope.",
-    "half-qk, share 1": "A score counted twice, as gradients do, should rank about as well and leave more to `pattern`.",
+    "half-qk, share 1": "A score counted twice, as gradients do, should rank about as well and leave `pattern` more.",
     "half of x − mean": "A replacement has the mean embedding on average, so what a token has beyond it should rank "
     "better than all of it.",
     "half, others replaced": f"A Shapley value averages over the others’ absence; so should `half`, over {AVERAGED} "
@@ -80,7 +80,7 @@ CANDIDATES = (
 
 
 def chosen(records: Sequence[Measurement]) -> str:
-    """The candidate that is ahead of ``half`` by most against Shapley values of features, on the sentences to choose by."""
+    """The candidate that is furthest ahead of ``half`` against features' Shapley values, on sentences to choose by."""
     return max(CANDIDATES, key=lambda method: ahead(records, "feature", method)[0])
 
 
@@ -103,10 +103,10 @@ def decision(choose: Sequence[Measurement], confirm: Sequence[Measurement], best
     verdict = (
         f"`{best}` is ahead by more than its interval on the sentences to confirm, for features and logits."
         if wins
-        else f"It is not ahead of `half` by more than its interval for both there, so the default stays `half`."
+        else "It is not ahead of `half` by more than its interval for both there, so the default stays `half`."
     )
     return (
-        f"The default for tokens changes only for a rule that wins on the sentences to confirm, and which leaves at most "
+        f"The default for tokens changes only for a rule that wins on the sentences to confirm and leaves at most "
         f"10 % to `pattern`. On the sentences to choose by, `{best}` is furthest ahead for features. {verdict}\n\n"
         "| | target | ahead by | against | sentences | n |\n|---|---|---|---|---|---|\n" + "".join(rows)
     )
@@ -151,7 +151,7 @@ def shares(records: Sequence[Measurement]) -> str:
 
 def tried(choose: Sequence[Measurement], confirm: Sequence[Measurement]) -> str:
     lines = [
-        "Ahead of `half` against Shapley values, in Spearman's correlation, on the sentences to choose by / to confirm.\n\n"
+        "Ahead of `half` against Shapley values, in Spearman's correlation, on sentences to choose by / to confirm.\n\n"
         "| | expected | features | logits |\n|---|---|---|---|\n"
     ]
     for method, expected in IDEAS.items():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from depass_sae.attribution.targets import LogitTarget
-from depass_sae.evaluation.rules import QUESTIONS, TOGETHER, _heads, _scored, _sets, Study, _without_heads
+from depass_sae.evaluation.rules import QUESTIONS, TOGETHER, Study, _heads, _scored, _sets, _without_heads
 from depass_sae.models.prompt import encode
 
 from ..attribution.tiny import TEXT, handle, model
