@@ -1,8 +1,8 @@
 """What tokens are worth in the live model, measured on many targets at once: the yardstick that rules are held to.
 
 On each of 120 sentences that no SAE was trained on, all targets stand at the last word: of every SAE the feature that
-is most above its usual activation there, and the logit of the predicted token over the mean logit. Two measures, each by
-:data:`SAMPLES` samples: the Shapley values of the tokens (pairs of orders), and what is lost when a token alone is
+is most above its usual activation there, and the logit of the predicted token over the mean logit. Two measures, by
+:data:`SAMPLES` samples each: the Shapley values of the tokens (pairs of orders), and what is lost when a token alone is
 replaced by random ones of ordinary text. One run of the model says what all targets make of a text.
 """
 

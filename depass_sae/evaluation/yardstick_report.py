@@ -16,8 +16,8 @@ from .yardstick import ALONE, AVERAGED, CEILING, CHOOSING, DELETED, MIDDLE, PATT
 HEAD = """# What the rules are worth: tokens
 
 Made by `make rules` on SmolLM2-135M and the SAEs shipped for it. On {sentences} sentences of 12 to 14 tokens that no
-SAE was trained on, targets stand at the last word: of every SAE the feature that is most above its usual activation there,
-and the logit of the predicted token over the mean logit. Heads and features: [rules-parts.md](rules-parts.md).
+SAE was trained on, targets stand at the last word: of every SAE the feature that is most above its usual activation
+there, and the logit of the predicted token over the mean logit. Heads and features: [rules-parts.md](rules-parts.md).
 
 Two measurements in the live model, each by {samples} samples:
 
