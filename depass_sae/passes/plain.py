@@ -1,6 +1,7 @@
 """The method on one page (paper §3), to be read: every component at every position, dense, nothing saved or blocked.
 
-It knows softmax attention, plain and gated MLPs, RMSNorm and LayerNorm; :mod:`.forward` more, in less memory and time.
+It knows softmax attention, plain and gated MLPs, RMSNorm and LayerNorm; :mod:`.forward` more, in less memory and time,
+and the rule ``half-qk`` (:mod:`.mixers.sharing`).
 """
 
 import torch
