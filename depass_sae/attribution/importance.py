@@ -3,7 +3,7 @@
 Each prompt is asked where the target is strongest. Since every layer's parts sum to the pre-activation on each prompt,
 so do their means:
 
-    Σ mean + rest + bias + constant = mean pre-activation          for every layer
+    Σ mean + rest + bias (+ pattern) + constant = mean pre-activation          for every layer
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..passes.settings import Settings
 from ..subject import Subject
+from ..texts import together
 from ..view.blocks import Block, Page
 from ..view.shown import Shown
 from . import looks
+from .answer import pattern_note
 from .components import (
+    AT_MOST,
     LARGEST,
     MODULES,
     NEURONS,
@@ -50,14 +53,14 @@ Of = Literal["heads", "modules", "neurons"]
 class MeanRow:
     """One layer over the prompts, in units of the target's pre-activation. std: of the sample; None for one prompt.
 
-    row: names the parts. rest, bias: the means of the rest of it (:class:`.LayerRow`).
+    row: names the parts. rest, other: the means of the rest of it (:class:`.LayerRow`).
     """
 
     row: LayerRow
     mean: Float[Tensor, "part"]
     std: Float[Tensor, "part"] | None
     rest: float
-    bias: float
+    other: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class Importance(Shown):
     def note(self) -> str | None:
         n = len(self.prompts) + self.silent
         silent = f"it does not fire on {self.silent} of {n} prompts, which are left out" if self.silent else None
-        return "; ".join(said for said in (silent, self.allocation.note) if said) or None
+        largest = max((row.other.get("pattern", 0.0) for row in self.rows), default=0.0)
+        shares = [largest / self.pre_activation] if self.pre_activation > 0 else []
+        return together(silent, self.allocation.note, pattern_note(self.allocation, shares, AT_MOST))
 
     def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
         """The document that ``--prompts`` prints with ``--json``. Of neurons the ``top`` of each layer are listed."""
@@ -103,7 +108,7 @@ class Importance(Shown):
                 std = None if row.std is None else row.std[index].item()
                 number = {"mean": row.mean[index].item(), "std": std}
                 parts.append({"layer": row.row.layer, self.kind.part: index if name == str(index) else name, **number})
-            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, "bias": row.bias})
+            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, **row.other})
         return {
             **heading,
             **allocation_dict(self.allocation),
@@ -173,7 +178,7 @@ def find_importance(
         worst, constant, whole = (
             max(worst, found.completeness_error), constant + found.constant, whole + found.pre_activation
         )  # fmt: skip
-        numbers = [torch.cat([row.values, row.values.new_tensor([row.rest, row.bias])]) for row in found.rows]
+        numbers = [torch.cat([row.values, row.values.new_tensor(_aside(row))]) for row in found.rows]
         if first is None:
             first, sums = answer, [[torch.zeros_like(row), torch.zeros_like(row)] for row in numbers]
         before = len(told) - 1
@@ -186,8 +191,10 @@ def find_importance(
     n = len(told)
     rows = []
     for layer, (total, squares) in zip(first.target.rows, sums, strict=True):
-        mean, std = total / n, (squares[:-2] / (n - 1)).sqrt() if n > 1 else None
-        rows.append(MeanRow(layer, mean[:-2], std, mean[-2].item(), mean[-1].item()))
+        parts, mean = len(layer.values), total / n
+        std = (squares[:parts] / (n - 1)).sqrt() if n > 1 else None
+        rest, *other = mean[parts:].tolist()
+        rows.append(MeanRow(layer, mean[:parts], std, rest, dict(zip(layer.other, other, strict=True))))
     return Importance(
         heading=first.heading,
         name=target.name,
@@ -201,6 +208,11 @@ def find_importance(
         pre_activation=whole / n,
         completeness_error=worst,
     )
+
+
+def _aside(row: LayerRow) -> list[float]:
+    """What of a row is no part."""
+    return [row.rest, *row.other.values()]
 
 
 def _told(answer: ComponentAttribution) -> dict[str, Any]:
