@@ -1,5 +1,6 @@
 """The decomposed pass: agreement with the direct transcription, sums, memory, causality, presence."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -203,11 +204,14 @@ def completeness_error(parts: Tensor, whole: Tensor, seed: int = 0) -> float:
 
 
 budgets = st.sampled_from([None, 1, 2000, 20_000, 200_000]).map(Budget)
+QK_SETTINGS = st.tuples(st.sampled_from([0.5, 1.0]), st.sampled_from(["local", "mean"]))
 ids_of_prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)
 
 
 @st.composite
-def runs(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> dict[str, Any]:
+def runs(
+    draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES, rules: Sequence[str] = TRANSCRIBED
+) -> dict[str, Any]:
     """A model, a prompt, a source, an allocation and how much memory it may take."""
     ids = draw(ids_of_prompts)
     layer = draw(st.integers(0, LAYERS - 1))
@@ -228,11 +232,10 @@ def runs(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> dict[str,
         "ids": ids,
         "source": source,
         "allocation": Allocation(
-            draw(st.sampled_from(list(RULES))),
+            draw(st.sampled_from(rules)),
             draw(st.sampled_from([0.02, 0.1, 1.0])),
             draw(st.sampled_from(["skip", "compete"])),
-            qk_share=draw(st.sampled_from([0.5, 1.0])),
-            qk_slope=draw(st.sampled_from(["local", "mean"])),
+            *(draw(QK_SETTINGS) if "half-qk" in rules else ()),
         ),
         "budget": draw(budgets),
     }
@@ -258,6 +261,20 @@ def test_the_parts_sum_to_what_the_model_computed_at_every_read_point(case: dict
     seen, found = run(case)
     for point, rows in found.items():
         assert completeness_error(rows.dense(), seen.at(point)) <= BOUNDS[case["dtype"]], point
+
+
+@given(runs(dtypes=(torch.float32,), rules=("half-qk",)), budgets)
+@settings(max_examples=100)
+def test_with_shares_for_queries_and_keys_the_parts_sum_too_in_however_little_memory(
+    case: dict[str, Any], budget: Budget
+) -> None:
+    seen, found = run(case)
+    _, again = run(case | {"budget": budget})
+    for point, rows in found.items():
+        assert completeness_error(rows.dense(), seen.at(point)) <= BOUNDS[case["dtype"]], point
+        size = rows.values.abs().max() if rows.values.numel() else 1.0
+        assert torch.equal(rows.present, again[point].present)
+        assert torch.allclose(rows.values, again[point].values, rtol=0, atol=5e-5 * float(size)), point
 
 
 @given(runs(dtypes=(torch.bfloat16,)))

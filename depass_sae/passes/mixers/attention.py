@@ -184,13 +184,12 @@ class Attention(Mixer):
         v, group = self.value_map.to(normed)(normed), self.part.n_heads // self.n_kv_heads
         v = v.unflatten(-1, (self.n_kv_heads, -1)).repeat_interleave(group, dim=1)
         found, pattern = torch.einsum("qhd,khd->hqk", q, k) * scores.scale, record.pattern.to(normed.dtype)
-        patterns = pattern[None]
+        points, patterns = along(qk.slope), [pattern]
         if qk.slope == "mean":
             positions = torch.arange(len(normed), device=normed.device)
             own = positions[:, None] - positions <= age[:, None]
             seen = reach(positions, positions, self.window) & own
-            patterns = torch.stack([self.shares(found, seen, times) for times, _ in along(qk.slope)])
-        counts = torch.tensor([count for _, count in along(qk.slope)], dtype=normed.dtype, device=normed.device)
+            patterns = [self.shares(found, seen, times) for times, _ in points]
         slope = 1.0 if scores.softcap is None else 1 - torch.tanh(found / scores.softcap) ** 2
         cos, sin = (None, None) if scores.rotary is None else (x.to(normed) for x in scores.rotary(age))
         turn = None if cos is None or sin is None else (cos, sin)
@@ -206,8 +205,9 @@ class Attention(Mixer):
             k,
             v,
             torch.einsum("hqk,khe->qhe", pattern, v),
-            patterns * (0.5 * qk.share * scores.scale * slope) * counts[:, None, None, None],
-            torch.einsum("phqk,khe->pqhe", patterns, v),
+            torch.stack([own * count for own, (_, count) in zip(patterns, points, strict=True)])
+            * (0.5 * qk.share * scores.scale * slope),
+            torch.stack([torch.einsum("hqk,khe->qhe", own, v) for own in patterns]),
         )
 
     def _shared(
