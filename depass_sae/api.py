@@ -35,6 +35,7 @@ from .loading import load_subject
 from .models.place import Place
 from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes.forward import FirstToken, Progress
+from .passes.rules import Slope
 from .passes.settings import Settings
 from .passes.sources import Source, Subspace
 from .report.card.card import FeatureCard
@@ -57,14 +58,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class How(TypedDict, total=False):
     """How a question is worked on, in every method that asks one.
 
-    rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu or max. first_token: "skip"
-    or "compete" (see :class:`.Allocation`). memory: bytes that a pass may take, or a text like "4GiB" (default: half of
-    what is free); it changes no result. progress: called with (what, steps done, steps in all).
+    rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu, max or half-qk, which has
+    two settings: qk_share 0.5, or 1.0 as gradients count a score; qk_slope "local", or "mean" from no score to the
+    score. first_token: "skip" or "compete" (see :class:`.Allocation`). memory: bytes that a pass may take, or a text
+    like "4GiB" (default: half of what is free); it changes no result. progress: called with (what, steps done, steps in
+    all).
     """
 
     rule: str | None
     temperature: float
     first_token: FirstToken
+    qk_share: float
+    qk_slope: Slope
     memory: float | str | None
     progress: Progress | None
 

@@ -63,7 +63,11 @@ def at_target(document: Document, target: Document) -> str:
 
 def rule_of(document: Document) -> str:
     temperature = f", T = {number(document['temperature'], 1)}" if document["rule"] == "softmax" else ""
-    return f"rule {document['rule']}{temperature}"
+    qk = ""
+    if "qk_share" in document:
+        qk = "" if document["qk_share"] == 0.5 else f", share {number(document['qk_share'], 2)}"
+        qk += "" if document["qk_slope"] == "local" else f", {document['qk_slope']} slope"
+    return f"rule {document['rule']}{temperature}{qk}"
 
 
 def missed(document: Document, target: Document) -> str:
@@ -602,7 +606,8 @@ def subspace_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     for target in document["targets"]:
         whole, spaces = target["pre_activation"], list(target["subspaces"])
         other = {entry["name"]: entry["value"] for entry in target["other"]}
-        aside = [("off all of them", other["rest"]), ("bias", other["bias"]), ("constant", target["constant"])]
+        shared = [("pattern", other["pattern"])] if "pattern" in other else []
+        aside = [("off all of them", other["rest"]), ("bias", other["bias"]), *shared, ("constant", target["constant"])]
         order = by_size(space["value"] for space in spaces)[:top]
         names = [(f"{spaces[i]['name']} (rank {spaces[i]['rank']:d})", spaces[i]["value"]) for i in order]
         rows = [Row((name, value, share_of(value, whole))) for name, value in names]

@@ -24,7 +24,7 @@ from ..models.prompt import Prompt, sentences, words
 from ..passes.backward import Level
 from ..passes.many import Aim, Batch, alike_in_length, packed_start
 from ..passes.record import Trace
-from ..passes.rows import BIAS, REST, at, on
+from ..passes.rows import BIAS, PATTERN, REST, at, on
 from ..passes.settings import Settings
 from ..passes.sources import Spans
 from ..subject import Subject
@@ -34,6 +34,7 @@ from . import looks
 from .agreement import Agreement
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .depth import DepthLevel, by_depth, check_depth
+from .document import others_dict, others_of
 from .measure import Measure, Measured, Measuring
 from .targets import Target
 
@@ -82,7 +83,8 @@ class TokenTarget(TargetAt):
     """The answer at one position. All values are in units of the target's pre-activation.
 
     contributions: one per source that begins at or before ``pos``, in order.
-    other: ``bias`` and ``rest``. Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
+    other: ``bias`` and ``rest``, and ``pattern`` where queries and keys have a share.
+    Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
     margin: how far the pre-activation lies above what it takes to fire: the feature's threshold, or the smallest
     pre-activation that still fires there (topk).
     measured: where asked for, what taking each source out really does. by_depth: where asked for, how the contributions
@@ -112,7 +114,7 @@ class TokenTarget(TargetAt):
             "margin": self.margin,
             "constant": self.constant,
             "contributions": contributions,
-            "other": [{"name": name, "value": value} for name, value in self.other.items()],
+            "other": others_dict(self.other),
             "completeness_error": self.completeness_error,
         }
         if self.measured is not None:
@@ -235,7 +237,8 @@ def _together(
         if depth:
             grown = by_depth(reading, passes.sources[whose], [len(a.sources) for a in answers], settings)
             answers = [replace(a, by_depth=levels) for a, levels in zip(answers, grown, strict=True)]
-        yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))
+        shares = [a.other.get("pattern", 0.0) / a.pre_activation for a in answers if a.pre_activation > 0]
+        yield checked(subject, question.target, TokenAttribution(**reading.said(shares), targets=answers, by=by))
 
 
 def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], spans: list[Span]) -> TokenTarget:
@@ -244,7 +247,7 @@ def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], spans: 
     return TokenTarget(
         **reading.at(position),
         contributions=row[: len(sources)],
-        other={"bias": row[BIAS].item(), "rest": row[REST].item()},
+        other=others_of(row, reading.common["allocation"]),
         sources=sources,
         margin=None if margin is None else margin[position].item(),
     )
@@ -295,19 +298,22 @@ class _Passes:
         )
 
     def contributions(self) -> list[Float[Tensor, "target comp"]]:
-        """Of every reading, in float64 on the host: a row per position, its last two ``bias`` and ``rest``."""
+        """Of every reading, in float64 on the host: a row per position, its last what is no source."""
         found = self.swept() if self.settings.swept else self.carried()
         return [values.double().cpu() for values in found]
 
     def swept(self) -> list[Float[Tensor, "target comp"]]:
         """By sweeping back to the embeddings."""
-        like = self.traces[0].resid_post
-        owners = [source.owner(len(trace.token_ids)) for source, trace in zip(self.sources, self.traces, strict=True)]
+        like, aside = self.traces[0].resid_post, len(self.settings.allocation.aside)
+        owners = []
+        for source, trace in zip(self.sources, self.traces, strict=True):
+            owner, own = source.owner(len(trace.token_ids)), len(source.groups)
+            owners.append(owner.masked_fill(owner >= own, own + aside + REST))
         aims, values = [], []
         for reading, whose in zip(self.readings, self.whose, strict=True):
             readoff = reading.readoff
             aims += [Aim(readoff.place, readoff.direction.w[pos], pos, whose) for pos in reading.positions]
-            values.append(like.new_zeros(len(reading.positions), len(self.sources[whose].groups) + 2))
+            values.append(like.new_zeros(len(reading.positions), len(self.sources[whose].groups) + aside))
         rows = [row for own in values for row in own]
 
         def visit(batch: Batch, levels: Iterator[Level]) -> None:
@@ -318,6 +324,8 @@ class _Passes:
                 owner = on(like, owners[going.aim.prompt][: span.stop - span.start])
                 row.zero_().index_add_(0, owner, products[lane, span])
                 row[BIAS] = lowest.bias_before[lane, span].sum()
+                if aside > 2:
+                    row[PATTERN] = lowest.pattern_before[lane, span].sum()
 
         self.settings.sweep(self.traces, aims, visit)
         return values

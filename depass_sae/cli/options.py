@@ -114,11 +114,13 @@ Pos = Annotated[
         show_default=False,
     ),
 ]
-RULES = "half, softmax (the paper's), linear, linear-norm, relu or max."
+RULES = "half, softmax (the paper's), linear, linear-norm, relu, max or half-qk."
 RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default=DEFAULT_RULE)]
 ByToken = Annotated[
     bool,
-    typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),
+    typer.Option(
+        "--by-token", help="Also split each head by the token that it came from (rules half, linear, half-qk)."
+    ),
 ]
 Directions = Annotated[
     list[str] | None,
@@ -132,6 +134,12 @@ At = Annotated[
 ]
 Rank = Annotated[int | None, typer.Option("--rank", help="Keep so many dimensions of each subspace.", min=1)]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
+QKShare = Annotated[
+    float, typer.Option("--qk-share", help="Of half-qk: how much of a score its query and its key each have.")
+]
+QKSlope = Annotated[
+    str, typer.Option("--qk-slope", help="Of half-qk: how attention follows a score, local or mean (from none to it).")
+]
 FirstToken = Annotated[
     str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
 ]
@@ -383,20 +391,24 @@ class HowOptions:
     rule: RuleName = None
     temperature: Temperature = 0.1
     first_token: FirstToken = "skip"
+    qk_share: QKShare = 0.5
+    qk_slope: QKSlope = "local"
     memory: Memory = None
 
     @property
     def allocation(self) -> Allocation:
-        return allocation_of(self.rule, self.temperature, self.first_token)
+        return allocation_of(self.rule, self.temperature, self.first_token, self.qk_share, self.qk_slope)
 
     def keywords(self) -> dict[str, Any]:
         """As keywords of every method that asks. Raises UserError for a rule or a memory that there is not."""
-        allocation_of(self.rule, self.temperature, self.first_token)
+        allocation = self.allocation
         check_memory(self.memory)
         return {
             "rule": self.rule,
-            "temperature": self.temperature,
-            "first_token": self.first_token,
+            "temperature": allocation.temperature,
+            "first_token": allocation.first_token,
+            "qk_share": allocation.qk_share,
+            "qk_slope": allocation.qk_slope,
             "memory": self.memory,
         }
 
@@ -546,11 +558,14 @@ def check_features(features: Sequence[str], *, pos: bool = True) -> None:
         WrittenFeature.of(text, pos=pos)
 
 
-def allocation_of(rule: str | None, temperature: float, first_token: str) -> Allocation:
+def allocation_of(
+    rule: str | None, temperature: float, first_token: str, qk_share: float = 0.5, qk_slope: str = "local"
+) -> Allocation:
     """Raises UserError for a rule that there is not, or for settings that cannot be."""
     from ..passes.forward import Allocation
 
-    return Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+    name = DEFAULT_RULE if rule is None else rule
+    return Allocation(name, temperature, first_token, qk_share, qk_slope)  # type: ignore[arg-type]
 
 
 def check_memory(memory: str | None) -> None:

@@ -199,7 +199,7 @@ class Finding:
                 "heads": row.values.tolist(),
                 "sum": row.values.sum().item(),
                 "rest": row.rest,
-                "bias": row.bias,
+                **row.other,
             }
             for row in self.heads.target.rows
         ]
