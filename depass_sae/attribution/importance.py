@@ -66,6 +66,10 @@ class MeanRow:
     other: dict[str, float]
     effect: Float[Tensor, "part"] | None = None
 
+    @property
+    def bias(self) -> float:
+        return self.other["bias"]
+
 
 @dataclass(frozen=True)
 class Importance(Shown):
