@@ -283,18 +283,20 @@ def scored(study: Study, number: int, measured: Sequence[Measured]) -> Iterator[
                     yield note(protocol, method, math.nan if rank is None else rank)
         for method, share in shares[one.target].items():
             yield note(PATTERN, method, abs(share))
-        for method, score in found.items():
-            for share in DELETED:
-                gone = {at[i] for i in score.argsort(descending=True)[: max(1, round(share * len(at)))].tolist()}
-                yield note(f"top {share:.0%} deleted", method, _deleted(study, one.target, gone))
+        for share in DELETED:
+            count = max(1, round(share * len(at)))
+            gone = [[at[i] for i in score.argsort(descending=True)[:count].tolist()] for score in found.values()]
+            for method, lost in zip(found, _deleted(study, one.target, gone), strict=True):
+                yield note(f"top {share:.0%} deleted", method, lost)
 
 
-def _deleted(study: Study, name: str, gone: set[int]) -> float:
-    """The share of the target that is lost when tokens are taken out of the text."""
-    kept = torch.tensor([t for i, t in enumerate(study.prompt.token_ids) if i not in gone])
+def _deleted(study: Study, name: str, gone: Sequence[Sequence[int]]) -> list[float]:
+    """The share of the target that is lost when equally many tokens are taken out of the text, for each choice."""
+    texts = torch.tensor([[t for i, t in enumerate(study.prompt.token_ids) if i not in chosen] for chosen in gone])
+    different, which = torch.unique(texts, dim=0, return_inverse=True)
     target, value = study.targets[name]
-    now = study.value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
-    return (value - now) / abs(value)
+    now = study.value(name, read_batch(study.subject.adapter, different, target.place))[which]
+    return ((value - now) / abs(value)).tolist()
 
 
 # -------------------------------------------------------------------------------------------------------------- running
