@@ -53,14 +53,15 @@ Of = Literal["heads", "modules", "neurons"]
 class MeanRow:
     """One layer over the prompts, in units of the target's pre-activation. std: of the sample; None for one prompt.
 
-    row: names the parts. rest, other: the means of the rest of it (:class:`.LayerRow`).
+    row: names the parts. rest, bias, pattern: the means of the rest of it (:class:`.LayerRow`).
     """
 
     row: LayerRow
     mean: Float[Tensor, "part"]
     std: Float[Tensor, "part"] | None
     rest: float
-    other: dict[str, float]
+    bias: float
+    pattern: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Importance(Shown):
     def note(self) -> str | None:
         n = len(self.prompts) + self.silent
         silent = f"it does not fire on {self.silent} of {n} prompts, which are left out" if self.silent else None
-        largest = max((row.other.get("pattern", 0.0) for row in self.rows), default=0.0)
+        largest = max((row.pattern or 0.0 for row in self.rows), default=0.0)
         shares = [largest / self.pre_activation] if self.pre_activation > 0 else []
         return together(silent, self.allocation.note, pattern_note(self.allocation, shares, AT_MOST))
 
@@ -108,7 +109,9 @@ class Importance(Shown):
                 std = None if row.std is None else row.std[index].item()
                 number = {"mean": row.mean[index].item(), "std": std}
                 parts.append({"layer": row.row.layer, self.kind.part: index if name == str(index) else name, **number})
-            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, **row.other})
+            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, "bias": row.bias})
+            if row.pattern is not None:
+                rest[-1]["pattern"] = row.pattern
         return {
             **heading,
             **allocation_dict(self.allocation),
@@ -193,8 +196,7 @@ def find_importance(
     for layer, (total, squares) in zip(first.target.rows, sums, strict=True):
         parts, mean = len(layer.values), total / n
         std = (squares[:parts] / (n - 1)).sqrt() if n > 1 else None
-        rest, *other = mean[parts:].tolist()
-        rows.append(MeanRow(layer, mean[:parts], std, rest, dict(zip(layer.other, other, strict=True))))
+        rows.append(MeanRow(layer, mean[:parts], std, *mean[parts:].tolist()))
     return Importance(
         heading=first.heading,
         name=target.name,
