@@ -11,7 +11,7 @@ from ..files import write_text
 from ..view.words import count
 from .report import Cell, paired, summarise
 from .rules import Measurement
-from .yardstick import ALONE, AVERAGED, CEILING, CHOOSING, DELETED, MIDDLE, PATTERN, REPLACED, SAMPLES, SHAPLEY
+from .yardstick import ALONE, AVERAGED, CEILING, CHOOSING, MIDDLE, PATTERN, REPLACED, SAMPLES, SHAPLEY
 
 HEAD = """# What the rules are worth: tokens
 
@@ -65,8 +65,7 @@ def tokens_page(records: Sequence[Measurement]) -> str:
             parts += [f"\n## {title}: against {protocol} ({n} sentences)\n\n", table(some, protocol)]
     parts += ["\n## What no token has: |pattern| as a share of the pre-activation, median\n\n", shares(records)]
     parts += ["\n## What was tried, and expected before\n\n", tried(choose, confirm), "\n", LIKE_LXT]
-    for share in DELETED:
-        protocol = f"top {share:.0%} deleted"
+    for protocol in dict.fromkeys(record.protocol for record in records if record.protocol.endswith("deleted")):
         parts += [f"\n## The share of the target that is lost with the {protocol} (all {every} sentences)\n\n"]
         parts += [table(records, protocol)]
     return "".join(parts)
