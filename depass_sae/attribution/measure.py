@@ -198,7 +198,7 @@ class _Live:
         f = torch.empty(len(kept), dtype=torch.float64)
         if not len(kept):
             return f
-        for rows, texts in self.without((~kept).float() @ self.member > 0, draw):
+        for rows, texts in self.without((~kept).to(self.member) @ self.member > 0, draw):
             different, which = torch.unique(texts, dim=0, return_inverse=True)
             values = [
                 self.target.live(
@@ -234,8 +234,8 @@ class Measured:
 
     @cached_property
     def errors(self) -> tuple[float | None, ...]:
-        """Standard errors of the values."""
-        return self._each(self.sampled.error)
+        """Standard errors of the values; None for what was sampled once."""
+        return self._each(self.sampled.error) if self.sampled.known else (None,) * self.n
 
     @cached_property
     def spread(self) -> tuple[float | None, ...]:
@@ -255,7 +255,7 @@ class Measured:
     @property
     def baseline_error(self) -> float | None:
         """Its standard error, which is that of Σ values, too."""
-        return self.sampled.error[-1].item() if self.kind == "shapley" else None
+        return self.sampled.error[-1].item() if self.kind == "shapley" and self.sampled.known else None
 
     @property
     def replacements(self) -> int:

@@ -91,6 +91,11 @@ class Sampled:
         """Standard errors of the means."""
         return standard_error(self.samples) if self.stopped != "exact" else torch.zeros_like(self.mean)
 
+    @property
+    def known(self) -> bool:
+        """Whether the errors are: of a single sample that chance has a part in they are not."""
+        return self.stopped == "exact" or len(self.samples) > 1
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sampled) and self.stopped == other.stopped and torch.equal(self.samples, other.samples)
 

@@ -182,7 +182,7 @@ def test_the_document_has_what_was_measured_beside_each_contribution(lm: ds.LM) 
     for entry, mean, spread in zip(
         document["contributions"][1:], att.target.measured.mean[1:], att.target.measured.spread[1:], strict=True
     ):
-        assert entry["measured"] == {"mean": mean, "std": spread, "error": pytest.approx(spread)}  # by 2 draws
+        assert entry["measured"] == {"mean": mean, "std": spread, "error": pytest.approx(spread)}
 
 
 def test_nothing_is_measured_unless_it_is_asked_for(lm: ds.LM) -> None:
