@@ -21,6 +21,7 @@ from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
 from .attribution.importance import Importance, Of, find_importance
 from .attribution.looks import Order
+from .attribution.measure import Measure, Measures
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
@@ -34,6 +35,7 @@ from .loading import load_subject
 from .models.place import Place
 from .models.prompt import Prompt, PromptLike, encode, is_prompt, several
 from .passes.forward import FirstToken, Progress
+from .passes.rules import Slope
 from .passes.settings import Settings
 from .passes.sources import Source, Subspace
 from .report.card.card import FeatureCard
@@ -56,14 +58,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class How(TypedDict, total=False):
     """How a question is worked on, in every method that asks one.
 
-    rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu or max. first_token: "skip"
-    or "compete" (see :class:`.Allocation`). memory: bytes that a pass may take, or a text like "4GiB" (default: half of
-    what is free); it changes no result. progress: called with (what, steps done, steps in all).
+    rule: half (default), softmax (the paper's, temperature 0.1), linear, linear-norm, relu, max or half-qk, which has
+    two settings: qk_share 0.5, or 1.0 as gradients count a score; qk_slope "local", or "mean" from no score to the
+    score. first_token: "skip" or "compete" (see :class:`.Allocation`). memory: bytes that a pass may take, or a text
+    like "4GiB" (default: half of what is free); it changes no result. progress: called with (what, steps done, steps in
+    all).
     """
 
     rule: str | None
     temperature: float
     first_token: FirstToken
+    qk_share: float
+    qk_slope: Slope
     memory: float | str | None
     progress: Progress | None
 
@@ -84,6 +90,10 @@ class Question(How, total=False):
     hook: str
     path: str
     pos: Pos | None
+
+
+class TokenQuestion(Question, Measures, total=False):
+    """:class:`Question`, and what is measured of the tokens beside their contributions (:class:`.Measures`)."""
 
 
 def _without_inference_mode(function: Function) -> Function:
@@ -166,27 +176,21 @@ class LM:
         feature: str | None = None,
         *,
         by: By = "token",
-        ablate: int = 0,
-        seed: int = 0,
-        replace_from: str | Path | None = None,
         by_depth: bool = False,
-        **question: Unpack[Question],
+        **question: Unpack[TokenQuestion],
     ) -> TokenAttribution:
         """Which tokens make the target what it is (paper §4.1, appendix C.5).
 
-        feature: "LAYER/INDEX" or "LAYER/INDEX@POS"; other targets and the settings are those of :class:`Question`.
+        feature: "LAYER/INDEX" or "LAYER/INDEX@POS"; other targets and the settings are those of :class:`Question`, what
+        may be measured beside the contributions those of :class:`.Measures`.
         by: "token", "word" (sub-tokens joined from the start) or "sentence".
-        ablate: replace every source by this many random tokens, seeded by ``seed``, and measure what really happens.
-        replace_from: a file of text whose tokens they are (default: some that comes with the package).
         by_depth: also how each source's share grows layer by layer, where the target is read on the stream.
 
         Contributions are in units of the target's pre-activation and, with the other parts, sum to it.
         Raises UserError (a ValueError) with one line that says what would be right.
         """
         target, pos = self._target(feature, question)
-        return self._tokens(
-            [Asked(self.encode(prompt), target, pos)], by, ablate, seed, replace_from, by_depth, question
-        )[0]
+        return self._tokens([Asked(self.encode(prompt), target, pos)], by, by_depth, question)[0]
 
     def attribute_tokens_batch(
         self,
@@ -194,17 +198,14 @@ class LM:
         feature: str | None = None,
         *,
         by: By = "token",
-        ablate: int = 0,
-        seed: int = 0,
-        replace_from: str | Path | None = None,
         by_depth: bool = False,
-        **question: Unpack[Question],
+        **question: Unpack[TokenQuestion],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
         given = _several(prompts)
         target, pos = self._target(feature, question)
         asked = [Asked(self.encode(prompt), target, pos) for prompt in given]
-        return self._tokens(asked, by, ablate, seed, replace_from, by_depth, question)
+        return self._tokens(asked, by, by_depth, question)
 
     def attribute_tokens_each(
         self,
@@ -212,11 +213,8 @@ class LM:
         targets: Sequence[str],
         *,
         by: By = "token",
-        ablate: int = 0,
-        seed: int = 0,
-        replace_from: str | Path | None = None,
         by_depth: bool = False,
-        **question: Unpack[Question],
+        **question: Unpack[TokenQuestion],
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
 
@@ -228,27 +226,18 @@ class LM:
         found = [parse_target(self._subject, text) for text in targets]
         encoded, pos = self.encode(prompt), question.get("pos")
         asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
-        return self._tokens(asked, by, ablate, seed, replace_from, by_depth, question)
+        return self._tokens(asked, by, by_depth, question)
 
     def _tokens(
         self,
         asked: list[Asked],
         by: By,
-        ablate: int,
-        seed: int,
-        replace_from: str | Path | None,
         by_depth: bool,
-        question: Question,
+        question: TokenQuestion,
     ) -> list[TokenAttribution]:
+        measure = Measure(**{key: question[key] for key in Measures.__annotations__ if key in question})  # type: ignore[literal-required]
         return attribute_tokens_each(
-            self._subject,
-            asked,
-            by=by,
-            ablate=ablate,
-            seed=seed,
-            replace_from=replace_from,
-            depth=by_depth,
-            settings=_settings(question),
+            self._subject, asked, by=by, measure=measure, depth=by_depth, settings=_settings(question)
         )
 
     def attribute_heads(

@@ -244,6 +244,7 @@ EXPECTED = {
     "QKBy": Expected('"tokens" or "features"', _text),
     "Against": Expected('"mean", "uniform" or a position', _either(_none, _whole, _text)),
     "FirstToken": Expected('"skip" or "compete"', _text),
+    "Slope": Expected('"local" or "mean"', _text),
     "Errors": Expected('"roots" or "through"', _text),
     "Literal['attn', 'mlp']": Expected('"attn" or "mlp"', _text),
     "Place": Expected("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),

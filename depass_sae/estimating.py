@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .arguments import typed
 from .attribution.document import SCHEMA_VERSION
-from .attribution.replace import BATCH_TOKENS
+from .attribution.measure import BATCH_TOKENS
 from .errors import UserError
 from .graph.build import GraphSettings, graph_bytes
 from .graph.cuts import Cut, embedding_cut

@@ -47,6 +47,7 @@ CHANGED: dict[str, str] = {
     "/*/c*/n_[fp]*": "told in words, without pointers",
     "/*/c*/sources/firings/*/activation": "told where it is not the pre-activation",
     "/*/c*/firings/0/*": "told in words, without pointers",
+    "*/rank_correlation": "of ten sources and more, the target's own left out",
     "/*/c*/flow/previous/total": "its parts stand on the page: the features named, and the others' sum",
 }
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
@@ -59,6 +60,28 @@ ADDED: dict[str, str] = {
         ("/*/heads*/sort", "/*/modules*/sort", "/*/neurons*/sort", "/*/case study*/heads/sort"),
         "what parts are ranked by",
     ),
+    **dict.fromkeys(
+        (
+            "*/measured/error",
+            *(
+                f"*/targets/*/measured/{key}"
+                for key in (
+                    "kind",
+                    "whole",
+                    "baseline",
+                    "baseline_error",
+                    "values*",
+                    "removal",
+                    "enumerated",
+                    "stopped",
+                    "asked",
+                    "agreement",
+                )
+            ),
+        ),
+        "what was measured, by which measure, and how well contributions agree with it",
+    ),
+    "*/facts/agreement": "the rank correlation with its interval and ceiling",
     "/*/case study*/heads/targets/*/effect": "what the target loses without a head, to first order",
     "/*/card*/flow/previous/features/*/effect": "the same of a feature",
     "/*/case study*/flow/previous/features/*/effect": "the same of a feature",

@@ -17,6 +17,7 @@ from ..subject import Subject
 from ..texts import together
 from ..view.blocks import Page
 from ..view.shown import Shown
+from ..view.words import percent
 from .document import Heading, allocation_dict, fit_dict
 from .positions import Pos, choose_positions
 from .targets import Readoff, Target
@@ -153,6 +154,17 @@ class Reading:
     positions: list[int]
     common: dict[str, Any]
 
+    def said(self, shares: Sequence[float], of: str = "the pre-activation") -> dict[str, Any]:
+        """The fields of :class:`Answer` that are known before its targets.
+
+        shares: how much of each target is the component ``pattern``, where it is a share of something (a target of 0
+        or less has none); of: what they are shares of.
+        """
+        return {
+            **self.common,
+            "note": together(self.common["note"], pattern_note(self.common["allocation"], shares, of)),
+        }
+
     def at(self, position: int) -> dict[str, Any]:
         """The fields of :class:`TargetAt`."""
         activation = self.readoff.activation
@@ -163,6 +175,15 @@ class Reading:
             "activation": None if activation is None else activation[position].item(),
             "constant": self.readoff.direction.c[position].item(),
         }
+
+
+def pattern_note(allocation: Allocation, shares: Sequence[float], of: str = "the pre-activation") -> str | None:
+    """What has to be said wherever queries and keys have a share: how much no source has made."""
+    if allocation.qk is None:
+        return None
+    low, high = (percent(end(shares)) if shares else "" for end in (min, max))
+    much = "" if not shares else f" ({low if low == high else f'{low} to {high}'} of {of})"
+    return f"pattern{much} is what heads move whatever stands in queries and keys: it belongs to no source"
 
 
 def read(

@@ -30,6 +30,7 @@ from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
+from ..passes.rules import rule_named
 from ..passes.settings import Settings
 from ..passes.sources import tokens
 from ..saes import feature_parts, reconstructs
@@ -117,7 +118,7 @@ class AttentionAttribution(Shown):
     def to_frame(self) -> pandas.DataFrame:
         """One row per query component and key component, row by row of the table; the contributions sum to the score.
 
-        query_kind, key_kind: "token" or "feature"; "error", "bias", "rest" and "constant".
+        query_kind, key_kind: "token" or "feature"; "error", "pattern", "bias", "rest" and "constant".
         """
         rows = (
             (at_query, self._kind(at_query), at_key, self._kind(at_key), value)
@@ -127,7 +128,7 @@ class AttentionAttribution(Shown):
         return frame(rows, ["at_query", "query_kind", "at_key", "key_kind", "contribution"])
 
     def _kind(self, name: str) -> str:
-        if name in ("bias", "rest", "constant"):
+        if name in ("pattern", "bias", "rest", "constant"):
             return name
         if self.by == "tokens":
             return "token"
@@ -268,11 +269,11 @@ def _token_parts(
     """The prompt's tokens as components of the stream before the layer."""
     n = len(seen.token_ids)
     labels = [place(token, pos) for pos, token in enumerate(prompt.tokens[:n])]
-    start = tokens(labels).start(seen)
+    start = tokens(labels).start(seen).under(rule_named(settings.rule))
     point = Place(layer, "resid_pre")
     positions = torch.arange(n)
     rows = settings.carry(seen, start, {point: positions})[point]
-    return rows.dense(), [*labels, "bias", "rest"]
+    return rows.dense(), list(start.labels)
 
 
 def _feature_parts(

@@ -4,8 +4,8 @@ Every layer is asked the same question for itself: split the stream right after 
 heads (module, neurons) and what was there before, and carry the parts to the target. So each layer's row sums to the
 whole pre-activation; rows of different layers overlap and are not to be added up.
 
-For ``linear`` and ``half`` one backward sweep answers for all layers at once; other rules carry each layer's parts
-forward on their own. Effects, under any rule, are one more sweep back with nothing frozen.
+For ``linear``, ``half`` and ``half-qk`` one backward sweep answers for all layers at once; other rules carry each
+layer's parts forward on their own. Effects, under any rule, are one more sweep back with nothing frozen.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.backward import Level
-from ..passes.choices import CONTRIBUTION, EFFECT, Choices
+from ..passes.choices import EFFECT, Choices
 from ..passes.frozen import INSIDE, Frozen
 from ..passes.many import Aim, Batch
 from ..passes.record import Trace
 from ..passes.rows import at
+from ..passes.rules import RULES, rule_named
 from ..passes.settings import Settings
 from ..passes.sources import Heads, Modules, Neurons, Source
 from ..subject import Subject
 from ..view.blocks import Block
 from . import looks
 from .answer import Answer, Reading, TargetAt, addends, checked, frame, read
+from .document import others_dict, others_of
 from .ledger import heads_by_token
 from .looks import Order
 from .positions import Pos
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 TOP_NEURONS = 50
 """How many neurons of a layer a document lists."""
+AT_MOST = "the pre-activation at most: each row has what heads behind it move"
+"""What the largest share of ``pattern`` is a share of, where every layer has its own."""
 LARGEST = 15
 """So many parts are named where nobody says how many."""
 
@@ -95,10 +99,11 @@ KINDS = {kind.name: kind for kind in (HEADS, MODULES, NEURONS)}
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer's split of the whole: Σ values + rest + bias + constant = pre-activation.
+    """One layer's split of the whole: Σ values + rest + bias + pattern + constant = pre-activation.
 
-    rest: what the stream before this sublayer carries to the target. bias: the bias vectors from here on.
-    by_token: each part split by the prompt's tokens, ``bias`` and ``rest`` last; its rows sum to ``values``.
+    rest: what the stream before this sublayer carries to the target. bias: the bias vectors from here on. pattern: what
+    later heads move whatever stands in queries and keys; None under a rule by which these have no share.
+    by_token: each part split by the prompt's tokens, what is none of them last; its rows sum to ``values``.
     name: of a part within its layer, by its index. effects: of each part, where asked for; they sum to nothing.
     """
 
@@ -107,13 +112,19 @@ class LayerRow:
     values: Float[Tensor, "part"]
     rest: float
     bias: float
+    pattern: float | None = None
     by_token: Float[Tensor, "part source"] | None = None
     name: Callable[[int], str] = str
     effects: Float[Tensor, "part"] | None = None
 
     @property
     def total(self) -> float:
-        return self.values.sum().item() + self.rest + self.bias
+        return self.values.sum().item() + self.rest + sum(self.other.values())
+
+    @property
+    def other(self) -> dict[str, float]:
+        """What neither the parts nor the stream before them has brought."""
+        return {"bias": self.bias, **({} if self.pattern is None else {"pattern": self.pattern})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +136,9 @@ class ComponentTarget(TargetAt):
     @cached_property
     def completeness_error(self) -> float:
         """The largest of the rows'."""
-        return max((self.shortfall([*row.values.tolist(), row.rest, row.bias]) for row in self.rows), default=0.0)
+        return max(
+            (self.shortfall([*row.values.tolist(), row.rest, *row.other.values()]) for row in self.rows), default=0.0
+        )
 
     @property
     def matrix(self) -> Float[Tensor, "row part"]:
@@ -179,7 +192,7 @@ class ComponentAttribution(Answer[ComponentTarget]):
                 entry = {"layer": row.layer, self.kind.part: name, "value": row.values[index].item()}
                 entry |= {} if row.effects is None else {"effect": row.effects[index].item()}
                 parts.append(entry if row.by_token is None else entry | self._token_dict(row.by_token[index]))
-            other = [{"name": "bias", "value": row.bias}]
+            other = others_dict(row.other)
             if order is not None:
                 missing = row.values.sum() - row.values[order].sum()
                 other.append({"name": "other neurons", "value": missing.item()})
@@ -197,13 +210,13 @@ class ComponentAttribution(Answer[ComponentTarget]):
         }
 
     def _token_dict(self, shares: Float[Tensor, "source"]) -> dict[str, Any]:
-        *tokens, bias, rest = shares.tolist()
+        tokens = shares[: -len(self.allocation.aside)].tolist()
         return {
             "by_token": [
                 {"pos": pos, "token": self.heading.prompt.tokens[pos], "value": value}
                 for pos, value in enumerate(tokens)
             ],
-            "other": [{"name": "bias", "value": bias}, {"name": "rest", "value": rest}],
+            "other": others_dict(others_of(shares, self.allocation)),
         }
 
     def to_frame(self) -> pandas.DataFrame:
@@ -223,7 +236,7 @@ class ComponentAttribution(Answer[ComponentTarget]):
                 ]
                 for part, effect in zip(parts, () if row.effects is None else row.effects.tolist(), strict=False):
                     part["effect"] = effect
-                rows += addends(head, parts, bias=row.bias, rest=row.rest, constant=target.constant)
+                rows += addends(head, parts, **row.other, rest=row.rest, constant=target.constant)
         columns = ["target_pos", "layer", "sublayer", "kind", "index", "name", "contribution"]
         return frame(rows, [*columns, *(["effect"] if self.with_effects else [])], integers=["index"])
 
@@ -264,8 +277,8 @@ def attribute_components(
 ) -> ComponentAttribution:
     """Contributions of the heads, modules or neurons of every layer to a target.
 
-    by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``). effects: also each
-    part's effect, ⟨gradient of the target, part⟩ with nothing frozen; ``sort="effect"`` asks for them, too.
+    by_token: split each head by the token that it came from, too (rules ``linear``, ``half`` and ``half-qk``). effects:
+    also each part's effect, ⟨gradient of the target, part⟩ with nothing frozen; ``sort="effect"`` asks for them, too.
     """
     check_order(sort)
     if by_token:
@@ -286,13 +299,20 @@ def attribute_components(
         ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
     ]
-    return checked(subject, target, ComponentAttribution(**reading.common, targets=targets, kind=kind, sort=sort))
+    shares = [
+        max((row.pattern or 0.0 for row in t.rows), default=0.0) / t.pre_activation
+        for t in targets
+        if t.pre_activation > 0
+    ]
+    common = reading.said(shares, AT_MOST)
+    return checked(subject, target, ComponentAttribution(**common, targets=targets, kind=kind, sort=sort))
 
 
 def check_by_token(rule: str) -> None:
     """Raises UserError for a rule by which heads cannot be split by token."""
-    if rule not in CONTRIBUTION:
-        raise UserError(f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {rule}")
+    if rule_named(rule).couples:
+        *most, last = (name for name, other in RULES.items() if not other.couples)
+        raise UserError(f"heads are split by token with the rules {', '.join(most)} and {last}, not with {rule}")
 
 
 def check_order(sort: str) -> None:
@@ -350,7 +370,8 @@ def _swept_rows(
         found: list[list[LayerRow]] = [[] for _ in batch.aims]
         for level in levels:
             if level.number in wanted:
-                for mine, row in zip(found, _layer_rows(batch.trace, level, kind), strict=True):
+                read = _layer_rows(batch.trace, level, kind, settings.allocation.qk is not None)
+                for mine, row in zip(found, read, strict=True):
                     mine.append(row)
         for going in batch.aims:
             rows[going.which] = found[going.lane]
@@ -359,13 +380,16 @@ def _swept_rows(
     return [mine[::-1] for mine in rows]
 
 
-def _layer_rows(seen: Trace, level: Level, kind: Grain) -> list[LayerRow]:
-    """What one level of the sweep says of each target."""
+def _layer_rows(seen: Trace, level: Level, kind: Grain, shares_scores: bool) -> list[LayerRow]:
+    """What one level of the sweep says of each target. shares_scores: whether there is a component ``pattern``."""
     bias = level.bias_written if kind.inside else level.bias
     values, rest = kind.read(seen, level), (level.past * seen.streams[level.number]).sum((1, 2))
-    found = torch.cat([values, rest[:, None], bias.sum(1, keepdim=True)], dim=1).double().cpu()
+    aside = torch.stack([rest, bias.sum(1), level.pattern.sum(1)], dim=1).double().cpu().tolist()
     name = level.frozen.mixer.unit_name if kind.inside else str
-    return [LayerRow(level.layer, level.sublayer, row[:-2], row[-2].item(), row[-1].item(), name=name) for row in found]
+    return [
+        LayerRow(level.layer, level.sublayer, row, rest, bias, pattern if shares_scores else None, name=name)
+        for row, (rest, bias, pattern) in zip(values.double().cpu(), aside, strict=True)
+    ]
 
 
 def _carried(

@@ -24,7 +24,8 @@ from .tokens import By, spans_of
 class Decomposition:
     """Σ over components of ``parts`` = ``whole``, what the model computed, at every position.
 
-    labels: the source's own components, then "bias" and "rest". present: where each takes part; it is 0 elsewhere.
+    labels: the source's own components, then "bias" and "rest" (under half-qk "pattern" before them). present: where
+    each takes part; it is 0 elsewhere.
     """
 
     place: Place
@@ -79,7 +80,7 @@ def decompose(
         if not 0 <= layer < n_layers:
             raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
     seen = subject.trace(prompt, max(place[0], first), (place,))
-    components = source.start(seen)
+    components = source.start(seen).under(rule_named(settings.rule))
     positions = torch.arange(len(prompt))
     found = settings.carry(seen, components, {place: positions})[place]
     parts, present = found.dense(), found.present.clone()

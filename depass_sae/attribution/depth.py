@@ -18,18 +18,19 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.place import Place
-from ..passes.rows import BIAS, REST, at
+from ..passes.rows import at
 from ..passes.settings import Settings
 from ..passes.sources import Spans
 from .answer import Reading
+from .document import others_dict, others_of
 
 
 @dataclass(frozen=True)
 class DepthLevel:
     """One depth, in units of the target's pre-activation. place: of the stream; layer −1 stands for the embeddings.
 
-    values: one per source. other: ``bias`` and ``rest``. total: what the stream has along the direction there, the
-    target's constant included.
+    values: one per source. other: what is none (``bias``, ``rest``). total: what the stream has along the direction
+    there, the target's constant included.
     """
 
     place: Place
@@ -46,7 +47,7 @@ class DepthLevel:
             "layer": self.layer,
             "hook": self.place.hook,
             "values": self.values.tolist(),
-            "other": [{"name": name, "value": value} for name, value in self.other.items()],
+            "other": others_dict(self.other),
             "total": self.total,
         }
 
@@ -76,6 +77,6 @@ def by_depth(
         values = rows.project(w).double().cpu()
         whole = (w * at(seen.at(place), places)).sum(-1) + at(readoff.direction.c, places)
         for mine, count, row, total in zip(levels, counts, values, whole.tolist(), strict=True):
-            other = {"bias": row[BIAS].item(), "rest": row[REST].item()}
+            other = others_of(row, settings.allocation)
             mine.append(DepthLevel(place, row[:count], other, total))
     return [tuple(sorted(mine, key=lambda level: level.place.depth)) for mine in levels]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from .._version import __version__
 from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
+from ..passes.rows import BIAS, PATTERN, REST
 from ..saes import Fit, describe
 from ..subject import Subject
 from ..view.blocks import Block, Page
@@ -57,11 +62,25 @@ class Heading:
 
 
 def allocation_dict(allocation: Allocation) -> dict[str, Any]:
+    """The rule and its settings; those of queries and keys only where they have a share."""
+    qk = allocation.qk
     return {
         "rule": allocation.rule,
         "temperature": allocation.temperature,
         "first_token": allocation.first_token,
+        **({} if qk is None else {"qk_share": qk.share, "qk_slope": qk.slope}),
     }
+
+
+def others_of(row: Float[Tensor, "comp"], allocation: Allocation) -> dict[str, float]:
+    """What of a row of components is no source: ``bias`` and ``rest``, and ``pattern`` under a rule that has it."""
+    places = {"bias": BIAS, "rest": REST, "pattern": PATTERN}
+    return {name: row[at].item() for name, at in places.items() if name in allocation.aside}
+
+
+def others_dict(other: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The same in a document."""
+    return [{"name": name, "value": value} for name, value in other.items()]
 
 
 def fit_dict(fit: Fit | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 Each prompt is asked where the target is strongest. Since every layer's parts sum to the pre-activation on each prompt,
 so do their means:
 
-    Σ mean + rest + bias + constant = mean pre-activation          for every layer
+    Σ mean + rest + bias (+ pattern) + constant = mean pre-activation          for every layer
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from ..models.prompt import Prompt
 from ..passes.forward import Allocation
 from ..passes.settings import Settings
 from ..subject import Subject
+from ..texts import together
 from ..view.blocks import Block, Page
 from ..view.shown import Shown
 from . import looks
+from .answer import pattern_note
 from .components import (
+    AT_MOST,
     LARGEST,
     MODULES,
     NEURONS,
@@ -52,7 +55,7 @@ Of = Literal["heads", "modules", "neurons"]
 class MeanRow:
     """One layer over the prompts, in units of the target's pre-activation. std: of the sample; None for one prompt.
 
-    row: names the parts. rest, bias: the means of the rest of it (:class:`.LayerRow`). effect: the parts' mean effect,
+    row: names the parts. rest, other: the means of the rest of it (:class:`.LayerRow`). effect: the parts' mean effect,
     where effects were asked for.
     """
 
@@ -60,8 +63,12 @@ class MeanRow:
     mean: Float[Tensor, "part"]
     std: Float[Tensor, "part"] | None
     rest: float
-    bias: float
+    other: dict[str, float]
     effect: Float[Tensor, "part"] | None = None
+
+    @property
+    def bias(self) -> float:
+        return self.other["bias"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,9 @@ class Importance(Shown):
     def note(self) -> str | None:
         n = len(self.prompts) + self.silent
         silent = f"it does not fire on {self.silent} of {n} prompts, which are left out" if self.silent else None
-        return "; ".join(said for said in (silent, self.allocation.note) if said) or None
+        largest = max((row.other.get("pattern", 0.0) for row in self.rows), default=0.0)
+        shares = [largest / self.pre_activation] if self.pre_activation > 0 else []
+        return together(silent, self.allocation.note, pattern_note(self.allocation, shares, AT_MOST))
 
     def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
         """The document that ``--prompts`` prints with ``--json``. Of neurons the ``top`` of each layer are listed."""
@@ -109,7 +118,7 @@ class Importance(Shown):
                 number = {"mean": row.mean[index].item(), "std": std}
                 number |= {} if row.effect is None else {"effect": row.effect[index].item()}
                 parts.append({"layer": row.row.layer, self.kind.part: index if name == str(index) else name, **number})
-            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, "bias": row.bias})
+            rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, **row.other})
         return {
             **heading,
             **allocation_dict(self.allocation),
@@ -201,9 +210,12 @@ def find_importance(
     n = len(told)
     rows = []
     for layer, (total, squares) in zip(first.target.rows, sums, strict=True):
-        (rest, bias), (mean, *effect) = total[:2] / n, (total[2:] / n).split(len(layer.values))
-        std = (squares[2 : 2 + len(mean)] / (n - 1)).sqrt() if n > 1 else None
-        rows.append(MeanRow(layer, mean, std, rest.item(), bias.item(), *effect))
+        aside = len(_aside(layer))
+        (rest, *other), (mean, *effect) = (
+            (total[:aside] / n).tolist(), (total[aside:] / n).split(len(layer.values))
+        )  # fmt: skip
+        std = (squares[aside : aside + len(mean)] / (n - 1)).sqrt() if n > 1 else None
+        rows.append(MeanRow(layer, mean, std, rest, dict(zip(layer.other, other, strict=True)), *effect))
     return Importance(
         heading=first.heading,
         name=target.name,
@@ -223,7 +235,12 @@ def find_importance(
 def _numbers(row: LayerRow) -> Float[Tensor, "number"]:
     """All of which the mean is taken: the rest of a layer, its parts, and their effects."""
     parts = [row.values] if row.effects is None else [row.values, row.effects]
-    return torch.cat([row.values.new_tensor([row.rest, row.bias]), *parts])
+    return torch.cat([row.values.new_tensor(_aside(row)), *parts])
+
+
+def _aside(row: LayerRow) -> list[float]:
+    """What of a row is no part."""
+    return [row.rest, *row.other.values()]
 
 
 def _told(answer: ComponentAttribution) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from ..passes.backward import Level
 from ..passes.many import Aim, Batch
 from ..passes.memory import spans
 from ..passes.record import Trace
-from ..passes.rows import Rows
+from ..passes.rows import REST, Rows
+from ..passes.rules import QK
 from ..passes.settings import Settings
 from ..passes.sources import Spans
 from .targets import Readoff
@@ -32,7 +33,7 @@ def heads_by_token(
     positions: Sequence[int],
     settings: Settings,
 ) -> dict[int, Float[Tensor, "target head comp"]]:
-    """The heads of every layer by source token, up to the last of the targets; then ``bias`` and ``rest``.
+    """The heads of every layer by source token, up to the last of the targets; then what is no token.
 
     Tokens go in groups whose streams fit into memory at all layers together: under these rules none is in the way of
     another.
@@ -42,6 +43,7 @@ def heads_by_token(
     kept = seen.resid_post.element_size() * seen.adapter.d_model * layers
     aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
     found: dict[int, Tensor] = {}
+    aside = len(settings.allocation.aside)
     for low, high in spans([n - token for token in range(n)], kept, settings.budget.kept(seen.resid_post)):
         streams = TokenStreams.of(seen, range(low, high), layers, settings)
 
@@ -51,9 +53,9 @@ def heads_by_token(
             for level in levels:
                 if level.looks_back:
                     shares = streams.split(level).double().cpu()
-                    table = found.setdefault(level.layer, shares.new_zeros(len(aims), shares.shape[1], n + 2))
-                    table[batch.which, :, tokens] = shares[batch.lanes, :, :-2]
-                    table[batch.which, :, -2] = shares[batch.lanes, :, -2]
+                    table = found.setdefault(level.layer, shares.new_zeros(len(aims), shares.shape[1], n + aside))
+                    table[batch.which, :, tokens] = shares[batch.lanes, :, :-aside]
+                    table[batch.which, :, -aside:REST] = shares[batch.lanes, :, -aside:REST]
 
         settings.quiet().sweep([seen], aims, visit)
     return found
@@ -64,6 +66,7 @@ class TokenStreams:
     """Some of the prompt's tokens as components of the stream before every layer, the others as ``rest``."""
 
     rows: dict[int, Rows]
+    qk: QK | None
 
     @classmethod
     def of(cls, trace: Trace, some: range, layers: int, settings: Settings) -> TokenStreams:
@@ -71,9 +74,9 @@ class TokenStreams:
         reads = {Place(layer, "resid_pre"): positions for layer in range(layers)}
         source = Spans([[token] for token in some], [str(token) for token in some])
         found = settings.carry(trace, source.start(trace), reads)
-        return cls({place.layer: rows for place, rows in found.items()})
+        return cls({place.layer: rows for place, rows in found.items()}, settings.allocation.qk)
 
     def split(self, level: Level) -> Float[Tensor, "target head comp"]:
-        """The heads of one layer by source token; the last two components are ``bias`` and ``rest``."""
+        """The heads of one layer by source token; the last components are no tokens."""
         rows = self.rows[level.layer].keep(torch.arange(len(level.frozen.resid)))
-        return level.frozen.mixer.split_by_source(level.frozen, level.inner, rows)
+        return level.frozen.mixer.split_by_source(level.frozen, level.inner, rows, self.qk)

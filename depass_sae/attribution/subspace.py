@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
 from ..passes.rows import at
+from ..passes.rules import rule_named
 from ..passes.settings import Settings
 from ..passes.sources import Source, Subspace
 from ..saes import feature_index
@@ -28,6 +29,7 @@ from ..view.shown import Shown
 from ..view.words import place
 from . import looks
 from .answer import Answer, TargetAt, addends, checked, frame, read
+from .document import others_dict, others_of
 from .positions import Pos
 from .targets import Target, parse_feature
 
@@ -40,15 +42,23 @@ class SubspaceTarget(TargetAt):
     """The answer at one position, in units of the target's pre-activation.
 
     values: one per subspace. rest: what the stream off all of them carries. bias: the bias vectors from there on.
+    pattern: what heads move whatever stands in queries and keys; None under a rule by which these have no share.
     """
 
     values: Float[Tensor, "subspace"]
     rest: float
     bias: float
+    pattern: float | None = None
+
+    @property
+    def other(self) -> dict[str, float]:
+        """What is in no subspace."""
+        shared = {} if self.pattern is None else {"pattern": self.pattern}
+        return {"bias": self.bias, "rest": self.rest, **shared}
 
     @cached_property
     def completeness_error(self) -> float:
-        return self.shortfall([*self.values.tolist(), self.rest, self.bias])
+        return self.shortfall([*self.values.tolist(), *self.other.values()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +92,7 @@ class SubspaceAttribution(Answer[SubspaceTarget]):
                         {"name": name, "rank": rank, "value": value}
                         for name, rank, value in zip(self.names, self.ranks, target.values.tolist(), strict=True)
                     ],
-                    "other": [{"name": "bias", "value": target.bias}, {"name": "rest", "value": target.rest}],
+                    "other": others_dict(target.other),
                     "completeness_error": target.completeness_error,
                 }
                 for target in self.targets
@@ -101,9 +111,7 @@ class SubspaceAttribution(Answer[SubspaceTarget]):
                 {"kind": "subspace", "subspace": name, "rank": rank, "contribution": value}
                 for name, rank, value in zip(self.names, self.ranks, target.values.tolist(), strict=True)
             )
-            rows += addends(
-                {"target_pos": target.pos}, parts, bias=target.bias, rest=target.rest, constant=target.constant
-            )
+            rows += addends({"target_pos": target.pos}, parts, **target.other, constant=target.constant)
         return frame(rows, integers=["rank"])
 
     def blocks(self, top: int | None = None) -> tuple[Block, ...]:
@@ -134,12 +142,14 @@ def attribute_subspace(
         raise UserError(f"there are {len(start.labels) - 2} subspaces, and {len(names)} names for them")
     rows = settings.carry(seen, start, {readoff.place: places})[readoff.place]
     values = rows.project(at(readoff.direction.w, places)).double().cpu()
-    targets = [
-        SubspaceTarget(**reading.at(position), values=row[:-2], rest=row[-1].item(), bias=row[-2].item())
-        for position, row in zip(reading.positions, values, strict=True)
-    ]
+    allocation = settings.allocation
+    targets = []
+    for position, row in zip(reading.positions, values, strict=True):
+        own: dict[str, Any] = {"values": row[: -len(allocation.aside)], **others_of(row, allocation)}
+        targets.append(SubspaceTarget(**reading.at(position), **own))
+    shares = [(target.pattern or 0.0) / target.pre_activation for target in targets if target.pre_activation > 0]
     answer = SubspaceAttribution(
-        **reading.common,
+        **reading.said(shares),
         targets=targets,
         layer=subspace.layer,
         hook=subspace.hook,
@@ -223,7 +233,7 @@ def decode_parts(
         raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
     seen = subject.trace(prompt, None)
     last = torch.tensor([n - 1 if pos is None else pos])
-    start = source.start(seen)
+    start = source.start(seen).under(rule_named(settings.rule))
     point = Place(seen.n_layers - 1, "resid_post")
     rows = settings.carry(seen, start, {point: last})[point]
     norm = subject.adapter.final_norm.to(seen.resid_post)

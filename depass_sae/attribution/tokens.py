@@ -12,7 +12,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,16 +24,18 @@ from ..models.prompt import Prompt, sentences, words
 from ..passes.backward import Level
 from ..passes.many import Aim, Batch, alike_in_length, packed_start
 from ..passes.record import Trace
-from ..passes.rows import BIAS, REST, at, on
+from ..passes.rows import BIAS, PATTERN, REST, at, on
 from ..passes.settings import Settings
 from ..passes.sources import Spans
 from ..subject import Subject
 from ..texts import joined
 from ..view.blocks import Block
 from . import looks
+from .agreement import Agreement
 from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, read_all
 from .depth import DepthLevel, by_depth, check_depth
-from .replace import Measured, Replacing, check_replacing, measure
+from .document import others_dict, others_of
+from .measure import Measure, Measured, Measuring
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ class TokenTarget(TargetAt):
     """The answer at one position. All values are in units of the target's pre-activation.
 
     contributions: one per source that begins at or before ``pos``, in order.
-    other: ``bias`` and ``rest``. Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
+    other: ``bias`` and ``rest``, and ``pattern`` where queries and keys have a share.
+    Σ contributions + Σ other + constant = pre_activation, up to ``completeness_error``.
     margin: how far the pre-activation lies above what it takes to fire: the feature's threshold, or the smallest
     pre-activation that still fires there (topk).
-    measured: with ``ablate``, what replacing each source really does. by_depth: where asked for, how the contributions
+    measured: where asked for, what taking each source out really does. by_depth: where asked for, how the contributions
     grow layer by layer.
     """
 
@@ -112,26 +114,27 @@ class TokenTarget(TargetAt):
             "margin": self.margin,
             "constant": self.constant,
             "contributions": contributions,
-            "other": [{"name": name, "value": value} for name, value in self.other.items()],
+            "other": others_dict(self.other),
             "completeness_error": self.completeness_error,
         }
         if self.measured is not None:
-            for entry, mean, spread in zip(contributions, self.measured.mean, self.measured.spread, strict=True):
-                entry["measured"] = None if mean is None else {"mean": mean, "std": spread}
-            document["measured"] = {
-                "replacements": self.measured.replacements,
-                "seed": self.measured.seed,
-                "replace_from": self.measured.replace_from,
-                "rank_correlation": self.rank_correlation,
-            }
+            each = zip(contributions, self.measured.values, self.measured.spread, self.measured.errors, strict=True)
+            for entry, mean, spread, error in each:
+                entry["measured"] = None if mean is None else {"mean": mean, "std": spread, "error": error}
+            document["measured"] = self.measured.to_dict(self.sources, self.contributions.tolist())
         if self.by_depth is not None:
             document["by_depth"] = [level.to_dict() for level in self.by_depth]
         return document
 
     @property
+    def agreement(self) -> Agreement | None:
+        """Of the contributions with what was measured; None without that, or with fewer than ten sources."""
+        return None if self.measured is None else self.measured.agreement(self.contributions.tolist())
+
+    @property
     def rank_correlation(self) -> float | None:
-        """Spearman's, of the contributions with the measured effects (None without them, or with fewer than 3)."""
-        return None if self.measured is None else self.measured.rank_correlation(self.contributions.tolist())
+        """Spearman's, see :attr:`agreement`."""
+        return None if self.agreement is None else self.agreement.rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +170,9 @@ class TokenAttribution(Answer[TokenTarget]):
                 for source, value in zip(target.sources, target.contributions.tolist(), strict=True)
             ]
             if target.measured is not None:
-                for row, mean, spread in zip(sources, target.measured.mean, target.measured.spread, strict=True):
-                    row.update(measured=mean, spread=spread)
+                each = zip(sources, target.measured.values, target.measured.spread, target.measured.errors, strict=True)
+                for row, value, spread, error in each:
+                    row.update(measured=value, spread=spread, error=error)
             rows += addends(head, sources, **target.other, constant=target.constant)
         return frame(rows, integers=["pos"])
 
@@ -182,28 +186,24 @@ def attribute_tokens_each(
     questions: Sequence[Asked],
     *,
     by: By = "token",
-    ablate: int = 0,
-    seed: int = 0,
-    replace_from: str | Path | None = None,
+    measure: Measure = Measure(),  # noqa: B008 (frozen)
     depth: bool = False,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> list[TokenAttribution]:
     """Contributions of each prompt's tokens, or words, to its targets; prompts of about a length share a pass.
 
-    ablate: with how many random tokens each source is replaced to measure its effect (0: not measured);
-    replace_from: a file of text that they are drawn from (see :mod:`.replace`). depth: also how the contributions grow
-    layer by layer (see :mod:`.depth`).
+    measure: what taking each source out does is measured, too, where that is asked for (see :mod:`.measure`). depth:
+    also how the contributions grow layer by layer (see :mod:`.depth`).
 
     Raises UserError for a position outside the prompt, and where there is no question.
     """
     if not questions:
         raise UserError("name a target and a prompt, or several")
     check_by(by)
-    check_replacing(ablate, seed, replace_from)
     for question in questions if depth else ():
         if question.target.place is not None:  # a logit's direction is one of the stream
             check_depth(question.target.place, question.target.name)
-    replacing = Replacing.of(subject, ablate, seed, replace_from) if ablate else None
+    measuring = Measuring.of(subject, measure)
     prompts = {id(question.prompt): question.prompt for question in questions}
     ids, together = list(prompts), alike_in_length([len(prompt) for prompt in prompts.values()])
     found: dict[int, TokenAttribution] = {}
@@ -211,7 +211,7 @@ def attribute_tokens_each(
         members = {ids[i] for i in group}
         some = [i for i, question in enumerate(questions) if id(question.prompt) in members]
         here = settings.part(number, len(together))
-        answers = _together(subject, [questions[i] for i in some], by, replacing, depth, here)
+        answers = _together(subject, [questions[i] for i in some], by, measuring, depth, here)
         found.update(zip(some, answers, strict=True))
     return [found[i] for i in range(len(questions))]
 
@@ -220,7 +220,7 @@ def _together(
     subject: Subject,
     questions: Sequence[Asked],
     by: By,
-    replacing: Replacing | None,
+    measuring: Measuring | None,
     depth: bool,
     settings: Settings,
 ) -> Iterator[TokenAttribution]:
@@ -232,12 +232,13 @@ def _together(
             _answer(reading, position, row, passes.spans[whose])
             for position, row in zip(reading.positions, values, strict=True)
         ]
-        if replacing is not None:
-            answers = [_measured(subject, question.target, reading, a, replacing, settings) for a in answers]
+        if measuring is not None:
+            answers = [_measured(subject, question.target, reading, a, measuring, settings) for a in answers]
         if depth:
             grown = by_depth(reading, passes.sources[whose], [len(a.sources) for a in answers], settings)
             answers = [replace(a, by_depth=levels) for a, levels in zip(answers, grown, strict=True)]
-        yield checked(subject, question.target, TokenAttribution(**reading.common, targets=answers, by=by))
+        shares = [a.other.get("pattern", 0.0) / a.pre_activation for a in answers if a.pre_activation > 0]
+        yield checked(subject, question.target, TokenAttribution(**reading.said(shares), targets=answers, by=by))
 
 
 def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], spans: list[Span]) -> TokenTarget:
@@ -246,7 +247,7 @@ def _answer(reading: Reading, position: int, row: Float[Tensor, "comp"], spans: 
     return TokenTarget(
         **reading.at(position),
         contributions=row[: len(sources)],
-        other={"bias": row[BIAS].item(), "rest": row[REST].item()},
+        other=others_of(row, reading.common["allocation"]),
         sources=sources,
         margin=None if margin is None else margin[position].item(),
     )
@@ -257,11 +258,14 @@ def _measured(
     target: Target,
     reading: Reading,
     answer: TokenTarget,
-    replacing: Replacing,
+    measuring: Measuring,
     settings: Settings,
 ) -> TokenTarget:
-    value, sources = reading.readoff.now[answer.pos].item(), answer.sources
-    found = measure(subject, reading.prompt, target, answer.pos, value, sources, replacing, settings)
+    readoff, pos = reading.readoff, answer.pos
+    found = measuring.take(
+        subject, reading.prompt, reading.seen, target, readoff.place, pos, readoff.now[pos].item(), answer.sources,
+        settings,
+    )  # fmt: skip
     return replace(answer, measured=found)
 
 
@@ -294,19 +298,22 @@ class _Passes:
         )
 
     def contributions(self) -> list[Float[Tensor, "target comp"]]:
-        """Of every reading, in float64 on the host: a row per position, its last two ``bias`` and ``rest``."""
+        """Of every reading, in float64 on the host: a row per position, its last what is no source."""
         found = self.swept() if self.settings.swept else self.carried()
         return [values.double().cpu() for values in found]
 
     def swept(self) -> list[Float[Tensor, "target comp"]]:
         """By sweeping back to the embeddings."""
-        like = self.traces[0].resid_post
-        owners = [source.owner(len(trace.token_ids)) for source, trace in zip(self.sources, self.traces, strict=True)]
+        like, aside = self.traces[0].resid_post, len(self.settings.allocation.aside)
+        owners = []
+        for source, trace in zip(self.sources, self.traces, strict=True):
+            owner, own = source.owner(len(trace.token_ids)), len(source.groups)
+            owners.append(owner.masked_fill(owner >= own, own + aside + REST))
         aims, values = [], []
         for reading, whose in zip(self.readings, self.whose, strict=True):
             readoff = reading.readoff
             aims += [Aim(readoff.place, readoff.direction.w[pos], pos, whose) for pos in reading.positions]
-            values.append(like.new_zeros(len(reading.positions), len(self.sources[whose].groups) + 2))
+            values.append(like.new_zeros(len(reading.positions), len(self.sources[whose].groups) + aside))
         rows = [row for own in values for row in own]
 
         def visit(batch: Batch, levels: Iterator[Level]) -> None:
@@ -317,6 +324,8 @@ class _Passes:
                 owner = on(like, owners[going.aim.prompt][: span.stop - span.start])
                 row.zero_().index_add_(0, owner, products[lane, span])
                 row[BIAS] = lowest.bias_before[lane, span].sum()
+                if aside > 2:
+                    row[PATTERN] = lowest.pattern_before[lane, span].sum()
 
         self.settings.sweep(self.traces, aims, visit)
         return values

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -114,11 +114,13 @@ Pos = Annotated[
         show_default=False,
     ),
 ]
-RULES = "half, softmax (the paper's), linear, linear-norm, relu or max."
+RULES = "half, softmax (the paper's), linear, linear-norm, relu, max or half-qk."
 RuleName = Annotated[str | None, typer.Option("--rule", help=RULES, show_default=DEFAULT_RULE)]
 ByToken = Annotated[
     bool,
-    typer.Option("--by-token", help="Also split each head by the token that it came from (rules half and linear)."),
+    typer.Option(
+        "--by-token", help="Also split each head by the token that it came from (rules half, linear, half-qk)."
+    ),
 ]
 Directions = Annotated[
     list[str] | None,
@@ -132,6 +134,12 @@ At = Annotated[
 ]
 Rank = Annotated[int | None, typer.Option("--rank", help="Keep so many dimensions of each subspace.", min=1)]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the softmax rule.")]
+QKShare = Annotated[
+    float, typer.Option("--qk-share", help="Of half-qk: how much of a score its query and its key each have.")
+]
+QKSlope = Annotated[
+    str, typer.Option("--qk-slope", help="Of half-qk: how attention follows a score, local or mean (from none to it).")
+]
 FirstToken = Annotated[
     str, typer.Option("--first-token", help="skip or compete: whether position 0 takes part at later positions.")
 ]
@@ -141,13 +149,29 @@ Memory = Annotated[
 ]
 By = Annotated[str, typer.Option("--by", help="token, word or sentence.")]
 Ablate = Annotated[
-    int, typer.Option("--ablate", help="Also replace every source by this many random tokens and measure what happens.")
+    int, typer.Option("--ablate", help="--measure replace with exactly this many random tokens for every source.")
 ]
 ReplaceFrom = Annotated[
     Path | None,
     typer.Option("--replace-from", help="A file of text whose tokens are the random ones. Default: text of our own."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+MeasureName = Annotated[
+    str | None,
+    typer.Option(
+        "--measure",
+        help="Also measure what taking sources out really does: shapley (values that sum to the pre-activation) or "
+        "replace (each alone).",
+    ),
+]
+MeasureError = Annotated[
+    float, typer.Option("--measure-error", help="Measure until standard errors are this share of the pre-activation.")
+]
+MeasureSeconds = Annotated[float, typer.Option("--measure-seconds", help="Or until so much time is up.")]
+Removal = Annotated[
+    str,
+    typer.Option("--removal", help="How --measure takes sources out: text (random tokens), delete, or mask:TOKEN."),
+]
 ByDepth = Annotated[
     bool, typer.Option("--by-depth", help="Also how each source's share grows layer by layer, on the residual stream.")
 ]
@@ -367,22 +391,47 @@ class HowOptions:
     rule: RuleName = None
     temperature: Temperature = 0.1
     first_token: FirstToken = "skip"
+    qk_share: QKShare = 0.5
+    qk_slope: QKSlope = "local"
     memory: Memory = None
 
     @property
     def allocation(self) -> Allocation:
-        return allocation_of(self.rule, self.temperature, self.first_token)
+        return allocation_of(self.rule, self.temperature, self.first_token, self.qk_share, self.qk_slope)
 
     def keywords(self) -> dict[str, Any]:
         """As keywords of every method that asks. Raises UserError for a rule or a memory that there is not."""
-        allocation_of(self.rule, self.temperature, self.first_token)
+        allocation = self.allocation
         check_memory(self.memory)
         return {
             "rule": self.rule,
-            "temperature": self.temperature,
-            "first_token": self.first_token,
+            "temperature": allocation.temperature,
+            "first_token": allocation.first_token,
+            "qk_share": allocation.qk_share,
+            "qk_slope": allocation.qk_slope,
             "memory": self.memory,
         }
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured beside the contributions."""
+
+    measure: MeasureName = None
+    measure_error: MeasureError = 0.05
+    measure_seconds: MeasureSeconds = 60.0
+    removal: Removal = "text"
+    ablate: Ablate = 0
+    seed: Seed = 0
+    replace_from: ReplaceFrom = None
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords. Raises UserError for what cannot be measured."""
+        from ..attribution.measure import Measure
+
+        found = asdict(self)
+        Measure(**found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -509,11 +558,14 @@ def check_features(features: Sequence[str], *, pos: bool = True) -> None:
         WrittenFeature.of(text, pos=pos)
 
 
-def allocation_of(rule: str | None, temperature: float, first_token: str) -> Allocation:
+def allocation_of(
+    rule: str | None, temperature: float, first_token: str, qk_share: float = 0.5, qk_slope: str = "local"
+) -> Allocation:
     """Raises UserError for a rule that there is not, or for settings that cannot be."""
     from ..passes.forward import Allocation
 
-    return Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)  # type: ignore[arg-type]
+    name = DEFAULT_RULE if rule is None else rule
+    return Allocation(name, temperature, first_token, qk_share, qk_slope)  # type: ignore[arg-type]
 
 
 def check_memory(memory: str | None) -> None:

@@ -60,9 +60,7 @@ def tokens(
     how: options.HowOptions,
     by: options.By = "token",
     against: options.Against = None,
-    ablate: options.Ablate = 0,
-    seed: options.Seed = 0,
-    replace_from: options.ReplaceFrom = None,
+    measuring: options.MeasureOptions,
     by_depth: options.ByDepth = False,
     top: options.TopOfEach = None,
     to: options.OutOptions,
@@ -78,14 +76,13 @@ def tokens(
     if isinstance(asked, options.Texts):
         options.check_pos_of_several(question, ("max", "all"))
     from ..attribution.contrast import Contrast
-    from ..attribution.replace import check_replacing
     from ..attribution.tokens import TokenAttribution, check_by
     from .several import Several
 
     check_by(by)
-    check_replacing(ablate, seed, replace_from)
+    measures = measuring.keywords()
     to.check(Several if isinstance(asked, options.Texts) else TokenAttribution if against is None else Contrast)
-    settings: dict[str, Any] = keywords | {"by": by, "ablate": ablate, "seed": seed, "replace_from": replace_from}
+    settings: dict[str, Any] = keywords | measures | {"by": by}
     with talk.working() as status:
         lm = loading.load(status, question.layers)
         settings["progress"] = status.progress

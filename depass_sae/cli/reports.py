@@ -108,6 +108,12 @@ def case_study(
         str | None,
         typer.Option("--first-token", help="skip or compete: position 0 at later positions.", show_default="skip"),
     ] = None,
+    qk_share: Annotated[
+        float | None, typer.Option("--qk-share", help="Of half-qk: of a score, each side's.", show_default="0.5")
+    ] = None,
+    qk_slope: Annotated[
+        str | None, typer.Option("--qk-slope", help="Of half-qk: local or mean.", show_default="local")
+    ] = None,
     memory: options.Memory = None,
     ids: options.Ids = None,
     layer: options.Layers = None,
@@ -126,7 +132,8 @@ def case_study(
     given = {
         "prompt": text, "features": feature or None,
         "title": title, "labels": labels, "layer": layer or None, "rule": rule,
-        "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
+        "temperature": temperature, "first_token": first_token, "qk_share": qk_share, "qk_slope": qk_slope,
+        "ablate": ablate, "seed": seed,
         "max_nodes": max_nodes, "verify": verify, "top": top,
         "replace_from": None if replace_from is None else str(replace_from),
     }  # fmt: skip
@@ -136,7 +143,7 @@ def case_study(
         raise UserError("give --prompt and --feature, or a YAML file with both")
     asked = study_of(**(given if study is None else read_study(study).model_dump() | given))
     options.check_features(asked.features)  # before the work, not after it
-    options.allocation_of(asked.rule, asked.temperature, asked.first_token)
+    options.allocation_of(asked.rule, asked.temperature, asked.first_token, asked.qk_share, asked.qk_slope)
     options.check_memory(memory)
     check_title(asked.title)
     CaseSettings(asked.ablate, asked.seed, asked.max_nodes, asked.verify, asked.top, asked.replace_from).check()
@@ -158,6 +165,8 @@ def case_study(
             rule=asked.rule,
             temperature=asked.temperature,
             first_token=asked.first_token,  # type: ignore[arg-type]
+            qk_share=asked.qk_share,
+            qk_slope=asked.qk_slope,  # type: ignore[arg-type]
             memory=memory,
             asked=asked,
             progress=status.progress,

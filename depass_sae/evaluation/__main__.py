@@ -6,19 +6,27 @@ import argparse
 import os
 from pathlib import Path
 
-from .report import write
-from .rules import run
+from . import report, rules, yardstick, yardstick_report
+
+TOKENS, PARTS = "tokens", "parts"
 
 
 def main() -> None:
-    """About a minute of one core per prompt and ten in all for the sentences; a stopped run goes on where it was."""
+    """A minute of one core or two per sentence and protocol; a stopped run goes on where it was."""
     parser = argparse.ArgumentParser(description="Measure every rule against interventions on SmolLM2.")
-    parser.add_argument("--prompts", type=int, default=60, help="how many, and at most so many sentences")
+    parser.add_argument(
+        "what", nargs="*", default=[TOKENS, PARTS], help=f"{TOKENS}, or {PARTS} (heads and features); default: both"
+    )
+    parser.add_argument("--prompts", type=int, default=60, help="how many, and so many others to confirm")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--work", type=Path, default=Path(".demo/rules.jsonl"), help="where single results are kept")
-    parser.add_argument("--out", type=Path, default=Path("docs/rules.md"))
+    parser.add_argument("--work", type=Path, default=Path(".demo"), help="where single results are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    write(run(args.work, args.prompts, args.workers), args.out)
+    if TOKENS in args.what:
+        files = (args.work / "yardstick.jsonl", args.work / "rules-tokens.jsonl")
+        yardstick_report.write(yardstick.run(*files, args.prompts, args.workers), args.out / "rules.md")
+    if PARTS in args.what:
+        report.write(rules.run(args.work / "rules.jsonl", args.prompts, args.workers), args.out / "rules-parts.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The measurements of :mod:`.rules` as a page: means over prompts, 95 % intervals, one table per question."""
+"""The measurements of :mod:`.rules` (heads and features) as a page: means over prompts, 95 % intervals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ..files import write_text
 from .ioi import sentences
 from .rules import ALONE, INDIRECT_OBJECT, Measurement
 
-HEAD = """# What the rules are worth
+HEAD = """# What the rules are worth: heads and features
 
 Made by `make rules` on SmolLM2-135M and the SAEs shipped for it, {count} prompts (first sentences of texts that no SAE
-was trained on). Each number is a mean over prompts with its 95 % interval.
+was trained on). Each number is a mean over prompts with its 95 % interval. Nothing in these measurements is random, so
+that each would be the same a second time: their ceiling is 1. Tokens: [rules.md](rules.md).
 
 - *alone*: Spearman's rank correlation of a method's scores with what the target really loses when one source is
-  taken out, in the unfrozen model: a token replaced by random tokens (the mean of 4), a head's output set to zero, a
-  feature's decoder part taken out of the stream (of heads and features, {alone} drawn at random).
-- *top k out*, *top 20 % deleted*: the share of the target that is gone when the method's highest k sources are taken
-  out together (tokens are deleted from the text). Above 1 the target has changed its sign.
+  taken out, in the unfrozen model: a head's output set to zero, a feature's decoder part taken out of the stream
+  ({alone} drawn at random).
+- *top k out*: the share of the target that is gone when the method's highest k sources are taken out together. Above 1
+  the target has changed its sign.
 
 Targets stand at the last position: the strongest feature of an SAE, and the logit of the predicted token over the mean
 logit. `softmax` is the paper's rule (T = 0.1). `effect` is gradient × part through the unfrozen network and sums to
@@ -51,10 +52,6 @@ def summarise(records: Sequence[Measurement]) -> dict[tuple[str, str], dict[str,
 
 
 COMPARED = (
-    ("tokens", "feature", "half", "softmax"),
-    ("tokens", "logit", "half", "softmax"),
-    ("tokens", "feature", "half", "linear"),
-    ("tokens", "logit", "half", "linear"),
     ("heads", "feature", "half", "softmax"),
     ("heads", "logit", "half", "softmax"),
     ("heads", "feature", "half", "linear"),
@@ -96,7 +93,7 @@ def page(records: Sequence[Measurement]) -> str:
     parts = [HEAD.format(count=len(prompts), alone=ALONE)]
     parts.append("\n## Rule against rule\n\nBy how much the first is ahead of the second on the same prompts; ")
     parts.append("bold where that is more than its interval.\n")
-    parts.append("The defaults follow: `half` for tokens, heads, modules, neurons and subspaces.\n\n")
+    parts.append("The defaults follow: `half` for heads, modules, neurons and subspaces.\n\n")
     parts.append("| source → target | rules | ahead by (protocol) | prompts |\n|---|---|---|---|\n")
     for source, target, rule, other in COMPARED:
         cells = paired(records, source, target, rule, other)

@@ -1,10 +1,9 @@
-"""Which rule is worth what: every rule against real interventions on SmolLM2 (``make rules``).
+"""Which rule is worth what for heads and features: against real interventions on SmolLM2 (``make rules``).
 
-On each of a few dozen prompts, targets are read at the last position: the top feature of some SAEs, and the logit of
-the predicted token (over the mean logit). Sources, each measured in the unfrozen model:
+For tokens see :mod:`.yardstick`. On each of a few dozen prompts, targets are read at the last position: the top feature
+of some SAEs, and the logit of the predicted token (over the mean logit). Sources, each measured in the unfrozen model,
+by nothing random:
 
-- *tokens*: each is replaced by random ones of the whole vocabulary, several times over (``--ablate`` draws from a text
-  instead: the measured numbers are older than that); and the most important ones are deleted together.
 - *heads*: a head's output is set to zero, one head alone; and the most important heads together.
 - *features* of an earlier SAE: a feature's decoder part is taken out of the stream, one alone; and many together.
 - *heads (indirect object)*: all of them, for the difference of two names' logits, on sentences made for it (ioi.py).
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution.reservoir import held_out
@@ -39,20 +38,16 @@ from ..passes.backward import sweep
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
-from ..passes.record import Trace, read_batch
-from ..passes.sources import Heads, Split, Vectors, tokens
+from ..passes.record import Trace
+from ..passes.sources import Heads, Split, Vectors
 from ..subject import Subject
 from .ioi import sentences
 
-TOKEN_TARGETS = (11, 17, 23)
 FEATURE_FROM, FEATURE_TO = 17, 23
 HEADS_TO = 23
-REPLACEMENTS = 4
 ALONE = 40
 """How many heads or features are taken out one at a time."""
 TOGETHER = (5, 10, 20, 40)
-DELETED = (0.2, 0.4)
-"""Shares of a prompt's tokens that are deleted together."""
 INDIRECT_OBJECT = "heads (indirect object)"
 SWEPT: dict[str, Choices] = {**CONTRIBUTION, "effect": EFFECT}
 
@@ -86,7 +81,7 @@ Found = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True)
-class _Study:
+class Study:
     """A prompt, its trace, and its targets at the last position: name -> (target, its value in the model)."""
 
     subject: Subject
@@ -96,7 +91,7 @@ class _Study:
     generator: torch.Generator
 
     @classmethod
-    def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> _Study:
+    def of(cls, subject: Subject, prompt: Prompt, number: int, choose: Callable[[Trace], dict[str, Target]]) -> Study:
         """choose: the targets, by what the model does with the prompt."""
         subject = subject.asked()
         seen = subject.trace(prompt, None, list(subject.saes))
@@ -128,14 +123,14 @@ class _Study:
         target, value = self.targets[name]
         ids = self.prompt.ids().expand(batch, -1)
         read = intervene(self.subject.adapter, ids, edits, {target.place})
-        return value - self._value(name, read[target.place])
+        return value - self.value(name, read[target.place])
 
-    def _value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
+    def value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return self.targets[name][0].live(self.subject, x)
 
 
 @dataclass(frozen=True)
-class _CentredLogit(LogitTarget):
+class CentredLogit(LogitTarget):
     """A logit over the mean of all logits, which no softmax sees."""
 
     def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
@@ -148,10 +143,10 @@ class _CentredLogit(LogitTarget):
         return x[:, self.token] - x.mean(dim=1)
 
 
-def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
+def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], Study]:
     """Studies of the strongest features of these layers' SAEs, and of the predicted token's logit."""
 
-    def study(subject: Subject, number: int, count: int) -> _Study:
+    def study(subject: Subject, number: int, count: int) -> Study:
         def choose(seen: Trace) -> dict[str, Target]:
             targets: dict[str, Target] = {}
             for layer in layers:
@@ -159,80 +154,26 @@ def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
                 with torch.no_grad():
                     strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[-1].argmax())
                 targets[f"feature {layer}"] = FeatureTarget(hook, strongest)
-            return targets | {"logit": _CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
+            return targets | {"logit": CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
 
-        return _Study.of(subject, prompts(count, subject)[number], number, choose)
+        return Study.of(subject, prompts(count, subject)[number], number, choose)
 
     return study
 
 
-def _on_sentence(subject: Subject, number: int, _count: int) -> _Study | None:
+def _on_sentence(subject: Subject, number: int, _count: int) -> Study | None:
     """The study of a sentence with an indirect object; None where the model prefers the wrong name."""
     sentence = sentences()[number]
     target = LogitTarget(token_id(subject.loaded, sentence.indirect_object), token_id(subject.loaded, sentence.subject))
     prompt = encode(subject.loaded, subject.adapter, sentence.text)
-    study = _Study.of(subject, prompt, number, lambda _: {"logit difference": target})
+    study = Study.of(subject, prompt, number, lambda _: {"logit difference": target})
     return study if study.targets["logit difference"][1] > 0 else None
-
-
-# -------------------------------------------------------------------------------------------------------------- tokens
-
-
-def _tokens(study: _Study) -> Iterator[Found]:
-    n = len(study.prompt)
-    sources = list(range(1, n - 1))  # strictly before the target, the start token left out
-    measured = _replacement_losses(study, sources)
-    start = tokens(study.prompt.tokens).start(study.seen)
-    embedded = study.seen.resid_pre[0]
-    for name in study.targets:
-        scores: dict[str, Tensor] = {
-            rule: study.carried(name, start, rule) for rule in ("softmax", "linear-norm", "relu", "linear", "half")
-        }
-        *_, first = study.gradients(name, EFFECT)
-        scores["gradient × embedding"] = (first.before[0] * embedded).sum(-1)
-        scores["nearness"] = torch.arange(n).float()
-        scores["random"] = torch.rand(n, generator=study.generator)
-        for method, score in scores.items():
-            score = score[sources]
-            yield name, "alone", method, _spearman(score, measured[name])
-            for share in DELETED:
-                count = max(1, round(share * len(sources)))
-                gone = {sources[i] for i in score.argsort(descending=True)[:count].tolist()}
-                yield name, f"top {share:.0%} deleted", method, _deleted(study, name, gone)
-
-
-def _replacement_losses(study: _Study, sources: list[int]) -> dict[str, Float[Tensor, "source"]]:
-    allowed = _vocabulary(study.subject)
-    batch = study.prompt.ids().repeat(len(sources), REPLACEMENTS, 1)
-    for row, position in enumerate(sources):
-        batch[row, :, position] = allowed[torch.randint(len(allowed), (REPLACEMENTS,), generator=study.generator)]
-    points = {name: target.place for name, (target, _) in study.targets.items()}
-    read = intervene(study.subject.adapter, batch.flatten(0, 1), {}, set(points.values()))
-    return {
-        name: study.targets[name][1] - study._value(name, read[points[name]]).view(len(sources), -1).mean(dim=1)
-        for name in study.targets
-    }
-
-
-def _vocabulary(subject: Subject) -> Int[Tensor, "token"]:
-    """All but the tokens with a role of their own (start, end, padding)."""
-    tokenizer, bos = subject.loaded.tokenizer, subject.loaded.bos_id
-    assert tokenizer is not None
-    return torch.tensor(sorted(set(range(subject.adapter.vocab_size)) - {*tokenizer.all_special_ids, bos}))
-
-
-def _deleted(study: _Study, name: str, gone: set[int]) -> float:
-    """The share of the target that is lost when tokens are taken out of the text."""
-    kept = torch.tensor([t for i, t in enumerate(study.prompt.token_ids) if i not in gone])
-    target, value = study.targets[name]
-    now = study._value(name, read_batch(study.subject.adapter, kept[None], target.place)).item()
-    return (value - now) / abs(value)
 
 
 # --------------------------------------------------------------------------------------------------------------- heads
 
 
-def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
+def _heads(study: Study, alone: int | None = ALONE) -> Iterator[Found]:
     """alone: how many are taken out one at a time (None: all)."""
     adapter = study.subject.adapter
     n_heads = study.seen.sublayer(0).mixer.n_units
@@ -250,12 +191,12 @@ def _heads(study: _Study, alone: int | None = ALONE) -> Iterator[Found]:
         yield from _scored(name, scores, chosen, lost, value)
 
 
-def _swept_heads(study: _Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
+def _swept_heads(study: Study, name: str, choices: Choices) -> Float[Tensor, "head_of_any_layer"]:
     found = [level.units()[0] for level in study.gradients(name, choices) if level.looks_back]
     return torch.cat(found[::-1])
 
 
-def _without_heads(study: _Study, sets: list[list[int]], n_heads: int) -> dict[Any, Any]:
+def _without_heads(study: Study, sets: list[list[int]], n_heads: int) -> dict[Any, Any]:
     """For every set of heads, one copy of the prompt in which they write nothing."""
     edits = {}
     for layer in {i // n_heads for chosen in sets for i in chosen}:
@@ -276,7 +217,7 @@ def _scaled(keep: Float[Tensor, "batch d"]) -> Callable[[Tensor], Tensor]:
 # ------------------------------------------------------------------------------------------------------------ features
 
 
-def _features(study: _Study) -> Iterator[Found]:
+def _features(study: Study) -> Iterator[Found]:
     point = Place(FEATURE_FROM, "resid_post")
     found = study.subject.encoding(study.seen, Place(*point)).parts
     usable = (found.pos > 0).nonzero()[:, 0]  # features mean nothing on the start token
@@ -298,7 +239,7 @@ def _features(study: _Study) -> Iterator[Found]:
         yield from _scored(name, scores, chosen, lost, value)
 
 
-def _feature_source(study: _Study, pos: Tensor, parts: Tensor) -> Vectors:
+def _feature_source(study: Study, pos: Tensor, parts: Tensor) -> Vectors:
     dense = torch.zeros(len(study.prompt), len(pos), parts.shape[1])
     present = torch.zeros(len(study.prompt), len(pos), dtype=torch.bool)
     dense[pos, torch.arange(len(pos))] = parts
@@ -344,8 +285,8 @@ class Protocol:
     most: so many texts there are for it.
     """
 
-    study: Callable[[Subject, int, int], _Study | None]
-    measure: Callable[[_Study], Iterator[Found]]
+    study: Callable[[Subject, int, int], Study | None]
+    measure: Callable[[Study], Iterator[Found]]
     most: int | None = None
 
     def texts(self, count: int) -> range:
@@ -354,7 +295,6 @@ class Protocol:
 
 
 QUESTIONS = {
-    "tokens": Protocol(_on_prompt(TOKEN_TARGETS), _tokens),
     "heads": Protocol(_on_prompt([HEADS_TO]), _heads),
     "features": Protocol(_on_prompt([FEATURE_TO]), _features),
     INDIRECT_OBJECT: Protocol(_on_sentence, partial(_heads, alone=None), len(sentences())),
@@ -376,8 +316,7 @@ def run(out: Path, count: int, workers: int) -> list[Measurement]:
 
     from rich.progress import Progress
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = [Measurement(**json.loads(line)) for line in out.read_text().splitlines()] if out.exists() else []
+    records = [Measurement(**json.loads(line)) for line in lines(out)]
     known = {(record.source, record.prompt) for record in records}
     wanted = [(source, number) for source, question in QUESTIONS.items() for number in question.texts(count)]
     missing = [job for job in wanted if job not in known]
@@ -385,19 +324,29 @@ def run(out: Path, count: int, workers: int) -> list[Measurement]:
         bar = progress.add_task("measuring", total=len(wanted), completed=len(wanted) - len(missing))
         for done in as_completed([pool.submit(_work, *job, count) for job in missing]):
             found = done.result()
-            with out.open("a") as file:
-                file.write("".join(json.dumps(record.__dict__) + "\n" for record in found))
+            append(out, [json.dumps(record.__dict__) for record in found])
             records += found
             progress.advance(bar)
     return records
 
 
+def lines(path: Path) -> list[str]:
+    """Of a file that may not be there yet."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def append(path: Path, some: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(f"{line}\n" for line in some))
+
+
 @cache
-def _subject() -> Subject:
+def one_subject() -> Subject:
     """One model per worker process."""
     torch.set_num_threads(1)
     return load_subject("smollm2")
 
 
 def _work(source: str, number: int, count: int) -> list[Measurement]:
-    return measure(_subject(), source, number, count)
+    return measure(one_subject(), source, number, count)

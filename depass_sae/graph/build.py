@@ -27,6 +27,7 @@ from ..passes.choices import CONTRIBUTION
 from ..passes.forward import Allocation
 from ..passes.memory import check_memory
 from ..passes.record import Trace, blank
+from ..passes.rules import rule_named
 from ..passes.settings import Settings
 from ..saes import describe
 from ..subject import Subject
@@ -65,8 +66,8 @@ class GraphSettings:
     heads: bool = False
 
     def check(self, rule: str) -> None:
-        if rule not in RULES:
-            raise UserError(f"a graph takes the rules {', '.join(RULES)}, not {rule}")
+        if (why := no_graph_by(rule)) is not None:
+            raise UserError(why)
         if self.errors not in ("roots", "through"):
             raise UserError(f'errors are "roots" or followed "through", not {self.errors!r}')
         if rule not in CONTRIBUTION and (self.errors == "through" or self.heads):
@@ -76,6 +77,14 @@ class GraphSettings:
         if self.max_nodes > MOST_NODES:
             raise UserError(f"max_nodes is {MOST_NODES} at most, which no graph has, not {self.max_nodes}")
         check_thresholds(self.node_threshold, self.edge_threshold)
+
+
+def no_graph_by(rule: str) -> str | None:
+    """Why a rule makes no graph; None where it makes one."""
+    if rule in RULES:
+        return None
+    named = "a graph, whose flow is what heads move as they look," if rule_named(rule).shares_scores else "a graph"
+    return f"{named} takes the rules {', '.join(RULES)}, not {rule}"
 
 
 def build_graph(

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..attribution.replace import Replacing, check_replacing
+from ..attribution.measure import check_seed
+from ..attribution.removal import Replacing
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
 from ..errors import UserError
 from ..files import same_place
@@ -72,7 +73,7 @@ def verify_graph(
     """A copy of the graph with ``verification`` among its attributes.
 
     max_nodes: how many nodes are taken out one at a time, the most influential. replace_from: a file of text whose
-    tokens replace others (see :mod:`..attribution.replace`). Raises UserError where the graph is of
+    tokens replace others (see :mod:`..attribution.removal`). Raises UserError where the graph is of
     another model, other SAEs or another tokenizer.
     """
     check_verifying(max_nodes, seed)
@@ -82,7 +83,7 @@ def verify_graph(
         raise UserError(
             "what the graph predicts along its paths is too large for a number; its weights cannot be right"
         )
-    study = _Study.of(subject, g, Replacing.of(subject, REPLACEMENTS, seed, replace_from))
+    study = _Study.of(subject, g, Replacing.by(subject, seed, replace_from))
     by_influence = sorted(g, key=lambda name: (-g.nodes[name]["influence"], name))
     targets = {target["node"] for target in g.graph["target"]}
     tested = [name for name in by_influence if g.nodes[name]["kind"] in TESTED and name not in targets][:max_nodes]
@@ -108,7 +109,7 @@ def check_verifying(max_nodes: int, seed: int) -> None:
     """Raises UserError for numbers that cannot be."""
     if max_nodes < 0:
         raise UserError(f"max_nodes is how many nodes are taken out, and not {max_nodes}")
-    check_replacing(REPLACEMENTS, seed)
+    check_seed(seed)
 
 
 def _agreement(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,14 +1,15 @@
-"""The backward engine: from a target to every source at every layer in one sweep (rules ``linear`` and ``half``).
+"""The backward engine: from a target to every source at every layer in one sweep (``linear``, ``half``, ``half-qk``).
 
-Under these two rules the frozen pass is an affine map of the residual stream, so a target ⟨w, x⟩ at one point is
+Under these rules the frozen pass is an affine map of the residual stream, so a target ⟨w, x⟩ at one point is
 ⟨G, x′⟩ + bias at every earlier one. G is found by going backwards once, sublayer by sublayer:
 
     G_before = G_after + Jᵀ (G_after + what reads this sublayer's output),    bias += ⟨G_output, df/dβ⟩
 
-with f the frozen sublayer (frozen.py), J its Jacobian, and β = 1 the size of its bias vectors. A source's
-contribution is then an inner product with what it put into the stream: ⟨G, part⟩. With attention, norms and MLP left
-live the same sweep gives the gradient of the unfrozen network, and ⟨G, part⟩ is the first-order *effect* of taking the
-part away; it sums to nothing.
+with f the frozen sublayer (frozen.py), J its Jacobian, and β = 1 the size of its bias vectors. What the component
+``pattern`` puts into heads under ``half-qk`` is one more constant, counted apart. A source's contribution is then an
+inner product with what it put into the stream: ⟨G, part⟩. With attention, norms and MLP left live the same sweep gives
+the gradient of the unfrozen network, and ⟨G, part⟩ is the first-order *effect* of taking the part away; it sums to
+nothing.
 
 Only inner products leave the sweep: it visits each sublayer and hands over the gradients there.
 """
@@ -39,7 +40,7 @@ class Level:
     gives there.
     bias: what bias vectors at each position add to each target from here on (with everything live: their first-order
     effect), this sublayer's own output bias not included; bias_written: with it; bias_before: with all of this
-    sublayer's.
+    sublayer's. pattern, pattern_before: the same of what no part of the stream has made of heads' patterns.
     """
 
     frozen: Frozen
@@ -52,6 +53,8 @@ class Level:
     bias: Float[Tensor, "target pos"]
     bias_written: Float[Tensor, "target pos"]
     bias_before: Float[Tensor, "target pos"]
+    pattern: Float[Tensor, "target pos"]
+    pattern_before: Float[Tensor, "target pos"]
 
     @property
     def number(self) -> int:
@@ -93,20 +96,20 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
     waiting: dict[int, Tensor] = {}  # gradients with respect to a stream before the next one on the way
     after = trace.resid_post.new_zeros(*example.shape[:2], trace.adapter.d_model)
     after = _plus(after, *_at_stream(given, last))
-    bias = after.new_zeros(after.shape[:2])
+    bias = pattern = after.new_zeros(after.shape[:2])
     for number in range(last - 1, down_to - 1, -1):
         frozen = trace.sublayer(number)
         past = _plus(after, *_at_stream(given, number), waiting.pop(number, None))
-        level, through = _back(frozen, after, past, bias, choices, given)
+        level, through = _back(frozen, after, past, bias, pattern, choices, given)
         reads = frozen.sublayer.reads.depth
         if reads != number:
             waiting[reads] = _plus(through, waiting.get(reads))
         yield level
-        after, bias = level.before, level.bias_before
+        after, bias, pattern = level.before, level.bias_before, level.pattern_before
 
 
 def _back(
-    frozen: Frozen, after: Tensor, past: Tensor, bias: Tensor, choices: Choices, seeds: Seeds
+    frozen: Frozen, after: Tensor, past: Tensor, bias: Tensor, pattern: Tensor, choices: Choices, seeds: Seeds
 ) -> tuple[Level, Float[Tensor, "target pos d_model"]]:
     """One step back through a sublayer, at the recorded stream; and the gradient with respect to what it reads."""
     own = {place.hook: seed for place, seed in seeds.items() if place.depth == frozen.sublayer.number}
@@ -128,7 +131,11 @@ def _back(
     after_written = bias if written is None else bias + written
     before = past + through if frozen.sublayer.reads.depth == frozen.sublayer.number else past
     recorded, bias_before = inside.z.detach(), after_written + inner_bias
-    level = Level(frozen, after, output, inner, recorded, past, before, bias, after_written, bias_before)
+    made = frozen.pattern(choices)
+    pattern_before = pattern if made is None else pattern + (inner * made).sum(2)
+    level = Level(
+        frozen, after, output, inner, recorded, past, before, bias, after_written, bias_before, pattern, pattern_before
+    )
     return level, through
 
 

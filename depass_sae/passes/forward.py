@@ -29,7 +29,7 @@ from .mixers.mixer import Allotment
 from .plan import Step, forecast, only_rest, planned
 from .record import Trace
 from .rows import Rows, at
-from .rules import TEMPERATURE, Rule, rule_named
+from .rules import QK, TEMPERATURE, Slope, rule_named
 from .sources import Split
 
 FirstToken = Literal["skip", "compete"]
@@ -37,22 +37,36 @@ FirstToken = Literal["skip", "compete"]
 
 @dataclass(frozen=True)
 class Allocation:
-    """The rule by which neurons are shared out, and its two settings.
+    """The rule by which neurons are shared out, and its settings.
 
     temperature: of ``softmax``. first_token: "skip" keeps parts that come from position 0 alone out of the allocation
-    at later positions, where rules share neurons out (``linear`` and ``half`` need no such exception).
+    at later positions, where rules share neurons out (``linear`` and ``half`` need no such exception). qk_share,
+    qk_slope: of ``half-qk`` (:class:`.rules.QK`).
     """
 
     rule: str = DEFAULT_RULE
     temperature: float = TEMPERATURE
     first_token: FirstToken = "skip"
+    qk_share: float = 0.5
+    qk_slope: Slope = "local"
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
+        QK(self.qk_share, self.qk_slope)
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise UserError(f"temperature must be greater than 0 and finite, not {self.temperature}")
         if self.first_token not in ("skip", "compete"):
             raise UserError(f'first_token must be "skip" or "compete", not {self.first_token!r}')
+
+    @property
+    def qk(self) -> QK | None:
+        """How queries and keys have a share in what heads move. None: by this rule they have none."""
+        return QK(self.qk_share, self.qk_slope) if rule_named(self.rule).shares_scores else None
+
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """The components that stand after a source's own: ``bias`` and ``rest``, perhaps ``pattern`` before them."""
+        return rule_named(self.rule).aside
 
     @property
     def note(self) -> str | None:
@@ -75,15 +89,18 @@ def propagate(
 ) -> dict[Place, Rows]:
     """Carry a start's components forward and return them at every place that is read.
 
+    The components are those of the start under the rule (:meth:`.Split.under`).
+
     reads: for each place the positions wanted there, ascending. Nothing is computed that no read depends on: not the
     positions after the last one, nor the layers.
 
     Raises UserError where a read lies before the start, or beyond the layers of the trace, and for want of memory.
     """
     rule = rule_named(allocation.rule)
+    start = start.under(rule)
     reads = {Place(*place): positions.cpu() for place, positions in reads.items()}
     plan = planned(trace, start, reads, rule, allocation.first_token == "skip")
-    need, device = forecast(plan, trace.adapter, start, reads), start.rows.values.device
+    need, device = forecast(plan, trace.adapter, start, reads, allocation.qk), start.rows.values.device
     check_room(need, device, budget)
     what = "carrying components through the layers" + (f", {gib(need.total)}" if need.total >= SMALL else "")
 
@@ -92,7 +109,7 @@ def propagate(
             progress(what, done, len(plan) - 1)
 
     try:
-        return _carry(trace, start, plan, reads, rule, allocation.temperature, budget, told)
+        return _carry(trace, start, plan, reads, allocation, budget, told)
     except RuntimeError as error:
         if not is_full(error):
             raise
@@ -104,8 +121,7 @@ def _carry(
     start: Split,
     plan: list[Step],
     reads: Mapping[Place, Int[Tensor, "kept"]],
-    rule: Rule,
-    temperature: float,
+    allocation: Allocation,
     budget: Budget,
     told: Callable[[int], None],
 ) -> dict[Place, Rows]:
@@ -131,7 +147,7 @@ def _carry(
         if step.aside:
             before = _whole(trace, frozen.sublayer.reads, step) if earlier is None else earlier
             before = before.laid_out(step.produced, step.inside, budget.zeros)
-        allot = Allotment(rule, temperature, step.compete)
+        allot = Allotment(rule_named(allocation.rule), allocation.temperature, step.compete, allocation.qk)
         outputs = frozen.add(before, after, allot, [place.hook for place in step.output_reads], blocks)
         rows, ours = after, True
         for place in step.output_reads:

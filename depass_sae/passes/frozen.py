@@ -85,6 +85,10 @@ class Frozen:
         where = None if recorded is None else self.norm(recorded)
         return Inside(self.mixer.inner(normed, where, self.record, choices, size), normed, bare)
 
+    def pattern(self, choices: Choices) -> Float[Tensor, "pos d_inner"] | None:
+        """What the component ``pattern`` has of the inner value (None: nothing)."""
+        return self.mixer.pattern(self.norm(self.resid), self.record, choices)
+
     def out(self, inside: Inside, choices: Choices) -> Float[Tensor, "pos d_model"]:
         """What the sublayer adds to the stream."""
         raw, bias = self.mixer.write(inside.z, self.record), self.live_bias(inside, choices)

@@ -1,6 +1,6 @@
 """The method on one page (paper §3), to be read: every component at every position, dense, nothing saved or blocked.
 
-It knows softmax attention, plain and gated MLPs, RMSNorm and LayerNorm; :mod:`.forward` more, in less memory and time.
+It knows softmax attention, plain and gated MLPs, RMSNorm and LayerNorm; :mod:`.forward` more, and ``half-qk``, too.
 """
 
 import torch

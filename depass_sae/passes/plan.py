@@ -18,9 +18,10 @@ from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
 from .memory import Need
+from .mixers import mixer_of
 from .record import Trace
 from .rows import BIAS, REST
-from .rules import Rule
+from .rules import QK, Rule
 from .sources import Split
 
 
@@ -95,9 +96,16 @@ def only_rest(present: Bool[Tensor, "pos comp"]) -> Bool[Tensor, "pos comp"]:
     return alone
 
 
-def forecast(steps: list[Step], adapter: Adapter, start: Split, reads: Mapping[Place, Int[Tensor, "kept"]]) -> Need:
+def forecast(
+    steps: list[Step],
+    adapter: Adapter,
+    start: Split,
+    reads: Mapping[Place, Int[Tensor, "kept"]],
+    qk: QK | None = None,
+) -> Need:
     """What a pass takes at most beside its blocks: the stream, what takes its place where its layout changes, and
-    beside these what is read inside a sublayer, what was read so far, and a stream that is read again.
+    beside these what is read inside a sublayer, what was read so far, a stream that is read again, and what queries
+    and keys have a share by.
     """
     size, row = start.rows.values.element_size(), adapter.d_model * start.rows.values.element_size()
     most, kept = Need((), 0), 0
@@ -112,6 +120,8 @@ def forecast(steps: list[Step], adapter: Adapter, start: Split, reads: Mapping[P
         widths = {place: adapter.width(place) * size for place in step.output_reads}
         inside = sum(after * width for width in widths.values())
         again = int(step.inside.sum()) * row if step.aside else 0
+        if len(step.produced):
+            again += mixer_of(adapter.sublayer(step.number).mixer).shared(int(step.needed[-1]) + 1, qk) * size
         now = Need((before,) if in_place else (before, after * row), kept + inside + again)
         most = max(most, now, key=lambda need: need.total)
         for place, width in widths.items():

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-BIAS, REST = -2, -1
-"""Where these two stand among the components."""
+PATTERN, BIAS, REST = -3, -2, -1
+"""Where these stand among the components: ``pattern`` only under a rule that has it."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ where the biases of both maps are in the ``bias`` component's own s and t. Two k
 * shares, hidden = ω·a with Σ_m ω = 1 over the components that compete: ``softmax`` (the paper's), ``linear-norm``,
   ``relu``, ``max``;
 * products of the parts themselves, never through ω: ``linear`` (the paper's linear-weighted) and ``half`` (AttnLRP's
-  uniform rule for a product). Each component's answer is its own, whoever else is there.
+  uniform rule for a product). Each component's answer is its own, whoever else is there. ``half-qk`` is ``half``, and
+  shares the product that a head moves between its pattern and its values, too (:class:`QK`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -51,12 +53,37 @@ class Neurons:
     temperature: float
 
 
+Slope = Literal["local", "mean"]
+
+
+@dataclass(frozen=True)
+class QK:
+    """How a head's queries and keys have a share in what it moves (``half-qk``; see :mod:`.mixers.sharing`).
+
+    share: how much of a score each of its two sides has: ½ and ½ make up the score; 1 and 1, as gradients have it,
+    count it twice. slope: how a pattern follows its scores: "local", as it does at the recorded scores, which is not at
+    all where a head is certain; "mean", on the way from no score to the score.
+
+    Raises UserError for what is neither.
+    """
+
+    share: float = 0.5
+    slope: Slope = "local"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"qk_share is greater than 0 and at most 1, not {self.share}")
+        if self.slope not in get_args(Slope):
+            raise UserError(f"qk_slope is {' or '.join(get_args(Slope))}, not {self.slope!r}")
+
+
 @dataclass(frozen=True)
 class Rule:
     """split: leaves in s what every component gets of each neuron. couples: whether components compete.
 
     by_up: of a rule of products, the up-projection's share; the rest is the gate's. Both engines read it.
-    may_spill: whether it can give a neuron to ``rest`` though nothing is there.
+    may_spill: whether it can give a neuron to ``rest`` though nothing is there. shares_scores: whether queries and keys
+    have a share in what heads move.
     """
 
     name: str
@@ -64,11 +91,18 @@ class Rule:
     couples: bool = True
     by_up: float = 0.0
     may_spill: bool = False
+    shares_scores: bool = False
     note: str | None = None
 
     @classmethod
-    def of_products(cls, name: str, by_up: float) -> Rule:
-        return cls(name, partial(product, by_up=by_up), couples=False, by_up=by_up)
+    def of_products(cls, name: str, by_up: float, shares_scores: bool = False) -> Rule:
+        split = partial(product, by_up=by_up)
+        return cls(name, split, couples=False, by_up=by_up, shares_scores=shares_scores)
+
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """The components that stand after a source's own."""
+        return ("pattern", "bias", "rest") if self.shares_scores else ("bias", "rest")
 
     @property
     def needs_up(self) -> bool:
@@ -145,6 +179,7 @@ RULES = {
         Rule("max", winner, note=DECIDED_BY_ROUNDING),
         Rule.of_products("linear", by_up=0.0),
         Rule.of_products("half", by_up=0.5),
+        Rule.of_products("half-qk", by_up=0.5, shares_scores=True),
     )
 }
 

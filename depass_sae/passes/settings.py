@@ -11,13 +11,13 @@ from torch import Tensor
 from ..models.place import Place
 from . import DEFAULT_RULE
 from .backward import Level
-from .choices import CONTRIBUTION, Choices
+from .choices import Choices
 from .forward import Allocation, FirstToken, Progress, propagate
 from .many import Aim, Batch, sweep_each
 from .memory import Budget
 from .record import Trace
 from .rows import Rows
-from .rules import TEMPERATURE
+from .rules import TEMPERATURE, Slope, rule_named
 from .sources import Split
 
 
@@ -40,9 +40,11 @@ class Settings:
         first_token: FirstToken = "skip",
         memory: float | str | None = None,
         progress: Progress | None = None,
+        qk_share: float = 0.5,
+        qk_slope: Slope = "local",
     ) -> Settings:
         """As people give them. rule None: ``half``. Raises UserError for what cannot be."""
-        allocation = Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token)
+        allocation = Allocation(DEFAULT_RULE if rule is None else rule, temperature, first_token, qk_share, qk_slope)
         return cls(allocation, Budget.of(memory), progress)
 
     @property
@@ -52,7 +54,12 @@ class Settings:
     @property
     def swept(self) -> bool:
         """Whether the rule's frozen pass is a linear map, so that one sweep back answers for all sources."""
-        return self.rule in CONTRIBUTION
+        return not rule_named(self.rule).couples
+
+    @property
+    def choices(self) -> Choices:
+        """What a sweep under this rule freezes: all of the pass."""
+        return Choices("frozen", "frozen", self.rule, self.allocation.qk)
 
     def by(self, rule: str) -> Settings:
         """The same with another rule."""
@@ -86,4 +93,4 @@ class Settings:
         choices: Choices | None = None,
     ) -> None:
         """Every aim swept back to the embeddings under the rule, or with other choices (:func:`.sweep_each`)."""
-        sweep_each(traces, aims, choices or CONTRIBUTION[self.rule], visit, self.budget, self.progress)
+        sweep_each(traces, aims, choices or self.choices, visit, self.budget, self.progress)

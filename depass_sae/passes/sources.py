@@ -21,7 +21,8 @@ from ..errors import UserError
 from ..models.place import Place, stream_at
 from .frozen import Frozen
 from .record import Trace
-from .rows import Rows, on
+from .rows import BIAS, REST, Rows, on
+from .rules import Rule
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class Split:
     rows: Rows
     labels: tuple[str, ...]
     first_only: Bool[Tensor, "*pos comp"]
+
+    def under(self, rule: Rule) -> Split:
+        """The same with a component for all that the rule adds on the way: ``pattern``, before ``bias``."""
+        if rule.aside == self.labels[-len(rule.aside) :]:
+            return self
+
+        def with_room(mask: Bool[Tensor, "*pos comp"]) -> Bool[Tensor, "*pos comp"]:
+            return torch.cat([mask[..., :BIAS], torch.zeros_like(mask[..., BIAS:REST]), mask[..., BIAS:]], dim=-1)
+
+        rows = Rows(self.rows.positions, with_room(self.rows.present), self.rows.values)
+        labels = (*self.labels[:BIAS], *rule.aside)
+        return Split(self.at, rows, labels, with_room(self.first_only))
 
 
 class Source(Protocol):

@@ -67,7 +67,7 @@ def test_a_feature_is_attributed_through_the_same_parts(lm: ds.LM) -> None:
 def test_any_vectors_are_carried_and_what_they_leave_over_is_rest(lm: ds.LM, at: tuple[int, str], rule: str) -> None:
     parts = torch.randn(6, 2, 32, generator=torch.Generator().manual_seed(0))
     dec = lm.decompose(IDS, ds.Vectors(parts, ["first", "second"], at), layer=2, rule=rule)
-    assert dec.labels == ("first", "second", "bias", "rest")
+    assert dec.labels == ("first", "second", *RULES[rule].aside)
     assert dec.present[:, -1].all()
     assert dec.completeness_error <= 1e-4
 

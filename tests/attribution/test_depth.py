@@ -30,8 +30,9 @@ def test_every_depth_is_the_decomposition_there_along_the_targets_direction(lm: 
         parts = (there.parts[9] @ w).double()
         n = len(level.values)
         torch.testing.assert_close(level.values, parts[:n], rtol=1e-5, atol=1e-5)
-        assert not parts[n:-2].any()
-        assert [level.other["bias"], level.other["rest"]] == pytest.approx(parts[-2:].tolist(), abs=1e-5)
+        aside = RULES[rule].aside
+        assert not parts[n : -len(aside)].any()
+        assert [level.other[name] for name in aside] == pytest.approx(parts[-len(aside) :].tolist(), abs=1e-5)
         assert level.total == pytest.approx((there.whole[9] @ w).item(), abs=1e-5)
 
 

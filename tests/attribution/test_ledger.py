@@ -127,7 +127,7 @@ def test_a_token_that_no_query_sees_any_more_gives_a_head_nothing() -> None:
 def test_rules_under_which_parts_compete_are_refused(lm: ds.LM, rule: str) -> None:
     with pytest.raises(UserError) as caught:
         lm.attribute_heads(TEXT, "1/3", rule=rule, by_token=True)
-    assert str(caught.value) == f"heads are split by token with the rules linear and half, not with {rule}"
+    assert str(caught.value) == f"heads are split by token with the rules linear, half and half-qk, not with {rule}"
 
 
 def test_the_document_lists_every_token_of_every_head(lm: ds.LM) -> None:

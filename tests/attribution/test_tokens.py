@@ -410,7 +410,7 @@ def test_a_frame_sums_to_the_pre_activation_at_every_target(ids: list[int], ques
 def test_a_frame_of_a_measured_answer_has_what_was_measured(lm: ds.LM) -> None:
     att = lm.attribute_tokens("supply and demand", "1/3", ablate=2)
     frame = att.to_frame()
-    assert list(frame.columns)[-2:] == ["measured", "spread"]
+    assert list(frame.columns)[-3:] == ["measured", "spread", "error"]
     assert math.isnan(frame["measured"][0])  # <bos> is not replaced
     assert frame["measured"].tolist()[1:-3] == list(att.target.measured.mean[1:])
     assert frame["measured"][-3:].isna().all()  # nor are bias, rest and constant

@@ -115,7 +115,7 @@ def test_options_of_a_checkpoint_that_do_not_fit_are_refused(
         (["--logit", str(VOCAB), "--ids", "5 6"], "is not in the vocabulary"),
         (["--feature", "1/3", *PROMPT, "--ablate", "-1"], "--ablate takes the number of replacements"),
         (["--feature", "1/3", *PROMPT, "--ablate", "many"], "--ablate"),
-        (["--feature", "1/3", *PROMPT, "--replace-from", __file__], "give --ablate, too"),
+        (["--feature", "1/3", *PROMPT, "--replace-from", __file__], "give one, too"),
         (["--feature", "1/3", *PROMPT, "--ablate", "1", "--replace-from", "no/such.txt"], "cannot read no/such.txt"),
         (["--feature", "1/3", *PROMPT, "--ablate", "1", "--seed", "9" * 30], "a seed is a whole number"),
         (["--feature", "1/3", *PROMPT, "--top", "0"], "--top"),

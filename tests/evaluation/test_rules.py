@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from depass_sae.attribution.targets import LogitTarget
-from depass_sae.evaluation.rules import QUESTIONS, TOGETHER, _heads, _scored, _sets, _Study, _without_heads
+from depass_sae.evaluation.rules import QUESTIONS, TOGETHER, Study, _heads, _scored, _sets, _without_heads
 from depass_sae.models.prompt import encode
 
 from ..attribution.tiny import TEXT, handle, model
@@ -18,9 +18,9 @@ from ..passes.models import HEADS, LAYERS
 DIFFERENCE = LogitTarget(90, against=17)
 
 
-def study() -> _Study:
+def study() -> Study:
     subject = handle()._subject
-    return _Study.of(subject, encode(subject.loaded, subject.adapter, TEXT), 0, lambda _: {"difference": DIFFERENCE})
+    return Study.of(subject, encode(subject.loaded, subject.adapter, TEXT), 0, lambda _: {"difference": DIFFERENCE})
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import depass_sae as ds
-from depass_sae.attribution.replace import replacements
+from depass_sae.attribution.reservoir import replacements
 from depass_sae.errors import UserError
 from depass_sae.graph.verify import REPLACEMENTS, _shuffled, predicted
 

@@ -2,7 +2,8 @@
 
 No line of :mod:`depass_sae` is used. What is frozen comes from the model's own forward, seen by hooks on its modules;
 the pattern of the gated delta rule from the layer's own kernel, run on values that tell the keys apart. Components are
-[pos, comp, d] beside a mask of those that are present, ``bias`` and ``rest`` the last two.
+[pos, comp, d] beside a mask of those that are present, ``bias`` and ``rest`` the last two, and under ``half-qk``
+``pattern`` before them.
 """
 
 import sys
@@ -11,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-BIAS, REST = -2, -1
+PATTERN, BIAS, REST = -3, -2, -1
 
 
 @dataclass
@@ -40,17 +42,17 @@ class Parts:
         return Parts(self.x + other.x, self.present | other.present)
 
 
-def per_token(x: Tensor) -> Parts:
-    """One component for each position."""
+def per_token(x: Tensor, aside: int = 2) -> Parts:
+    """One component for each position. aside: how many stand after these."""
     n = len(x)
-    present = torch.cat([torch.eye(n, dtype=torch.bool), torch.zeros(n, 2, dtype=torch.bool)], dim=1)
+    present = torch.cat([torch.eye(n, dtype=torch.bool), torch.zeros(n, aside, dtype=torch.bool)], dim=1)
     return Parts(x[:, None] * present[..., None], present)
 
 
-def unit_vectors(x: Tensor) -> Parts:
+def unit_vectors(x: Tensor, aside: int) -> Parts:
     """One component for each position and channel, 1 there: what comes of it is a column of the Jacobian."""
     n, d = x.shape
-    basis = torch.zeros(n, n * d + 2, d, dtype=x.dtype)
+    basis = torch.zeros(n, n * d + aside, d, dtype=x.dtype)
     for pos in range(n):
         basis[pos, pos * d : (pos + 1) * d] = torch.eye(d)
     return Parts(basis, torch.ones(basis.shape[:2], dtype=torch.bool))
@@ -71,20 +73,28 @@ class Added:
 
 @dataclass(frozen=True)
 class Rule:
-    """name: linear, half or softmax. barred [pos, comp]: who takes no part in an allocation."""
+    """name: linear, half, half-qk or softmax. barred [pos, comp]: who takes no part in an allocation."""
 
     name: str
     barred: Tensor | None = None
     temperature: float = 0.1
+    qk_share: float = 0.5
+    qk_slope: str = "local"
+
+    @property
+    def aside(self) -> int:
+        return 3 if self.name == "half-qk" else 2
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A forward pass. io: of every module in a layer its first input and its output, without the batch."""
+    """A forward pass. io: of every module in a layer its first input and its output, without the batch. turns: the
+    cosines and sines that modules are given."""
 
     model: Any
     io: dict[str, tuple[Tensor, Any]]
     logits: Tensor
+    turns: dict[str, tuple[Tensor, Tensor]]
 
     @property
     def n_layers(self) -> int:
@@ -124,11 +134,14 @@ def mlp_norm(layer: Any) -> str:
 def look(model: Any, ids: Tensor) -> Seen:
     """One forward pass with eager attention; all settings are put back."""
     io: dict[str, tuple[Tensor, Any]] = {}
+    turns = {}
 
     def note(name: str) -> Callable:
         def hook(_module: Any, args: tuple, kwargs: dict, out: Any) -> None:
             given = args[0] if args else kwargs.get("hidden_states")
             io[name] = (unbatched(given), unbatched(out))
+            if "position_embeddings" in kwargs:
+                turns[name] = kwargs["position_embeddings"]
 
         return hook
 
@@ -143,7 +156,7 @@ def look(model: Any, ids: Tensor) -> Seen:
     finally:
         for handle in handles:
             handle.remove()
-    return Seen(model, io, logits)
+    return Seen(model, io, logits, turns)
 
 
 @contextmanager
@@ -208,7 +221,7 @@ def window(model: Any, index: int) -> int | None:
     return config.sliding_window if kinds and kinds[index] == "sliding_attention" else None
 
 
-def attention(seen: Seen, index: int, parts: Parts, whole: Tensor) -> Added:
+def attention(seen: Seen, index: int, parts: Parts, whole: Tensor, rule: Rule) -> Added:
     layer, config = layers(seen.model)[index], seen.model.config.get_text_config()
     if hasattr(layer, "linear_attn"):
         return delta(seen, index, parts, whole)
@@ -241,9 +254,98 @@ def attention(seen: Seen, index: int, parts: Parts, whole: Tensor) -> Added:
     far = window(seen.model, index) or len(whole)
     present = torch.stack([v.present[max(0, n - far + 1) : n + 1].any(0) for n in range(len(whole))])
     z, all_z = Parts(move(v.x), present), move(all_v)
+    if rule.name == "half-qk":
+        own = all_v.unflatten(-1, (kv_heads, -1)).repeat_interleave(heads // kv_heads, dim=-2)
+        looked = looking(seen, index, parts, whole, pattern, rule)
+        moved = torch.einsum("mhqk,khd->qmhd", looked.moving, own).flatten(2)
+        z = Parts(z.x / 2 + moved / 2, present.clone())
+        z.x[:, PATTERN] += all_z / 2 - torch.einsum("hqk,khd->qhd", looked.whole, own).flatten(1) / 2
+        z.present[:, PATTERN] = True
+        z.present[:, BIAS] |= looked.biased
     if factor is not None:
         z, all_z = z.times(factor), all_z * factor
     return written(seen, index, z, all_z, w_o, b_o, heads)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What queries and keys move under half-qk: scores [comp, head, query, key] of each component, after the soft-cap's
+    slope; what is moved by them, and by those of the whole [head, query, key]."""
+
+    scores: Tensor
+    moving: Tensor
+    whole: Tensor
+    biased: bool
+
+
+def looking(seen: Seen, index: int, parts: Parts, whole: Tensor, pattern: Tensor, rule: Rule) -> Looking:
+    """parts, whole: normed. Every score is there, and the softmax's slope as one matrix for each head and query."""
+    layer, config, heads = layers(seen.model)[index], seen.model.config.get_text_config(), len(pattern)
+    name = next(name for name in ("attn", "attention", "self_attn") if hasattr(layer, name))
+    module, kv_heads = getattr(layer, name), heads
+    if config.model_type == "gpt2":
+        pairs = list(zip(module.c_attn.weight.T.chunk(3), module.c_attn.bias.chunk(3), strict=True))[:2]
+    elif config.model_type == "gpt_neox":
+        fused = module.query_key_value
+        pairs = [
+            (
+                fused.weight.unflatten(0, (heads, 3, -1))[:, i].flatten(0, 1),
+                fused.bias.view(heads, 3, -1)[:, i].flatten(),
+            )
+            for i in (0, 1)
+        ]
+    else:
+        w_q = module.q_proj.weight
+        if config.model_type.startswith("qwen3_5"):  # head by head [q, gate]
+            w_q = w_q.unflatten(0, (heads, 2, -1))[:, 0].flatten(0, 1)
+        kv_heads = config.num_key_value_heads
+        pairs = [(w_q, module.q_proj.bias), (module.k_proj.weight, module.k_proj.bias)]
+
+    def side(pair: tuple[Tensor, Tensor | None], n: int, norm_of: str) -> tuple[Tensor, Tensor, bool]:
+        """[comp, head, pos, d] of the parts and of the whole [head, pos, d], before their rotation."""
+        weight, bias = pair
+        mine, all_of_it = linear(parts, weight, bias), whole @ weight.T + (0 if bias is None else bias)
+        each = [
+            (Parts(x, mine.present), y)
+            for x, y in zip(mine.x.chunk(n, dim=-1), all_of_it.chunk(n, dim=-1), strict=True)
+        ]
+        if hasattr(module, norm_of):
+            each = [norm(x, y, getattr(module, norm_of)) for x, y in each]
+        x, y = torch.stack([x.x for x, _ in each]).permute(2, 0, 1, 3), torch.stack([y for _, y in each])
+        group = heads // n
+        return x.repeat_interleave(group, 1), y.repeat_interleave(group, 0), bool(mine.present[:, BIAS].any())
+
+    (q, all_q, bias_q), (k, all_k, bias_k) = side(pairs[0], heads, "q_norm"), side(pairs[1], kv_heads, "k_norm")
+    if f"{index}.{name}" in seen.turns:
+        turn, angles = sys.modules[type(module).__module__].apply_rotary_pos_emb, seen.turns[f"{index}.{name}"]
+        q, k = turn(q, k, *angles)
+        all_q, all_k = (x[0] for x in turn(all_q[None], all_k[None], *angles))
+    scale = getattr(module, "scaling", q.shape[-1] ** -0.5)
+    raw = torch.einsum("hqd,hkd->hqk", all_q, all_k) * scale
+    cap = getattr(module, "attn_logit_softcapping", None)
+    slope = 1 if cap is None else 1 / torch.cosh(raw / cap) ** 2
+    by_query, by_key = torch.einsum("mhqd,hkd->mhqk", q, all_k), torch.einsum("hqd,mhkd->mhqk", all_q, k)
+    s = rule.qk_share * scale * slope * (by_query + by_key)
+    follows = slope_matrix(raw if cap is None else cap * torch.tanh(raw / cap), pattern, module, rule.qk_slope)
+    moved = torch.einsum("hqkj,mhqj->mhqk", follows, s)
+    moved_in_all = torch.einsum("hqkj,hqj->hqk", follows, 2 * rule.qk_share * slope * raw)
+    return Looking(s, moved, moved_in_all, bias_q or bias_k)
+
+
+def slope_matrix(scores: Tensor, pattern: Tensor, module: Any, slope: str) -> Tensor:
+    """How the attention at each key follows the score at each other [head, query, key, key]."""
+
+    def at(a: Tensor) -> Tensor:
+        return torch.diag_embed(a) - a[..., :, None] * a[..., None, :]
+
+    if slope == "local":
+        return at(pattern)
+    total, sinks = torch.zeros_like(at(pattern)), getattr(module, "sinks", None)
+    for x, count in zip(*np.polynomial.legendre.leggauss(100), strict=True):
+        grown = ((x + 1) / 2 * scores).exp() * (pattern > 0)
+        whole = grown.sum(-1, keepdim=True) + (0 if sinks is None else sinks.to(scores).exp()[:, None, None])
+        total += at(grown / whole) * (count / 2)
+    return total
 
 
 def delta(seen: Seen, index: int, parts: Parts, whole: Tensor) -> Added:
@@ -445,7 +547,7 @@ def decompose(seen: Seen, start: Parts, depth: int, rule: Rule) -> tuple[dict[in
         if number % 2:
             added[number] = mlp(seen, index, given, seen.stream(read), rule)
         else:
-            added[number] = attention(seen, index, given, seen.stream(read))
+            added[number] = attention(seen, index, given, seen.stream(read), rule)
         parts = parts + added[number].out
         streams[number + 1] = parts
     return streams, added
@@ -461,6 +563,6 @@ def only_rest(like: Parts, stream: Tensor) -> Parts:
 def gradients(seen: Seen, target: Tensor, depth: int, rule: Rule) -> Tensor:
     """Of ⟨target [t, pos, d], last stream⟩ with respect to the stream at a depth [t, pos, d]: unit vectors, carried."""
     x = seen.stream(depth)
-    streams, _ = decompose(seen, unit_vectors(x), depth, rule)
-    reached = streams[2 * seen.n_layers].x[:, :BIAS].unflatten(1, x.shape)  # [pos, from, channel, d]
+    streams, _ = decompose(seen, unit_vectors(x, rule.aside), depth, rule)
+    reached = streams[2 * seen.n_layers].x[:, : -rule.aside].unflatten(1, x.shape)  # [pos, from, channel, d]
     return torch.einsum("tnd,nkcd->tkc", target, reached)

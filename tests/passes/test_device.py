@@ -26,12 +26,14 @@ from depass_sae.passes.many import Aim, Batch, sweep_each
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.mixers.mixer import Record
 from depass_sae.passes.record import Trace
-from depass_sae.passes.rules import RULES
+from depass_sae.passes.rules import QK, RULES
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Spans, Vectors
 
 from ..far import Far, device, far_module
 from .models import D_MODEL, EVERY, LAYERS, tiny
 from .test_forward import IDS, POINTS, by_token, recorded
+
+SHARED = Choices("frozen", "frozen", "half-qk", QK(slope="mean"))
 
 
 @cache
@@ -71,7 +73,9 @@ def sources() -> list[Source]:
 
 @pytest.mark.parametrize(
     ("shape", "rule"),
-    [("llama", rule) for rule in RULES] + [(shape, rule) for shape in EVERY[1:] for rule in ("softmax", "half")],
+    [("llama", rule) for rule in RULES]
+    + [(shape, rule) for shape in EVERY[1:] for rule in ("softmax", "half")]
+    + [("gemma2", "half-qk"), ("gpt_oss", "half-qk")],
 )
 def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(shape: str, rule: str) -> None:
     here = recorded(tiny(shape), IDS)
@@ -92,7 +96,7 @@ def test_the_host_lays_a_pass_out_without_waiting_for_what_the_device_computes(s
             assert torch.allclose(rows.values.near, whole, atol=1e-5 * max(1.0, float(whole.abs().max())))
 
 
-@pytest.mark.parametrize("choices", [*CONTRIBUTION.values(), EFFECT])
+@pytest.mark.parametrize("choices", [*CONTRIBUTION.values(), SHARED, EFFECT])
 @pytest.mark.parametrize("shape", EVERY)
 def test_a_sweep_does_not_wait_for_what_the_device_computes(shape: str, choices: Choices) -> None:
     here = recorded(tiny(shape), IDS)
@@ -151,6 +155,7 @@ def test_where_the_device_runs_out_of_memory_a_pass_goes_on_in_smaller_blocks(sh
     reads = {point: torch.tensor([20, 31]) for point in POINTS if point[0] == LAYERS - 1}
     expected = propagate(seen, start, reads, Allocation(rule))
     largest = start.rows.values.new_zeros(len(WORDS) * (len(WORDS) + 1) // 2 + 2 * len(WORDS), D_MODEL).nbytes
+    largest *= 3 if RULES[rule].shares_scores else 1  # queries and keys lie beside the values
     with Small(largest) as device:
         found = propagate(seen, start, reads, Allocation(rule))
     assert device.refused

@@ -12,7 +12,7 @@ from depass_sae.models.place import STREAM, Place
 from depass_sae.passes import plain
 from depass_sae.passes.forward import Allocation, propagate
 from depass_sae.passes.record import Trace, trace
-from depass_sae.passes.rules import RULES
+from depass_sae.passes.rules import RULES as ALL
 from depass_sae.passes.sources import Source, Vectors, tokens
 
 from .models import LAYERS, VOCAB, tiny
@@ -22,6 +22,7 @@ PLACES = [Place(layer, hook) for layer in range(LAYERS) for hook in STREAM]
 IDS = [0, 17, 5, 33, 5, 40, 21, 9]
 PAGE = 80
 """Lines."""
+RULES = [name for name, rule in ALL.items() if not rule.shares_scores]
 
 
 def seen_by(shape: str, ids: list[int]) -> Trace:

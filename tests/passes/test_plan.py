@@ -32,6 +32,7 @@ def test_what_is_carried_is_what_was_planned(shape: str, rule: str, ids: list[in
     points = data.draw(st.sets(st.sampled_from(points_after(start.at)), min_size=1))
     reads = {point: data.draw(positions) for point in points}
     skip = data.draw(st.booleans())
+    start = start.under(RULES[rule])
     steps = planned(seen, start, reads, RULES[rule], skip)
     found = propagate(seen, start, reads, Allocation(rule, first_token="skip" if skip else "compete"))
     carried, before = start.rows.positions, start.rows.present
@@ -56,10 +57,10 @@ def test_a_pass_holds_no_more_than_was_forecast(shape: str, rule: str, points: s
     adapter, seen = tiny(shape), recorded(tiny(shape), IDS)
     start = by_token(IDS).start(seen)
     reads = {point: torch.arange(len(IDS)) if every else torch.tensor([2, 7]) for point in points}
-    plan = planned(seen, start, reads, RULES[rule], True)
+    plan = planned(seen, start.under(RULES[rule]), reads, RULES[rule], True)
     found = propagate(seen, start, reads, Allocation(rule))
     kept = {rows.values.untyped_storage().data_ptr(): rows.values.nbytes for rows in found.values()}
-    assert sum(kept.values()) <= forecast(plan, adapter, start, reads).total
+    assert sum(kept.values()) <= forecast(plan, adapter, start, reads, Allocation(rule).qk).total
 
 
 def test_a_pass_of_tokens_is_forecast_as_the_stream_before_and_after_its_first_sublayer() -> None:

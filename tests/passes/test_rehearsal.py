@@ -51,8 +51,12 @@ def test_a_pass_without_numbers_is_forecast_as_the_pass_itself(shape: str) -> No
         for source in (BY_TOKEN, Heads(0)):
             needs = []
             for one in (seen, sketch):
-                start, reads = source.start(one), {END: torch.tensor([3, 7]), Place(1, "hook_z"): torch.tensor([5])}
-                needs.append(forecast(planned(one, start, reads, rule, True), one.adapter, start, reads))
+                start, reads = (
+                    source.start(one).under(rule),
+                    {END: torch.tensor([3, 7]), Place(1, "hook_z"): torch.tensor([5])},
+                )
+                qk = Allocation(rule.name).qk
+                needs.append(forecast(planned(one, start, reads, rule, True), one.adapter, start, reads, qk))
             assert needs[0] == needs[1]
 
 

@@ -2,7 +2,8 @@
 
     z[n, h] = gate[n, h] ∘ Σ_k A_h[n, k] W_V x̂[k]          A as the model handed it out; its rows may sum to less than 1
 
-Attention mixes positions and keeps components apart, so it goes a few components at a time.
+Under a rule by which queries and keys have a share in this product it is that of sharing.py, still affine in the
+stream. Attention mixes positions and keeps components apart, so it goes a few components at a time.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from ...models.parts import Linear, Norm, Size
 from ...models.sublayer import Tap
 from ..choices import Choices
 from ..memory import Blocks
-from ..rows import BIAS, Rows, at, on
-from ..rules import Rule
+from ..rows import BIAS, PATTERN, Rows, at, on
+from ..rules import QK, Rule
 from .mixer import Allotment, Mixer, Record
 from .mixing import Mixing
+from .sharing import Sharing, Side, along, rotate
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
@@ -92,12 +94,15 @@ class Attention(Mixer):
         return self.shares(scores, reach(positions, positions, self.window))
 
     def shares(
-        self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"]
+        self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"], times: float = 1.0
     ) -> Float[Tensor, "head query key"]:
-        """The pattern that scores make: soft-capped, masked, with the sink's share taken off."""
+        """The pattern that scores make: soft-capped, masked, with the sink's share taken off.
+
+        times: how much of the capped scores there is; a sink has all of its own.
+        """
         cap, sinks = self.part.scores.softcap, self.part.scores.sinks
         capped = scores if cap is None else cap * torch.tanh(scores / cap)
-        capped = capped.masked_fill(~seen, -torch.inf)
+        capped = (times * capped).masked_fill(~seen, -torch.inf)
         if sinks is None:
             return capped.softmax(dim=-1)
         sink = sinks.to(scores)[:, None, None].expand(-1, scores.shape[1], 1)
@@ -117,7 +122,8 @@ class Attention(Mixer):
         return {"pattern": Tap(self.part.module, "out", partial(_handed_out, self.part.module))}
 
     def record(self, noted: Mapping[str, Tensor], norm: Norm, stream: Float[Tensor, "pos d_model"]) -> Record:
-        return Record(pattern=noted["pattern"][:, : len(stream), : len(stream)])
+        age = torch.arange(len(stream), device=stream.device)
+        return Record(pattern=noted["pattern"][:, : len(stream), : len(stream)], at={"age": age})
 
     # ---------------------------------------------------------------------------------------------------- the two maps
 
@@ -138,6 +144,9 @@ class Attention(Mixer):
         else:
             whole = (y if at is None else value_map(at)).detach()
             z = self._move(record.pattern.to(y.dtype), self.values(y, self.frozen_values(whole, record)))
+            sharing = self.sharing(normed.detach() if at is None else at.detach(), record, choices.qk)
+            if sharing is not None:
+                z = z / 2 + (self._shared(sharing, normed, size) + sharing.rest).flatten(1)
             if at is None:
                 factor = self.factor(normed.detach(), z.detach, None)
             else:
@@ -152,6 +161,62 @@ class Attention(Mixer):
             return self._move(record.pattern.to(y.dtype), self.values(y, self.frozen_values(y, record)))
 
         return self.factor(normed, moved, None)
+
+    def pattern(
+        self, normed: Float[Tensor, "pos d_model"], record: Record, choices: Choices
+    ) -> Float[Tensor, "pos d_inner"] | None:
+        sharing = self.sharing(normed, record, choices.qk)
+        if sharing is None:
+            return None
+        z, factor = sharing.rest.flatten(1), self._frozen_factor(normed, self.value_map.to(normed)(normed), record)
+        return z if factor is None else z * factor
+
+    def sharing(self, normed: Float[Tensor, "pos d_model"], record: Record, qk: QK | None) -> Sharing | None:
+        """What queries and keys have a share by, between all positions of the whole normed stream. None: they do not.
+
+        Prompts may be packed: a query sees what is no older than its own prompt.
+        """
+        if qk is None:
+            return None
+        assert record.pattern is not None
+        scores, age = self.part.scores.to(normed), record.at["age"]
+        q, k = self.queries_and_keys(normed, age=age)
+        v, group = self.value_map.to(normed)(normed), self.part.n_heads // self.n_kv_heads
+        v = v.unflatten(-1, (self.n_kv_heads, -1)).repeat_interleave(group, dim=1)
+        found, pattern = torch.einsum("qhd,khd->hqk", q, k) * scores.scale, record.pattern.to(normed.dtype)
+        points, patterns = along(qk.slope), [pattern]
+        if qk.slope == "mean":
+            positions = torch.arange(len(normed), device=normed.device)
+            own = positions[:, None] - positions <= age[:, None]
+            seen = reach(positions, positions, self.window) & own
+            patterns = [self.shares(found, seen, times) for times, _ in points]
+        slope = 1.0 if scores.softcap is None else 1 - torch.tanh(found / scores.softcap) ** 2
+        cos, sin = (None, None) if scores.rotary is None else (x.to(normed) for x in scores.rotary(age))
+        turn = None if cos is None or sin is None else (cos, sin)
+
+        def side(linear: Linear, norm: Norm | None, heads: int) -> Side:
+            scale = None if norm is None else norm.scale(linear(normed).unflatten(-1, (heads, -1)))
+            return Side(linear.d_out, heads, self.part.n_heads // heads, norm, scale, turn)
+
+        return Sharing(
+            side(scores.q, scores.q_norm, self.part.n_heads),
+            side(scores.k, scores.k_norm, self.n_kv_heads),
+            q,
+            k,
+            v,
+            torch.einsum("hqk,khe->qhe", pattern, v),
+            torch.stack([own * count for own, (_, count) in zip(patterns, points, strict=True)])
+            * (0.5 * qk.share * scores.scale * slope),
+            torch.stack([torch.einsum("hqk,khe->qhe", own, v) for own in patterns]),
+        )
+
+    def _shared(
+        self, sharing: Sharing, normed: Float[Tensor, "pos d_model"], size: Size | None = None
+    ) -> Float[Tensor, "pos head d_head"]:
+        """What a normed stream's queries and keys have a share in; the biases of both maps in it."""
+        scores = self.part.scores.to(normed)
+        q, k = sharing.asking(scores.q(normed, size)[:, None]), sharing.asked(scores.k(normed, size)[:, None])
+        return sharing.of(q, k)[:, 0]
 
     def _move(
         self, pattern: Float[Tensor, "head query key"], v: Float[Tensor, "pos d_kv"]
@@ -181,8 +246,11 @@ class Attention(Mixer):
         low, high = torch.searchsorted(given, earliest), torch.searchsorted(given, wanted, right=True)
         upto = torch.cat([torch.zeros(1, present.shape[1], dtype=torch.int32), present.cumsum(0, dtype=torch.int32)])
         after = upto[high] > upto[low]
-        if any(part.bias is not None for part in (norm, self.value_map, self.part.o)):
+        maps = (self.value_map, self.part.o, *self._looking(rule))
+        if norm.bias is not None or any(part.bias is not None for part in maps):
             after[:, BIAS] = True
+        if self._looking(rule):
+            after[:, PATTERN] = True
         return after, after
 
     def add(
@@ -192,17 +260,20 @@ class Attention(Mixer):
         v, o = self.value_map.to(resid), self.part.o.to(resid)
         widths = {"hook_z": o.d_in, "attn_out": o.d_out}
         found = {hook: rows.with_values(rows.values.new_zeros(len(rows.values), widths[hook])) for hook in wanted}
-        w_v, moving = _gained(norm, v), self._moving(frozen, before, rows)
+        n = int(before.positions[-1]) + 1
+        sharing = self.sharing(norm(resid[:n]), frozen.record.first(n), allot.qk)
+        maps = [v, *(part.to(resid) for part in self._looking(allot.rule))]
+        w, moving = torch.cat([_gained(norm, part) for part in maps], 1), self._moving(frozen, before, rows, sharing)
 
         def add_some(low: int, high: int) -> None:
             present = before.present[:, low:high]
             x = before.values.index_select(0, on(before.values, before.number[:, low:high][present]))
-            values, done, mixed, numbers = x @ w_v, 0, [], []
+            values, done, mixed, numbers = x @ w, 0, [], []
             for prompt in moving:
                 here, there = present[prompt.keys], rows.present[prompt.queries, low:high]
                 size = int(here.sum())
                 if size:
-                    z, query = prompt.mix(values[done : done + size], here, there)
+                    z, query = prompt.mix(values[done : done + size], here, there, blocks.size)
                     mixed.append(z)
                     numbers.append(rows.number[prompt.queries, low:high][query:][there[query:]])
                 done += size
@@ -216,13 +287,17 @@ class Attention(Mixer):
                     output.values.index_copy_(0, index, z if hook == "hook_z" else out)
                 rows.values.index_add_(0, index, out)
 
-        width = resid.element_size() * (resid.shape[1] + o.d_in + w_v.shape[1])
+        width = resid.element_size() * (resid.shape[1] + o.d_in + w.shape[1])
         blocks.work((before.present.sum(dim=0) + rows.present.sum(dim=0)).tolist(), width, add_some)
-        self._add_value_bias(frozen, rows, found)
+        self._add_biases(frozen, rows, found, sharing, allot.rule)
         frozen.add_biases(rows, found, "attn_out")
         return found
 
-    def _moving(self, frozen: Frozen, before: Rows, rows: Rows) -> list[Mixing]:
+    def _looking(self, rule: Rule) -> tuple[Linear, ...]:
+        """The maps to queries and keys, where they have a share."""
+        return (self.part.scores.q, self.part.scores.k) if rule.shares_scores else ()
+
+    def _moving(self, frozen: Frozen, before: Rows, rows: Rows, sharing: Sharing | None) -> list[Mixing]:
         """Each prompt's pattern, with all that is frozen beside it.
 
         A key's scale goes with the pattern, and the norm's gain with W_V, so that rows are taken as they are.
@@ -235,7 +310,8 @@ class Attention(Mixer):
         values = [] if y is None else self.frozen_values(y, frozen.record)
         ends = pairwise([*frozen.starts, len(frozen.resid)])
         return [
-            Mixing.of(self, pattern, scale, values, factor, before.positions, rows.positions, prompt) for prompt in ends
+            Mixing.of(self, pattern, scale, values, factor, sharing, before.positions, rows.positions, prompt)
+            for prompt in ends
         ]
 
     @property
@@ -243,24 +319,44 @@ class Attention(Mixer):
         """Whether something of the whole stream is needed to carry components of it."""
         return self.part.gate is not None
 
-    def _add_value_bias(self, frozen: Frozen, rows: Rows, found: dict[str, Rows]) -> None:
-        """Of the norm and the value map: as much as a query's pattern has in all, through the gate."""
+    def _add_biases(
+        self, frozen: Frozen, rows: Rows, found: dict[str, Rows], sharing: Sharing | None, rule: Rule
+    ) -> None:
+        """What the bias vectors before the heads add; and, where queries and keys have a share, ``pattern``."""
         norm, v = frozen.norm, self.value_map.to(frozen.resid)
         b_v = v.bias if norm.bias is None else v(norm.bias)
-        if b_v is None:
-            return
+        z = None if b_v is None else self._moved_bias(frozen, b_v, rows.positions)
+        if sharing is not None:
+            self._add_constant(frozen, rows, found, PATTERN, at(sharing.rest, rows.positions).flatten(1))
+            if norm.bias is not None or any(part.bias is not None for part in self._looking(rule)):
+                beta = sharing.q.new_zeros(len(sharing.q), v.d_in) + (0 if norm.bias is None else norm.bias)
+                asked = at(self._shared(sharing, beta), rows.positions).flatten(1)
+                z = asked if z is None else z / 2 + asked
+            elif z is not None:
+                z = z / 2
+        if z is not None:
+            self._add_constant(frozen, rows, found, BIAS, z)
+
+    def _moved_bias(
+        self, frozen: Frozen, b_v: Float[Tensor, "d_kv"], positions: Int[Tensor, "some"]
+    ) -> Float[Tensor, "some d_inner"]:
+        """As much of the norm's and the value map's as a query's pattern has in all."""
         assert frozen.record.pattern is not None
         heads = b_v.view(self.n_kv_heads, -1).repeat_interleave(self.part.n_heads // self.n_kv_heads, dim=0)
-        z = at(frozen.record.pattern, rows.positions, 1).to(b_v.dtype).sum(-1).T[..., None] * heads
-        z = z.flatten(1)
+        return (at(frozen.record.pattern, positions, 1).to(b_v.dtype).sum(-1).T[..., None] * heads).flatten(1)
+
+    def _add_constant(
+        self, frozen: Frozen, rows: Rows, found: dict[str, Rows], component: int, z: Float[Tensor, "some d_inner"]
+    ) -> None:
+        """A component gets what its heads are at the rows' positions, through the gate and W_O."""
         if self._looks_inside:
-            normed = norm(frozen.resid)
-            factor = self._frozen_factor(normed, v(normed), frozen.record)
+            normed = frozen.norm(frozen.resid)
+            factor = self._frozen_factor(normed, self.value_map.to(normed)(normed), frozen.record)
             z = z if factor is None else z * at(factor, rows.positions)
         out = z @ self.part.o.weight.to(z)
         if frozen.post is not None:
             out = frozen.post.frozen(out, at(frozen.post_scale, rows.positions))
-        index = on(z, rows.number[:, BIAS])
+        index = on(z, rows.number[:, component])
         rows.values.index_add_(0, index, out)
         for hook, output in found.items():
             output.values.index_add_(0, index, z if hook == "hook_z" else out)
@@ -282,49 +378,60 @@ class Attention(Mixer):
         return each if groups is None else torch.stack([each[:, list(group)].sum(1) for group in groups], dim=1)
 
     def split_by_source(
-        self, frozen: Frozen, inner: Float[Tensor, "target pos d_inner"], rows: Rows
+        self, frozen: Frozen, inner: Float[Tensor, "target pos d_inner"], rows: Rows, qk: QK | None = None
     ) -> Float[Tensor, "target head comp"]:
-        """⟨U_h[k], X̂[k]⟩ for every component of the stream, U_h[k] being what a target reads at key k through head h.
+        """⟨U_h[k], X̂[k]⟩ for every component of the stream, U_h[k] being what a target reads at k through head h.
 
-        rows: of the stream at every position; the last two components are ``bias`` and ``rest``.
+        rows: of the stream at every position; the last components are ``bias`` and ``rest``, and ``pattern`` before
+        them where queries and keys have a share.
         """
         part, norm, pattern = self.part, frozen.norm, frozen.record.pattern
         assert pattern is not None
         v, normed = self.value_map.to(inner), norm(frozen.resid)
-        y = v(normed)
+        y, sharing = v(normed), self.sharing(normed, frozen.record, qk)
         factor = self._frozen_factor(normed, y, frozen.record)
         gradient = (inner if factor is None else inner * factor).unflatten(-1, (part.n_heads, part.d_head))
         moved = torch.einsum("hnk,tnhe->tkhe", pattern.to(inner.dtype), gradient)
         values = self.frozen_values(y, frozen.record)
         at_keys = self.values_back(moved.flatten(2).transpose(0, 1), values).transpose(0, 1)
         at_keys = at_keys.unflatten(-1, (part.n_heads, part.d_head))
-        kv_head = torch.arange(part.n_heads, device=inner.device) // (part.n_heads // self.n_kv_heads)
-        weight = v.weight.unflatten(-1, (self.n_kv_heads, part.d_head))[:, kv_head]  # [d_model, head, d_head]
-        read = torch.einsum("tkhe,dhe->tkhd", at_keys, weight)
+        maps = [(v, at_keys)]
+        if sharing is not None:
+            scores = part.scores.to(inner)
+            maps = [(v, at_keys / 2), *zip((scores.q, scores.k), sharing.back(gradient), strict=True)]
+        read = sum(torch.einsum("tkhe,dhe->tkhd", u, self._by_head(linear.weight)) for linear, u in maps)
+        assert isinstance(read, Tensor)
         pos, comp = (on(inner, index) for index in rows.index)
         products = torch.einsum("trhd,rd->thr", read[:, pos], norm.frozen(rows.values, frozen.scale[pos]))
         shares = products.new_zeros(*products.shape[:2], rows.n_components)
         shares.index_add_(2, comp, products)
         if norm.bias is not None:
             shares[..., BIAS] += torch.einsum("tkhd,d->th", read, norm.bias)
-        if v.bias is not None:
-            bias = v.bias.unflatten(-1, (self.n_kv_heads, part.d_head))[kv_head]
-            shares[..., BIAS] += torch.einsum("tkhe,he->th", at_keys, bias)
+        for linear, u in maps:
+            if linear.bias is not None:
+                shares[..., BIAS] += torch.einsum("tkhe,he->th", u, self._by_head(linear.bias))
+        if sharing is not None:
+            shares[..., PATTERN] += torch.einsum("tnhe,nhe->th", gradient, sharing.rest)
         return shares
+
+    def _by_head(self, x: Float[Tensor, "*d_model d_out"]) -> Float[Tensor, "*d_model head d_head"]:
+        """What a map puts out, or its weight, for each head that uses it: consecutive heads share a key and a value."""
+        each = x.unflatten(-1, (-1, self.part.d_head))
+        return each.repeat_interleave(self.part.n_heads // each.shape[-2], dim=-2)
 
     # ---------------------------------------------------------------------------------------------------------- scores
 
     def queries_and_keys(
-        self, normed: Float[Tensor, "pos d_model"], size: Size | None = None
+        self, normed: Float[Tensor, "pos d_model"], size: Size | None = None, age: Int[Tensor, "pos"] | None = None
     ) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"]]:
-        """Normed and rotated queries and keys of every head, at positions 0, 1, ..."""
+        """Normed and rotated queries and keys of every head. age: where in its prompt each is (None: 0, 1, ...)."""
         scores = self.part.scores.to(normed)
         q = scores.q(normed, size).unflatten(-1, (self.part.n_heads, -1))
         k = scores.k(normed, size).unflatten(-1, (self.part.n_kv_heads, -1))
         q = q if scores.q_norm is None else scores.q_norm(q)
         k = k if scores.k_norm is None else scores.k_norm(k)
         k = k.repeat_interleave(self.part.n_heads // self.part.n_kv_heads, dim=1)
-        return self._turned(q), self._turned(k)
+        return self._turned(q, age), self._turned(k, age)
 
     def split_queries_and_keys(
         self, frozen: Frozen, head: int, components: Float[Tensor, "pos comp d_model"]
@@ -340,33 +447,31 @@ class Attention(Mixer):
         k = _head_share(scores.k, scores.k_norm, group, self.part.n_kv_heads, x_hat, whole)
         return self._turned(q), self._turned(k)
 
-    def _turned(self, x: Float[Tensor, "pos some d_head"]) -> Float[Tensor, "pos some d_head"]:
+    def _turned(
+        self, x: Float[Tensor, "pos some d_head"], age: Int[Tensor, "pos"] | None = None
+    ) -> Float[Tensor, "pos some d_head"]:
         if self.part.scores.rotary is None:
             return x
-        cos, sin = self.part.scores.rotary(torch.arange(len(x), device=x.device))
+        cos, sin = self.part.scores.rotary(torch.arange(len(x), device=x.device) if age is None else age)
         return rotate(x, cos.to(x)[:, None], sin.to(x)[:, None])
 
     # ---------------------------------------------------------------------------------------------------------- sizes
 
     def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
-        return Record(pattern=torch.empty(self.part.n_heads, n, n, dtype=dtype, device="meta"))
+        pattern = torch.empty(self.part.n_heads, n, n, dtype=dtype, device="meta")
+        return Record(pattern, at={"age": torch.arange(n, device="meta")})
 
     def swept(self, n: int) -> int:
         return 4 * self.part.n_heads * n
+
+    def shared(self, n: int, qk: QK | None) -> int:
+        return 0 if qk is None else 2 * len(along(qk.slope)) * self.part.n_heads * n * n
 
 
 def reach(queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], window: int | None) -> Bool[Tensor, "query key"]:
     """Which keys each query can see."""
     distance = queries[:, None] - keys[None]
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of the first channels, as many as there are angles; their two halves are the pairs."""
-    turned, rest = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], dim=-1)
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
 
 def _handed_out(module: Any, out: Any) -> Tensor:

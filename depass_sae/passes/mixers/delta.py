@@ -11,7 +11,6 @@ only signed (D[n, k] the decay between two positions):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +21,7 @@ from ...errors import UserError
 from ...models import parts
 from ...models.parts import Convolved, Linear, Norm, Size
 from ...models.sublayer import Tap
-from ..rules import slope
+from ..rules import QK, Rule, slope
 from .attention import Attention
 from .mixer import Record
 
@@ -101,6 +100,12 @@ class DeltaRule(Attention):
             "no single score stands behind it; ask a layer of full attention"
         )
 
+    def sharing(self, normed: Float[Tensor, "pos d_model"], record: Record, qk: QK | None) -> None:
+        """No single score stands behind its pattern: queries and keys have no share, and all of it goes to values."""
+
+    def _looking(self, rule: Rule) -> tuple[Linear, ...]:
+        return ()
+
     def taps(self) -> dict[str, Tap]:
         return {}
 
@@ -109,7 +114,7 @@ class DeltaRule(Attention):
         return Record(pattern=self.attend(norm(stream)), at={"age": age})
 
     def blank(self, n: int, dtype: torch.dtype, compute: torch.dtype) -> Record:
-        return replace(super().blank(n, compute, compute), at={"age": torch.arange(n, device="meta")})
+        return super().blank(n, compute, compute)
 
 
 def _slid(

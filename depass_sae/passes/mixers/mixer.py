@@ -22,7 +22,7 @@ from ...models.sublayer import Tap
 from ..choices import Choices
 from ..memory import Blocks
 from ..rows import Rows
-from ..rules import Rule
+from ..rules import QK, Rule
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
@@ -74,11 +74,15 @@ def _diagonal(patterns: Sequence[Float[Tensor, "head query key"]]) -> Float[Tens
 
 @dataclass(frozen=True)
 class Allotment:
-    """How a pass shares neurons out: by which rule, at which temperature, and who takes part at each position."""
+    """How a pass shares out: by which rule, at which temperature, and who takes part at each position.
+
+    qk: how queries and keys have a share in what heads move (None: they have none).
+    """
 
     rule: Rule
     temperature: float
     compete: Bool[Tensor, "pos comp"]
+    qk: QK | None = None
 
 
 class Mixer(ABC):
@@ -112,6 +116,15 @@ class Mixer(ABC):
         size: Size | None = None,
     ) -> Float[Tensor, "pos d_inner"]:
         """z of the normed stream, differentiable. at: the normed stream where it is frozen (None: the same)."""
+
+    def pattern(
+        self, normed: Float[Tensor, "pos d_model"], record: Record, choices: Choices
+    ) -> Float[Tensor, "pos d_inner"] | None:
+        """What of z no part of the stream has made, nor a bias vector: the component ``pattern``. None: there is none.
+
+        normed: the whole.
+        """
+        return None
 
     @property
     @abstractmethod
@@ -199,6 +212,10 @@ class Mixer(ABC):
     def swept(self, n: int) -> int:
         """Numbers that a target takes at each position on its way back."""
 
+    def shared(self, n: int, qk: QK | None) -> int:
+        """Numbers that are kept of n positions beside the components, where queries and keys have a share."""
+        return 0
+
     # --------------------------------------------------------------------------- what only some can be asked for
 
     def look(self) -> Any:
@@ -206,7 +223,7 @@ class Mixer(ABC):
         raise UserError(f"this sublayer has no attention scores: its units are {self.unit}s")
 
     def split_by_source(
-        self, frozen: Frozen, inner: Float[Tensor, "target pos d_inner"], rows: Rows
+        self, frozen: Frozen, inner: Float[Tensor, "target pos d_inner"], rows: Rows, qk: QK | None = None
     ) -> Float[Tensor, "target unit comp"]:
         """Each unit's contribution, by the component of ``rows`` that it moved."""
         raise UserError(f"{self.unit}s cannot be split by token")

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ...attribution.answer import pattern_note
 from ...attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ...attribution.tokens import TokenTarget
 from ...labels.contexts import PublicFeature
@@ -71,7 +72,7 @@ class Drive:
 
     own: its own token. tokens: those between position 0 and it, each with its contribution; earlier: their sum.
     first: position 0, where it fires elsewhere. other: bias vectors and rest. These and constant sum to the
-    pre-activation, up to completeness_error.
+    pre-activation, up to completeness_error. pattern: how much of other is that, under a rule that has it.
     """
 
     firing: Firing
@@ -81,6 +82,7 @@ class Drive:
     other: float
     constant: float
     completeness_error: float
+    pattern: float | None = None
 
     @property
     def earlier(self) -> float:
@@ -98,6 +100,7 @@ class Drive:
             other=sum(target.other.values()),
             constant=target.constant,
             completeness_error=target.completeness_error,
+            pattern=target.other.get("pattern"),
         )
 
 
@@ -235,7 +238,10 @@ class FeatureCard(Shown):
             more = f" and {len(sunk) - 1} more" if len(sunk) > 1 else ""
             sinks = "attention sinks" if more else "an attention sink"
             said.append(f"{place}{more} left out as {sinks}; tokens --pos {pos} asks for it")
-        return together(*said, self.allocation.note if self.drives else None)
+        firing = [drive for drive in self.drives if drive.firing.pre_activation > 0]
+        shares = [(drive.pattern or 0.0) / drive.firing.pre_activation for drive in firing]
+        of_rule = (self.allocation.note, pattern_note(self.allocation, shares)) if self.drives else ()
+        return together(*said, *of_rule)
 
     @property
     def warning(self) -> str | None:

@@ -16,6 +16,7 @@ from ...errors import SAEFitWarning, UserError, warn
 from ...labels.contexts import PublicFeature, fetch_feature, text_of
 from ...models.place import Place
 from ...models.prompt import Prompt, PromptLike, encode, several, special_ids
+from ...passes.choices import CONTRIBUTION
 from ...passes.many import alike_in_length
 from ...passes.record import Trace
 from ...passes.settings import Settings
@@ -56,8 +57,8 @@ def make_card(
 
     prompts: one, or several. top: how many tokens and features each list has. strongest: at how many firings the
     feature is taken apart. Flows are computed under the allocation's rule where that is ``half`` or ``linear``, else
-    under ``half``. contexts: "neuronpedia" also shows what Neuronpedia has of the feature; without any prompts
-    (None) its strongest contexts are these. cache_dir: where that is kept; None is the user's cache folder.
+    under ``half``, as in a graph. contexts: "neuronpedia" also shows what Neuronpedia has of the feature; without any
+    prompts (None) its strongest contexts are these. cache_dir: where that is kept; None is the user's cache folder.
 
     Raises UserError for a feature that does not exist or names a position, for prompts that cannot be encoded, and
     where there are no prompts and Neuronpedia has none.
@@ -76,7 +77,7 @@ def make_card(
     firings = _firings(read)
     chosen = firings[:strongest]
     sae, hook = subject.saes[target.hook], target.hook
-    swept = settings if settings.swept else settings.by("half")
+    swept = settings if settings.rule in CONTRIBUTION else settings.by("half")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEFitWarning)  # said once for all prompts, below
         asked = [Asked(encoded[firing.prompt], target, firing.pos) for firing in chosen]

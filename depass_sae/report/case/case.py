@@ -20,7 +20,7 @@ from ...arguments import typed
 from ...attribution.components import ComponentAttribution
 from ...attribution.document import SCHEMA_VERSION, Heading, allocation_dict, fit_dict
 from ...attribution.looks import by_size, part_name, ranked_parts, share_of
-from ...attribution.replace import check_replacing
+from ...attribution.measure import Measure
 from ...attribution.tokens import TokenAttribution, TokenTarget
 from ...errors import UserError
 from ...graph.build import MOST_NODES
@@ -64,13 +64,18 @@ class CaseSettings:
     top: int = 8
     replace_from: str | None = None
 
+    @property
+    def measure(self) -> Measure:
+        """What is measured of every source. Raises UserError for what cannot be."""
+        return Measure(ablate=self.ablate, seed=self.seed, replace_from=self.replace_from if self.ablate else None)
+
     def check(self) -> None:
         for name, least in (("ablate", 0), ("verify", 0), ("top", 1), ("max_nodes", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, and should be {least} at least")
         if self.max_nodes > MOST_NODES:
             raise UserError(f"max_nodes is {MOST_NODES} at most, which no graph has, not {self.max_nodes}")
-        check_replacing(self.ablate, self.seed)
+        _ = self.measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +125,7 @@ class Finding:
             error_share=None if self.graph is None else ends_in(self.graph, "error"),
             left_out_share=None if self.graph is None else ends_in(self.graph, "remainder"),
             replacements=0 if measured is None else measured.replacements,
-            rank_correlation=self.target.rank_correlation,
+            agreement=self.target.agreement,
         )
 
     @property
@@ -194,7 +199,7 @@ class Finding:
                 "heads": row.values.tolist(),
                 "sum": row.values.sum().item(),
                 "rest": row.rest,
-                "bias": row.bias,
+                **row.other,
             }
             for row in self.heads.target.rows
         ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from ...attribution.looks import share_of
+from ...attribution.agreement import Agreement
+from ...attribution.looks import agreeing, share_of
 from ...view.words import count, number, percent, place, shown, signed
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]
@@ -101,11 +102,11 @@ class Facts:
     top_replaced: SourceFact | None
     most_lost: SourceFact | None
     reversed: SourceFact | None
-    rank_correlation: float | None
+    agreement: Agreement | None
     verdict: Verdict
 
     def to_dict(self) -> dict[str, Any]:
-        document = asdict(self)
+        document = asdict(self) | {"rank_correlation": None if self.agreement is None else self.agreement.rank}
         return document | {key: list(document[key]) for key in ("heads", "upstream", "special")}
 
 
@@ -121,7 +122,7 @@ def gather(*, sources: list[SourceFact], pre_activation: float, pos: int, **give
     opposes = top is not None and least is not None and least.value < 0 and abs(least.value) > abs(top.value)
     empty: dict[str, Any] = {
         "heads": (), "upstream": (), "error_share": None, "left_out_share": None, "replacements": 0,
-        "rank_correlation": None,
+        "agreement": None,
     }  # fmt: skip
     return Facts(
         **(empty | given),
@@ -253,11 +254,10 @@ def _close(top: SourceFact, lost: SourceFact) -> str:
 
 
 def _correlated(facts: Facts) -> str:
-    rho = facts.rank_correlation
-    if rho is None:
+    if facts.agreement is None:
         return ""
-    opposed = ", the two orders do not agree" if rho <= 0 else ""
-    return f"; rank correlation over {count(facts.replaced)} sources {number(rho, 2)}{opposed}"
+    opposed = ", the two orders do not agree" if facts.agreement.rank <= 0 else ""
+    return f"; {agreeing(facts.agreement.to_dict())}{opposed}"
 
 
 def _signs(facts: Facts) -> str:

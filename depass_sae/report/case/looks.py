@@ -125,7 +125,7 @@ def _tokens(f: Document, top: int) -> tuple[Block, ...]:
         for document, t in zip(documents, targets, strict=True)
         for row in token_rows(document, t, top, Token(t["token"], t["pos"]))
     )
-    columns = token_columns(documents[0], "measured" in targets[0])
+    columns = token_columns(documents[0], targets[0])
     captions = [
         f"{words.place(t['token'], t['pos'])}: {token_caption(document, t)}."
         for document, t in zip(documents, targets, strict=True)

@@ -17,8 +17,7 @@ from ...attribution.document import Heading
 from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
 from ...errors import UserError
-from ...graph.build import GraphSettings, build_graph
-from ...graph.grow import RULES
+from ...graph.build import GraphSettings, build_graph, no_graph_by
 from ...graph.verify import verify_graph
 from ...models.prompt import Prompt, encode
 from ...passes.forward import Allocation
@@ -136,6 +135,8 @@ def _asked(
         rule=allocation.rule,
         temperature=allocation.temperature,
         first_token=allocation.first_token,
+        qk_share=allocation.qk_share,
+        qk_slope=allocation.qk_slope,
         **asdict(case),
         **loaded,
     )
@@ -159,10 +160,7 @@ def _finding(
     case: CaseSettings,
     settings: Settings,
 ) -> Finding:
-    (tokens,) = attribute_tokens_each(
-        subject, [Asked(prompt, target, pos)], ablate=case.ablate, seed=case.seed,
-        replace_from=case.replace_from if case.ablate else None, settings=settings,
-    )  # fmt: skip
+    (tokens,) = attribute_tokens_each(subject, [Asked(prompt, target, pos)], measure=case.measure, settings=settings)
     heads = attribute_components(
         subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, effects=True, settings=settings
     )  # fmt: skip
@@ -181,9 +179,8 @@ def _no_graph(target: FeatureTarget, rule: str) -> str | None:
     """Why there is no graph for this feature; None where there is one."""
     if not target.hook.is_stream:
         return f"A graph stands on SAEs of the residual stream, and this one reads {target.hook.name}."
-    if rule not in RULES:
-        return f"A graph takes the rules {', '.join(RULES)}, not {rule}."
-    return None
+    why = no_graph_by(rule)
+    return None if why is None else f"A{why[1:]}."
 
 
 def _versions() -> dict[str, str]:

@@ -51,6 +51,8 @@ class Study(BaseModel):
     rule: str | None = None
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     first_token: str = "skip"
+    qk_share: float = Field(default=0.5, gt=0, le=1)
+    qk_slope: str = "local"
     ablate: int = Field(default=8, ge=0)
     seed: int = Field(default=0, ge=-(2**63), lt=2**64)
     replace_from: str | None = None

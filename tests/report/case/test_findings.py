@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depass_sae.attribution.agreement import Agreement
 from depass_sae.report.case.findings import (
     Facts,
     HeadFact,
@@ -26,10 +27,13 @@ SOURCES = [
 ]
 
 
+AGREEMENT = Agreement(0.75, 0.25, 0.95, 12, 0.9)
+
+
 def facts(sources: list[SourceFact] = SOURCES, **changed: object) -> Facts:
     known: dict[str, object] = {
         "feature": "11/223", "label": "", "pos": 6, "token": " demand", "activation": 8.0, "pre_activation": 8.0,
-        "replacements": 8, "rank_correlation": 0.75,
+        "replacements": 8, "agreement": AGREEMENT,
     }  # fmt: skip
     return gather(sources=sources, **(known | changed))  # type: ignore[arg-type]
 
@@ -59,7 +63,8 @@ def test_attribution_and_intervention_agree_where_both_name_the_same_source():
     assert found.verdict == "agree"
     assert (
         "Each source replaced by 8 random tokens: this agrees, most is lost without supply (4) (5.50); "
-        "rank correlation over 3 sources 0.75" in points(found)
+        "rank correlation 0.75 (95 %: 0.25 to 0.95; 12 sources without the target’s own; the measurement with itself "
+        "0.90)" in points(found)
     )
 
 
@@ -90,17 +95,18 @@ def test_opposite_signs_that_are_small_or_uncertain_are_not_told(change: dict[st
 
 def test_where_no_replacement_takes_anything_away_it_disagrees():
     sources = [replace(s, measured=None if s.measured is None else -1.0) for s in SOURCES]
-    found = facts(sources, rank_correlation=None)
+    found = facts(sources, agreement=None)
     assert found.verdict == "nothing lost"
     assert "this disagrees, on average none of them lowers the pre-activation" in sentence(found)
 
 
 def test_orders_that_do_not_agree_are_said_to():
-    assert points(facts(rank_correlation=-0.5))[-1].endswith("sources −0.50, the two orders do not agree")
+    against = replace(AGREEMENT, rank=-0.5, low=-0.8, high=0.1)
+    assert points(facts(agreement=against))[-1].endswith("with itself 0.90), the two orders do not agree")
 
 
 def test_without_replacements_nothing_is_said_of_them():
-    found = facts([replace(s, measured=None) for s in SOURCES], replacements=0, rank_correlation=None)
+    found = facts([replace(s, measured=None) for s in SOURCES], replacements=0, agreement=None)
     assert found.verdict == "not measured"
     assert points(found)[-1] == "What replacing tokens really does was not measured"
     assert "replaced" not in answer(found)
@@ -117,7 +123,7 @@ def test_a_largest_contribution_of_the_own_token_is_called_that():
 def test_a_feature_that_does_not_fire_has_no_shares():
     said = sentence(facts(activation=0.0, pre_activation=-2.0))
     assert said.startswith("11/223 does not fire at demand (6) (pre-activation −2.00); supply (4) adds most, +6.00; ")
-    assert "%" not in said
+    assert "%" not in said.replace("95 %", "")
 
 
 def test_where_no_token_adds_it_says_so_and_names_what_takes_most_away():
@@ -163,7 +169,8 @@ def test_every_number_in_it_is_one_of_the_facts(
     sources = [
         SourceFact(pos, f"t{chr(97 + pos)}", v, measured=measured[pos], spread=1.0) for pos, v in enumerate(values)
     ]
-    found = facts(sources, pos=0, pre_activation=pre, rank_correlation=rho, error_share=error)
+    agreement = None if rho is None else Agreement(rho, -1, 1, 10)
+    found = facts(sources, pos=0, pre_activation=pre, agreement=agreement, error_share=error)
     known = {f"{abs(number):.2f}" for number in _numbers(found.to_dict())}
     told = re.findall(r"\d+\.\d\d(?!\d)", sentence(found))
     assert set(told) <= known
