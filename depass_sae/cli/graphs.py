@@ -23,7 +23,7 @@ def graph(
     logit_diff: options.LogitDiff = None,
     pos: options.Pos = None,
     ids: options.Ids = None,
-    layer: options.Layers = None,
+    layer: options.GraphLayers = None,
     max_nodes: options.MaxNodes = 200,
     node_threshold: options.Threshold = None,
     edge_threshold: options.EdgeThreshold = 0.98,
@@ -37,7 +37,7 @@ def graph(
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """The feature-flow graph: from the tokens through the features of every SAE to the target."""
+    """The feature-flow graph: from the tokens through the features of every dictionary to the target."""
     asked = options.prompt_of(prompt, ids)
     targets = [*(target or []), *([] if feature is None else [feature])]
     logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)

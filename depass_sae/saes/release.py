@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .own import one_line, quiet
+from .stands import SUMMED, SUMMING
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -37,7 +38,11 @@ def load_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[i
         repository, chosen = release, list(sae_ids)
     else:
         raise UserError(f"there is no SAE directory or sae-lens release {release!r}{close_to(release, registry)}")
-    return {sae_id: _fetch(release, sae_id, repository) for sae_id in chosen}
+    found = {sae_id: _fetch(release, sae_id, repository) for sae_id in chosen}
+    if release in registry and registry[release].conversion_func == SUMMING:
+        for sae in found.values():
+            sae.cfg.metadata[SUMMED] = True
+    return found
 
 
 def fetch_folders(repository: str, names: Sequence[str] | None) -> dict[str, Path]:

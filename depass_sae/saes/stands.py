@@ -30,6 +30,8 @@ GIVEN = ("mlp.hook_out", "mlp.output")
 """Names of what its module gives, before a norm on that."""
 SUMMED = "decoders_summed"
 """Noted in the metadata of a layer of a cross-layer transcoder whose decoders sae-lens has summed."""
+SUMMING = "mntss_clt_layer_transcoder"
+"""What sae-lens's registry calls the loader that does it."""
 
 
 @dataclass(frozen=True)

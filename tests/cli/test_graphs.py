@@ -147,7 +147,7 @@ def test_a_verification_is_written_as_a_picture_or_as_numbers_beside_the_graph(r
         (["--target", "seventeen"], "is no feature"),
         (["--max-nodes", "3"], "max_nodes 3 is too few"),
         (["--rule", "relu"], "a graph takes the rules"),
-        (["--layer", "2"], "there is no SAE on the residual stream at layer 2"),
+        (["--layer", "2"], "there is no SAE or transcoder at layer 2"),
     ],
 )
 def test_a_mistake_about_graphs_is_one_line_and_status_2(run, files, arguments, message) -> None:
