@@ -123,7 +123,7 @@ def verify(
     g = read_graph(path)
     format = check_destination(path)
     loading = replace(loading, model=loading.model or g.graph["model"])
-    layers = [about["layer"] for about in g.graph["saes"]]
+    layers = sorted({about["layer"] for about in g.graph["saes"]})
     with talk.working() as status:
         lm = loading.load(status, layers)
         verified = lm.verify(

@@ -308,7 +308,9 @@ def _connect(
         rest = {number: _shared(kind, levels.places[cut]) for number, kind in _for_many(starts[cut + 1])}
         others = Others() if cut not in node.others else node.others[cut]
         weight, effect, magnitude = [others.weight], [others.effect], [others.magnitude]
-        for number, w, e in zip(numbers[own].tolist(), node.weights[own].tolist(), node.effects[own].tolist(), strict=True):
+        for number, w, e in zip(
+            numbers[own].tolist(), node.weights[own].tolist(), node.effects[own].tolist(), strict=True
+        ):
             if number in rest:
                 name = node_id(rest[number])
                 if name not in g:

@@ -312,9 +312,7 @@ def _crossing_cuts(
             error[0], constant[0] = y[0], 0
         hook, tokens = whole.place(layer), _tokens(y, nothing[layer])
         features = active.get(layer, Active.none(y))
-        cuts.append(
-            Cut(layer, hook, stands, own, features, written.get(layer, {}), error, tokens, constant, None, fit)
-        )
+        cuts.append(Cut(layer, hook, stands, own, features, written.get(layer, {}), error, tokens, constant, None, fit))
     return cuts
 
 

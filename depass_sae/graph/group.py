@@ -84,8 +84,9 @@ def merged(g: nx.DiGraph) -> nx.DiGraph:
     for group in groups:
         members = [g.nodes[name] for name in group["nodes"]]
         first = max(members, key=lambda node: node["influence"])
+        place = {key: first[key] for key in ("layer", "hook", "pos", "token") if key in first}
         small.add_node(
-            stands[group["nodes"][0]], kind="group", **{key: first[key] for key in ("layer", "hook", "pos", "token") if key in first},
+            stands[group["nodes"][0]], kind="group", **place,
             label=group["name"], nodes=group["nodes"], influence=sum(node["influence"] for node in members),
             target=any(node.get("target") for node in members),
         )  # fmt: skip

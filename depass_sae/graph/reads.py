@@ -20,6 +20,7 @@ from ..saes import Encoded, encoder_directions, live_pre_activation
 from ..subject import Subject
 from .cuts import Cut
 
+
 @dataclass(frozen=True)
 class Reads:
     """Readings at one point of the stream: pre = ⟨w, x[pos]⟩ + constant."""

@@ -169,9 +169,7 @@ class _Passed:
         )  # fmt: skip
 
 
-def _back(
-    frozen: Frozen, after: Gradient | None, bias: Tensor, choices: Choices, seeds: Seeds, cuts: Cuts
-) -> _Passed:
+def _back(frozen: Frozen, after: Gradient | None, bias: Tensor, choices: Choices, seeds: Seeds, cuts: Cuts) -> _Passed:
     """One step back through a sublayer, at the recorded stream."""
     place = frozen.sublayer.place
     own = {at.hook: seed for at, seed in seeds.items() if at.depth == frozen.sublayer.number}
@@ -208,7 +206,7 @@ def _back(
         inside = frozen.inside(x, choices, size)
         pairs = [] if inner is None else [(inside.z, inner)]
         bias_vectors = None if raw is None else frozen.live_bias(inside, choices, size)
-        pairs += [] if bias_vectors is None else [(bias_vectors, raw)]
+        pairs += [] if bias_vectors is None or raw is None else [(bias_vectors, raw)]
         pairs += [(getattr(inside, name), seed) for name, seed in reads]
         through, inner_bias = torch.autograd.grad(
             [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True

@@ -104,7 +104,11 @@ def document(release: Release | None, count: bool) -> dict[str, Any]:
     """Of all releases, or of one with its groups; count: the numbers alone."""
     asked = _asked(release)
     if count:
-        return {"schema_version": SCHEMA_VERSION, **_tally(asked).to_dict(), "graph": _tally(asked, why_no_layer).to_dict()}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **_tally(asked).to_dict(),
+            "graph": _tally(asked, why_no_layer).to_dict(),
+        }
     if release is None:
         return {"schema_version": SCHEMA_VERSION, "releases": [_about(each) for each in asked]}
     return {
@@ -159,9 +163,9 @@ def _releases_tables(releases: Sequence[Release]) -> tuple[Block, ...]:
 def _release_tables(release: Release) -> tuple[Block, ...]:
     rows = []
     for group in groups(release):
-        said = ("yes" if reason is None else f"no: {reason}" for reason in (group.reason, group.no_layer))
-        cells = (group.hook, group.architecture, len(group.saes), layers(group.saes), group.saes[0].sae_id, *said)
-        rows.append(Row(cells))
+        works, layer = ("yes" if why is None else f"no: {why}" for why in (group.reason, group.no_layer))
+        about = (group.hook, group.architecture, len(group.saes), layers(group.saes), group.saes[0].sae_id)
+        rows.append(Row((*about, works, layer)))
     columns = (Column("hook"), Column("architecture"), SAES, *map(Column, ("layers", "for example", "works", LAYER)))
     return (Table(f"{release.name}: {release.model}, {release.repository}", columns, tuple(rows)),)
 

@@ -46,7 +46,7 @@ class Stands:
 
 
 def stands_for(sae: SAE, hook: Place) -> Stands:
-    """What an SAE or transcoder that reads at ``hook`` stands for. Raises UserError where it is nothing of the above."""
+    """What a dictionary that reads at ``hook`` stands for. Raises UserError where it is nothing of the above."""
     return standing(hook, sae.cfg.architecture(), sae.cfg.metadata.to_dict())
 
 
@@ -54,7 +54,9 @@ def standing(hook: Place, architecture: str, metadata: Mapping[str, Any]) -> Sta
     """The same, from a configuration."""
     if "transcoder" not in architecture:
         if hook.hook not in SPLIT:
-            raise UserError(f"an SAE on {hook.hook} splits what the MLP reads; only transcoders are layers of graphs there")
+            raise UserError(
+                f"an SAE on {hook.hook} splits what the MLP reads; only transcoders are layers of graphs there"
+            )
         return Stands(hook)
     if metadata.get(SUMMED):
         raise UserError(

@@ -1,8 +1,8 @@
 """A graph's edges once more: dense, slow, from the weights of transformers' modules in plain float64 tensors.
 
 No line of :mod:`depass_sae` is used. The model is written out here as one function. Wherever a dictionary stands the
-tensor is made anew of its sources, each times a factor of 1; what a source contributes to a reading, and its effect, are
-the derivatives of the reading in that factor, with everything frozen or everything live. A reading sees the tensor
+tensor is made anew of its sources, each times a factor of 1; what a source contributes to a reading, and its effect,
+are the derivatives of the reading in that factor, with everything frozen or everything live. A reading sees the tensor
 below its own cut, everything else the one above: the rules are those of the function's data flow, not of a sweep.
 """
 
@@ -21,7 +21,7 @@ Source = tuple[str, str, int, int]
 """kind, cut ("3.mlp_out", "embed"), position, feature; −1 where there is none."""
 
 
-# ------------------------------------------------------------------------------------------------------------ the models
+# ---------------------------------------------------------------------------------------------------- the models
 
 
 @dataclass
@@ -174,7 +174,7 @@ def gpt_neox(model: Any) -> Plain:
 FAMILIES = {"llama": llama, "gemma2": gemma2, "gpt2": gpt2, "gpt_neox": gpt_neox}
 
 
-# ------------------------------------------------------------------------------------------------------------ dictionaries
+# ---------------------------------------------------------------------------------------------------- dictionaries
 
 
 @dataclass
@@ -227,7 +227,9 @@ class Run:
     def whole(self) -> tuple[Tensor, Tensor]:
         """From the tokens to the logits, reading every feature that fires on the way; and the logits' constants."""
         n = len(self.ids)
-        x = self._sum("embed", [(("token", "embed", pos, -1), pos, row) for pos, row in enumerate(self.plain.embed(self.ids))], n)
+        x = self._sum(
+            "embed", [(("token", "embed", pos, -1), pos, row) for pos, row in enumerate(self.plain.embed(self.ids))], n
+        )
         for number, layer in enumerate(self.plain.layers):
             x = self._layer(number, layer, x)
         one, plain = torch.ones((), dtype=torch.float64), self.plain
@@ -299,9 +301,7 @@ class Run:
     # ------------------------------------------------------------------------------------------------------------- cuts
 
     def _instead(self, number: int) -> bool:
-        return any(
-            one.layer == number or number in one.rows for one in self.dictionaries if one.cuts in ("mlp", "raw")
-        )
+        return any(one.layer == number or number in one.rows for one in self.dictionaries if one.cuts in ("mlp", "raw"))
 
     def _record(self, number: int) -> dict[str, Tensor]:
         return recorded(self.plain, self.ids)[number]

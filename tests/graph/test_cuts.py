@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import depass_sae as ds
-from depass_sae.errors import UserError
 
 from ..attribution.tiny import BOS, VOCAB, random_sae, tokenizer, width
 from ..passes.models import CONFIGS, LAYERS, build
@@ -111,7 +110,7 @@ def agrees(g: nx.DiGraph, expected: Any) -> int:
     return compared
 
 
-# ------------------------------------------------------------------------------------------------------------- the mixes
+# ---------------------------------------------------------------------------------------------------- the mixes
 
 
 def mix(shape: str, seed: int) -> list[tuple[str, str, str | None]]:
@@ -160,7 +159,7 @@ def test_without_a_special_token_position_0_is_one_like_any_other(shape: str) ->
     assert any(node["kind"] == "error" and node["pos"] == 0 for node in g.nodes.values())
 
 
-# ------------------------------------------------------------------------------------------------ cross-layer transcoders
+# -------------------------------------------------------------------------------------------- cross-layer transcoders
 
 
 def crossing(weights: Weights, reads: str, layers: Any) -> tuple[list[Dictionary], dict[int, Tensor]]:
@@ -200,3 +199,78 @@ def test_a_cross_layer_transcoder_feeds_what_all_later_mlps_feed(
     assert agrees(g, expected) > 10
     crossed = [layer for layer in range(min(layers), LAYERS) if layer not in layers]
     assert [sae["layer"] for sae in g.graph["saes"] if not sae["d_sae"]] == crossed
+
+
+# ---------------------------------------------------------------------------------------------------- circuit tracing
+
+
+def test_with_a_transcoder_for_every_mlp_edges_are_the_direct_effects_of_circuit_tracing() -> None:
+    """What a source writes goes through frozen attention and norms, and no MLP, to what an encoder reads."""
+    shape, saes, same = "llama", [], []
+    for layer in range(LAYERS):
+        sae, one = dictionary(shape, f"{layer}.mlp_in", "jumprelu_transcoder", layer)
+        saes.append(sae)
+        same.append(one)
+    g = grown(loaded(shape, saes))
+    seen, blocks = looked(model(shape)), model(shape).model.layers
+    target = max((n for n in g if n.startswith("feature:2/")), key=lambda n: g.nodes[n]["pre_activation"])
+    index, pos = g.nodes[target]["index"], g.nodes[target]["pos"]
+
+    def reached(x: Tensor, above: int) -> float:
+        """Of what is added behind the MLP of a layer (−1: at the embeddings)."""
+        for layer in range(above + 1, 3):
+            attention, norm = blocks[layer].self_attn, blocks[layer].input_layernorm.weight
+            values = (x * seen["scale"][layer, 0] * norm) @ attention.v_proj.weight.T
+            values = values.unflatten(-1, (2, -1)).repeat_interleave(2, 1)
+            moved = torch.einsum("hqk,khd->qhd", seen["pattern"][layer], values).flatten(1)
+            x = x + moved @ attention.o_proj.weight.T
+        read = x[pos] * seen["scale"][2, 1][pos] * blocks[2].post_attention_layernorm.weight
+        return (read @ same[2].W_enc[:, index]).item()
+
+    def alone(row: Tensor, at: int) -> Tensor:
+        return torch.zeros_like(seen["mlp_out"][0]).index_add(0, torch.tensor([at]), row[None])
+
+    expected: dict[Source, float] = {}
+    for at, row in enumerate(seen["embed"]):
+        expected["token", "embed", at, -1] = reached(alone(row, at), -1)
+    for layer in (0, 1):
+        name, rows = f"{layer}.mlp_in", same[layer].rows[layer]
+        acts, out = same[layer].encode(seen["mlp_in"][layer])[1], seen["mlp_out"][layer]
+        expected["token", name, 0, -1] = reached(alone(out[0], 0), layer)
+        for at in range(1, len(IDS)):
+            error = out[at] - acts[at] @ rows - same[layer].b_dec
+            expected["error", name, at, -1] = reached(alone(error, at), layer)
+            for feature in acts[at].nonzero()[:, 0].tolist():
+                part = acts[at, feature] * rows[feature]
+                expected["feature", name, at, feature] = reached(alone(part, at), layer)
+        later = (torch.arange(len(IDS)) > 0)[:, None] * same[layer].b_dec
+        expected["constant", name, -1, -1] = reached(later, layer)
+    found = {source_of(g, g.nodes[u]): edge["weight"] for u, _, edge in g.in_edges(target, data=True)}
+    found.pop(("bias", "", -1, -1))
+    size = max(map(abs, expected.values()))
+    assert {source for source, weight in expected.items() if abs(weight) > CLOSE * size} == found.keys()
+    assert found == pytest.approx({source: expected[source] for source in found}, abs=CLOSE * size)
+    assert len({kind for kind, *_ in found}) == 4
+
+
+@torch.no_grad()
+def looked(model: Any) -> dict[str, Any]:
+    """What transformers' modules compute on the prompt."""
+    seen: dict[str, Any] = {"mlp_in": [], "mlp_out": [], "scale": {}}
+    handles = []
+    for number, block in enumerate(model.model.layers):
+        handles.append(block.mlp.register_forward_pre_hook(lambda _m, args: seen["mlp_in"].append(args[0][0])))
+        handles.append(block.mlp.register_forward_hook(lambda _m, _args, out: seen["mlp_out"].append(out[0])))
+        for i, norm in enumerate((block.input_layernorm, block.post_attention_layernorm)):
+
+            def scale(module: Any, args: Any, at: tuple[int, int] = (number, i)) -> None:
+                x = args[0][0]
+                seen["scale"][at] = (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
+
+            handles.append(norm.register_forward_pre_hook(scale))
+    with InFloat64():
+        model.set_attn_implementation("eager")
+        out = model(torch.tensor([IDS]), output_attentions=True, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen | {"pattern": [x[0] for x in out.attentions], "embed": model.model.embed_tokens(torch.tensor(IDS))}
