@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.errors import SAEFitWarning, UserError
+from depass_sae.graph.cuts import Active, _writes
 from depass_sae.graph.diff import diff_graphs
 from depass_sae.graph.document import document_of, graph_of
 from depass_sae.graph.export.graphml import from_graphml, to_graphml
@@ -23,9 +25,11 @@ from depass_sae.graph.limits import limited
 from depass_sae.graph.names import name_of
 from depass_sae.graph.plot import layout
 from depass_sae.graph.prune import prune
+from depass_sae.models.place import Place
 
 from ..attribution.tiny import TEXT, activation, handle, model, random_sae
 from ..passes.models import D_MODEL
+from ..saes.tracer_folder import random_weights
 from .test_build import adds_up
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
@@ -246,3 +250,14 @@ def test_without_a_transcoders_features_the_mlp_adds_so_much_less() -> None:
         assert together[which] == pytest.approx(expected, rel=1e-3, abs=1e-4)
     assert together["features"] == len(nodes) > 3
     assert model("llama").config.hidden_size == D_MODEL
+
+
+def test_where_position_0_becomes_a_sink_features_of_layers_before_write_nothing_there(tmp_path: Path) -> None:
+    weights = random_weights()
+    sae = handle(str(weights.write(tmp_path))).saes[0]
+    active = Active(torch.tensor([0, 0, 2]), torch.tensor([5, 7, 5]), torch.tensor([1.0, 2.0, 3.0]))
+    written = _writes(sae.whole, 0, active, {0: False, 1: True, 2: True})
+    for into, factors in ((0, (1.0, 2.0, 3.0)), (1, (0.0, 0.0, 3.0)), (2, (0.0, 0.0, 3.0))):
+        rows = weights.W_dec[0][torch.tensor([5, 7, 5]), into]
+        expected = torch.tensor(factors)[:, None] * rows
+        torch.testing.assert_close(written[Place(into, "mlp_out")].part(slice(None)), expected)
