@@ -20,11 +20,13 @@ from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
 from .attribution.importance import Importance, Of, find_importance
+from .attribution.looks import Order
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
+from .files import expanded
 from .graph.build import Errors, GraphSettings, build_graph
 from .graph.verify import verify_graph
 from .labels.neuronpedia import labels_from
@@ -250,25 +252,55 @@ class LM:
         )
 
     def attribute_heads(
-        self, prompt: PromptLike, feature: str | None = None, *, by_token: bool = False, **question: Unpack[Question]
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        by_token: bool = False,
+        effects: bool = False,
+        sort: Order = "abs",
+        **question: Unpack[Question],
     ) -> ComponentAttribution:
         """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation.
 
         by_token: each head also split by the token that it came from: heads x source tokens, exact.
+        effects: also each head's effect: what the target loses without it, to first order, with attention, norms and
+        MLPs live (attribution patching); of a soft-capped logit, what the model's own logit does. One more sweep back
+        finds them all. Effects sum to nothing.
+        sort: what is named first: "abs" the largest contributions of either sign, "contribution" the most positive
+        ones, "effect" the largest effects of either sign (these are then found, too).
         """
-        return self._components(HEADS, prompt, feature, question, by_token)
+        return self._components(HEADS, prompt, feature, question, by_token=by_token, effects=effects, sort=sort)
 
     def attribute_modules(
-        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        effects: bool = False,
+        sort: Order = "abs",
+        **question: Unpack[Question],
     ) -> ComponentAttribution:
-        """Through which attention layers and MLPs. Each row sums to the pre-activation."""
-        return self._components(MODULES, prompt, feature, question)
+        """Through which attention layers and MLPs. Each row sums to the pre-activation.
+
+        effects, sort: as in :meth:`attribute_heads`.
+        """
+        return self._components(MODULES, prompt, feature, question, effects=effects, sort=sort)
 
     def attribute_neurons(
-        self, prompt: PromptLike, feature: str | None = None, **question: Unpack[Question]
+        self,
+        prompt: PromptLike,
+        feature: str | None = None,
+        *,
+        effects: bool = False,
+        sort: Order = "abs",
+        **question: Unpack[Question],
     ) -> ComponentAttribution:
-        """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation."""
-        return self._components(NEURONS, prompt, feature, question)
+        """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation.
+
+        effects, sort: as in :meth:`attribute_heads`. Which neurons of a layer a document lists, sort says, too.
+        """
+        return self._components(NEURONS, prompt, feature, question, effects=effects, sort=sort)
 
     def importance(
         self,
@@ -276,17 +308,29 @@ class LM:
         feature: str | None = None,
         *,
         of: Of = "heads",
+        effects: bool = False,
+        sort: Order = "abs",
         **question: Unpack[Question],
     ) -> Importance:
         """Mean and spread of what heads, modules or neurons contribute over prompts (paper D.3.1).
 
         Each prompt is read where the target is strongest; those on which a feature does not fire are left out.
+        effects, sort: as in :meth:`attribute_heads`, of the means.
         """
         if of not in KINDS:
             raise UserError(f"importance is of {', '.join(KINDS)}, not of {of!r}")
         target, pos = self._target(feature, question)
         encoded = [self.encode(prompt) for prompt in _several(prompts)]
-        return find_importance(self._subject, encoded, target, KINDS[of], pos=pos, settings=_settings(question))
+        return find_importance(
+            self._subject,
+            encoded,
+            target,
+            KINDS[of],
+            pos=pos,
+            effects=effects,
+            sort=sort,
+            settings=_settings(question),
+        )
 
     def attribute_subspace(
         self,
@@ -425,6 +469,7 @@ class LM:
         strongest: int = STRONGEST,
         contexts: str | None = None,
         labels: str | Path | Mapping[str, str] | None = None,
+        cache_dir: str | Path | None = None,
         **how: Unpack[How],
     ) -> FeatureCard:
         """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
@@ -433,14 +478,16 @@ class LM:
         this feature, None is its strongest contexts there. top: entries of each list. strongest: at how many firings it
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
+        cache_dir: where Neuronpedia's answers are kept; None is the user's cache folder.
         """
+        kept = None if cache_dir is None else expanded(cache_dir)
         if prompts is None and contexts is None:
             raise UserError('a card needs a prompt, or several; or contexts="neuronpedia" for the feature\'s own')
         card = make_card(
             self._subject, prompts, feature, top=top, strongest=strongest, contexts=contexts,
-            settings=Settings.of(**how),
+            cache_dir=kept, settings=Settings.of(**how),
         )  # fmt: skip
-        return card if labels is None else card.with_labels(_labels(labels, card.pages))
+        return card if labels is None else card.with_labels(_labels(labels, card.pages, kept))
 
     def case_study(
         self,
@@ -564,7 +611,7 @@ class LM:
         return target, pos if at is None else at
 
     def _components(
-        self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, by_token: bool = False
+        self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, **asked: Any
     ) -> ComponentAttribution:
         target, pos = self._target(feature, question)
         return attribute_components(
@@ -573,14 +620,16 @@ class LM:
             target,
             kind,
             pos=pos,
-            by_token=by_token,
+            **asked,
             settings=_settings(question),
         )
 
 
-def _labels(named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+def _labels(
+    named: str | Path | Mapping[str, str], pages: Mapping[str, tuple[str, int]], cache_dir: Path | None = None
+) -> dict[str, str]:
     """Labels as they are named, with a warning where some could not be had."""
-    found = labels_from(named, pages)
+    found = labels_from(named, pages, cache_dir)
     if found.warning:
         warn(found.warning)
     return found.labels
@@ -626,8 +675,8 @@ def load(
     saes: a sae-lens release (with ``layers`` or ``sae_ids``), a directory or a folder of several, in the format of
     sae-lens, sparsify, dictionary-learning, lm-saes, qwen-scope or circuit-tracer, an SAE object or a list, or ``{17:
     SAE or directory, "17.attn_out": ...}`` where a file does not name its hook.
-    sae_format: which of these formats, where the files leave that open; and of a hub repository, whose folders
-    ``sae_ids`` then names.
+    sae_format: which of these formats, where the files leave that open. A hub repository is known by its files, too;
+    ``sae_ids`` names its folders where it has several.
     dtype: of the model; None is the checkpoint's own, float32 for SmolLM2. trace_dtype: run traces in a higher one;
     "float32" takes away the rounding of a bfloat16 model, a layer at a time.
     device_map, max_memory, offload_folder: share a model out that is bigger than one device, over several, the

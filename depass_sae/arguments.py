@@ -243,6 +243,7 @@ EXPECTED = {
     "By": Expected('"token", "word" or "sentence"', _text),
     "Of": Expected('"heads", "modules" or "neurons"', _text),
     "Sort": Expected('"activation" or "specific"', _text),
+    "Order": Expected('"abs", "contribution" or "effect"', _text),
     "QKBy": Expected('"tokens" or "features"', _text),
     "Against": Expected('"mean", "uniform" or a position', _either(_none, _whole, _text)),
     "FirstToken": Expected('"skip" or "compete"', _text),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import unquote
 
 COMMIT = "a" * 40
 
@@ -30,6 +32,27 @@ class Hub:
     def add(self, repository: str, files: Mapping[str, bytes]) -> None:
         self.files |= {f"/{repository}/resolve/main/{name}": content for name, content in files.items()}
 
+    def listed(self, repository: str) -> dict[str, bytes]:
+        """A repository's files by their names in it."""
+        within = f"/{repository}/resolve/main/"
+        return {path.removeprefix(within): content for path, content in self.files.items() if path.startswith(within)}
+
+    def answer(self, path: str) -> bytes | None:
+        """A file, or what the hub's API says of a repository: its files, or their sizes."""
+        asked = re.fullmatch(rf"/api/models/([^/]+/[^/]+)(/revision/main|/tree/{COMMIT}\?.*)?", path)
+        if asked is None or not (files := self.listed(asked[1])):
+            return self.files.get(path)
+        if (asked[2] or "").startswith("/tree"):
+            tree = [{"type": "file", "path": name, "size": len(c), "oid": _blob(c)} for name, c in files.items()]
+            return json.dumps(tree).encode()
+        names = [{"rfilename": name} for name in files]
+        return json.dumps({"id": asked[1], "sha": COMMIT, "siblings": names}).encode()
+
+
+def _blob(content: bytes) -> str:
+    """As git names it."""
+    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
 
 @contextmanager
 def serve() -> Iterator[Hub]:
@@ -46,7 +69,8 @@ def serve() -> Iterator[Hub]:
             if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
                 hub.ranges.setdefault(path, []).append(asked[0])
                 start = int(asked[1])
-            self.head(start)
+            if not self.head(start) or content is None:
+                return
             rest = content[start:]
             if path in hub.broken:
                 hub.broken.remove(path)
@@ -54,16 +78,20 @@ def serve() -> Iterator[Hub]:
                 self.close_connection = True
             self.wfile.write(rest)
 
-        def known(self) -> tuple[str, bytes]:
-            path = self.path.replace(f"/resolve/{COMMIT}/", "/resolve/main/")
-            return path, hub.files.get(path, b"")
+        def known(self) -> tuple[str, bytes | None]:
+            path = unquote(self.path).replace(f"/resolve/{COMMIT}/", "/resolve/main/")
+            return path, hub.answer(path)
 
-        def head(self, start: int = 0) -> None:
+        def head(self, start: int = 0) -> bool:
+            """Whether a body follows."""
             path, content = self.known()
-            refused = next((why for name, why in hub.refused.items() if path.startswith(f"/{name}/")), None)
-            status, code = refused or ((206 if start else 200, "") if path in hub.files else (404, "EntryNotFound"))
+            of = path.removeprefix("/api/models")
+            refused = next((why for name, why in hub.refused.items() if f"{of}/".startswith(f"/{name}/")), None)
+            known = of == path or hub.listed("/".join(of.split("/")[1:3]))
+            missing = (404, "EntryNotFound" if known else "RepoNotFound")
+            status, code = refused or (missing if content is None else (206 if start else 200, ""))
             self.send_response(status)
-            if code:
+            if status >= 400 or content is None:
                 self.send_header("X-Error-Code", code)
                 content = b""
             else:
@@ -73,6 +101,7 @@ def serve() -> Iterator[Hub]:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
+            return status < 400
 
         def log_message(self, *_: object) -> None:
             pass

@@ -55,6 +55,13 @@ ADDED: dict[str, str] = {
     "/*/case study*/answer": "what was found, in a line",
     "/*/case study*/points": "what else was found, a line each",
     "*/name": "of the target, as tables and pages call it",
+    **dict.fromkeys(
+        ("/*/heads*/sort", "/*/modules*/sort", "/*/neurons*/sort", "/*/case study*/heads/sort"),
+        "what parts are ranked by",
+    ),
+    "/*/case study*/heads/targets/*/effect": "what the target loses without a head, to first order",
+    "/*/card*/flow/previous/features/*/effect": "the same of a feature",
+    "/*/case study*/flow/previous/features/*/effect": "the same of a feature",
 }
 """What documents have besides, on purpose."""
 

@@ -152,6 +152,8 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["subspace"], "--direction", [*NO_FEATURE, "1/3@4", "1/3@99"]),
     (["graph"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
     (["features"], "--sort", ["", "Activation", "specific ", "²", "x" * 5000]),
+    (["heads", "modules", "neurons"], "--sort", ["", "Effect", "abs ", "size", "activation", "²", "x" * 5000]),
+    (["heads", "modules", "neurons"], "--effects", ["", "yes", "1"]),
     (["tokens"], "--by", ["", "Token", "tokens", "letter", "²"]),
     (["attention"], "--by", ["", "token", "heads", "x" * 5000]),
     (["attention"], "--against", ["", "median", "1.5", "²", ENDLESS, "Mean"]),
@@ -183,6 +185,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["features", "graph", "feature"], "--sae", NO_FOLDER),
     (["features", "subspace"], "--sae-id", ["", "x"]),
     (["tokens", "feature", "graph"], "--cache-dir", ["", NOBODY, LONG, "nu\0l"]),
+    (["tokens", "case-study"], "--offload-folder", ["", NOBODY, LONG, "nu\0l", "x"]),
     (EVERY, "--nonsense", ["x"]),
 ]  # fmt: skip
 
@@ -217,6 +220,7 @@ def early() -> Iterator[list[str]]:
         ("features", "-f=1/3"), ("features", "--pos=3"), ("features", "--rule=half"), ("features", "--memory=1GB"),
         ("features", "--by-depth"),
         ("heads", "--by-depth"),
+        ("tokens", "--effects"), ("tokens", "--sort=effect"), ("subspace", "--effects"),
         ("heads", "--by=word"), ("heads", "--ablate=1"), ("modules", "--by-token"), ("neurons", "--against=x"),
         ("subspace", "--top=3"), ("subspace", "--prompts=x"), ("attention", "--pos=3"), ("attention", "--prompts=x"),
         ("graph", "--ablate=1"), ("graph", "--prompts=x"), ("feature", "--pos=3"), ("feature", "--ids=5"),
@@ -238,6 +242,7 @@ def early() -> Iterator[list[str]]:
             yield [command, *question, "--prompts", "tests/p.txt", "--pos", "4"]
     for command in ("heads", "modules", "neurons"):
         yield [command, "-f", "1/3", "--prompts", "tests/p.txt", "--pos", "all"]
+        yield [command, "-f", "1/3", "--prompts", "tests/p.txt", "--sort", "specific"]
     yield ["heads", "-f", "1/3", "--prompts", "tests/p.txt", "--by-token"]
     yield ["tokens", "-f", "1/3", "--prompts", "tests/p.txt", "--against", "x"]
     yield ["heads", *COMPLETE["heads"], "--by-token", "--rule", "softmax"]
@@ -510,6 +515,9 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "progress": (lambda lm, x: lm.attribute_tokens(TEXT, "1/3", progress=x), [5, "x", True, [], object()]),
     "by_token": (lambda lm, x: lm.attribute_heads(TEXT, "1/3", by_token=x), NO_FLAG),
+    "effects": (lambda lm, x: lm.attribute_neurons(TEXT, "1/3", effects=x), NO_FLAG),
+    "effects over prompts": (lambda lm, x: lm.importance([TEXT], "1/3", effects=x), NO_FLAG),
+    "parts' sort": (lambda lm, x: lm.attribute_modules(TEXT, "1/3", sort=x), [*NO_TEXT, None, "", "Effect", "size"]),
     "subspace": (
         lambda lm, x: lm.attribute_subspace(TEXT, "1/3", subspace=x),
         [None, 5, "x", torch.ones(2, D_MODEL), ds.Heads(0)],
@@ -543,6 +551,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.card("1/3", TEXT, labels=x),
         [5, True, [], "", "x.txt", NOBODY, {5: "x"}, {"1/3": 5}],
     ),
+    "card cache_dir": (lambda lm, x: lm.card("1/3", TEXT, cache_dir=x), [5, True, [], b"x", "", NOBODY]),
     "card write": (lambda lm, x: lm.card("1/3", TEXT).write(x), [*NO_PATH, None, "", "x", f"{NOBODY}.json"]),
     "case features": (lambda lm, x: lm.case_study(TEXT, x), [5, None, [], [5], {}, "", "1"]),
     "case title": (lambda lm, x: lm.case_study(TEXT, "1/3", title=x), [5, True, [], "", " ", "a\nb", "\x1b"]),

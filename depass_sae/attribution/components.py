@@ -5,7 +5,7 @@ heads (module, neurons) and what was there before, and carry the parts to the ta
 whole pre-activation; rows of different layers overlap and are not to be added up.
 
 For ``linear`` and ``half`` one backward sweep answers for all layers at once; other rules carry each layer's parts
-forward on their own.
+forward on their own. Effects, under any rule, are one more sweep back with nothing frozen.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UserError
 from ..models.prompt import Prompt
 from ..passes.backward import Level
-from ..passes.choices import CONTRIBUTION
+from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.frozen import INSIDE, Frozen
 from ..passes.many import Aim, Batch
 from ..passes.record import Trace
@@ -32,8 +32,9 @@ from ..passes.sources import Heads, Modules, Neurons, Source
 from ..subject import Subject
 from ..view.blocks import Block
 from . import looks
-from .answer import Answer, TargetAt, addends, checked, frame, read
+from .answer import Answer, Reading, TargetAt, addends, checked, frame, read
 from .ledger import heads_by_token
+from .looks import Order
 from .positions import Pos
 from .targets import Readoff, Target
 
@@ -98,7 +99,7 @@ class LayerRow:
 
     rest: what the stream before this sublayer carries to the target. bias: the bias vectors from here on.
     by_token: each part split by the prompt's tokens, ``bias`` and ``rest`` last; its rows sum to ``values``.
-    name: of a part within its layer, by its index.
+    name: of a part within its layer, by its index. effects: of each part, where asked for; they sum to nothing.
     """
 
     layer: int
@@ -108,6 +109,7 @@ class LayerRow:
     bias: float
     by_token: Float[Tensor, "part source"] | None = None
     name: Callable[[int], str] = str
+    effects: Float[Tensor, "part"] | None = None
 
     @property
     def total(self) -> float:
@@ -133,9 +135,13 @@ class ComponentTarget(TargetAt):
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentAttribution(Answer[ComponentTarget]):
-    """Heads, modules or neurons of every layer up to the target; ``contributions`` are those of the strongest one."""
+    """Heads, modules or neurons of every layer up to the target; ``contributions`` are those of the strongest one.
+
+    sort: which parts are named first (:data:`.Order`).
+    """
 
     kind: Grain
+    sort: Order = "abs"
 
     @property
     def title(self) -> str:
@@ -153,19 +159,25 @@ class ComponentAttribution(Answer[ComponentTarget]):
         """The document that the command line prints with ``--json``.
 
         For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` of each
-        layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a text, "12.817".
+        layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a text, "12.817". A part's
+        ``effect`` is in no sum.
         """
-        return {**self._head(), "targets": [self._target_dict(target, top) for target in self.targets]}
+        return {
+            **self._head(),
+            "sort": self.sort,
+            "targets": [self._target_dict(target, top) for target in self.targets],
+        }
 
     def _target_dict(self, target: ComponentTarget, top: int) -> dict[str, Any]:
         parts, rest = [], []
         for row in target.rows:
-            order = row.values.abs().argsort(descending=True)[:top].sort().values if self.kind is NEURONS else None
+            order = listed_neurons(row.values, row.effects, self.sort, top) if self.kind is NEURONS else None
             listed = range(len(row.values)) if order is None else order.tolist()
             for index in listed:
                 name: Any = row.sublayer if self.kind is MODULES else row.name(index)
                 name = index if name == str(index) else name
                 entry = {"layer": row.layer, self.kind.part: name, "value": row.values[index].item()}
+                entry |= {} if row.effects is None else {"effect": row.effects[index].item()}
                 parts.append(entry if row.by_token is None else entry | self._token_dict(row.by_token[index]))
             other = [{"name": "bias", "value": row.bias}]
             if order is not None:
@@ -198,19 +210,26 @@ class ComponentAttribution(Answer[ComponentTarget]):
         """One row per target position, layer and part, and for every layer one each for what is no part of it.
 
         kind: "head", "module" or "neuron"; "bias", "rest" and "constant". The contributions with one ``target_pos``,
-        ``layer`` and ``sublayer`` sum to the pre-activation; those of different layers overlap.
+        ``layer`` and ``sublayer`` sum to the pre-activation; those of different layers overlap. effect: of the parts,
+        where effects were asked for.
         """
         rows: list[dict[str, Any]] = []
         for target in self.targets:
             for row in target.rows:
                 head = {"target_pos": target.pos, "layer": row.layer, "sublayer": row.sublayer}
-                parts = (
+                parts: list[dict[str, Any]] = [
                     {"kind": self.kind.part, "index": i, "name": self.part_name(row, i), "contribution": value}
                     for i, value in enumerate(row.values.tolist())
-                )
+                ]
+                for part, effect in zip(parts, () if row.effects is None else row.effects.tolist(), strict=False):
+                    part["effect"] = effect
                 rows += addends(head, parts, bias=row.bias, rest=row.rest, constant=target.constant)
         columns = ["target_pos", "layer", "sublayer", "kind", "index", "name", "contribution"]
-        return frame(rows, columns, integers=["index"])
+        return frame(rows, [*columns, *(["effect"] if self.with_effects else [])], integers=["index"])
+
+    @property
+    def with_effects(self) -> bool:
+        return any(row.effects is not None for target in self.targets for row in target.rows)
 
     def blocks(self, top: int | None = None) -> tuple[Block, ...]:
         """Of every target a heat map, layers upwards, where the parts fit into one, and the largest parts."""
@@ -224,6 +243,13 @@ def name_of_part(kind: Grain, row: LayerRow, index: int) -> str:
     return f"L{row.layer}{kind.part[0].upper()}{row.name(index)}"
 
 
+def listed_neurons(
+    values: Float[Tensor, "part"], effects: Float[Tensor, "part"] | None, sort: Order, top: int
+) -> Int[Tensor, "listed"]:
+    """Those of a layer's that a document lists: the first in this order, ascending."""
+    return looks.score(sort, values, effects).argsort(descending=True)[:top].sort().values
+
+
 def attribute_components(
     subject: Subject,
     prompt: Prompt,
@@ -232,28 +258,49 @@ def attribute_components(
     *,
     pos: Pos | None = None,
     by_token: bool = False,
+    effects: bool = False,
+    sort: Order = "abs",
     settings: Settings,
 ) -> ComponentAttribution:
     """Contributions of the heads, modules or neurons of every layer to a target.
 
-    by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``).
+    by_token: split each head by the token that it came from, too (rules ``linear`` and ``half``). effects: also each
+    part's effect, ⟨gradient of the target, part⟩ with nothing frozen; ``sort="effect"`` asks for them, too.
     """
+    check_order(sort)
     if by_token:
         check_by_token(settings.rule)
+    effects = effects or sort == "effect"
     reading = read(subject, prompt, target, pos, settings)
-    question = (reading.seen, reading.readoff, reading.positions, kind, settings)
+    # The second of two sweeps is told of as the second half of the work; beside what is carried it is nothing.
+    first, second = (settings.part(i, 2) if settings.swept else (settings, settings.quiet())[i] for i in (0, 1))
+    question = (reading.seen, reading.readoff, reading.positions, kind, first if effects else settings)
     rows = _swept(*question, by_token) if settings.swept else _carried(*question)
+    if effects:
+        found = _effects(subject, reading, target, kind, second)
+        rows = [
+            [replace(row, effects=own[row.layer, row.sublayer]) for row in mine]
+            for mine, own in zip(rows, found, strict=True)
+        ]
     targets = [
         ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
     ]
-    return checked(subject, target, ComponentAttribution(**reading.common, targets=targets, kind=kind))
+    return checked(subject, target, ComponentAttribution(**reading.common, targets=targets, kind=kind, sort=sort))
 
 
 def check_by_token(rule: str) -> None:
     """Raises UserError for a rule by which heads cannot be split by token."""
     if rule not in CONTRIBUTION:
         raise UserError(f"heads are split by token with the rules {' and '.join(CONTRIBUTION)}, not with {rule}")
+
+
+def check_order(sort: str) -> None:
+    """Raises UserError for an order that there is not."""
+    if sort not in get_args(Order):
+        raise UserError(
+            f"parts are sorted by {', '.join(get_args(Order)[:-1])} or {get_args(Order)[-1]}, not by {sort!r}"
+        )
 
 
 def _steps(seen: Trace, kind: Grain, last: int) -> list[int]:
@@ -270,11 +317,34 @@ def _swept(
     by_token: bool = False,
 ) -> list[list[LayerRow]]:
     """All layers by sweeping back from the targets; by_token: heads are split by the token that they came from, too."""
+    aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
+    rows = _swept_rows(seen, aims, kind, settings)
+    if by_token:
+        shares = heads_by_token(seen, readoff, positions, settings)
+        rows = [[replace(row, by_token=shares[row.layer][i]) for row in mine] for i, mine in enumerate(rows)]
+    return rows
+
+
+def _effects(
+    subject: Subject, reading: Reading, target: Target, kind: Grain, settings: Settings
+) -> list[dict[tuple[int, str], Float[Tensor, "part"]]]:
+    """Of every position the parts' effects by layer and sublayer; the target's own norm is live, too."""
+    seen, place, positions = reading.seen, reading.readoff.place, reading.positions
+    slopes = target.slope(subject, seen.at(place)[positions])
+    aims = [Aim(place, slope, pos) for slope, pos in zip(slopes, positions, strict=True)]
+    found = _swept_rows(seen, aims, kind, settings, EFFECT)
+    return [{(row.layer, row.sublayer): row.values for row in mine} for mine in found]
+
+
+def _swept_rows(
+    seen: Trace, aims: Sequence[Aim], kind: Grain, settings: Settings, choices: Choices | None = None
+) -> list[list[LayerRow]]:
+    """Of every aim, all of which are read at one place, a row for every layer."""
     # What is read inside a sublayer has the parts before it, but no more: heads reach hook_z, their output does not.
-    place = readoff.place
+    place = aims[0].place
     reached = place.is_output or (kind.inside and INSIDE.get(place.hook) == "z")
     wanted = _steps(seen, kind, place.depth + reached)
-    rows: list[list[LayerRow]] = [[] for _ in positions]
+    rows: list[list[LayerRow]] = [[] for _ in aims]
 
     def visit(batch: Batch, levels: Iterator[Level]) -> None:
         found: list[list[LayerRow]] = [[] for _ in batch.aims]
@@ -285,11 +355,7 @@ def _swept(
         for going in batch.aims:
             rows[going.which] = found[going.lane]
 
-    aims = [Aim(readoff.place, readoff.direction.w[pos], pos) for pos in positions]
-    settings.sweep([seen], aims, visit)
-    if by_token:
-        shares = heads_by_token(seen, readoff, positions, settings)
-        rows = [[replace(row, by_token=shares[row.layer][i]) for row in mine] for i, mine in enumerate(rows)]
+    settings.sweep([seen], aims, visit, choices)
     return [mine[::-1] for mine in rows]
 
 

@@ -33,9 +33,11 @@ from .components import (
     Grain,
     LayerRow,
     attribute_components,
+    listed_neurons,
     name_of_part,
 )
 from .document import Heading, allocation_dict
+from .looks import Order
 from .positions import Pos
 from .targets import Target
 
@@ -50,7 +52,8 @@ Of = Literal["heads", "modules", "neurons"]
 class MeanRow:
     """One layer over the prompts, in units of the target's pre-activation. std: of the sample; None for one prompt.
 
-    row: names the parts. rest, bias: the means of the rest of it (:class:`.LayerRow`).
+    row: names the parts. rest, bias: the means of the rest of it (:class:`.LayerRow`). effect: the parts' mean effect,
+    where effects were asked for.
     """
 
     row: LayerRow
@@ -58,6 +61,7 @@ class MeanRow:
     std: Float[Tensor, "part"] | None
     rest: float
     bias: float
+    effect: Float[Tensor, "part"] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Importance(Shown):
     """Means over the prompts on which the target is there: where a feature does not fire it has no parts.
 
     answers: what each of these prompts gave, without its rows' tensors: position, token, pre-activation. silent: how
-    many prompts were left out.
+    many prompts were left out. sort: which parts are named first (:data:`.Order`).
     """
 
     heading: Heading
@@ -79,6 +83,7 @@ class Importance(Shown):
     constant: float
     pre_activation: float
     completeness_error: float
+    sort: Order = "abs"
 
     @property
     def title(self) -> str:
@@ -97,11 +102,12 @@ class Importance(Shown):
             del heading[key]  # each prompt has its own
         parts, rest = [], []
         for row in self.rows:
-            order = row.mean.abs().argsort(descending=True)[:top].sort().values if self.kind is NEURONS else None
+            order = listed_neurons(row.mean, row.effect, self.sort, top) if self.kind is NEURONS else None
             for index in range(len(row.mean)) if order is None else order.tolist():
                 name: Any = row.row.sublayer if self.kind is MODULES else row.row.name(index)
                 std = None if row.std is None else row.std[index].item()
                 number = {"mean": row.mean[index].item(), "std": std}
+                number |= {} if row.effect is None else {"effect": row.effect[index].item()}
                 parts.append({"layer": row.row.layer, self.kind.part: index if name == str(index) else name, **number})
             rest.append({"layer": row.row.layer, "sublayer": row.row.sublayer, "value": row.rest, "bias": row.bias})
         return {
@@ -112,6 +118,7 @@ class Importance(Shown):
             "note": self.note,
             "prompts": list(self.prompts),
             "silent": self.silent,
+            "sort": self.sort,
             self.kind.name: parts,
             "rest": rest,
             "constant": self.constant,
@@ -120,18 +127,20 @@ class Importance(Shown):
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per layer and part: mean, std and n."""
+        """One row per layer and part: mean, std and n; and the mean effect, where effects were asked for."""
         import pandas
 
         rows = [
             (
                 *(row.row.layer, row.row.sublayer, name_of_part(self.kind, row.row, i), mean),
                 *(None if row.std is None else row.std[i].item(), len(self.prompts)),
+                *([] if row.effect is None else [row.effect[i].item()]),
             )
             for row in self.rows
             for i, mean in enumerate(row.mean.tolist())
         ]
-        return pandas.DataFrame(rows, columns=["layer", "sublayer", "name", "mean", "std", "n"])
+        effects = ["effect"] if any(row.effect is not None for row in self.rows) else []
+        return pandas.DataFrame(rows, columns=["layer", "sublayer", "name", "mean", "std", "n", *effects])
 
     def page(self) -> Page:
         return self.heading.page(self.title, self.blocks(), self.allocation)
@@ -148,9 +157,13 @@ def find_importance(
     kind: Grain,
     *,
     pos: Pos | None = None,
+    effects: bool = False,
+    sort: Order = "abs",
     settings: Settings,
 ) -> Importance:
     """Contributions over prompts, each read where the target is strongest (a logit at its last position).
+
+    effects, sort: as of :func:`.attribute_components`; a part's effect is the mean of its effects.
 
     Raises UserError where there is no prompt, or the feature fires on none.
     """
@@ -164,7 +177,9 @@ def find_importance(
     worst = constant = whole = 0.0
     quiet = settings.quiet()
     for done, prompt in enumerate(prompts, start=1):
-        answer = attribute_components(subject, prompt, target, kind, pos=pos, settings=quiet)
+        answer = attribute_components(
+            subject, prompt, target, kind, pos=pos, effects=effects, sort=sort, settings=quiet
+        )
         settings.tell("going through the prompts", done, len(prompts))
         found = answer.target
         if found.activation == 0:
@@ -173,7 +188,7 @@ def find_importance(
         worst, constant, whole = (
             max(worst, found.completeness_error), constant + found.constant, whole + found.pre_activation
         )  # fmt: skip
-        numbers = [torch.cat([row.values, row.values.new_tensor([row.rest, row.bias])]) for row in found.rows]
+        numbers = [_numbers(row) for row in found.rows]
         if first is None:
             first, sums = answer, [[torch.zeros_like(row), torch.zeros_like(row)] for row in numbers]
         before = len(told) - 1
@@ -186,8 +201,9 @@ def find_importance(
     n = len(told)
     rows = []
     for layer, (total, squares) in zip(first.target.rows, sums, strict=True):
-        mean, std = total / n, (squares[:-2] / (n - 1)).sqrt() if n > 1 else None
-        rows.append(MeanRow(layer, mean[:-2], std, mean[-2].item(), mean[-1].item()))
+        (rest, bias), (mean, *effect) = total[:2] / n, (total[2:] / n).split(len(layer.values))
+        std = (squares[2 : 2 + len(mean)] / (n - 1)).sqrt() if n > 1 else None
+        rows.append(MeanRow(layer, mean, std, rest.item(), bias.item(), *effect))
     return Importance(
         heading=first.heading,
         name=target.name,
@@ -200,7 +216,14 @@ def find_importance(
         constant=constant / n,
         pre_activation=whole / n,
         completeness_error=worst,
+        sort=sort,
     )
+
+
+def _numbers(row: LayerRow) -> Float[Tensor, "number"]:
+    """All of which the mean is taken: the rest of a layer, its parts, and their effects."""
+    parts = [row.values] if row.effects is None else [row.values, row.effects]
+    return torch.cat([row.values.new_tensor([row.rest, row.bias]), *parts])
 
 
 def _told(answer: ComponentAttribution) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from ..view.blocks import (
     Block,
@@ -30,6 +30,13 @@ from ..view.words import count, error, formatted, number, percent, place, signed
 Document = Mapping[str, Any] | At
 
 PARTS = {"heads": "head", "modules": "module", "neurons": "neuron"}
+Order = Literal["abs", "contribution", "effect"]
+"""What parts come first: the largest contributions of either sign, the most positive ones, or the largest effects of
+either sign."""
+EFFECTS = (
+    "an effect is what the target would lose without the part, to first order, with attention, norms and MLPs free to "
+    "change; effects do not add up to anything"
+)
 SOURCES = 4
 """So many source tokens are named beside a head."""
 WIDEST = 64
@@ -331,45 +338,67 @@ def part_name(entry: Document, kind: str) -> str:
     return f"{index} {entry['layer']:d}" if kind == "modules" else f"L{entry['layer']:d}{kind[0].upper()}{index}"
 
 
-def ranked_parts(target: Document, kind: str) -> list[Document]:
-    """The parts of all layers, largest first. They overlap: one of layer 3 reaches the target through later ones."""
-    parts = list(target[kind])
-    return [parts[i] for i in by_size(part["value"] for part in parts)]
+Numbers = TypeVar("Numbers", bound=Any)
+
+
+def score(sort: Order, contribution: Numbers, effect: Any) -> Numbers:
+    """By what parts are ranked in an order, of one or of many at once."""
+    return contribution if sort == "contribution" else abs(effect if sort == "effect" else contribution)
+
+
+def ranked_parts(parts: Iterable[Document], sort: Order, value: str = "value") -> list[Document]:
+    """The parts of all layers, in an order. They overlap: one of layer 3 reaches the target through later ones.
+
+    value: the key of a part's contribution.
+    """
+    return sorted(parts, key=lambda part: -score(sort, part[value], part.get("effect")))
 
 
 def part_answer(document: Document) -> Note:
     kind = kind_of(document)
     strongest = max(document["targets"], key=strength)
-    first = ranked_parts(strongest, kind)[:1]
+    first = ranked_parts(strongest[kind], document["sort"])[:1]
     if not first:
         return Note(f"No {PARTS[kind]} lies before {document['name']}", "answer")
+    at = at_target(document, strongest)
+    if document["sort"] == "effect":
+        return Note(largest_effect(part_name(first[0], kind), first[0], at), "answer")
     line = gives(part_name(first[0], kind), first[0]["value"], strongest["pre_activation"])
     carried = [share for share in first[0].get("by_token", ()) if share["value"]]
     if carried:
         most = carried[by_size(share["value"] for share in carried)[0]]
         line += f", {signed(most['value'])} of it from {place(most['token'], most['pos'])}"
-    return Note(f"{line}: the largest {PARTS[kind]} for {at_target(document, strongest)}", "answer")
+    return Note(f"{line}: the largest {PARTS[kind]} for {at}", "answer")
+
+
+def largest_effect(name: str, part: Document, target: str) -> str:
+    """``L5H3 has the largest effect on feature 17/2601 at change (7): +2.1``"""
+    return f"{name} has the largest effect on {target}: {signed(part['effect'])}"
 
 
 def part_table(document: Document, target: Document, top: int | None) -> Table:
     kind = kind_of(document)
-    listed = ranked_parts(target, kind)[:top]
-    split = any("by_token" in part for part in listed)
+    listed = ranked_parts(target[kind], document["sort"])[:top]
+    split, effects = (any(key in part for part in listed) for key in ("by_token", "effect"))
 
     def row(part: Document) -> Row:
         cells: tuple[Cell, ...] = (part_name(part, kind), part["value"], share_of(part["value"], whole))
-        return Row((*cells, *([_carried(part)] if split else [])))
+        return Row((*cells, *([_carried(part)] if split else []), *([part["effect"]] if effects else [])))
 
     whole = target["pre_activation"]
-    columns = [Column(PARTS[kind]), Column("contribution", "signed", bar=True), Column("share", "percent")]
+    columns = (
+        Column(PARTS[kind]), Column("contribution", "signed", bar=True), Column("share", "percent"),
+        *([Column("of which from")] if split else []), *([Column("effect", "signed", bar=True)] if effects else []),
+    )  # fmt: skip
     activation = "" if target["activation"] is None else f"activation {number(target['activation'])}; "
     caption = (
         f"{rule_of(document)}; {activation}pre-activation {signed(whole)}, to which every layer's row sums with the "
         f"constant {signed(target['constant'])}; rows of different layers overlap; {missed(document, target)}"
+        + (f"; {EFFECTS}" if effects else "")
     )
     return Table(
         f"{at_target(document, target)}, by {kind}",
-        (*columns, *([Column("of which from")] if split else [])),
+        columns,
         tuple(row(part) for part in listed),
         caption,
     )
@@ -385,10 +414,13 @@ def _carried(part: Document) -> Pairs | None:
 def part_maps(document: Document, target: Document) -> list[HeatMap]:
     """All parts, layers upwards; none where a layer has too many."""
     kind = kind_of(document)
-    return _layer_map(f"{at_target(document, target)}, every {PARTS[kind]}", list(target[kind]), kind)
+    title = f"{at_target(document, target)}, every {PARTS[kind]}"
+    return _layer_map(title, list(target[kind]), kind, document["sort"])
 
 
-def _layer_map(title: str, parts: Sequence[Document], kind: str) -> list[HeatMap]:
+def _layer_map(title: str, parts: Sequence[Document], kind: str, sort: Order) -> list[HeatMap]:
+    """Of the contributions, or of the effects where these are what parts are ranked by."""
+    key, unit = ("effect", "effect") if sort == "effect" else ("value", "contribution")
     layers: dict[int, dict[str, Document]] = {}
     for part in parts:
         layers.setdefault(int(part["layer"]), {})[str(part[PARTS[kind]])] = part
@@ -396,21 +428,23 @@ def _layer_map(title: str, parts: Sequence[Document], kind: str) -> list[HeatMap
     if not 1 < len(columns) <= WIDEST or kind == "neurons":
         return []
     down = sorted(layers, reverse=True)
-    sums = () if kind == "modules" else tuple(sum(part["value"] for part in layers[layer].values()) for layer in down)
+    summed = kind != "modules" and key == "value"
+    sums = tuple(sum(part[key] for part in layers[layer].values()) for layer in down) if summed else ()
     return [
         HeatMap(
             title=title,
             rows=tuple(map(str, down)),
             columns=tuple(columns),
             values=tuple(
-                tuple(layers[layer][name]["value"] if name in layers[layer] else None for name in columns)
-                for layer in down
+                tuple(layers[layer][name][key] if name in layers[layer] else None for name in columns) for layer in down
             ),
             down="layer",
             across=PARTS[kind] if kind != "modules" else "",
-            unit="contribution",
+            unit=unit,
             caption="Each layer's parts and what the stream before them brings sum to the whole pre-activation, so "
-            "that rows overlap and are not to be added up.",
+            "that rows overlap and are not to be added up."
+            if key == "value"
+            else f"{EFFECTS[:1].upper()}{EFFECTS[1:]}.",
             totals=sums,
             total=f"all {kind}" if sums else "",
             notes=partial(_part_note, [[layers[layer].get(name) for name in columns] for layer in down], kind),
@@ -426,6 +460,7 @@ def _part_note(parts: Sequence[Sequence[Document | None]], kind: str, row: int, 
 def part_line(part: Document, kind: str) -> str:
     """What a part contributes, and what most of that came from."""
     line = f"{part_name(part, kind)}: {signed(part['value'])}"
+    line += f", effect {signed(part['effect'])}" if "effect" in part else ""
     pairs = _carried(part) if "by_token" in part else None
     if pairs is None:
         return line
@@ -435,7 +470,7 @@ def part_line(part: Document, kind: str) -> str:
 def ledger_map(document: Document, target: Document, heads: int = 10, columns: int = WIDEST) -> HeatMap | None:
     """The largest heads by the token that they carry; None where heads are not split by token."""
     kind = kind_of(document)
-    listed = [part for part in ranked_parts(target, kind)[:heads] if "by_token" in part]
+    listed = [part for part in ranked_parts(target[kind], document["sort"])[:heads] if "by_token" in part]
     if not listed:
         return None
     n = len(listed[0]["by_token"])
@@ -476,27 +511,35 @@ def importance_blocks(document: Document, top: int | None = None) -> tuple[Block
     def spread(part: Document) -> Cell:
         return None if part["std"] is None else Spread(part["mean"], part["std"])
 
-    whole = document["pre_activation"]
-    ranked = [parts[i] for i in by_size(part["mean"] for part in parts)]
-    rows = [
-        Row((part_name(part, kind), part["mean"], spread(part), share_of(part["mean"], whole))) for part in ranked[:top]
-    ]
+    whole, sort = document["pre_activation"], document["sort"]
+    ranked = ranked_parts(parts, sort, "mean")
+    effects = any("effect" in part for part in parts)
+
+    def row(part: Document) -> Row:
+        cells: tuple[Cell, ...] = (part_name(part, kind), part["mean"], spread(part), share_of(part["mean"], whole))
+        return Row((*cells, *([part["effect"]] if effects else [])))
+
     columns = (
         Column(PARTS[kind]), Column("mean contribution", "signed", bar=True), Column("mean ± s.d.", "signed", 2),
-        Column("share of the mean", "percent"),
+        Column("share of the mean", "percent"), *([Column("mean effect", "signed", bar=True)] if effects else []),
     )  # fmt: skip
     caption = (
         f"{rule_of(document)}; {prompts}, each read where {document['name']} is strongest; mean "
         f"pre-activation {signed(whole)}; completeness error {error(document['completeness_error'])} at most"
+        + (f"; {EFFECTS}" if effects else "")
     )
-    first = (
-        gives(part_name(ranked[0], kind), ranked[0]["mean"], whole) if ranked else f"No {PARTS[kind]} lies before it"
-    )
-    valued = [{**{key: part[key] for key in ("layer", PARTS[kind])}, "value": part["mean"]} for part in parts]
+    if not ranked:
+        line = f"No {PARTS[kind]} lies before it of {document['name']}"
+    elif sort == "effect":
+        line = largest_effect(part_name(ranked[0], kind), ranked[0], document["name"])
+    else:
+        line = f"{gives(part_name(ranked[0], kind), ranked[0]['mean'], whole)} of {document['name']}"
+    valued = [{key: part[key] for key in part if key != "std"} | {"value": part["mean"]} for part in parts]
+    unit = "effect" if sort == "effect" else "contribution"
     return (
-        Note(f"{first} of {document['name']}, the mean over {prompts}", "answer"),
-        *_layer_map(f"mean contribution of every {PARTS[kind]}", valued, kind),
-        Table(f"{document['name']}, by {kind}, over {prompts}", columns, tuple(rows), caption),
+        Note(f"{line}, the mean over {prompts}", "answer"),
+        *_layer_map(f"mean {unit} of every {PARTS[kind]}", valued, kind, sort),
+        Table(f"{document['name']}, by {kind}, over {prompts}", columns, tuple(map(row, ranked[:top])), caption),
         *noted(document),
     )
 

@@ -42,19 +42,23 @@ Sae = Annotated[
     str | None,
     typer.Option(
         "--sae",
-        help="A sae-lens release, or a directory in one of --sae-format's formats. Default: those of smollm2.",
+        help="A sae-lens release, or a directory or hub repository in one of --sae-format's formats. "
+        "Default: those of smollm2.",
     ),
 ]
 SaeFormat = Annotated[
     str | None,
     typer.Option(
         "--sae-format",
-        help="Of the directory, or of a hub repository whose folders --sae-id names: sae-lens, sparsify, "
-        "dictionary-learning, lm-saes, qwen-scope or circuit-tracer.",
+        help="Of the directory or hub repository: sae-lens, sparsify, dictionary-learning, lm-saes, qwen-scope or "
+        "circuit-tracer.",
         show_default="by its files",
     ),
 ]
-SaeId = Annotated[list[str] | None, typer.Option("--sae-id", help="Which SAE of the release; may be repeated.")]
+SaeId = Annotated[
+    list[str] | None,
+    typer.Option("--sae-id", help="Which SAE of the release, or folder of the repository; may be repeated."),
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="The model's dtype. Default: the checkpoint's own.")]
 TraceDtype = Annotated[
     str | None,
@@ -85,6 +89,10 @@ DeviceMap = Annotated[
 MaxMemory = Annotated[
     list[str] | None,
     typer.Option("--max-memory", help="How much of a device it may take, e.g. cpu=6GiB or 0=20GiB; may be repeated."),
+]
+OffloadFolder = Annotated[
+    str | None,
+    typer.Option("--offload-folder", help="Where weights lie for which the memory is too small.", show_default=False),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's message: use the model's chat template.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -154,6 +162,20 @@ Sort = Annotated[
     str,
     typer.Option(
         "--sort", help="activation, or specific: activation minus the feature's own mean over the prompt's positions."
+    ),
+]
+Effects = Annotated[
+    bool,
+    typer.Option(
+        "--effects",
+        help="Also what the target loses without each part, to first order, with attention, norms and MLPs live.",
+    ),
+]
+PartSort = Annotated[
+    str,
+    typer.Option(
+        "--sort",
+        help="abs: by size of contribution; contribution: most positive first; effect: by size of effect.",
     ),
 ]
 Targets = Annotated[
@@ -233,6 +255,7 @@ class Loading:
     subfolder: Subfolder = None
     device_map: DeviceMap = None
     max_memory: MaxMemory = None
+    offload_folder: OffloadFolder = None
     chat: Chat = False
 
     @property
@@ -265,6 +288,7 @@ class Loading:
             subfolder=self.subfolder,
             device_map=self.device_map,
             max_memory=_memory(self.max_memory),
+            offload_folder=self.offload_folder,
             chat=self.chat,
         )
         _collect_from_here_on()
@@ -367,6 +391,21 @@ class HowOptions:
             "first_token": self.first_token,
             "memory": self.memory,
         }
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """What is told of a model's parts, and which of them first."""
+
+    effects: Effects = False
+    sort: PartSort = "abs"
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords of ``lm.attribute_heads`` and its like. Raises UserError for an order that there is not."""
+        from ..attribution.components import check_order
+
+        check_order(self.sort)
+        return {"effects": self.effects, "sort": self.sort}
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def heads(
     given: options.PromptOptions,
     question: options.QuestionOptions,
     how: options.HowOptions,
+    ranked: options.RankOptions,
     by_token: options.ByToken = False,
     top: options.Top = TOP,
     to: options.OutOptions,
@@ -122,7 +123,7 @@ def heads(
         from ..passes import DEFAULT_RULE
 
         check_by_token(how.rule or DEFAULT_RULE)
-    _components("heads", given, question, how, top, to, loading, **({"by_token": True} if by_token else {}))
+    _components("heads", given, question, how, ranked, top, to, loading, **({"by_token": True} if by_token else {}))
 
 
 def modules(
@@ -130,6 +131,7 @@ def modules(
     given: options.PromptOptions,
     question: options.QuestionOptions,
     how: options.HowOptions,
+    ranked: options.RankOptions,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
@@ -138,7 +140,7 @@ def modules(
 
     With --prompts: mean and spread of what each contributes over all of them.
     """
-    _components("modules", given, question, how, top, to, loading)
+    _components("modules", given, question, how, ranked, top, to, loading)
 
 
 def neurons(
@@ -146,6 +148,7 @@ def neurons(
     given: options.PromptOptions,
     question: options.QuestionOptions,
     how: options.HowOptions,
+    ranked: options.RankOptions,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
@@ -154,7 +157,7 @@ def neurons(
 
     With --prompts: mean and spread of what each contributes over all of them.
     """
-    _components("neurons", given, question, how, top, to, loading)
+    _components("neurons", given, question, how, ranked, top, to, loading)
 
 
 def _components(
@@ -162,6 +165,7 @@ def _components(
     given: options.PromptOptions,
     question: options.QuestionOptions,
     how: options.HowOptions,
+    ranked: options.RankOptions,
     top: int,
     to: options.OutOptions,
     loading: options.Loading,
@@ -169,7 +173,7 @@ def _components(
 ) -> None:
     """One question at three granularities, on a prompt or over several."""
     asked = given.read()
-    keywords = question.keywords(given.ids) | how.keywords()
+    keywords = question.keywords(given.ids) | how.keywords() | ranked.keywords()
     if isinstance(asked, options.Texts):
         options.check_pos_of_several(question, ("max",))
     from ..attribution.components import ComponentAttribution

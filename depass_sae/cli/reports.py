@@ -55,8 +55,9 @@ def feature(
     with talk.working() as status:
         lm = loading.load(status, None)
         card = lm.card(
-            which, texts or None, top=top, strongest=strongest, contexts=contexts, progress=status.progress, **keywords
-        )
+            which, texts or None, top=top, strongest=strongest, contexts=contexts, cache_dir=loading.kept,
+            progress=status.progress, **keywords,
+        )  # fmt: skip
         trouble = None
         if meanings is not None:
             status("putting labels on the features")
@@ -117,21 +118,20 @@ def case_study(
     from ..report.case.case import CaseSettings
     from ..report.case.folder import check_folder
     from ..report.case.making import check_title
-    from ..report.case.study import read_study, study_of
+    from ..report.case.study import LOADING, read_study, study_of
 
     if out is None:
         raise UserError("name the folder to write with --out")
     text = None if prompt is None and ids is None else options.prompt_of(prompt, ids)
     given = {
         "prompt": text, "features": feature or None,
-        "title": title, "labels": labels, "model": loading.model, "sae": loading.sae, "sae_id": loading.sae_id or None,
-        "sae_format": loading.sae_format,
-        "layer": layer or None, "dtype": loading.dtype, "trace_dtype": loading.trace_dtype, "rule": rule,
+        "title": title, "labels": labels, "layer": layer or None, "rule": rule,
         "temperature": temperature, "first_token": first_token, "ablate": ablate, "seed": seed,
         "max_nodes": max_nodes, "verify": verify, "top": top,
         "replace_from": None if replace_from is None else str(replace_from),
     }  # fmt: skip
-    given = {key: value for key, value in given.items() if value is not None}
+    given |= {key: getattr(loading, key) for key in LOADING}
+    given = {key: value for key, value in given.items() if value is not None and value is not False and value != []}
     if study is None and not {"prompt", "features"} <= given.keys():
         raise UserError("give --prompt and --feature, or a YAML file with both")
     asked = study_of(**(given if study is None else read_study(study).model_dump() | given))
@@ -143,10 +143,7 @@ def case_study(
     check_folder(out)
     meanings = options.meanings_of(asked.labels)
     with talk.working() as status:
-        chosen = replace(
-            loading, model=asked.model, sae=asked.sae, sae_id=asked.sae_id,
-            sae_format=asked.sae_format, dtype=asked.dtype, trace_dtype=asked.trace_dtype,
-        )  # fmt: skip
+        chosen = replace(loading, **{key: getattr(asked, key) for key in LOADING})
         lm = chosen.load(status, asked.layer)
         found = lm.case_study(
             asked.prompt,

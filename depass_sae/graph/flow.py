@@ -47,7 +47,8 @@ class Inflow:
 def inflow(
     seen: Trace, standing: Standing, low: int, reads: Reads, settings: Settings, carried: Rows | None = None
 ) -> Inflow:
-    """Every source's contribution to every reading, and its effect. low: the whole cut below the readings.
+    """Every source's contribution to every reading, and its effect. low: the whole cut below the readings; swept, they
+    may lie anywhere behind it.
 
     carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept.
     """
@@ -58,14 +59,6 @@ def inflow(
         weights = {low: _read(carried, standing.cuts[low], reads)}
         head_weights = torch.full_like(head_effects, torch.nan)
     return Inflow(weights, effects, heads, head_weights, head_effects)
-
-
-def contributions(seen: Trace, cut: Cut, reads: Reads, settings: Settings) -> Float[Tensor, "read source"]:
-    """Contributions of every source of one whole cut, under a rule that is swept (``half``, ``linear``).
-
-    The readings may lie at any read point behind the cut.
-    """
-    return _swept(seen, Standing([cut]), 0, reads, CONTRIBUTION[settings.rule], settings)[0][0]
 
 
 def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:

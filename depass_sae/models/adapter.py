@@ -59,10 +59,19 @@ class Adapter:
             return _LOCKS.setdefault(self.model, threading.RLock())
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The model's own, also while another thread's pass has it in a higher one."""
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the language model's weights, also while another thread's pass has them in a higher one.
+
+        A model may have several and run: its upper layers in a higher one, or hooks that cast between layers.
+        """
         with self.lock:
-            return self.model.dtype
+            parts = (self.text, self.model.get_output_embeddings())
+            return {p.dtype for part in parts for p in part.parameters() if p.is_floating_point()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's own: of several the coarsest, as far as which what it computes is rounded."""
+        return max(self.dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError, warn
-from ..files import expanded
+from ..files import check_place, expanded
 from .adapter import Adapter
 from .families import FAMILIES
 from .kinds import DEQUANTIZED, quantization, refuse_quantized, refuse_unreadable
@@ -34,21 +34,6 @@ _ONLY_ADAPTER = (
     "{} holds a PEFT adapter beside a model's weights; load it with AutoPeftModelForCausalLM.from_pretrained(...) and "
     "hand over what its merge_and_unload() returns"
 )
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model with its tokenizer (None: prompts are token ids) and the name that documents give it.
-
-    bos_id: the token to put before a text where the tokenizer itself puts none. chat: whether a text is a user's
-    message, and is written out by the tokenizer's chat template.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    name: str
-    bos_id: int | None = None
-    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +75,25 @@ class Checkpoint:
             raise UserError("device is one place for the whole model, and device_map shares it out: give one of them")
         if self.device_map is None and (self.max_memory is not None or self.offload_folder is not None):
             raise UserError('max_memory and offload_folder go with a device_map, such as device_map="auto"')
+        if self.offload_folder is not None:
+            check_place(expanded(self.offload_folder), folder=True)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer (None: prompts are token ids) and the name that documents give it.
+
+    bos_id: the token to put before a text where the tokenizer itself puts none. chat: whether a text is a user's
+    message, and is written out by the tokenizer's chat template. trusted: whether code of its own was run to load it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    bos_id: int | None = None
+    chat: bool = False
+    checkpoint: Checkpoint = Checkpoint()
+    trusted: bool = False
 
 
 def adapter_for(model: Any) -> Adapter:
@@ -194,12 +198,12 @@ def load_model(
             raise UserError(f"there is one checkpoint of {name}, without a revision or a subfolder")
         directory = prepare(None if str(name) == "smollm2" else path, cache_dir)
         model, tokenizer = _from_pretrained(directory, wanted or torch.float32, trust_remote_code, device, checkpoint)
-        return Loaded(model, tokenizer, "smollm2", BOS_ID)
+        return Loaded(model, tokenizer, "smollm2", BOS_ID, checkpoint=checkpoint, trusted=trust_remote_code)
     if path.is_dir() and checkpoint.revision is not None:
         raise UserError(f"{name} is a directory, which has no revisions: those are a hub id's")
     source = _source(name, path)
     model, tokenizer = _from_pretrained(source, wanted or "auto", trust_remote_code, device, checkpoint)
-    return Loaded(model, tokenizer, str(name))
+    return Loaded(model, tokenizer, str(name), checkpoint=checkpoint, trusted=trust_remote_code)
 
 
 def outline(model: Any, *, dtype: str | torch.dtype | None = None, trust_remote_code: bool = False) -> Adapter:

@@ -149,14 +149,15 @@ def blank(
     What is planned and forecast for it holds for every prompt of this length. Options as of :func:`trace`.
     """
     compute, n_layers = adapter.compute_dtype(dtype), adapter.n_layers if until is None else until + 1
+    own = dtype or max(adapter.dtypes, key=lambda one: one.itemsize)
 
     def empty(width: int, dtype: torch.dtype = compute) -> Tensor:
         return torch.empty(n, width, dtype=dtype, device="meta")
 
     records = []
     for part in (part for index in range(n_layers) for part in adapter.layer(index).sublayers):
-        record = mixer_of(part.mixer).blank(n, dtype or adapter.dtype, compute)
-        raw = {} if part.post is None else {"raw": empty(adapter.d_model, dtype or adapter.dtype)}
+        record = mixer_of(part.mixer).blank(n, own, compute)
+        raw = {} if part.post is None else {"raw": empty(adapter.d_model, own)}
         records.append(replace(record, at={**record.at, **raw}))
     vocabulary, capped = adapter.unembed.weight.shape[1], adapter.softcap is not None
     logits = empty(vocabulary) if until is None else None

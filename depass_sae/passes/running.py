@@ -41,7 +41,7 @@ def _changed(adapter: Adapter, dtype: torch.dtype | None, patterns: bool) -> Ite
         model.eval()
         if patterns:
             text.set_attn_implementation("eager")
-        if experts not in (None, "eager") and torch.float64 in (dtype, model.dtype):
+        if experts not in (None, "eager") and torch.float64 in (dtype, *adapter.dtypes):
             text.set_experts_implementation("eager")  # the others do not compute in it
         with _unpacked(model), _all_away_again(model), _raised(adapter, dtype), torch.no_grad():
             yield
@@ -64,8 +64,9 @@ def _raised(adapter: Adapter, dtype: torch.dtype | None) -> Iterator[None]:
         yield
         return
     tensors = [t for t in (*adapter.model.parameters(), *adapter.model.buffers()) if t.is_floating_point()]
-    if any(torch.promote_types(t.dtype, dtype) != dtype for t in adapter.model.parameters() if t.is_floating_point()):
-        raise UserError(f"trace_dtype {_name(dtype)} is lower than the model's {_name(adapter.dtype)}")
+    own = sorted({t.dtype for t in adapter.model.parameters() if t.is_floating_point()}, key=str)
+    if higher := [_name(one) for one in own if torch.promote_types(one, dtype) != dtype]:
+        raise UserError(f"trace_dtype {_name(dtype)} is lower than the model's {' and '.join(higher)}")
     if any(t.is_inference() and t.dtype != dtype for t in tensors):
         raise UserError(
             "a model that was made in torch.inference_mode keeps its dtype; load it outside of that, or leave "
@@ -87,7 +88,8 @@ def _raised(adapter: Adapter, dtype: torch.dtype | None) -> Iterator[None]:
     try:
         with hooks() as handles:
             for unit, owners in _units(adapter):
-                handles.append(unit.register_forward_pre_hook(lambda *_, owners=owners: up(owners)))
+                # Before hooks of the model's own, which may cast what a layer is given to its weights' dtype.
+                handles.append(unit.register_forward_pre_hook(lambda *_, owners=owners: up(owners), prepend=True))
                 handles.append(unit.register_forward_hook(lambda *_, owners=owners: down(owners)))
             yield
     finally:

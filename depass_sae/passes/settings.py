@@ -11,7 +11,7 @@ from torch import Tensor
 from ..models.place import Place
 from . import DEFAULT_RULE
 from .backward import Level
-from .choices import CONTRIBUTION
+from .choices import CONTRIBUTION, Choices
 from .forward import Allocation, FirstToken, Progress, propagate
 from .many import Aim, Batch, sweep_each
 from .memory import Budget
@@ -79,7 +79,11 @@ class Settings:
         return propagate(trace, start, reads, self.allocation, budget=self.budget, progress=self.progress)
 
     def sweep(
-        self, traces: Sequence[Trace], aims: Sequence[Aim], visit: Callable[[Batch, Iterator[Level]], None]
+        self,
+        traces: Sequence[Trace],
+        aims: Sequence[Aim],
+        visit: Callable[[Batch, Iterator[Level]], None],
+        choices: Choices | None = None,
     ) -> None:
-        """Every aim swept back to the embeddings under the rule (:func:`.sweep_each`)."""
-        sweep_each(traces, aims, CONTRIBUTION[self.rule], visit, self.budget, self.progress)
+        """Every aim swept back to the embeddings under the rule, or with other choices (:func:`.sweep_each`)."""
+        sweep_each(traces, aims, choices or CONTRIBUTION[self.rule], visit, self.budget, self.progress)

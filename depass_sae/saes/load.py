@@ -23,7 +23,7 @@ from .formats import Format, Stored, folders_in, formats_called
 from .formats.sae_lens import FORMAT as SAE_LENS
 from .hook import NoHookNamed, hook_in, hook_names, named_hook
 from .own import DTYPES, inference_form, quiet, settle, written_down
-from .release import fetch_folders, load_release
+from .release import fetch_folders, is_release, load_release
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -57,13 +57,13 @@ def load_saes(
 
     Args:
         saes: a release in sae-lens's registry; a directory in one of the formats, or a folder of several; a hub
-            repository in one of them, with `sae_ids`, which are its folders; an SAE object; a list of directories and
-            objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do not name their hook (a
-            bare layer then means resid_post).
+            repository in one of them, with `sae_ids` for its folders where there are several; an SAE object; a list of
+            directories and objects; or {17 or "17.resid_post" or Place: directory or object} for SAEs that do not name
+            their hook (a bare layer then means resid_post).
         layers: only these. From a release: the SAE at each of them.
         sae_ids: of a release, where a layer has several.
-        sae_format: of the directories, by its name in :data:`.FORMATS`; recognised by their files if None (a hub
-            repository's is sae-lens's then).
+        sae_format: of the directories, by its name in :data:`.FORMATS`; recognised by their files if
+            None.
         device: where they are put.
         dtype: of the weights; float32 (or float64 where they have it) if None. Thresholds keep at least float32.
 
@@ -80,7 +80,7 @@ def load_saes(
     dtype = _dtype(dtype)
     formats_called(sae_format)
     if isinstance(saes, str) and not _is_on_disk(saes):
-        if sae_format in (None, SAE_LENS.name):
+        if sae_format in (None, SAE_LENS.name) and is_release(saes):
             candidates = _from_release(saes, sae_ids, layers)
         else:
             candidates = _from_repository(saes, sae_ids, sae_format)
@@ -210,10 +210,10 @@ def _from_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[
     ]
 
 
-def _from_repository(repository: str, sae_ids: Sequence[str] | None, sae_format: str) -> list[Candidate]:
-    """Of folders of a hub repository in another format than sae-lens's."""
+def _from_repository(repository: str, sae_ids: Sequence[str] | None, sae_format: str | None) -> list[Candidate]:
+    """Of folders of a hub repository that is no release of sae-lens's."""
     found = []
-    for sae_id, path in fetch_folders(repository, sae_ids).items():
+    for sae_id, path in fetch_folders(repository, sae_ids, sae_format).items():
         origin = {"release": repository, "sae_id": sae_id, "sae_format": sae_format}
         with quiet():
             candidates = _from_folders(folders_in(path, sae_format), None)
@@ -221,7 +221,7 @@ def _from_repository(repository: str, sae_ids: Sequence[str] | None, sae_format:
     return found
 
 
-def _from_there(candidate: Candidate, origin: Mapping[str, str]) -> "SAE":
+def _from_there(candidate: Candidate, origin: Mapping[str, str | None]) -> "SAE":
     return written_down(candidate.load(), candidate.hook, **origin)
 
 

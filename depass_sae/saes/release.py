@@ -1,4 +1,4 @@
-"""SAEs from a sae-lens release, by way of the Hugging Face hub.
+"""SAEs from a sae-lens release or a repository's folders, by way of the Hugging Face hub.
 
 Which ids lie at a layer is read off the ids themselves, so choosing needs no network. Everything that the hub can
 answer instead of a file (gated, missing, unreachable) is told in one line that says what to do.
@@ -6,11 +6,13 @@ answer instead of a file (gated, missing, unreachable) is told in one line that 
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .formats import files_of, folders_among
 from .own import one_line, quiet
 from .stands import SUMMED, SUMMING
 
@@ -21,51 +23,91 @@ if TYPE_CHECKING:
 ID_LAYER = re.compile(r"blocks\.(\d+)\.|layer_?(\d+)|^l(\d+)[arm]_")
 
 
+def is_release(name: str) -> bool:
+    """Whether sae-lens's registry knows a name."""
+    return name in _registry()
+
+
 def load_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[int] | None) -> dict[str, "SAE"]:
     """The SAEs of a release in float32, by id: those of `sae_ids`, else the one at each of `layers`.
 
-    `release` is a name in sae-lens's registry, or (with `sae_ids`) a hub repository in sae-lens's format.
-    Raises UserError for names that do not exist, for a choice that is not unique, and for what the hub refuses.
+    Raises UserError for ids that do not exist, for a choice that is not unique, and for what the hub refuses.
     """
-    with quiet():
-        from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-        registry = get_pretrained_saes_directory()
-    if release in registry:
-        repository = registry[release].repo_id
-        chosen = choose_ids(release, list(registry[release].saes_map), sae_ids, layers)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", release) and sae_ids is not None:
-        repository, chosen = release, list(sae_ids)
-    else:
-        raise UserError(f"there is no SAE directory or sae-lens release {release!r}{close_to(release, registry)}")
-    found = {sae_id: _fetch(release, sae_id, repository) for sae_id in chosen}
-    if release in registry and registry[release].conversion_func == SUMMING:
+    listed = _registry()[release]
+    chosen = choose_ids(release, list(listed.saes_map), sae_ids, layers)
+    found = {sae_id: _fetch(release, sae_id, listed.repo_id) for sae_id in chosen}
+    if listed.conversion_func == SUMMING:
         for sae in found.values():
             sae.cfg.metadata[SUMMED] = True
     return found
 
 
-def fetch_folders(repository: str, names: Sequence[str] | None) -> dict[str, Path]:
+def fetch_folders(repository: str, names: Sequence[str] | None, sae_format: str | None) -> dict[str, Path]:
     """Folders of a hub repository, in the hub's cache, with the configurations that lie beside them.
 
+    names: which; ``"."`` is the whole repository. None: the only one of the format, or of any, that there is.
     Raises UserError for what the repository does not have, and for what the hub refuses.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UserError(f"there is no SAE directory or hub repository {repository!r}")
-    if not names:
-        raise UserError(f"{repository} may hold many SAEs: choose its folders with sae_ids")
+        raise UserError(
+            f"there is no SAE directory or sae-lens release {repository!r}{close_to(repository, _registry())}"
+        )
     with quiet():
         from huggingface_hub import snapshot_download
 
-        wanted = [*(f"{name}/*" for name in names), "config.json", "config.yaml"]
         try:
-            root = Path(snapshot_download(repository, allow_patterns=wanted))
+            files = _listing(repository)
         except Exception as error:  # whatever the hub in between can raise
+            raise UserError(
+                f"{repository} is no SAE directory and no sae-lens release, and as a hub repository: "
+                f"{_why(error, repository)}"
+            ) from error
+        names = _folders(repository, files, names, sae_format)
+        wanted = {file for name in names for file in files_of(name, files)}
+        try:
+            root = Path(snapshot_download(repository, allow_patterns=[escape(file) for file in sorted(wanted)]))
+        except Exception as error:
             raise UserError(f"cannot load {', '.join(names)} of {repository}: {_why(error, repository)}") from error
-    for name in names:
-        if not (root / name).is_dir():
-            raise UserError(f"{repository} has no folder {name}")
     return {name: root / name for name in names}
+
+
+def _folders(repository: str, files: Sequence[str], names: Sequence[str] | None, sae_format: str | None) -> list[str]:
+    """Which folders of a repository are meant."""
+    there = {str(place) for file in files for place in PurePosixPath(file).parents}
+    if names:
+        for name in names:
+            if name not in there:
+                raise UserError(f"{repository} has no folder {name}{close_to(name, there)}")
+        return list(names)
+    try:
+        found = folders_among(files, sae_format)
+    except UserError as error:
+        raise UserError(f"{repository} {error}") from None
+    if len(found) > 1:
+        raise UserError(f"{repository} has {len(found)} SAEs: choose with sae_ids; {_listed('it has', found)}")
+    return found
+
+
+def _listing(repository: str) -> list[str]:
+    """A repository's files; of what is in the cache where the hub does not say."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        return [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
+    except Exception as error:  # whatever the hub in between can raise
+        try:
+            # No file has this name, so that what is there is enough.
+            root = Path(snapshot_download(repository, allow_patterns="//", local_files_only=True))
+        except Exception:
+            raise error from None
+        return [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+
+
+def _registry() -> Mapping[str, Any]:
+    with quiet():
+        from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+        return get_pretrained_saes_directory()
 
 
 def choose_ids(

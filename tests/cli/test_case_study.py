@@ -54,8 +54,11 @@ def test_the_command_on_the_page_makes_the_same_bytes_again(
     labels.write_text(json.dumps({firing(files).partition("@")[0]: "fruit"}))
     first = tmp_path / "first"
     options = ("-p", TEXT, "-f", firing(files), *QUICK, "--title", "A study", "--labels", str(labels))
-    assert run("case-study", *options, *files.options(), "--out", str(first)).status == 0
+    there = ("--model", str(files.model.parent), "--subfolder", files.model.name, "--sae", str(files.fitting))
+    shared = ("--device-map", "auto", "--max-memory", "cpu=1GB", "--offload-folder", str(tmp_path / "away"))
+    assert run("case-study", *options, *there, *shared, "--out", str(first)).status == 0
     command = shlex.split(json.loads((first / "case.json").read_text())["command"])
+    assert {*there, *shared} <= {*command}
     monkeypatch.chdir(first)
     assert run(*command[1:]).status == 0
     for path in (first / "case-study").iterdir():

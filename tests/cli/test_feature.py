@@ -109,10 +109,18 @@ def test_contexts_of_neuronpedia_stand_for_texts(
 ) -> None:
     asked = ["feature", "1/3", *files.options()]
     found = PublicFeature((Context(("the price", " of supply"), (0.0, 2.0)),), density=0.25)
-    monkeypatch.setattr("depass_sae.report.card.making.fetch_feature", lambda *_: found)
+    kept: list[Path | None] = []
+
+    def fetched(*_: object, cache_dir: Path | None) -> PublicFeature:
+        kept.append(cache_dir)
+        return found
+
+    monkeypatch.setattr("depass_sae.report.card.making.fetch_feature", fetched)
     card = json.loads(run(*asked, "--contexts", "neuronpedia", "--json").out)
     assert [prompt["prompt"] for prompt in card["prompts"]] == ["the price of supply"]
     assert card["public"]["density"] == 0.25
-    assert "What Neuronpedia has" in run(*asked, "-p", TEXT, "--contexts", "neuronpedia").out
+    there = ("--cache-dir", str(tmp_path / "kept"))
+    assert "What Neuronpedia has" in run(*asked, "-p", TEXT, "--contexts", "neuronpedia", *there).out
+    assert kept == [None, tmp_path / "kept"]
     assert_refused(run(*asked, "--contexts", "elsewhere"), "takes neuronpedia")
     assert_refused(run(*asked), "give texts")

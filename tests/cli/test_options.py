@@ -35,9 +35,11 @@ def test_dtypes_are_passed_on(run: Run, files: Files) -> None:
     assert json.loads(run(*options, "--dtype", "bfloat16", "--trace-dtype", "float32").out)["dtype"] == "float32"
 
 
-def test_a_model_is_shared_out_as_options_say_and_answers_the_same(run: Run, files: Files) -> None:
+def test_a_model_is_shared_out_as_options_say_and_answers_the_same(run: Run, files: Files, tmp_path: Path) -> None:
     options = ["tokens", "--logit", "9", "--ids", "5 6 7", "--model", str(files.bare), "--json"]
-    shared = run(*options, "--device-map", "auto", "--max-memory", "cpu=40KB")
+    away = tmp_path / "away"
+    shared = run(*options, "--device-map", "auto", "--max-memory", "cpu=40KB", "--offload-folder", str(away))
+    assert away.is_dir()
     found, expected = (json.loads(done.out)["targets"][0] for done in (shared, run(*options)))
     assert found["pre_activation"] == pytest.approx(expected["pre_activation"], rel=1e-5)
     inner = ["--model", str(files.bare.parent), "--subfolder", files.bare.name]
@@ -50,6 +52,9 @@ def test_a_model_is_shared_out_as_options_say_and_answers_the_same(run: Run, fil
         (["--chat"], "came without a tokenizer|has no chat template"),
         (["--device-map", "auto", "--max-memory", "6GiB"], "such as cpu=6GiB or 0=20GiB, not '6GiB'"),
         (["--max-memory", "cpu=6GiB"], "go with a device_map"),
+        (["--offload-folder", "x"], "go with a device_map"),
+        (["--device-map", "auto", "--offload-folder", __file__], "cannot write .*: it is no folder"),
+        (["--device-map", "auto", "--offload-folder", ""], "an empty name is no path"),
         (["--revision", "v2"], "which has no revisions"),
         (["--subfolder", "nowhere"], "nowhere has no config.json"),
     ],

@@ -515,6 +515,26 @@ def test_components_of_a_file_of_prompts_are_their_importance(
     assert f"over {len(found.prompts)} prompts" in run(*question).out
 
 
+@pytest.mark.parametrize("command", ["heads", "modules", "neurons"])
+def test_effects_and_orders_are_asked_for_by_options(
+    run: Run, files: Files, several: str, lm: ds.LM, command: str
+) -> None:
+    question = [command, "-f", "1/9", *files.options()]
+    ask = getattr(lm, f"attribute_{command}")
+    for options, settings in (
+        (["--effects"], {"effects": True}),
+        (["--sort", "effect"], {"sort": "effect"}),
+        (["--sort=contribution"], {"sort": "contribution"}),
+    ):
+        found = json.loads(run(*question, "-p", TEXT, *options, "--json").out)
+        assert found == ask(TEXT, "1/9", **settings).to_dict()
+    shown = run(*question, "-p", TEXT, "--sort", "effect").out
+    assert "has the largest effect on feature 1/9" in " ".join(shown.split())
+    assert "effects do not add up to anything" in " ".join(shown.split())
+    document = json.loads(run(*question, "--prompts", several, "--sort", "effect", "--json").out)
+    assert document == lm.importance(TEXTS, "1/9", of=command, sort="effect").to_dict()
+
+
 def test_what_has_to_be_said_of_one_of_several_prompts_names_it(run: Run, files: Files, several: str) -> None:
     done = run("tokens", "-f", "1/159", "--prompts", several, *files.options(), "--json")
     assert [line.partition(":")[0] for line in done.err.splitlines()] == ["prompt 1", "prompt 2", "prompt 3"]

@@ -94,7 +94,7 @@ def test_the_tokens_and_heads_of_a_committed_study_are_what_the_code_finds(case:
     (finding,) = document(case)["features"][0]["findings"]
     feature = f"{case.feature}@{case.position}"
     tokens = lm.attribute_tokens(case.prompt, feature).to_dict()
-    heads = lm.attribute_heads(case.prompt, feature, by_token=True).to_dict()
+    heads = lm.attribute_heads(case.prompt, feature, by_token=True, effects=True).to_dict()
     for committed, made in ((finding["tokens"], tokens), (finding["heads"], heads)):
         assert not list(differences(unmeasured(committed["targets"]), unmeasured(made["targets"])))
 

@@ -9,12 +9,11 @@ import json
 import os
 import sys
 import time
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import torch
 from safetensors.torch import save
+
+from tests.local_hub import serve
 
 D_MODEL, D_SAE, THRESHOLD, AVERAGE_NORM = 4, 6, 0.5, 8.0
 
@@ -32,10 +31,10 @@ config = {
     "dataset_average_activation_norm": {"in": AVERAGE_NORM},
     "hook_point_in": "blocks.25.hook_resid_post",
 }
-REPOSITORY = "/fnlp/Llama3_1-8B-Base-LXR-8x/resolve/main"
+REPOSITORY = "fnlp/Llama3_1-8B-Base-LXR-8x"
 FILES = {
-    f"{REPOSITORY}/Llama3_1-8B-Base-L25R-8x/hyperparams.json": json.dumps(config).encode(),
-    f"{REPOSITORY}/Llama3_1-8B-Base-L25R-8x/checkpoints/final.safetensors": save(weights),
+    "Llama3_1-8B-Base-L25R-8x/hyperparams.json": json.dumps(config).encode(),
+    "Llama3_1-8B-Base-L25R-8x/checkpoints/final.safetensors": save(weights),
 }
 SPARSIFY = "EleutherAI/sae-tiny"
 WHOLE = {  # that repository
@@ -51,46 +50,12 @@ WHOLE = {  # that repository
     ),
     "layers.4/cfg.json": b"{",
 }
-COMMIT = "a" * 40
-FILES |= {f"/{SPARSIFY}/resolve/{COMMIT}/{name}": body for name, body in WHOLE.items()}
-TREE = [{"type": "file", "path": name, "size": len(body), "oid": "0" * 40} for name, body in WHOLE.items()]
-LISTED = {"id": SPARSIFY, "sha": COMMIT, "siblings": [{"rfilename": name} for name in WHOLE]}
-FILES |= {
-    f"/api/models/{SPARSIFY}/revision/main": json.dumps(LISTED).encode(),
-    f"/api/models/{SPARSIFY}/tree/{COMMIT}?recursive=true&expand=false": json.dumps(TREE).encode(),
-}
 REFUSALS = {
-    "L26R": (403, "GatedRepo"),
-    "L27R": (404, "EntryNotFound"),
-    "L28R": (401, "RepoNotFound"),
-    "L29R": (500, ""),
+    f"{REPOSITORY}/resolve/main/Llama3_1-8B-Base-L26R-8x": (403, "GatedRepo"),
+    f"{REPOSITORY}/resolve/main/Llama3_1-8B-Base-L28R-8x": (401, "RepoNotFound"),
+    f"{REPOSITORY}/resolve/main/Llama3_1-8B-Base-L29R-8x": (500, ""),
+    "somebody/L28R": (401, "RepoNotFound"),
 }
-
-
-class Hub(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        if self.path in FILES:
-            body = FILES[self.path]
-            etag = sha256(body).hexdigest()  # the cache keeps one file per tag
-            self.answer(200, {"ETag": f'"{etag}"', "X-Repo-Commit": "a" * 40, "Content-Length": len(body)})
-        else:
-            status, code = next(
-                (why for folder, why in REFUSALS.items() if folder in self.path), (404, "EntryNotFound")
-            )
-            self.answer(status, {"X-Error-Code": code, "Content-Length": 0})
-
-    def do_GET(self):
-        self.do_HEAD()
-        self.wfile.write(FILES.get(self.path, b""))
-
-    def answer(self, status, headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
 
 
 def attempt(release="llama_scope_lxr_8x", **arguments):
@@ -114,12 +79,19 @@ def as_numbers(sae):
 
 
 def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    with serve() as hub:
+        os.environ["HF_ENDPOINT"] = hub.address
+        time.sleep = lambda seconds: None  # huggingface_hub waits longer and longer between its retries
+        hub.add(REPOSITORY, FILES)
+        hub.add(SPARSIFY, WHOLE)
+        hub.refused |= REFUSALS
+        results = ask()
+    results["network down"] = attempt(layers=[30])
+    results["network down, in the cache"] = attempt(layers=[25])
+    json.dump(results, sys.stdout)
 
-    time.sleep = lambda seconds: None  # huggingface_hub waits longer and longer between its retries
 
+def ask():
     from depass_sae.saes import load_saes
 
     results = {"loaded": attempt(layers=[25]), "by id": attempt(sae_ids=["l25r_8x"])}
@@ -132,11 +104,7 @@ def main():
     results["sparsify, none"] = attempt(**sparsify, sae_ids="layers.9")
     results["sparsify, all"] = attempt(**sparsify)
     results["sparsify, nobody's"] = attempt("somebody/L28R", sae_ids="layers.3", sae_format="sparsify")
-    server.shutdown()
-    server.server_close()
-    results["network down"] = attempt(layers=[30])
-    results["network down, in the cache"] = attempt(layers=[25])
-    json.dump(results, sys.stdout)
+    return results
 
 
 if __name__ == "__main__":

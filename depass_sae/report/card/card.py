@@ -121,11 +121,13 @@ class SourceToken:
 @dataclass(frozen=True)
 class FlowFeature:
     """A feature of a neighbouring SAE layer. contribution: summed; count: over so many firings (previous layer), or
-    places where it fires itself (next layer)."""
+    places where it fires itself (next layer). effect: summed over the same firings, of the previous layer's features
+    alone; to first order, with nothing frozen."""
 
     index: int
     contribution: float
     count: int
+    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -387,9 +389,13 @@ class FeatureCard(Shown):
     def _flow_dict(self, flow: Flow | None) -> dict[str, Any] | None:
         if flow is None:
             return None
-        features = [{**self._named(flow.hook, flow.sae, f.index), **asdict(f)} for f in flow.features]
+        features = [{**self._named(flow.hook, flow.sae, f.index), **_flow_feature_dict(f)} for f in flow.features]
         sums = {"total": flow.total, "errors": flow.errors, "other": flow.other}
         return {"layer": flow.hook.layer, "hook": flow.hook.name, **sums, "features": features}
+
+
+def _flow_feature_dict(feature: FlowFeature) -> dict[str, Any]:
+    return {key: value for key, value in asdict(feature).items() if value is not None}
 
 
 def _is_resid(hook: Place) -> bool:

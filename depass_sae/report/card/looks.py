@@ -7,7 +7,7 @@ from itertools import count, zip_longest
 from typing import Any
 
 from ..._version import __version__
-from ...attribution.looks import Document, rule_of
+from ...attribution.looks import EFFECTS, Document, rule_of
 from ...view import words
 from ...view.blocks import (
     Bars,
@@ -220,10 +220,14 @@ def _near(c: Document, top: int | None) -> tuple[Block, ...]:
             ("SAE errors", before["errors"]),
             ("position 0, constants", before["other"]),
         )
-        ends = (*(Row((*row, None), "aside") for row in rows), Row(("pre-activation", whole, None), "total"))
-        caption = f"What they contribute at {firings}, summed (rule {c['flow']['rule']})."
+        ends = (
+            *(Row((*row, None, None), "aside") for row in rows),
+            Row(("pre-activation", whole, None, None), "total"),
+        )
+        said = f"{EFFECTS[:1].upper()}{EFFECTS[1:]}"
+        caption = f"What they contribute at {firings}, summed (rule {c['flow']['rule']}). {said}."
         title = f"Layer {before['layer']}, before it"
-        tables.append(_features(title, listed, "contribution", ("firings",), ends, caption))
+        tables.append(_features(title, listed, "contribution", ("firings",), ends, caption, ("effect",)))
     if behind is not None:
         listed = list(behind["features"])[:top]
         ends = (Row(("all features", behind["total"], None), "aside"),)
@@ -242,12 +246,20 @@ def _features(
     counted: tuple[str, ...] = (),
     ends: tuple[Row, ...] = (),
     caption: str = "",
+    more: tuple[str, ...] = (),
 ) -> Table:
     rows = (
-        Row((Feature(f["feature"], f["label"] or "", f["link"]), f[key], *(f["count"] for _ in counted)))
+        Row(
+            (
+                Feature(f["feature"], f["label"] or "", f["link"]),
+                *(f[name] for name in (key, *more)),
+                *(f["count"] for _ in counted),
+            )
+        )
         for f in listed
     )
-    columns = (Column("feature"), Column(key, "signed"), *(Column(name, "count") for name in counted))
+    numbers = (*(Column(name, "signed") for name in (key, *more)), *(Column(name, "count") for name in counted))
+    columns = (Column("feature"), *numbers)
     return Table(title, columns, (*rows, *ends), caption)
 
 

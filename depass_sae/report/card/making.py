@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
 
 from ...attribution.answer import Asked
 from ...attribution.targets import FeatureTarget, parse_feature
@@ -45,6 +49,7 @@ def make_card(
     top: int = TOP,
     strongest: int = STRONGEST,
     contexts: str | None = None,
+    cache_dir: Path | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> FeatureCard:
     """The card of one feature ("LAYER/INDEX").
@@ -52,7 +57,7 @@ def make_card(
     prompts: one, or several. top: how many tokens and features each list has. strongest: at how many firings the
     feature is taken apart. Flows are computed under the allocation's rule where that is ``half`` or ``linear``, else
     under ``half``. contexts: "neuronpedia" also shows what Neuronpedia has of the feature; without any prompts
-    (None) its strongest contexts are these.
+    (None) its strongest contexts are these. cache_dir: where that is kept; None is the user's cache folder.
 
     Raises UserError for a feature that does not exist or names a position, for prompts that cannot be encoded, and
     where there are no prompts and Neuronpedia has none.
@@ -62,7 +67,7 @@ def make_card(
     target, _ = parse_feature(subject, feature, pos=False)
     target.check(subject)
     subject = subject.asked()
-    public = None if contexts is None else _public(subject, target, contexts, needed=prompts is None)
+    public = None if contexts is None else _public(subject, target, contexts, cache_dir, needed=prompts is None)
     if prompts is None:
         chosen_contexts, encoded = _of_contexts(subject, public)
     else:
@@ -115,12 +120,15 @@ def _encoded(subject: Subject, prompts: PromptLike | Sequence[PromptLike]) -> li
     return found
 
 
-def _public(subject: Subject, target: FeatureTarget, contexts: str, needed: bool) -> PublicFeature | None:
+def _public(
+    subject: Subject, target: FeatureTarget, contexts: str, cache_dir: Path | None, needed: bool
+) -> PublicFeature | None:
     """What is known elsewhere. Raises UserError where it is needed and cannot be had; else that is a warning."""
     if contexts != "neuronpedia":
         raise UserError(f"contexts come from neuronpedia, not from {contexts!r}")
     try:
-        return fetch_feature(describe(subject.saes[target.hook])["neuronpedia_id"], target.index)
+        sae = describe(subject.saes[target.hook])["neuronpedia_id"]
+        return fetch_feature(sae, target.index, cache_dir=cache_dir)
     except UserError as error:
         if needed:
             raise
@@ -240,6 +248,8 @@ def _flows(
     previous = following = None
     if before is not None:
         features, total = _largest([found.features for found in arrived], subject.saes[before].cfg.d_sae, top)
+        effects = torch.stack([found.effects for found in arrived]).sum(0)
+        features = tuple(replace(feature, effect=effects[feature.index].item()) for feature in features)
         errors, other = (sum(getattr(found, part).sum().item() for found in arrived) for part in ("errors", "other"))
         previous = Flow(before, describe(subject.saes[before]), features, total, errors, other)
     if behind is not None:

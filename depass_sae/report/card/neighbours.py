@@ -1,9 +1,10 @@
 """A feature among others: what its decoder direction votes for, and which features are like it, before it, behind it.
 
 Behind it and before it are meant by flow. What the features at the previous SAE layer contribute to this one's
-pre-activation is one backward sweep; what this one contributes to the features at the next SAE layer is its own part of
-the stream carried forward to there, read along their encoders. Under the rules ``half`` and ``linear`` both are exact
-and independent of all other parts, and equal the edges that a feature-flow graph has between the same features.
+pre-activation is one backward sweep, and their first-order effect on it another; what this one contributes to the
+features at the next SAE layer is its own part of the stream carried forward to there, read along their encoders. Under
+the rules ``half`` and ``linear`` contributions are exact and independent of all other parts. They and the effects equal
+those of a feature-flow graph's edges between the same features.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...graph.cuts import sae_cut
-from ...graph.flow import contributions
+from ...graph.cuts import Standing, sae_cut
+from ...graph.flow import inflow
 from ...graph.reads import encoder_reads
 from ...graph.standing import is_whole
 from ...models.place import Place, stream_at
@@ -185,11 +186,13 @@ class ByFeature:
 class Arrived:
     """What arrives at one feature at some positions from the previous SAE layer; it sums to the pre-activations.
 
-    features: an entry per position and feature of that SAE. errors: of that SAE. other: position 0's stream, the
-    decoder's constant, bias vectors, and the feature's own constant.
+    features: an entry per position and feature of that SAE. effects: of each of its features over all positions, in no
+    sum. errors: of that SAE. other: position 0's stream, the decoder's constant, bias vectors, and the feature's own
+    constant.
     """
 
     features: ByFeature
+    effects: Float[Tensor, "d_sae"]
     errors: Float[Tensor, "read"]
     other: Float[Tensor, "read"]
 
@@ -208,13 +211,15 @@ def inflow_from(
     cut = sae_cut(subject, seen, prompt, source)
     at = torch.tensor(list(positions), device=seen.resid_post.device)
     reads = encoder_reads(subject.encoding(seen, hook), hook, at, torch.full_like(at, index))
-    weights = contributions(seen, cut, reads, settings).double()
+    arriving = inflow(seen, Standing([cut]), 0, reads, settings)
+    weights, effects = arriving.weights[0].double(), arriving.effects[0][:, : cut.n_features].double().sum(0)
     roots = weights[:, cut.n_features : -2]
     is_token = torch.tensor(cut.is_token, device=roots.device)
     found = weights.new_zeros(len(at), subject.saes[source].cfg.d_sae)
     found.index_add_(1, cut.active.index, weights[:, : cut.n_features])
     return Arrived(
         features=ByFeature(found.nonzero()[:, 1], found[found != 0]),
+        effects=found.new_zeros(found.shape[1]).index_add_(0, cut.active.index, effects),
         errors=roots[:, ~is_token].sum(1),
         other=roots[:, is_token].sum(1) + weights[:, -2:].sum(1) + reads.constant.double(),
     )

@@ -140,7 +140,7 @@ class Finding:
 
     def largest_heads(self) -> list[Any]:
         """Every head of every layer, the largest first."""
-        return ranked_parts(self._head_document["targets"][0], "heads")
+        return ranked_parts(self._head_document["targets"][0]["heads"], "abs")
 
     def table(self) -> dict[str, Any]:
         """The largest sources by size, then what is left, row by row down to the pre-activation."""

@@ -164,7 +164,7 @@ def _finding(
         replace_from=case.replace_from if case.ablate else None, settings=settings,
     )  # fmt: skip
     heads = attribute_components(
-        subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, settings=settings
+        subject, prompt, target, HEADS, pos=pos, by_token=settings.swept, effects=True, settings=settings
     )  # fmt: skip
     g, why = None, _no_graph(target, settings.rule)
     if why is None:

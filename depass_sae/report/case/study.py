@@ -13,10 +13,16 @@ from ...passes import DEFAULT_RULE
 from ...texts import is_hidden, visible
 
 if TYPE_CHECKING:
+    from ...models.load import Loaded
     from ...subject import Subject
 
 LABELS_FILE = "labels.json"
 """Where the labels that a study shows are kept, beside its page."""
+LOADING = (
+    *("model", "sae", "sae_id", "sae_format", "dtype", "trace_dtype", "revision", "subfolder", "trust_remote_code"),
+    *("device_map", "max_memory", "offload_folder", "chat"),
+)
+"""Which of a study's keys say how model and SAEs are loaded."""
 
 
 class Study(BaseModel):
@@ -35,6 +41,13 @@ class Study(BaseModel):
     layer: list[int] | None = None
     dtype: str | None = None
     trace_dtype: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+    trust_remote_code: bool = False
+    device_map: str | None = None
+    max_memory: list[str] | None = None
+    offload_folder: str | None = None
+    chat: bool = False
     rule: str | None = None
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     first_token: str = "skip"
@@ -50,13 +63,12 @@ class Study(BaseModel):
 
         labelled: whether there are labels: they are read from the file beside the page, so that they stay the same.
         """
-        words = ["depass-sae", "case-study"]
+        words = ["depass-sae case-study"]
         if isinstance(self.prompt, str):
-            words += ["--prompt", self.prompt]
+            words += [_option("prompt", self.prompt)]
         else:
-            words += ["--ids", " ".join(map(str, self.prompt))]
-        for feature in self.features:
-            words += ["--feature", feature]
+            words += [_option("ids", " ".join(map(str, self.prompt)))]
+        words += [_option("feature", feature) for feature in self.features]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if (
@@ -65,23 +77,18 @@ class Study(BaseModel):
                 or (name, value) == ("rule", DEFAULT_RULE)
             ):
                 continue
-            for item in value if isinstance(value, list) else [value]:
-                words += [f"--{name.replace('_', '-')}", str(item)]
+            words += [_option(name, item) for item in (value if isinstance(value, list) else [value])]
         if labelled:
-            words += ["--labels", LABELS_FILE]
-        return " ".join(_quoted(words)) + " --out case-study"
+            words += [_option("labels", LABELS_FILE)]
+        return " ".join(words) + " --out case-study"
 
 
-def _quoted(words: list[str]) -> list[str]:
-    """A value that begins with a dash is tied to its option, or it would be read as one."""
-    quoted: list[str] = []
-    for word in words:
-        option = quoted and quoted[-1].startswith("--") and "=" not in quoted[-1]
-        if option and word.startswith("-"):
-            quoted[-1] += f"={_shell(word)}"
-        else:
-            quoted.append(_shell(word))
-    return quoted
+def _option(name: str, value: Any) -> str:
+    """An option with its value, as a shell reads it. One that begins with a dash is tied, or it would be an option."""
+    option, word = f"--{name.replace('_', '-')}", str(value)
+    if value is True:
+        return option
+    return f"{option}={_shell(word)}" if word.startswith("-") else f"{option} {_shell(word)}"
 
 
 def _shell(word: str) -> str:
@@ -126,7 +133,7 @@ def _mistake(error: ValidationError) -> str:
 
 
 def origin(subject: Subject) -> dict[str, Any] | None:
-    """The options that load the subject: ``model``, ``sae``, ``sae_id``, ``sae_format``, ``dtype`` and ``trace_dtype``.
+    """The options that load the subject, of :data:`LOADING`.
 
     None where that cannot be told: a model or SAEs that were made in Python.
     """
@@ -137,7 +144,7 @@ def origin(subject: Subject) -> dict[str, Any] | None:
         return None
     described = [describe(sae) for sae in subject.saes.values()]
     releases = {about["release"] for about in described}
-    options: dict[str, Any] = {"model": name}
+    options: dict[str, Any] = {"model": name, **_checkpoint(subject.loaded)}
     dtype = str(adapter.dtype).removeprefix("torch.")
     if (name, dtype) != ("smollm2", "float32"):
         options["dtype"] = dtype
@@ -149,7 +156,21 @@ def origin(subject: Subject) -> dict[str, Any] | None:
         return None
     for sae_format in {sae.cfg.metadata.sae_format for sae in subject.saes.values()} - {None}:
         options["sae_format"] = sae_format
-    return options | {"sae": releases.pop(), "sae_id": [about["id"] for about in described]}
+    return options | {"sae": releases.pop(), "sae_id": list(dict.fromkeys(about["id"] for about in described))}
+
+
+def _checkpoint(loaded: Loaded) -> dict[str, Any]:
+    """Which checkpoint the model is of, where its weights went, and how texts are given to it."""
+    given = loaded.checkpoint
+    options: dict[str, Any] = {**given.files, "trust_remote_code": loaded.trusted, "chat": loaded.chat}
+    if isinstance(given.device_map, str):
+        options["device_map"] = given.device_map
+        if given.max_memory is not None:
+            sizes = {key: f"{n // 1000}KB" if isinstance(n, int) else n for key, n in given.max_memory.items()}
+            options["max_memory"] = [f"{device}={size}" for device, size in sizes.items()]
+        if given.offload_folder is not None:
+            options["offload_folder"] = str(given.offload_folder)
+    return options
 
 
 def _are_shipped(subject: Subject) -> bool:

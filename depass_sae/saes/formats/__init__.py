@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from ...errors import UserError
 from . import circuit_tracer, dictionary_learning, lm_saes, qwen_scope, sae_lens, sparsify
@@ -35,12 +36,47 @@ def folders_in(folder: Path, name: str | None = None) -> list[tuple[Path, Format
     for places in ([folder], sorted(path for path in folder.iterdir() if path.is_dir())):
         if found := [(path, known) for path in places if (known := _known(path, formats)) is not None]:
             return found
+    raise UserError(f"{folder} {_holds_none(formats)}")
+
+
+def files_of(folder: str, files: Iterable[str]) -> list[str]:
+    """Of a listing's files those that a folder is read from, with the configurations that lie beside it.
+
+    folder: ``"."`` is the listing's root, without the other folders in it.
+    """
+    beside = {str(place / name) for place in PurePosixPath(folder).parents for name in ("config.json", "config.yaml")}
+
+    def belongs(file: str) -> bool:
+        if folder == ".":
+            return "/" not in file or any(known.weights.fullmatch(file) for known in FORMATS.values())
+        return file.startswith(f"{folder}/") or file in beside
+
+    return [file for file in files if belongs(file)]
+
+
+def folders_among(files: Iterable[str], name: str | None = None) -> list[str]:
+    """The folders of a listing that hold weights, the root alone (``"."``) where it does.
+
+    name: of a format, which is then the only one. Raises UserError where there is none.
+    """
+    formats = formats_called(name)
+    found: dict[str, None] = {}
+    for file in map(PurePosixPath, files):
+        for place in file.parents:
+            if any(known.weights.fullmatch(str(file.relative_to(place))) for known in formats):
+                found[str(place)] = None
+    if not found:
+        raise UserError(_holds_none(formats))
+    return ["."] if "." in found else sorted(found)
+
+
+def _holds_none(formats: list[Format]) -> str:
     files = "; ".join(f"{known.files} ({known.name})" for known in formats)
-    raise UserError(f"{folder} holds no SAE: neither {files}, nor folders with them")
+    return f"holds no SAE: neither {files}, nor folders with them"
 
 
 def _known(folder: Path, formats: list[Format]) -> Format | None:
     return next((known for known in formats if known.recognises(folder)), None)
 
 
-__all__ = ["FORMATS", "Format", "Stored", "folders_in", "formats_called"]
+__all__ = ["FORMATS", "Format", "Stored", "files_of", "folders_among", "folders_in", "formats_called"]

@@ -22,7 +22,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...texts import quoted
 from ..weights import Tensors, check_tensors, count_in, made, one_of, read_config, read_tensors, text_in
-from .folder import Format, Stored, mentions, weights_among
+from .folder import Format, Stored, mentions, named, weights_among
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -132,4 +132,6 @@ def _metadata(folder: Path, config: dict[str, Any], buffer: Any) -> dict[str, An
     return metadata | {"hf_hook_name": f"layers.{place[2]}.{MODULES[place[1]]}"}
 
 
-FORMAT = Format("dictionary-learning", f"{CONFIG} and {WEIGHTS[1]} or {WEIGHTS[0]}", _recognises, _read)
+FORMAT = Format(
+    "dictionary-learning", f"{CONFIG} and {WEIGHTS[1]} or {WEIGHTS[0]}", named(*WEIGHTS), _recognises, _read
+)

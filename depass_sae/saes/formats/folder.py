@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,22 @@ class Stored:
 
 @dataclass(frozen=True)
 class Format:
-    """files: what its folders hold, for messages; read: raises UserError for a folder that is not whole."""
+    """What a format's folders hold, and how one is read.
+
+    files: for messages; weights: their paths inside a folder, by which it is found in a listing; read: raises UserError
+    for a folder that is not whole.
+    """
 
     name: str
     files: str
+    weights: re.Pattern[str]
     recognises: Callable[[Path], bool]
     read: Callable[[Path], list[Stored]]
+
+
+def named(*paths: str) -> re.Pattern[str]:
+    """What matches these paths, and nothing else."""
+    return re.compile("|".join(map(re.escape, paths)))
 
 
 def mentions(file: Path, key: str) -> bool:

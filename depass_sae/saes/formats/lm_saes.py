@@ -41,7 +41,7 @@ from ..weights import (
     read_tensors,
     text_in,
 )
-from .folder import Format, Stored, mentions, weights_among
+from .folder import Format, Stored, mentions, named, weights_among
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -220,4 +220,6 @@ def _checked(file: Path, config: Config, found: Tensors) -> tuple[Tensors, Tenso
     return weights, found.get(threshold, weights["b_E"])
 
 
-FORMAT = Format("lm-saes", f"{' or '.join(CONFIGS)} and {WEIGHTS[0]} or {WEIGHTS[2]}", _recognises, _read)
+FORMAT = Format(
+    "lm-saes", f"{' or '.join(CONFIGS)} and {WEIGHTS[0]} or {WEIGHTS[2]}", named(*WEIGHTS), _recognises, _read
+)

@@ -45,7 +45,7 @@ def _read(folder: Path) -> list[Stored]:
             "hf_hook_name": f"model.layers.{layer}.output",
             "sae_id": f"{name[0]}/{layer}",
         }
-        stored.append(Stored(f"layer {layer} of {folder}", "topk", metadata, partial(_load, file, metadata, d_sae, k)))
+        stored.append(Stored(str(file), "topk", metadata, partial(_load, file, metadata, d_sae, k)))
     return stored
 
 
@@ -59,4 +59,4 @@ def _load(file: Path, metadata: dict[str, Any], d_sae: int, k: int) -> SAE:
     return made("topk", weights | {name: weights[name].T for name in ("W_enc", "W_dec")}, metadata, k=k)
 
 
-FORMAT = Format("qwen-scope", "layerN.sae.pt", lambda folder: bool(_layers(folder)), _read)
+FORMAT = Format("qwen-scope", "layerN.sae.pt", FILE, lambda folder: bool(_layers(folder)), _read)

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ...texts import quoted
 from ..own import one_line
 from ..weights import MOST, read_config
-from .folder import Format, Stored
+from .folder import Format, Stored, named
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -98,4 +98,4 @@ def _load(path: Path, config: Mapping[str, Any]) -> "SAE":
     return sae
 
 
-FORMAT = Format("sae-lens", f"{CONFIG} and {WEIGHTS}", _recognises, _read)
+FORMAT = Format("sae-lens", f"{CONFIG} and {WEIGHTS}", named(WEIGHTS), _recognises, _read)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import UserError
 from ..model_types import POST_NORMED, model_type_of
 from ..weights import check_tensors, count_in, flag_in, made, one_of, read_config, read_tensors, text_in
-from .folder import Format, Stored, mentions, weights_among
+from .folder import Format, Stored, mentions, named, weights_among
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -90,4 +90,4 @@ def _metadata(folder: Path, transcodes: bool) -> dict[str, Any]:
     return metadata | {"hf_hook_name": f"{place.name}.input", "hf_hook_name_out": f"{place.name}.output"}
 
 
-FORMAT = Format("sparsify", f"{CONFIG} and {WEIGHTS}", _recognises, _read)
+FORMAT = Format("sparsify", f"{CONFIG} and {WEIGHTS}", named(WEIGHTS), _recognises, _read)

@@ -241,15 +241,35 @@ def test_the_previous_layers_features_contribute_what_a_graphs_edges_say(normali
     g = lm.graph(TEXT, f"{feature}@{card.firings[0].pos}", max_nodes=10_000, edge_threshold=None)
     target = g.graph["target"][0]["node"]
     edges: dict[int, float] = defaultdict(float)
+    effects: dict[int, float] = defaultdict(float)
     for source, _, edge in g.in_edges(target, data=True):
         if g.nodes[source]["kind"] == "feature":
             edges[g.nodes[source]["index"]] += edge["weight"]
+            effects[g.nodes[source]["index"]] += edge["effect"]
     assert card.previous is not None
     assert card.previous.hook == Hook(0, "resid_post")
     largest = max(map(abs, edges.values()))
     assert {f.index for f in card.previous.features} == edges.keys()
     for found in card.previous.features:
         assert found.contribution == pytest.approx(edges[found.index], abs=1e-5 * largest)
+        assert found.effect == pytest.approx(effects[found.index], abs=1e-5 * largest)
+        assert found.effect != pytest.approx(found.contribution, abs=1e-5 * largest)
+
+
+def test_what_comes_from_the_previous_layer_is_summed_over_prompts() -> None:
+    lm = lm_with("standard")
+    feature = firing_feature(lm, 1)
+    both = lm.card(feature, [TEXT, TEXT[:40]], top=D_SAE, strongest=99).previous
+    alone = [lm.card(feature, text, top=D_SAE, strongest=99).previous for text in (TEXT, TEXT[:40])]
+    assert both is not None
+    for key in ("contribution", "effect"):
+        sums: dict[int, float] = defaultdict(float)
+        for flow in alone:
+            assert flow is not None
+            for found in flow.features:
+                sums[found.index] += getattr(found, key)
+        size = max(map(abs, sums.values()))
+        assert {f.index: getattr(f, key) for f in both.features} == pytest.approx(sums, abs=1e-5 * size)
 
 
 @pytest.mark.parametrize("hook", ["1.resid_mid", "1.attn_out", "1.mlp_out", "1.mlp_in", "1.hook_z"])

@@ -42,6 +42,15 @@ def page_of(card: FeatureCard, *changed: float) -> dict[str, Any]:
     return PAGE | {"activations": [{"tokens": list(read.prompt.tokens), "values": values}]}
 
 
+def test_contexts_and_labels_are_kept_where_that_is_said(lm: ds.LM, server: Neuronpedia, tmp_path: Path) -> None:  # noqa: F811
+    server.answer(INDEX, answered(page_of(lm.card(feature_of(lm), TEXT))))
+    kept = tmp_path / "kept"
+    lm.card(feature_of(lm), contexts="neuronpedia", cache_dir=str(kept))
+    assert [path.name for path in kept.rglob("*.json")] == [f"{INDEX}.contexts.json"]
+    with pytest.raises(UserError, match="an empty name is no path"):
+        lm.card(feature_of(lm), contexts="neuronpedia", cache_dir="")
+
+
 def test_a_features_own_contexts_become_the_prompts(lm: ds.LM, server: Neuronpedia) -> None:  # noqa: F811
     known = lm.card(feature_of(lm), TEXT)
     assert known.public is None

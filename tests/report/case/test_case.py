@@ -10,10 +10,10 @@ import pytest
 import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.labels.neuronpedia import labels_from
-from depass_sae.report.case.study import Study, read_study, study_of
+from depass_sae.report.case.study import Study, origin, read_study, study_of
 from depass_sae.texts import is_hidden
 
-from ...attribution.tiny import SINK, TEXT, handle, random_sae, sinking, tokenizer
+from ...attribution.tiny import SINK, TEXT, fitting_sae, handle, model, random_sae, sinking, tokenizer
 from .sample import HARM, PROMPT, firing, lm, made, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # random SAEs fit nothing
@@ -23,7 +23,9 @@ def test_its_parts_are_what_the_other_calls_return():
     for finding in study().findings:
         alone = lm().attribute_tokens(PROMPT, finding.name, ablate=3)
         assert finding.tokens.to_dict() == alone.to_dict()
-        assert finding.heads.to_dict() == lm().attribute_heads(PROMPT, finding.name, by_token=True).to_dict()
+        assert (
+            finding.heads.to_dict() == lm().attribute_heads(PROMPT, finding.name, by_token=True, effects=True).to_dict()
+        )
         graph = lm().verify(lm().graph(PROMPT, finding.name, max_nodes=24), max_nodes=4)
         assert finding.graph is not None
         assert finding.graph.graph["verification"] == graph.graph["verification"]
@@ -166,6 +168,31 @@ def test_saes_that_are_not_on_neuronpedia_have_no_labels_there():
 
 def test_a_study_of_models_made_in_python_has_no_command():
     assert study().command is None
+
+
+def test_the_command_loads_the_model_as_it_was_loaded(tmp_path: Path) -> None:
+    words = {
+        "revision": "v2", "subfolder": "in ner", "trust_remote_code": True, "device_map": "auto",
+        "max_memory": ["cpu=6GiB", "0=20GiB"], "offload_folder": "away", "chat": True,
+    }  # fmt: skip
+    command = shlex.split(study_of(prompt="a", features=["1/2"], **words).command(labelled=False))
+    assert command[6:-2] == [
+        *("--revision", "v2", "--subfolder", "in ner", "--trust-remote-code", "--device-map", "auto", "--max-memory"),
+        *("cpu=6GiB", "--max-memory", "0=20GiB", "--offload-folder", "away", "--chat"),
+    ]
+    assert not {"--chat", "--trust-remote-code"} & {
+        *Study(prompt="a", features=["1/2"]).command(labelled=False).split()
+    }
+    model().save_pretrained(tmp_path / "inner")
+    sae = fitting_sae(release="somebody/saes", sae_id="layers.1")
+    lm = ds.load(
+        tmp_path, saes=sae, subfolder="inner", device_map="auto", max_memory={"cpu": 10**9}, offload_folder=tmp_path
+    )
+    assert origin(lm._subject) == {
+        "model": str(tmp_path), "subfolder": "inner", "dtype": "float32", "trust_remote_code": False, "chat": False,
+        "device_map": "auto", "max_memory": ["cpu=1000000KB"], "offload_folder": str(tmp_path),
+        "sae": "somebody/saes", "sae_id": ["layers.1"],
+    }  # fmt: skip
 
 
 def test_the_command_says_what_is_not_the_default_and_a_shell_reads_it_as_it_was_meant():

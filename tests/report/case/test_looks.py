@@ -93,7 +93,8 @@ def test_every_number_of_the_tables_and_the_maps_is_on_the_page(page: Page):
 def test_a_head_s_line_has_its_contribution_and_the_sources_that_most_of_it_came_from(page: Page):
     lines = [value for _, key, value in page.attributes if key == "title"]
     for head in study().findings[0].to_dict()["heads"]["targets"][0]["heads"]:
-        begin = f"L{head['layer']}H{head['head']}: {signed(head['value'])}, of which from "
+        effect = f"effect {signed(head['effect'])}"
+        begin = f"L{head['layer']}H{head['head']}: {signed(head['value'])}, {effect}, of which from "
         (line,) = {line for line in lines if line.startswith(begin)}
         largest = max(head["by_token"], key=lambda source: abs(source["value"]))
         assert f"({largest['pos']}) {signed(largest['value'])}" in line

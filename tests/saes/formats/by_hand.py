@@ -38,6 +38,12 @@ def write(folder: Path, config: str, values: Any, weights: str, tensors: dict[st
     return folder
 
 
+def activations(sae: Any) -> Tensor:
+    """[pos, d_sae] of what has as many dimensions as the SAE reads."""
+    x = torch.randn(6, sae.cfg.d_in, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    return sae.encode(x.to(sae.W_enc.dtype))
+
+
 def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
 
