@@ -169,6 +169,16 @@ def test_a_transcoder_of_summed_decoders_and_one_of_another_output_are_refused()
             handle([random_sae("transcoder", "1.mlp_in", metadata=metadata)]).graph(TEXT, "logit:5")
 
 
+def test_a_skip_connection_that_passes_by_a_whole_stream_is_refused_and_one_that_does_not_is_not() -> None:
+    whole = random_sae("jumprelu", "1.resid_mid")
+    with pytest.raises(
+        UserError, match=r"the skip connection of the transcoder at 1.resid_pre passes by .* 1.resid_mid"
+    ):
+        handle([whole, random_sae("skip_transcoder", "1.resid_pre")]).graph(TEXT, "logit:5")
+    for transcoder in (random_sae("transcoder", "1.resid_pre"), random_sae("skip_transcoder", "2.resid_pre")):
+        assert adds_up(handle([whole, transcoder]).graph(TEXT, "logit:5", max_nodes=60))
+
+
 def test_one_of_a_layers_dictionaries_is_chosen_by_its_hook(lm: ds.LM) -> None:
     g = lm.graph(TEXT, "logit:5", layers=[0, "1.mlp_out"], max_nodes=40)
     assert [(sae["layer"], sae["hook"]) for sae in g.graph["saes"]] == [(0, "attn_out"), (1, "mlp_out")]
