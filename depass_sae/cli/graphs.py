@@ -50,10 +50,12 @@ def graph(
     from ..graph.labels import graph_pages, with_labels
     from ..graph.looks import graph_blocks
     from ..graph.names import note_of
+    from ..graph.standing import layer_named
     from ..labels.neuronpedia import labels_from
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
+    layers = None if layer is None else [layer_named(text) for text in layer]
     size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
     keywords = how.keywords()
@@ -69,7 +71,7 @@ def graph(
             targets or None,
             **logits,
             pos=at,
-            layers=layer,
+            layers=layers,
             max_nodes=max_nodes,
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,

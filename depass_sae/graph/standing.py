@@ -36,6 +36,12 @@ def graph_hooks(subject: Subject, layers: Layers | None) -> dict[Place, Stands]:
     return chosen
 
 
+def layer_named(text: str) -> int | str:
+    """An entry of ``layers`` as people write it: ``17`` or ``17.mlp_out``. Raises UserError for anything else."""
+    number = whole_in(text.strip())
+    return str(Place.parse(text)) if number is None else number
+
+
 def is_whole(subject: Subject, hook: Place) -> bool:
     """Whether the features, error and constant of the SAE there are the whole stream."""
     usable, _ = _usable(subject, [hook])
@@ -90,8 +96,7 @@ def _stands(subject: Subject, hook: Place, stands: Stands) -> Stands:
 
 
 def _meant(layer: int | str | Place, usable: Iterable[Place], refused: Mapping[Place, str]) -> list[Place]:
-    number = whole_in(layer) if isinstance(layer, str) else layer
-    at = Place.parse(layer) if isinstance(layer, str) and number is None else number
+    at = Place.parse(layer) if isinstance(layer, str) else layer
     found = [hook for hook in usable if at in (hook.layer, hook)]
     if not found:
         here = [f"; {hook}: {why}" for hook, why in refused.items() if at in (hook.layer, hook)]
