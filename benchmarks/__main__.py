@@ -22,7 +22,7 @@ from rich.table import Table
 from depass_sae.files import write_text
 
 from .big import big
-from .graphs import graph
+from .graphs import every_layer, graph
 from .measure import Row, measured
 from .start import start
 
@@ -48,6 +48,7 @@ def rows(threads: int, gpu: bool, only: str | None) -> Iterator[Row]:
     if not gpu and only in (None, "graphs"):
         for length in GRAPHS:
             yield from _apart(graph, threads, length)
+        yield from _apart(every_layer, threads, GRAPHS[0])
 
 
 def _apart(work: Any, threads: int, *arguments: Any) -> list[Row]:

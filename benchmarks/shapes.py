@@ -24,6 +24,7 @@ class Shape:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     kind: str = "llama"
+    vocabulary: int = 2048
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Adapter:
@@ -32,7 +33,7 @@ class Shape:
         torch.manual_seed(0)
         config = AutoConfig.for_model(
             self.kind,
-            vocab_size=2048,
+            vocab_size=self.vocabulary,
             hidden_size=self.hidden,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
@@ -56,6 +57,7 @@ SHAPES = {
     "1024x8": Shape(1024, 8, 16, 4, 2816),
     "gemma2-512x8": Shape(512, 8, 8, 4, 1408, kind="gemma2", more=_SANDWICHED),
     "moe-512x8": Shape(512, 8, 8, 4, 1408, kind="qwen3_moe", more=_ROUTED),
+    "smollm2-random": Shape(576, 30, 9, 3, 1536, vocabulary=49_152, more={"tie_word_embeddings": True}),
     "llama-3.1-8b": Shape(4096, 32, 32, 8, 14336, torch.bfloat16, "cuda"),
 }
 

@@ -529,7 +529,7 @@ class LM:
         logit: str | int | None = None,
         logit_diff: tuple[str | int, str | int] | None = None,
         pos: Pos | None = None,
-        layers: Sequence[int] | None = None,
+        layers: Sequence[int | str] | None = None,
         max_nodes: int = GraphSettings.max_nodes,
         node_threshold: float | None = GraphSettings.node_threshold,
         edge_threshold: float | None = GraphSettings.edge_threshold,
@@ -537,15 +537,16 @@ class LM:
         heads: bool = GraphSettings.heads,
         **how: Unpack[How],
     ) -> nx.DiGraph:
-        """The feature-flow graph: from the tokens through the features of every SAE to the target.
+        """The feature-flow graph: from the tokens through the features of every SAE and transcoder to the target.
 
         target: ``"17/1208@6"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``, or several; default: the top
         predicted tokens. logit, logit_diff: one more, by a token's text or id. pos: of those that name no position
-        (default: where a feature is strongest; a logit's is the last). layers: of the SAEs that it stands on (all on
-        the residual stream). max_nodes: it is grown from the target by influence until it has so many. node_threshold,
-        edge_threshold: then keep the fewest that have this share of the influence. errors: "roots", or "through" to
-        follow SAE errors upstream. heads: also through which heads. At every feature and logit Σ incoming weights +
-        constant = pre-activation.
+        (default: where a feature is strongest; a logit's is the last). layers: of the SAEs and transcoders that it
+        stands on, a layer or one's hook such as ``"17.mlp_out"`` (default: all that can be). max_nodes: it is grown
+        from the target by influence until it has so many. node_threshold, edge_threshold: then keep the fewest that
+        have this share of the influence. errors: "roots", or "through" to follow errors on the residual stream
+        upstream. heads: also through which heads. At every feature and logit Σ incoming weights + constant =
+        pre-activation.
         """
         given = [] if target is None else [target] if isinstance(target, str) else list(target)
         targets = [parse_target(self._subject, text) for text in given]

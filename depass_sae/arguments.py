@@ -234,6 +234,9 @@ EXPECTED = {
     "os.PathLike[str]": Expected("a path", _path),
     "Sequence[int]": Expected("a list of whole numbers", _several(_whole)),
     "Sequence[str]": Expected("a list of texts", _several(_text)),
+    "Sequence[int | str]": Expected(
+        'a list of layers, or of hooks such as "17.mlp_out"', _several(_either(_whole, _text))
+    ),
     "Sequence[Sequence[int]]": Expected("a list of lists of whole numbers", _several(_several(_whole))),
     "tuple[str | int, str | int]": Expected("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
     "Pos": Expected('"max", "all" or a position', _either(_whole, _text)),

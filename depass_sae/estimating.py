@@ -24,7 +24,7 @@ from .attribution.document import SCHEMA_VERSION
 from .attribution.measure import BATCH_TOKENS
 from .errors import UserError
 from .graph.build import GraphSettings, graph_bytes
-from .graph.cuts import Cut, embedding_cut
+from .graph.cuts import Active, Cut, Standing, embedding_cut
 from .graph.flow import inflow
 from .graph.grow import AT_ONCE
 from .graph.reads import Reads
@@ -45,6 +45,7 @@ from .passes.settings import Settings
 from .passes.sources import Heads, Neurons, Source, Split, tokens
 from .report.card.making import STRONGEST
 from .report.case.case import CaseSettings
+from .saes import Stands
 from .saes.encode import FeatureParts, encode
 from .subject import KEPT
 from .view.blocks import Block, Column, Note, Row, Table
@@ -395,7 +396,7 @@ class _Rehearsals:
         nodes = max(2, min(AT_ONCE, BATCH_TOKENS // self.n))
         w, one = like.new_empty(nodes, like.shape[1]), like.new_empty(nodes)
         reads = Reads(Place(high, "resid_post"), torch.full((nodes,), self.n - 1), w, w, one, one)
-        some = _rehearsed(lambda: inflow(seen, cut, reads, Settings()))
+        some = _rehearsed(lambda: inflow(seen, Standing([cut]), 0, reads, Settings()))
         return Effort(some.flops // nodes, some.peak)
 
     def _cut(self, layer: int) -> Cut:
@@ -404,7 +405,9 @@ class _Rehearsals:
         pos = torch.arange(count) // (count // self.n)
         each = like.new_empty(count)
         found = FeatureParts(pos, pos % self.sae_width, each, each, self.sae.W_dec.detach(), like, like, None)
-        return Cut(layer, Place(layer, "resid_post"), None, found, like, (False,) * self.n, like)
+        place = Place(layer, "resid_post")
+        active, nowhere = Active(found.pos, found.index, found.activation), (False,) * self.n
+        return Cut(layer, place, Stands(place), None, active, {place: found}, like, nowhere, like)
 
     @property
     def _end(self) -> Place:

@@ -23,7 +23,7 @@ def graph(
     logit_diff: options.LogitDiff = None,
     pos: options.Pos = None,
     ids: options.Ids = None,
-    layer: options.Layers = None,
+    layer: options.GraphLayers = None,
     max_nodes: options.MaxNodes = 200,
     node_threshold: options.Threshold = None,
     edge_threshold: options.EdgeThreshold = 0.98,
@@ -37,7 +37,7 @@ def graph(
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """The feature-flow graph: from the tokens through the features of every SAE to the target."""
+    """The feature-flow graph: from the tokens through the features of every dictionary to the target."""
     asked = options.prompt_of(prompt, ids)
     targets = [*(target or []), *([] if feature is None else [feature])]
     logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
@@ -50,10 +50,12 @@ def graph(
     from ..graph.labels import graph_pages, with_labels
     from ..graph.looks import graph_blocks
     from ..graph.names import note_of
+    from ..graph.standing import layer_named
     from ..labels.neuronpedia import labels_from
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
+    layers = None if layer is None else [layer_named(text) for text in layer]
     size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
     keywords = how.keywords()
@@ -69,7 +71,7 @@ def graph(
             targets or None,
             **logits,
             pos=at,
-            layers=layer,
+            layers=layers,
             max_nodes=max_nodes,
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,
@@ -123,7 +125,7 @@ def verify(
     g = read_graph(path)
     format = check_destination(path)
     loading = replace(loading, model=loading.model or g.graph["model"])
-    layers = [about["layer"] for about in g.graph["saes"]]
+    layers = sorted({about["layer"] for about in g.graph["saes"]})
     with talk.working() as status:
         lm = loading.load(status, layers)
         verified = lm.verify(

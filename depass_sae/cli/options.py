@@ -232,6 +232,14 @@ Format = Annotated[
 Layers = Annotated[
     list[int] | None, typer.Option("--layer", "-l", help="Only the SAEs of these layers; may be repeated.")
 ]
+GraphLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        help="Only the SAEs and transcoders of these layers, or one by its hook, such as 17.mlp_out; may be repeated.",
+    ),
+]
 MaxNodes = Annotated[int, typer.Option("--max-nodes", help="How large the graph is grown.")]
 MaxDrawn = Annotated[
     int | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import write_text
 from ..models.load import FAMILIES
 from ..report.releases import Tally, hook_kinds
-from ..saes.registry import registry
+from ..saes.registry import registry, why_no_layer
 
 QUESTIONS = ("tokens", "heads", "neurons", "modules", "subspace", "attention scores", "graph layer", "intervene")
 # transformers' model_type: what it is called, and what does not work as everywhere else, by question.
@@ -39,14 +39,15 @@ name which SAEs that has; it needs no network.
 ## Models
 
 A model is known by the `model_type` of its configuration. *Attention scores*: why a head looked where it did; *graph
-layer*: whether SAEs on its residual stream are layers of feature-flow graphs; *intervene*: whether graphs can be
+layer*: whether SAEs and transcoders at its places are layers of feature-flow graphs; *intervene*: whether graphs can be
 verified, and sources replaced, in it.
 
 """
 
 SAES = """## Public SAEs
 
-{works} of the {total} SAEs in sae-lens's registry ({releases} releases) can be used. *hooks* are the read points: the
+{works} of the {total} SAEs in sae-lens's registry ({releases} releases) can be used, {layers} of them as layers of
+feature-flow graphs. *hooks* are the read points: the
 residual stream before, within and after a layer, what attention and MLP add to it (after a norm on their outputs, where
 the model has one), the heads' outputs side by side (`hook_z`), and the MLP's normed input with the norm's gain
 (`mlp_in`) or without (`ln2_normalized`). What only a file on the hub says of a release stands in
@@ -69,14 +70,16 @@ def page() -> str:
     for release in releases:
         of_release = Tally.of(release.saes)
         hooks = ", ".join(f"`{hook}`" for hook in hook_kinds(release))
-        rows.append([release.name, release.model, str(of_release.total), hooks, of_release.said])
-    head = SAES.format(works=tally.works, total=tally.total, releases=len(releases))
+        layer = Tally.of(release.saes, why_no_layer)
+        rows.append([release.name, release.model, str(of_release.total), hooks, of_release.said, layer.said])
+    layers = Tally.of((sae for release in releases for sae in release.saes), why_no_layer)
+    head = SAES.format(works=tally.works, total=tally.total, releases=len(releases), layers=layers.works)
     return (
         HEAD
         + _table(["`model_type`", "models", *QUESTIONS], families)
         + "\n"
         + head
-        + _table(["release", "model", "SAEs", "hooks", "works"], rows)
+        + _table(["release", "model", "SAEs", "hooks", "works", "graph layer"], rows)
     )
 
 

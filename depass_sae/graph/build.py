@@ -1,7 +1,7 @@
-"""The feature-flow graph of a prompt: from tokens through the features of every SAE to the targets.
+"""The feature-flow graph of a prompt: from tokens through the features of every dictionary to the targets.
 
-SAEs on the residual stream at layers l₁ < … < l_k cut the network into segments. At each of them features, errors and
-constant are the whole stream, so that no path by-passes them, and what a node has comes from the cut right below:
+SAEs and transcoders cut the network (cuts.py): where one stands, features, errors and constant are exactly what the
+model computed there, and a node is fed by the cuts from which something reaches it through no other:
 
     Σ incoming weights + constant = pre-activation          at every feature and logit, before and after pruning
 
@@ -11,7 +11,8 @@ contribution under the rule, and an ``effect``, its first-order effect in the un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,15 +30,17 @@ from ..passes.memory import check_memory
 from ..passes.record import Trace, blank
 from ..passes.rules import rule_named
 from ..passes.settings import Settings
-from ..saes import describe
+from ..saes import CrossLayerFeatures, Stands, describe
 from ..subject import Subject
 from ..texts import together
-from .cuts import Cut, embedding_cut, graph_hooks, sae_cut
+from .cuts import Cut, Standing, standing_on
 from .document import SCHEMA_VERSION
-from .grow import KEPT_SOURCES, RULES, Goal, Grown, Growth, grow
+from .grow import KEPT_SOURCES, RULES, Goal, Grown, Growth, Others, grow
 from .influence import influence, scores
+from .names import node_id
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
+from .standing import Layers, graph_hooks
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -92,35 +95,40 @@ def build_graph(
     prompt: Prompt,
     targets: Sequence[tuple[Target, Pos | None]],
     *,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     size: GraphSettings = GraphSettings(),
     settings: Settings,
 ) -> nx.DiGraph:
     """The graph of one prompt.
 
     targets: features or logits with their positions (None: where they are strongest); none at all stands for the top
-    predicted tokens. layers: of the SAEs that it stands on; None takes all on the residual stream.
+    predicted tokens. layers: of the SAEs and transcoders that it stands on (an entry may also be one's hook, such as
+    ``"17.mlp_out"``); None takes all that a graph can stand on.
     """
     size.check(settings.rule)
-    hooks = _hooks(subject, targets, layers)
+    hooks = _hooks(subject, targets, layers, settings.rule)
     check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.device)
     until = None if not targets or any(t.place is None for t, _ in targets) else max(hook.layer for hook in hooks)
-    seen = subject.trace(prompt, until)
-    cuts = [embedding_cut(seen), *(sae_cut(subject, seen, prompt, hook) for hook in hooks)]
-    wanted, named, notes = _wanted(subject, seen, prompt, hooks, targets or _top_logits(subject, seen))
-    cuts = cuts[: max(target.level for target in wanted) + 1]
-    _check_size(cuts, settings.rule, size.max_nodes)
-    shared = sum(bool(cut.constant.any()) + 2 for cut in cuts)  # constant, bias and remainder
+    places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
+    seen = subject.trace(prompt, until, places | crossed(subject, hooks, until))
+    standing = standing_on(subject, seen, prompt, hooks)
+    levels = _Levels.of(standing)
+    wanted, named, notes = _wanted(subject, seen, prompt, levels, targets or _top_logits(subject, seen))
+    standing = Standing(standing.cuts[: max(target.level for target in wanted) + 1])
+    cuts = standing.cuts
+    _check_size(standing, settings.rule, size.max_nodes)
+    shared = sum(bool(cut.constant.any()) + cut.is_whole + 1 for cut in cuts)  # constant, bias and remainder
     room = size.max_nodes - shared
     if room < len(wanted):
         raise UserError(f"max_nodes {size.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
     through = size.errors == "through"
-    growth = grow(seen, cuts, wanted, room, errors_through=through, settings=settings)
+    growth = grow(seen, standing, wanted, room, errors_through=through, settings=settings)
     worst = max(growth.expanded, key=lambda node: node.completeness_error)
     layer, hook = worst.read.place
-    subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, hooks[0])
-    g = _assemble(growth, prompt, wanted, named, size.heads)
-    g.graph = _attributes(subject, prompt, hooks, seen, settings.allocation, size) | {
+    first = next(iter(hooks))
+    subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, first)
+    g = _assemble(growth, prompt, levels, wanted, named, size.heads)
+    g.graph = _attributes(subject, prompt, standing, seen, settings.allocation, size) | {
         "target": [
             {"node": node, "name": attributes["name"], "weight": target.worth}
             for target, (node, attributes) in zip(wanted, named, strict=True)
@@ -140,23 +148,58 @@ def build_graph(
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-def _hooks(subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layers: Sequence[int] | None) -> list[Place]:
-    """The SAEs of the graph; nothing above the highest feature is needed where all targets are features."""
+def _hooks(
+    subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layers: Layers | None, rule: str
+) -> dict[Place, Stands]:
+    """What the graph stands on; nothing above the highest feature is needed where all targets are features."""
     features = [target for target, _ in targets if isinstance(target, FeatureTarget)]
-    own = None if layers is None else sorted({*layers, *(target.hook.layer for target in features)})
+    own = None if layers is None else [*layers, *(target.hook for target in features)]
     hooks = graph_hooks(subject, own)
     for target in features:
         if target.hook not in hooks:
-            raise UserError(f"{target.hook} is no SAE on the residual stream, so its features are no targets of graphs")
+            graph_hooks(subject, [target.hook])  # which says why
         if target.path != "magnitude":
             raise UserError(f"a graph's target is a feature's magnitude, not its {target.path}")
     for other, _ in targets:
         if not isinstance(other, FeatureTarget | LogitTarget):
             raise UserError(f"a graph's targets are features and logits, not a {other.name}")
     if targets and len(features) == len(targets):
-        highest = max(target.hook.depth for target in features)
-        hooks = [hook for hook in hooks if hook.depth <= highest]
+        highest = max(target.hook for target in features)
+        hooks = {hook: stands for hook, stands in hooks.items() if hook <= highest}
+    beside = [hook for hook, stands in hooks.items() if not stands.place.is_stream]
+    if beside and rule not in CONTRIBUTION:
+        raise UserError(
+            f"the rule {rule} shares out a whole stream, and what stands at {beside[0]} is beside it: take "
+            f"{' or '.join(CONTRIBUTION)}, or layers with SAEs on the residual stream alone"
+        )
     return hooks
+
+
+def crossed(subject: Subject, hooks: Iterable[Place], until: int | None) -> set[Place]:
+    """What the MLPs add that a cross-layer transcoder writes into, beside those of its own layers."""
+    across = [hook.layer for hook in hooks if isinstance(subject.saes[hook], CrossLayerFeatures)]
+    last = subject.adapter.n_layers - 1 if until is None else until
+    return {Place(layer, "mlp_out") for layer in range(min(across), last + 1)} if across else set()
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Where nodes stand, as their attributes say it: the hook only where a layer has several dictionaries."""
+
+    places: tuple[dict[str, Any], ...]
+    numbers: Mapping[Place, int]
+
+    @classmethod
+    def of(cls, standing: Standing) -> _Levels:
+        several = Counter(cut.layer for cut in standing.cuts)
+        places = tuple(
+            {"layer": cut.layer} | ({"hook": cut.hook.hook} if several[cut.layer] > 1 else {}) for cut in standing.cuts
+        )
+        return cls(places, {cut.hook: number for number, cut in enumerate(standing.cuts) if number})
+
+    @property
+    def logits(self) -> int:
+        return len(self.places)
 
 
 def _top_logits(subject: Subject, seen: Trace) -> list[tuple[Target, Pos | None]]:
@@ -173,7 +216,7 @@ def _wanted(
     subject: Subject,
     seen: Trace,
     prompt: Prompt,
-    hooks: Sequence[Place],
+    levels: _Levels,
     targets: Sequence[tuple[Target, Pos | None]],
 ) -> tuple[list[Goal], list[tuple[str, dict[str, Any]]], list[str | None]]:
     """The targets with their readings, the nodes that they become, and what has to be said of the choice.
@@ -192,14 +235,13 @@ def _wanted(
             value = {"pre_activation": read.pre.item(), "constant": read.constant.item(), "target": True}
             if isinstance(target, FeatureTarget):
                 assert readoff.activation is not None
-                level = hooks.index(target.hook) + 1
-                node = {"kind": "feature", "layer": target.hook.layer, **place, "index": target.index}
+                level = levels.numbers[target.hook]
+                node = {"kind": "feature", **levels.places[level], **place, "index": target.index}
                 node |= {"activation": readoff.activation[position].item(), **value}
-                name = f"feature:{target.hook.layer}/{target.index}@{position}"
-                found.append((Goal(level, read, 1.0, target.index), name, node | {"name": target.name}))
+                found.append((Goal(level, read, 1.0, target.index), node_id(node), node | {"name": target.name}))
             else:
                 assert isinstance(target, LogitTarget)
-                found.append((Goal(len(hooks) + 1, read, 1.0), *_logit_node(subject, seen, target, position, value)))
+                found.append((Goal(levels.logits, read, 1.0), *_logit_node(subject, seen, target, position, value)))
     unique = {name: (wanted, node) for wanted, name, node in found}
     chances = [node.get("probability") for _, node in unique.values()]
     worths = [1.0 if None in chances else float(chance) for chance in chances]  # type: ignore[arg-type]
@@ -218,81 +260,95 @@ def _logit_node(
     node = {"kind": "logit", "layer": subject.adapter.n_layers, "pos": pos, "token": text, "index": target.token}
     node |= {"activation": value["pre_activation"], **value, "name": target.name}
     if target.against is None:
-        return f"logit:{target.token}@{pos}", node | {"probability": seen.logits[pos].softmax(-1)[target.token].item()}
+        return node_id(node), node | {"probability": seen.logits[pos].softmax(-1)[target.token].item()}
     against = {"against": target.against, "against_token": token_text(subject.loaded.tokenizer, target.against)}
-    return f"logit:{target.token}-{target.against}@{pos}", node | against
+    return node_id(node | against), node | against
 
 
 # ------------------------------------------------------------------------------------------------------ from arrays
 
 
 def _assemble(
-    growth: Growth, prompt: Prompt, wanted: Sequence[Goal], named: Sequence[tuple[str, dict[str, Any]]], heads: bool
+    growth: Growth,
+    prompt: Prompt,
+    levels: _Levels,
+    wanted: Sequence[Goal],
+    named: Sequence[tuple[str, dict[str, Any]]],
+    heads: bool,
 ) -> nx.DiGraph:
     import networkx as nx
 
     g = nx.DiGraph()
-    names: list[dict[int, str]] = []
-    for level, cut in enumerate(growth.cuts):
-        names.append({})
-        for source in sorted(growth.members[level]):
-            name, node = _source_node(cut, source, prompt)
-            names[level][source] = name
-            g.add_node(name, **node)
+    names: dict[int, str] = {}
+    for number in sorted(growth.members):
+        level, source = growth.at(number)
+        node = _source_node(growth.standing.cuts[level], source, prompt, levels.places[level])
+        names[number] = node_id(node)
+        g.add_node(names[number], **node)
     for name, node in named:
         g.add_node(name, **{key: value for key, value in node.items() if key != "name"}, influence=0.0, label="")
     for number, found in enumerate(growth.expanded):
         is_target = number < len(wanted)
-        target = named[number][0] if is_target else names[found.level][found.source]  # type: ignore[index]
+        target = named[number][0] if is_target else names[found.source]  # type: ignore[index]
         g.nodes[target].update(pre_activation=found.pre, constant=found.read.constant.item())
-        _connect(g, growth.cuts[found.level - 1], names[found.level - 1], found, target)
+        _connect(g, growth, levels, names, found, target)
         if heads:
             _connect_heads(g, found, target)
     return fold(g, g, g.edges)
 
 
-def _source_node(cut: Cut, source: int, prompt: Prompt) -> tuple[str, dict[str, Any]]:
+def _source_node(cut: Cut, source: int, prompt: Prompt, place: Mapping[str, Any]) -> dict[str, Any]:
     pos = cut.positions[source]
-    node = {"layer": cut.layer, "pos": pos, "token": prompt.tokens[pos], "influence": 0.0, "label": ""}
+    node = {**place, "pos": pos, "token": prompt.tokens[pos], "influence": 0.0, "label": ""}
     if source < cut.n_features:
-        assert cut.features is not None
-        index = int(cut.features.index[source])
-        node |= {"kind": "feature", "index": index, "activation": cut.features.activation[source].item()}
-        return f"feature:{cut.layer}/{index}@{pos}", node
-    if not cut.is_token[pos]:
-        return f"error:{cut.layer}@{pos}", {"kind": "error", **node}
-    return f"token:{pos}" if cut.layer < 0 else f"token:{cut.layer}@{pos}", {"kind": "token", **node}
+        index, activation = int(cut.active.index[source]), cut.active.activation[source].item()
+        return {**node, "kind": "feature", "index": index, "activation": activation}
+    return {"kind": "token" if cut.is_token[pos] else "error", **node}
 
 
-def _connect(g: nx.DiGraph, cut: Cut, names: dict[int, str], node: Grown, target: str) -> None:
-    """A node's inflow: an edge from every member of the cut below, one from what is no member."""
-    named = {**names, cut.n_sources - 2: f"constant:{cut.layer}", cut.n_sources - 1: f"bias:{cut.layer}"}
-    is_member = np.isin(node.sources, list(named))
-    for source, weight, effect in zip(
-        node.sources[is_member].tolist(),
-        node.weights[is_member].tolist(),
-        node.effects[is_member].tolist(),
-        strict=True,
-    ):
-        name = named[source]
-        if weight or effect:
-            if name not in g:
-                kind = name.partition(":")[0]
-                g.add_node(name, kind=kind, layer=cut.layer, influence=0.0, label="")
-            g.add_edge(name, target, kind="flow", weight=weight, effect=effect)
-    others = node.weights[~is_member]
-    magnitude = node.other_magnitude + float(np.abs(others).sum())
-    if magnitude:
-        name = f"remainder:{cut.layer}"
-        g.add_node(name, kind="remainder", layer=cut.layer, influence=0.0, label="")
-        g.add_edge(
-            name,
-            target,
-            kind="remainder",
-            weight=node.other_weight + float(others.sum()),
-            effect=node.other_effect + float(node.effects[~is_member].sum()),
-            magnitude=magnitude,
-        )
+def _connect(
+    g: nx.DiGraph, growth: Growth, levels: _Levels, names: Mapping[int, str], node: Grown, target: str
+) -> None:
+    """A node's inflow: from every cut that feeds it an edge from every member, and one from what is no member."""
+    numbers, starts = node.sources, growth.starts
+    cuts = np.searchsorted(starts, numbers, side="right") - 1
+    for cut in sorted({*cuts.tolist(), *node.others}):
+        own = cuts == cut
+        rest = {number: _shared(kind, levels.places[cut]) for number, kind in _for_many(starts[cut + 1])}
+        others = Others() if cut not in node.others else node.others[cut]
+        weight, effect, magnitude = [others.weight], [others.effect], [others.magnitude]
+        for number, w, e in zip(
+            numbers[own].tolist(), node.weights[own].tolist(), node.effects[own].tolist(), strict=True
+        ):
+            if number in rest:
+                name = node_id(rest[number])
+                if name not in g:
+                    g.add_node(name, **rest[number])
+            elif number in names:
+                name = names[number]
+            else:
+                weight.append(w)
+                effect.append(e)
+                magnitude.append(abs(w))
+                continue
+            g.add_edge(name, target, kind="flow", weight=w, effect=e)
+        if any(magnitude):
+            remainder = _shared("remainder", levels.places[cut])
+            g.add_node(node_id(remainder), **remainder)
+            g.add_edge(
+                node_id(remainder), target, kind="remainder", weight=sum(weight), effect=sum(effect),
+                magnitude=sum(magnitude),
+            )  # fmt: skip
+
+
+def _for_many(end: int) -> tuple[tuple[int, str], tuple[int, str]]:
+    """The last two sources of a cut."""
+    return (end - 2, "constant"), (end - 1, "bias")
+
+
+def _shared(kind: str, place: Mapping[str, Any]) -> dict[str, Any]:
+    """A node that stands for many."""
+    return {"kind": kind, **place, "influence": 0.0, "label": ""}
 
 
 def _connect_heads(g: nx.DiGraph, node: Grown, target: str) -> None:
@@ -305,21 +361,26 @@ def _connect_heads(g: nx.DiGraph, node: Grown, target: str) -> None:
 def _attributes(
     subject: Subject,
     prompt: Prompt,
-    hooks: Sequence[Place],
+    standing: Standing,
     seen: Trace,
     allocation: Allocation,
     size: GraphSettings,
 ) -> dict[str, Any]:
     heading = Heading.of(subject, prompt)
     saes = []
-    for hook in hooks:
-        how = subject.encoding(seen, hook).fit
-        if how.warning:
-            warn(how.warning, SAEFitWarning)
-        about = describe(subject.saes[hook])
+    for cut in standing.cuts[1:]:
+        assert cut.fit is not None
+        if cut.fit.warning:
+            warn(cut.fit.warning, SAEFitWarning)
+        about = {"d_sae": 0} if cut.sae is None else describe(cut.sae)
         saes.append(
-            {"layer": hook.layer, "hook": hook.name, "explained_variance": how.explained_variance, "l0": how.l0}
-            | {key: about[key] for key in ("release", "id", "neuronpedia_id", "d_sae")}
+            {
+                "layer": cut.layer,
+                "hook": cut.hook.hook,
+                "explained_variance": cut.fit.explained_variance,
+                "l0": cut.fit.l0,
+            }
+            | {key: about.get(key) for key in ("release", "id", "neuronpedia_id", "d_sae")}
         )
     return {
         "schema_version": SCHEMA_VERSION,
@@ -344,14 +405,18 @@ def trace_bytes(subject: Subject, n: int) -> int:
 
 
 def graph_bytes(nodes: int, sources: int) -> int:
-    """What the inflow of so many nodes takes, the widest cut having so many sources."""
+    """What the inflow of so many nodes takes, so many sources feeding each at most."""
     return 24 * nodes * min(sources, KEPT_SOURCES)
 
 
-def _check_size(cuts: Sequence[Cut], rule: str, max_nodes: int) -> None:
+def _check_size(standing: Standing, rule: str, max_nodes: int) -> None:
     """Raises UserError before the work starts, where its result would not fit into memory."""
+    cuts = standing.cuts
     device, d_model = cuts[0].roots.device, cuts[0].roots.shape[1]
-    widest = max(cut.n_sources for cut in cuts)
+    feeding = [0] * len(cuts)
+    for number, cut in enumerate(cuts):
+        feeding[number if cut.is_whole else standing.below(number)] += cut.n_sources
+    widest = max(feeding)
     nodes = min(max_nodes, sum(cut.n_sources for cut in cuts) + 1)
     need = graph_bytes(nodes, widest)
     if rule not in CONTRIBUTION:

@@ -124,13 +124,16 @@ def _check_comparable(a: nx.DiGraph, b: nx.DiGraph) -> None:
         raise UserError(
             f"the graphs are of two models, {a.graph['model']!r} and {b.graph['model']!r}; compare graphs of one model"
         )
-    of_b = {sae["layer"]: _identity(sae) for sae in b.graph["saes"]}
-    for sae in a.graph["saes"]:
-        if sae["layer"] in of_b and of_b[sae["layer"]] != _identity(sae):
-            raise UserError(
-                f"the graphs have two different SAEs at layer {sae['layer']}; compare graphs of the same SAEs"
-            )
+    of_a, of_b = _identities(a), _identities(b)
+    for layer in of_a.keys() & of_b.keys():
+        if of_a[layer] != of_b[layer]:
+            raise UserError(f"the graphs have two different SAEs at layer {layer}; compare graphs of the same SAEs")
 
 
-def _identity(sae: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(sae.get(key) for key in ("hook", "release", "id", "d_sae"))
+def _identities(g: nx.DiGraph) -> dict[int, set[tuple[Any, ...]]]:
+    """Of each layer's dictionaries."""
+    found: dict[int, set[tuple[Any, ...]]] = {}
+    for sae in g.graph["saes"]:
+        identity = tuple(sae.get(key) for key in ("hook", "release", "id", "d_sae"))
+        found.setdefault(sae["layer"], set()).add(identity)
+    return found

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..errors import UserError
 from ..files import DEEPEST, TOO_DEEP
+from ..models.place import HOOKS
 from ..texts import quoted
-from .names import node_id
+from .names import level_of, level_text, node_id
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -53,13 +55,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+Hook = Literal[
+    "resid_pre", "hook_z", "attn_out", "resid_mid", "ln2_normalized", "mlp_in", "mlp_out", "resid_post"
+]  # fmt: skip
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
 class SAE(_Part):
     layer: Count
-    hook: Literal["resid_pre", "resid_mid", "resid_post"]
+    hook: Hook
     release: Text | None = None
     id: Text | None = None
     neuronpedia_id: Text | None = None
@@ -158,8 +165,11 @@ class GraphAttributes(_Part):
 
 
 class _Node(_Part):
+    """hook: of its dictionary, only where its layer has several."""
+
     id: Text
     layer: Annotated[int, Field(ge=-1, lt=2**31)]
+    hook: Hook = "resid_post"
     influence: Amount
     label: Text
 
@@ -440,22 +450,20 @@ def _check_whole(g: nx.DiGraph) -> None:
     n_tokens, n_layers = len(g.graph["tokens"]), g.graph["n_layers"]
     if len(g.graph["token_ids"]) != n_tokens:
         raise UserError(f"graph: {len(g.graph['token_ids'])} token_ids for {n_tokens} tokens")
-    widths: dict[int, int] = {}
-    for sae in g.graph["saes"]:
-        if sae["layer"] in widths or sae["layer"] >= n_layers:
-            wrong = (
-                "has two SAEs" if sae["layer"] in widths else f"is none of the model's, which are 0 to {n_layers - 1}"
-            )
-            raise UserError(f"graph.saes: layer {sae['layer']} {wrong}")
-        widths[sae["layer"]] = sae["d_sae"]
+    hooks = _hooks(g.graph["saes"], n_layers)
+    several = Counter(layer for layer, _ in hooks)
+    levels = {
+        (layer, hook if several[layer] > 1 else ""): Level((layer, HOOKS.index(hook)), d_sae)
+        for (layer, hook), d_sae in hooks.items()
+    }
     for name, node in g.nodes(data=True):
         if name != node_id(node):
             raise UserError(f"node {quoted(name)}: its attributes make it {quoted(node_id(node))}")
         if node.get("pos", 0) >= n_tokens:
             raise UserError(f"node {quoted(name)}: pos is {node['pos']}, and there are {n_tokens} tokens")
-        _check_level(name, node, widths, n_layers)
+        _check_level(name, node, levels, n_layers)
     for source, target, edge in g.edges(data=True):
-        _check_edge(g, source, target, edge["kind"])
+        _check_edge(g, source, target, edge["kind"], levels)
     for name in g:
         _check_conservation(g, name)
     for what, entries in (
@@ -478,25 +486,58 @@ def _check_whole(g: nx.DiGraph) -> None:
             raise UserError(f"graph.groups: node {quoted(name)} is in more than one place; groups must be disjoint")
 
 
-def _check_level(name: str, node: Mapping[str, Any], widths: Mapping[int, int], n_layers: int) -> None:
-    """A logit stands above all layers, a head in one of them, and all else at the embeddings or an SAE."""
-    kind, layer = node["kind"], node["layer"]
+@dataclass(frozen=True)
+class Level:
+    """Where a dictionary of the graph reads, in the order of the model, and how many features it has."""
+
+    order: tuple[int, int]
+    d_sae: int
+
+
+Levels = Mapping[tuple[int, str], Level]
+
+
+def _hooks(saes: Sequence[Mapping[str, Any]], n_layers: int) -> dict[tuple[int, str], int]:
+    """How many features the dictionary at each layer and hook has."""
+    hooks: dict[tuple[int, str], int] = {}
+    for sae in saes:
+        layer, hook = sae["layer"], sae["hook"]
+        if (layer, hook) in hooks:
+            raise UserError(f"graph.saes: layer {layer} has two SAEs at {hook}")
+        if layer >= n_layers:
+            raise UserError(f"graph.saes: layer {layer} is none of the model's, which are 0 to {n_layers - 1}")
+        hooks[layer, hook] = sae["d_sae"]
+    return hooks
+
+
+def _check_level(name: str, node: Mapping[str, Any], levels: Levels, n_layers: int) -> None:
+    """A logit stands above all layers, a head in one of them, and all else at the embeddings or a dictionary."""
+    kind, layer, level = node["kind"], node["layer"], level_of(node)
     there = {
-        "logit": layer == n_layers,
-        "head": 0 <= layer < n_layers,
-        "feature": layer in widths,
-        "error": layer in widths,
+        "logit": level == (n_layers, ""),
+        "head": 0 <= layer < n_layers and "hook" not in node,
+        "feature": level in levels,
+        "error": level in levels,
     }
-    if not there.get(kind, layer in widths or layer == -1):
+    if not there.get(kind, level in levels or level == (-1, "")):
+        texts = [level_text({"layer": at, "hook": hook}) for at, hook in sorted(levels)]
         raise UserError(
-            f"node {quoted(name)}: layer {layer} is none where a {kind} can stand: the graph's SAEs are at "
-            f"{', '.join(map(str, sorted(widths)))} of {n_layers} layers"
+            f"node {quoted(name)}: layer {level_text(node)} is none where a {kind} can stand: the graph's SAEs are at "
+            f"{', '.join(texts)} of {n_layers} layers"
         )
-    if kind == "feature" and node["index"] >= widths[layer]:
-        raise UserError(f"node {quoted(name)}: the SAE of layer {layer} has {widths[layer]} features")
+    if kind == "feature" and node["index"] >= (d_sae := levels[level].d_sae):
+        raise UserError(f"node {quoted(name)}: the SAE of layer {level_text(node)} has {d_sae} features")
 
 
-def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str) -> None:
+def _order(node: Mapping[str, Any], levels: Levels) -> tuple[int, int]:
+    """Where a node stands in the order of the model; a head where its output is."""
+    if node["kind"] == "head":
+        return node["layer"], HOOKS.index("hook_z")
+    level = levels.get(level_of(node))
+    return (node["layer"], 0) if level is None else level.order
+
+
+def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str, levels: Levels) -> None:
     below, above = g.nodes[source], g.nodes[target]
     fits = {
         "flow": not {"head", "remainder"} & {below["kind"], above["kind"]},
@@ -505,9 +546,10 @@ def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str) -> None:
     }
     if not fits[kind]:
         raise UserError(f"{_edge(source, target)}: a {kind} edge cannot join a {below['kind']} and a {above['kind']}")
-    # A head writes into the stream of its own layer, for others than heads to read.
+    # A head writes into its own layer, for others than heads to read.
     writes = below["kind"] == "head" != above["kind"]
-    if below["layer"] > above["layer"] or (below["layer"] == above["layer"] and not writes):
+    low, high = _order(below, levels), _order(above, levels)
+    if low > high or (low == high and not writes):
         raise UserError(f"{_edge(source, target)}: edges point upwards, from a lower layer to a higher one")
 
 

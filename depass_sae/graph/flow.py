@@ -1,13 +1,14 @@
-"""Edges: what every source of a cut contributes to readings at the next cut, and its first-order effect on them.
+"""Edges: what every source contributes to readings, through no other cut, and its first-order effect on them.
 
 Rules under which the frozen pass is affine (``half``, ``linear``) go backwards, many readings in one sweep; effects
-always do, with everything live. The other rules carry the cut's sources forward to the next once, all of them
-together, and every reading there is an inner product with what arrives.
+always do, with everything live. A sweep hands its gradient out at every cut beside the stream that it meets, and ends
+at the whole cut below. The other rules carry a whole cut's sources forward to the next once, all of them together, and
+every reading there is an inner product with what arrives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,58 +16,72 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.place import Place
-from ..passes.backward import Level, sweep
+from ..passes.backward import Cuts, Seeds, Step, steps
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.many import Aim, Batch, in_batches
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
 from ..passes.settings import Settings
-from .cuts import Cut
+from .cuts import Cut, Standing
 from .reads import Reads
+
+Sources = dict[int, Float[Tensor, "read source"]]
+"""For every cut that feeds some readings, by its number, a number for each of its sources."""
 
 
 @dataclass(frozen=True)
 class Inflow:
-    """What arrives at readings from a cut: contributions, and first-order effects.
+    """What arrives at readings from the cuts that feed them: contributions, and first-order effects.
 
     head_weights, head_effects: the same contributions by the attention head that they came through last, for the
-    heads (layer, head) between the cut and the readings; a second view, not more inflow.
+    heads (layer, head) above the whole cut that are passed; a second view, not more inflow.
     """
 
-    weights: Float[Tensor, "read source"] = field(repr=False)
-    effects: Float[Tensor, "read source"] = field(repr=False)
+    weights: Sources = field(repr=False)
+    effects: Sources = field(repr=False)
     heads: list[tuple[int, int]]
     head_weights: Float[Tensor, "read head"] = field(repr=False)
     head_effects: Float[Tensor, "read head"] = field(repr=False)
 
 
-def inflow(seen: Trace, cut: Cut, reads: Reads, settings: Settings, carried: Rows | None = None) -> Inflow:
-    """Every source's contribution to every reading, and its effect. Swept, readings may lie anywhere behind the cut.
+def inflow(
+    seen: Trace, standing: Standing, low: int, reads: Reads, settings: Settings, carried: Rows | None = None
+) -> Inflow:
+    """Every source's contribution to every reading, and its effect. low: the whole cut below the readings; swept, they
+    may lie anywhere behind it.
 
     carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept.
     """
-    effects, heads, head_effects = _swept(seen, cut, replace(reads, w=reads.slope), EFFECT, settings)
+    effects, heads, head_effects = _swept(seen, standing, low, replace(reads, w=reads.slope), EFFECT, settings)
     if carried is None:
-        weights, _, head_weights = _swept(seen, cut, reads, CONTRIBUTION[settings.rule], settings)
+        weights, _, head_weights = _swept(seen, standing, low, reads, CONTRIBUTION[settings.rule], settings)
     else:
-        weights, head_weights = _read(carried, cut, reads), torch.full_like(head_effects, torch.nan)
+        weights = {low: _read(carried, standing.cuts[low], reads)}
+        head_weights = torch.full_like(head_effects, torch.nan)
     return Inflow(weights, effects, heads, head_weights, head_effects)
 
 
 def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:
-    """A cut's sources at the next point of the graph, by the forward engine."""
+    """A whole cut's sources at the next point of the graph, by the forward engine."""
     everywhere = torch.arange(len(seen.token_ids))
     return settings.quiet().carry(seen, cut.start(), {to: everywhere})[to]
 
 
 def pulled_back(
-    seen: Trace, cut: Cut, reads: Reads, factors: Float[Tensor, "read"], rule: str
+    seen: Trace,
+    standing: Standing,
+    low: int,
+    reads: Sequence[Reads],
+    factors: Sequence[Float[Tensor, "read"]],
+    rule: str,
 ) -> Float[Tensor, "pos d_model"]:
-    """The gradient at a cut of Σ factor · reading."""
-    gradient = reads.w.new_zeros(1, len(seen.token_ids), reads.w.shape[1])
-    gradient[0].index_add_(0, reads.pos, factors[:, None] * reads.w)
-    for level in _descend(seen, cut.place, reads.place, gradient, CONTRIBUTION[rule]):
-        gradient = level.before
+    """The gradient at a whole cut of Σ factor · reading, through no other cut."""
+    seeds: dict[Place, Tensor] = {}
+    for read, factor in zip(reads, factors, strict=True):
+        seed = seeds.setdefault(read.place, read.w.new_zeros(1, len(seen.token_ids), read.w.shape[1]))
+        seed[0].index_add_(0, read.pos, factor[:, None] * read.w)
+    cuts = standing.meeting(lambda number, place, gradient: None)
+    *_, (gradient, _) = _descend(seen, standing.cuts[low].place, seeds, CONTRIBUTION[rule], cuts)
     return gradient[0]
 
 
@@ -74,35 +89,50 @@ def pulled_back(
 
 
 def _swept(
-    seen: Trace, cut: Cut, reads: Reads, choices: Choices, settings: Settings
-) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
-    """[read, source], and the same by head."""
-    values = seen.resid_post.new_zeros(len(reads), cut.n_sources)
+    seen: Trace, standing: Standing, low: int, reads: Reads, choices: Choices, settings: Settings
+) -> tuple[Sources, list[tuple[int, int]], Tensor]:
+    """[read, source] of every cut that is met, and the same by head."""
+    cut = standing.cuts[low]
+    values: Sources = {low: seen.resid_post.new_zeros(len(reads), cut.n_sources)}
     by_head: dict[int, Tensor] = {}
 
     def back(batch: Batch) -> None:
-        (gradient,) = batch.seeds().values()
-        bias = gradient.new_zeros(gradient.shape[:2])
-        found = {}
-        for level in _descend(batch.trace, cut.place, reads.place, gradient, choices):
-            if level.looks_back:
-                found[level.layer] = level.units()
-            gradient, bias = level.before, level.bias_before
-        values[batch.which] = cut.inflow(gradient, bias.sum(1))
-        for layer, row in found.items():
-            by_head.setdefault(layer, row.new_zeros(len(reads), row.shape[1]))[batch.which] = row
+        handed: Sources = {}
+
+        def hand(number: int, place: Place, gradient: Tensor) -> None:
+            more = standing.cuts[number].handed(gradient, place)
+            handed[number] = handed[number] + more if number in handed else more
+
+        heads = {}
+        for gradient, step in _descend(batch.trace, cut.place, batch.seeds(), choices, standing.meeting(hand)):
+            if step is not None and step.level is not None and step.level.looks_back:
+                heads[step.level.layer] = step.level.units()
+            bias = gradient.new_zeros(gradient.shape[:2]) if step is None else step.bias_before
+        hand(low, cut.place, gradient)
+        handed[low][:, -1] = bias.sum(1)
+        for found, rows in ((values, handed), (by_head, heads)):
+            for number, row in rows.items():
+                found.setdefault(number, row.new_zeros(len(reads), row.shape[1]))[batch.which] = row
 
     aims = [Aim(reads.place, w, pos) for w, pos in zip(reads.w, reads.pos.tolist(), strict=True)]
     in_batches([seen], aims, settings.budget, back)
     rows = sorted(by_head.items())
     heads = [(layer, head) for layer, row in rows for head in range(row.shape[1])]
-    return values, heads, torch.cat([values.new_zeros(len(reads), 0), *(row for _, row in rows)], dim=1)
+    return values, heads, torch.cat([values[low].new_zeros(len(reads), 0), *(row for _, row in rows)], dim=1)
 
 
-def _descend(seen: Trace, low: Place, high: Place, seeds: Tensor, choices: Choices) -> Iterator[Level]:
-    """The levels between a place of the stream and one above it, from that one down; none where they are the same."""
-    if low.depth < high.behind:
-        yield from sweep(seen, {high: seeds}, choices, down_to=low.depth)
+def _descend(
+    seen: Trace, low: Place, seeds: Seeds, choices: Choices, cuts: Cuts
+) -> Iterator[tuple[Tensor, Step | None]]:
+    """From what is read down to a place of the stream: the gradient before each sublayer, at last the one there.
+
+    None for a step where all is read at the place itself.
+    """
+    if any(low.depth < place.behind for place in seeds):
+        for step in steps(seen, seeds, choices, cuts, down_to=low.depth):
+            yield step.before, step
+    else:
+        yield sum(seeds.values()), None  # type: ignore[misc]
 
 
 # --------------------------------------------------------------------------------------------------------- forward

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
+from .names import feature_text, level_of, level_order
 from .prune import SUMMED, groups_within
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def group_automatically(g: nx.DiGraph) -> list[dict[str, Any]]:
     features = [name for name, node in g.nodes(data=True) if node["kind"] == "feature"]
     alike.add_nodes_from(features)
     alike.add_edges_from(_neighbours(g, features))
-    for layer in sorted({g.nodes[name]["layer"] for name in features}):
-        alike.add_edges_from(_wired_alike(g, [name for name in features if g.nodes[name]["layer"] == layer]))
+    for level in sorted({level_of(g.nodes[name]) for name in features}, key=level_order):
+        alike.add_edges_from(_wired_alike(g, [name for name in features if level_of(g.nodes[name]) == level]))
     order = {name: i for i, name in enumerate(features)}
     groups = [sorted(found, key=order.__getitem__) for found in nx.connected_components(alike) if len(found) > 1]
     return [
@@ -83,8 +84,9 @@ def merged(g: nx.DiGraph) -> nx.DiGraph:
     for group in groups:
         members = [g.nodes[name] for name in group["nodes"]]
         first = max(members, key=lambda node: node["influence"])
+        place = {key: first[key] for key in ("layer", "hook", "pos", "token") if key in first}
         small.add_node(
-            stands[group["nodes"][0]], kind="group", **{key: first[key] for key in ("layer", "pos", "token")},
+            stands[group["nodes"][0]], kind="group", **place,
             label=group["name"], nodes=group["nodes"], influence=sum(node["influence"] for node in members),
             target=any(node.get("target") for node in members),
         )  # fmt: skip
@@ -107,7 +109,7 @@ def group_name(g: nx.DiGraph, nodes: Iterable[str]) -> str:
     positions: dict[str, list[int]] = {}
     for name in order:
         node = g.nodes[name]
-        positions.setdefault(f"{node['layer']}/{node['index']}", []).append(node["pos"])
+        positions.setdefault(feature_text(node), []).append(node["pos"])
     names = [f"{feature}@{_spans(found)}" for feature, found in positions.items()]
     more = f" + {len(names) - NAMED}" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
@@ -127,16 +129,16 @@ def _spans(positions: Iterable[int]) -> str:
 def _neighbours(g: nx.DiGraph, features: Iterable[str]) -> list[tuple[str, str]]:
     """The same feature at one position and the next."""
 
-    def key(name: str) -> tuple[int, int, int]:
+    def key(name: str) -> tuple[tuple[int, int], int, int]:
         node = g.nodes[name]
-        return node["layer"], node["index"], node["pos"]
+        return level_order(level_of(node)), node["index"], node["pos"]
 
     pairs = pairwise(sorted(features, key=key))
     return [(a, b) for a, b in pairs if key(a)[:2] == key(b)[:2] and key(b)[2] == key(a)[2] + 1]
 
 
 def _wired_alike(g: nx.DiGraph, features: list[str]) -> list[tuple[str, str]]:
-    """Pairs of one layer's features with flow edges both ways."""
+    """Pairs of one level's features with flow edges both ways."""
     import numpy as np
 
     inputs = [{a: edge["weight"] for a, _, edge in g.in_edges(name, data=True) if _counts(edge)} for name in features]

@@ -1,6 +1,6 @@
 """Growing a graph backwards from its target, the most influential nodes first.
 
-1. The targets are expanded: what every source of the cut below contributes to them.
+1. The targets are expanded: what every source of the cuts that feed them contributes to them.
 2. Each source's influence is what flows through it to the targets (influence.py), as far as the graph is known.
 3. The most influential sources join the graph; features among them are expanded in turn, many in one sweep.
 4. Until there are as many nodes as asked for.
@@ -11,8 +11,11 @@ has besides the nodes that joined is summed, never dropped.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -22,8 +25,8 @@ from ..models.place import Place
 from ..passes.record import Trace
 from ..passes.rows import Rows
 from ..passes.settings import Settings
-from .cuts import Cut
-from .flow import carry, inflow, pulled_back
+from .cuts import Standing
+from .flow import Sources, carry, inflow, pulled_back
 from .reads import Reads, error_reads, feature_reads
 
 AT_ONCE = 48
@@ -33,12 +36,22 @@ KEPT_SOURCES = 20_000
 
 
 @dataclass(frozen=True)
-class Grown:
-    """A node with its inflow from the cut below.
+class Others:
+    """The sums of what a cut contributes to a node besides the sources that are remembered one by one."""
 
-    level: of the node (its inflow comes from cut level − 1). source: its number among its own cut's sources, None
-    for logits and for features that do not fire. worth: what it counts for as a target. read: the one reading.
-    sources, weights, effects: the largest; other_*: the sums of the rest. heads: (layer, head, weight, effect).
+    weight: float = 0.0
+    effect: float = 0.0
+    magnitude: float = 0.0
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A node with its inflow from the cuts that feed it.
+
+    level: the number of its own cut, or of cuts in all for a logit. source: its number among all sources (those of the
+    first cut first), None for logits and for features that do not fire. worth: what it counts for as a target. read:
+    the one reading. sources, weights, effects: the largest; others: of each cut that feeds it, the rest.
+    heads: (layer, head, weight, effect).
     """
 
     level: int
@@ -48,9 +61,7 @@ class Grown:
     sources: Int[np.ndarray, "source"] = field(repr=False)
     weights: Float[np.ndarray, "source"] = field(repr=False)
     effects: Float[np.ndarray, "source"] = field(repr=False)
-    other_weight: float
-    other_effect: float
-    other_magnitude: float
+    others: Mapping[int, Others] = field(repr=False)
     heads: tuple[tuple[int, int, float, float], ...] = field(repr=False)
 
     @property
@@ -59,13 +70,14 @@ class Grown:
 
     @property
     def inflow_size(self) -> float:
-        return float(np.abs(self.weights).sum()) + self.other_magnitude
+        return float(np.abs(self.weights).sum()) + sum(other.magnitude for other in self.others.values())
 
     @property
     def completeness_error(self) -> float:
         """|Σ inflow + constant − pre-activation| over the largest number among them."""
         constant = self.read.constant.item()
-        missing = abs(float(self.weights.sum()) + self.other_weight + constant - self.pre)
+        others = sum(other.weight for other in self.others.values())
+        missing = abs(float(self.weights.sum()) + others + constant - self.pre)
         size = max(abs(self.pre), abs(constant), float(np.abs(self.weights).max(initial=0)))
         return missing / size if size else 0.0
 
@@ -84,30 +96,50 @@ class Goal:
 class Growth:
     """A graph on its way. ``expanded``: targets first, in the order given; then whatever joined.
 
-    members: for every cut the sources that belong to the graph, expanded or not.
+    members: the sources that belong to the graph, expanded or not.
     """
 
     seen: Trace
-    cuts: Sequence[Cut]
+    standing: Standing
     settings: Settings
-    errors_through: bool
     expanded: list[Grown] = field(default_factory=list)
-    members: list[set[int]] = field(default_factory=list)
+    members: set[int] = field(default_factory=set)
     carried: dict[tuple[int, Place], Rows] = field(default_factory=dict)
 
     def __len__(self) -> int:
         silent = sum(node.source is None for node in self.expanded)
-        return silent + sum(map(len, self.members))
+        return silent + len(self.members)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """starts[i]:starts[i+1] are the numbers of the sources of cut i."""
+        return [0, *accumulate(cut.n_sources for cut in self.standing.cuts)]
+
+    @cached_property
+    def stands_for_many(self) -> Int[np.ndarray, "source"]:
+        """The numbers of every cut's constant and bias, which never join: they belong to every graph."""
+        return np.array([end - back for end in self.starts[1:] for back in (2, 1)])
+
+    def at(self, source: int) -> tuple[int, int]:
+        """A source's cut, and its number there."""
+        level = bisect_right(self.starts, source) - 1
+        return level, source - self.starts[level]
 
     def expand(self, level: int, reads: Reads, sources: Sequence[int | None], worths: Sequence[float]) -> None:
-        """Find the inflow of nodes that are read at one level."""
-        cut = self.cuts[level - 1]
-        found = inflow(self.seen, cut, reads, self.settings, self._carried(level - 1, reads.place))
-        weights, effects = found.weights.double().cpu().numpy(), found.effects.double().cpu().numpy()
+        """Find the inflow of nodes that are read at one place."""
+        low = self.standing.below(level)
+        found = inflow(self.seen, self.standing, low, reads, self.settings, self._carried(low, reads.place))
+        numbers, weights = self._together(found.weights)
+        _, effects = self._together(found.effects)
         head_weights, head_effects = found.head_weights.tolist(), found.head_effects.tolist()
         for i in range(len(reads)):
-            order = _largest(weights[i], KEPT_SOURCES)
-            other = np.setdiff1d(np.arange(weights.shape[1]), order, assume_unique=True)
+            there = (weights[i] != 0) | (effects[i] != 0)
+            kept = there & np.isin(numbers, self.stands_for_many)
+            order = np.flatnonzero(there & ~kept)
+            if len(order) > (room := max(0, KEPT_SOURCES - 2)):
+                order = np.sort(order[np.argsort(-np.abs(weights[i][order]), kind="stable")[:room]])
+            order = np.sort(np.concatenate([order, np.flatnonzero(kept)]))
+            other = np.setdiff1d(np.flatnonzero(there), order, assume_unique=True)
             heads = zip(found.heads, head_weights[i], head_effects[i], strict=True)
             self.expanded.append(
                 Grown(
@@ -115,40 +147,55 @@ class Growth:
                     source=sources[i],
                     worth=worths[i],
                     read=reads.some(slice(i, i + 1)),
-                    sources=order,
+                    sources=numbers[order],
                     weights=weights[i][order],
                     effects=effects[i][order],
-                    other_weight=float(weights[i][other].sum()),
-                    other_effect=float(effects[i][other].sum()),
-                    other_magnitude=float(np.abs(weights[i][other]).sum()),
+                    others=self._others(numbers[other], weights[i][other], effects[i][other]),
                     heads=tuple((layer, head, w, e) for (layer, head), w, e in heads),
                 )
             )
 
-    def influence(self) -> list[Float[np.ndarray, "source"]]:
+    def _together(self, found: Sources) -> tuple[Int[np.ndarray, "source"], Float[np.ndarray, "read source"]]:
+        """Every cut's numbers side by side, and the sources that they are of."""
+        cuts = sorted(found)
+        numbers = np.concatenate([np.arange(self.starts[cut], self.starts[cut + 1]) for cut in cuts])
+        return numbers, np.concatenate([found[cut].double().cpu().numpy() for cut in cuts], axis=1)
+
+    def _others(self, sources: np.ndarray, weights: np.ndarray, effects: np.ndarray) -> dict[int, Others]:
+        levels = np.searchsorted(self.starts, sources, side="right") - 1
+        return {
+            level: Others(
+                float(weights[levels == level].sum()),
+                float(effects[levels == level].sum()),
+                float(np.abs(weights[levels == level]).sum()),
+            )
+            for level in np.unique(levels).tolist()
+        }
+
+    def influence(self) -> Float[np.ndarray, "source"]:
         """Of every source of every cut, through the nodes that are expanded so far."""
-        found = [np.zeros(cut.n_sources) for cut in self.cuts]
+        found = np.zeros(self.starts[-1])
         for node in sorted(self.expanded, key=lambda node: -node.level):
-            own = node.worth + (0.0 if node.source is None else found[node.level][node.source])
+            own = node.worth + (0.0 if node.source is None else found[node.source])
             if node.inflow_size:
-                found[node.level - 1][node.sources] += own * np.abs(node.weights) / node.inflow_size
+                found[node.sources] += own * np.abs(node.weights) / node.inflow_size
         return found
 
     def shares(self) -> list[float]:
         """For every expanded node: what one unit of its pre-activation does to the targets, along all paths."""
-        loss = [np.zeros(cut.n_sources) for cut in self.cuts]
+        loss = np.zeros(self.starts[-1])
         factor = {}
         for number, node in sorted(enumerate(self.expanded), key=lambda item: -item[1].level):
-            through = 0.0 if node.source is None else loss[node.level][node.source]
+            through = 0.0 if node.source is None else loss[node.source]
             factor[number] = node.worth + (through / node.pre if node.pre else 0.0)
-            loss[node.level - 1][node.sources] += factor[number] * node.weights
+            loss[node.sources] += factor[number] * node.weights
         return [factor[number] for number in range(len(self.expanded))]
 
     def _carried(self, cut: int, point: Place) -> Rows | None:
         if self.settings.swept:
             return None
         if (cut, point) not in self.carried:
-            self.carried[cut, point] = carry(self.seen, self.cuts[cut], point, self.settings)
+            self.carried[cut, point] = carry(self.seen, self.standing.cuts[cut], point, self.settings)
         return self.carried[cut, point]
 
 
@@ -158,44 +205,48 @@ RULES = ("half", "linear", "softmax", "linear-norm", "max")
 
 def grow(
     seen: Trace,
-    cuts: Sequence[Cut],
+    standing: Standing,
     targets: Sequence[Goal],
     max_nodes: int,
     *,
     errors_through: bool = False,
     settings: Settings,
 ) -> Growth:
-    """Grow from the targets until ``max_nodes`` sources and targets belong to the graph, or none is left."""
-    growth = Growth(seen, cuts, settings, errors_through, members=[set() for _ in cuts])
+    """Grow from the targets until ``max_nodes`` sources and targets belong to the graph, or none is left.
+
+    errors_through: errors of whole cuts are followed upstream; those of others are roots.
+    """
+    growth, cuts = Growth(seen, standing, settings), standing.cuts
     for target in targets:
         source = None
         if target.feature is not None:
-            source = _source_of(cuts[target.level], int(target.reads.pos[0]), target.feature)
+            own = cuts[target.level].source_of(int(target.reads.pos[0]), target.feature)
+            source = None if own is None else growth.starts[target.level] + own
         if source is not None:
-            growth.members[target.level].add(source)
+            growth.members.add(source)
         growth.expand(target.level, target.reads, [source], [target.worth])
     while len(growth) < max_nodes:
         joining = _best(growth, min(AT_ONCE, max_nodes - len(growth)))
         if not joining:
             break
         for level, sources in joining.items():
-            growth.members[level] |= set(sources)
+            growth.members |= {growth.starts[level] + source for source in sources}
             _expand_features(growth, level, [s for s in sources if s < cuts[level].n_features])
             if errors_through:
-                _expand_errors(growth, level, [s for s in sources if _is_error(cuts[level], s)])
+                _expand_errors(growth, level, [s for s in sources if cuts[level].is_error(s)])
         settings.tell("growing the graph", min(len(growth), max_nodes), max_nodes)
     return growth
 
 
 def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:
-    """The most influential sources that are not in the graph yet: cut -> sources, upper cuts first."""
-    candidates = []
-    for level, values in enumerate(growth.influence()):
-        for source in np.flatnonzero(values[:-2] > 0).tolist():
-            if source not in growth.members[level]:
-                candidates.append((-values[source], level, source))
+    """The most influential sources that are not in the graph yet: cut -> sources of it, upper cuts first."""
+    values = growth.influence()
+    values[growth.stands_for_many] = 0
+    values[list(growth.members)] = 0
+    candidates = np.flatnonzero(values > 0)
     chosen: dict[int, list[int]] = {}
-    for _, level, source in sorted(candidates)[:count]:
+    for number in candidates[np.argsort(-values[candidates], kind="stable")][:count].tolist():
+        level, source = growth.at(number)
         chosen.setdefault(level, []).append(source)
     return {level: sorted(chosen[level]) for level in sorted(chosen, reverse=True)}
 
@@ -203,42 +254,27 @@ def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:
 def _expand_features(growth: Growth, level: int, sources: list[int]) -> None:
     if not sources:
         return
-    cut = growth.cuts[level]
-    assert cut.features is not None
-    which = torch.tensor(sources, device=cut.features.pos.device)
-    reads = feature_reads(cut, cut.features.pos[which], cut.features.index[which])
-    growth.expand(level, reads, sources, [0.0] * len(sources))
+    active = growth.standing.cuts[level].active
+    which = torch.tensor(sources, device=active.pos.device)
+    reads = feature_reads(growth.standing.cuts[level], active.pos[which], active.index[which])
+    numbers = [growth.starts[level] + source for source in sources]
+    growth.expand(level, reads, numbers, [0.0] * len(sources))
 
 
 def _expand_errors(growth: Growth, level: int, sources: list[int]) -> None:
     """Errors are read along the gradient of the targets, as far as the graph is known."""
-    if not sources or level == 0:
+    cut, below = growth.standing.cuts[level], growth.standing.below
+    if not sources or level == 0 or not cut.is_whole:
         return
-    cut = growth.cuts[level]
-    above = [(share, n.read) for share, n in zip(growth.shares(), growth.expanded, strict=True) if n.level == level + 1]
-    factors = cut.roots.new_tensor([share for share, _ in above])
-    reads = Reads.joined([read for _, read in above])
-    along = pulled_back(growth.seen, cut, reads, factors, growth.settings.rule)
+    above = [
+        (share, node.read)
+        for share, node in zip(growth.shares(), growth.expanded, strict=True)
+        if node.level > level and below(node.level) == level
+    ]
+    factors = [cut.roots.new_tensor([share]) for share, _ in above]
+    reads = [read for _, read in above]
+    along = pulled_back(growth.seen, growth.standing, level, reads, factors, growth.settings.rule)
     positions = [cut.positions[source] for source in sources]
-    reads = error_reads(cut, growth.seen, positions, along)
-    growth.expand(level, reads, sources, [0.0] * len(sources))
-
-
-def _is_error(cut: Cut, source: int) -> bool:
-    root = source - cut.n_features
-    return 0 <= root < len(cut.roots) and not cut.is_token[root]
-
-
-def _source_of(cut: Cut, pos: int, index: int) -> int | None:
-    """A feature's number among its cut's sources, where it fires."""
-    assert cut.features is not None
-    found = ((cut.features.pos == pos) & (cut.features.index == index)).nonzero()
-    return int(found[0]) if len(found) else None
-
-
-def _largest(values: Float[np.ndarray, "source"], count: int) -> Int[np.ndarray, "kept"]:
-    """The numbers of the largest by size, ascending; constant and bias always."""
-    if len(values) <= count:
-        return np.arange(len(values))
-    order = np.argsort(-np.abs(values[:-2]), kind="stable")[: count - 2]
-    return np.concatenate([np.sort(order), [len(values) - 2, len(values) - 1]])
+    reads_of_errors = error_reads(cut, growth.seen, positions, along)
+    numbers = [growth.starts[level] + source for source in sources]
+    growth.expand(level, reads_of_errors, numbers, [0.0] * len(sources))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..arguments import typed
 from ..errors import UserError
 from ..labels.files import FEATURE, check_labels, key
+from .names import feature_text, page_id
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -31,12 +32,12 @@ def with_labels(g: nx.DiGraph, labels: Mapping[str, str]) -> nx.DiGraph:
     copy = g.copy()
     for _, node in copy.nodes(data=True):
         if node["kind"] == "feature":
-            node["label"] = plain.get(f"{node['layer']}/{node['index']}", node["label"])
+            node["label"] = plain.get(feature_text(node), node["label"])
     return copy
 
 
 def graph_pages(g: nx.DiGraph) -> dict[str, tuple[str, int]]:
     """The features of a graph that are on Neuronpedia, as :func:`.fetch_labels` takes them."""
-    ids = {sae["layer"]: sae["neuronpedia_id"] for sae in g.graph["saes"]}
-    features = [node for _, node in g.nodes(data=True) if node["kind"] == "feature" and ids.get(node["layer"])]
-    return {f"{node['layer']}/{node['index']}": (ids[node["layer"]], node["index"]) for node in features}
+    features = [node for _, node in g.nodes(data=True) if node["kind"] == "feature"]
+    pages = {feature_text(node): (page_id(g, node), node["index"]) for node in features}
+    return {name: (page, index) for name, (page, index) in pages.items() if page}

@@ -12,8 +12,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from .influence import is_flow, size
-from .names import node_id
-from .prune import fold
+from .prune import fold, remainder_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -27,7 +26,7 @@ def limited(g: nx.DiGraph, max_nodes: int, max_edges: int) -> nx.DiGraph:
     if g.number_of_nodes() <= max_nodes and g.number_of_edges() <= max_edges:
         return g
     always = {n for n, node in g.nodes(data=True) if node.get("target") or node["kind"] == "remainder"}
-    remainders = {_remainder(node["layer"]) for n, node in g.nodes(data=True) if n not in always}
+    remainders = {remainder_of(node) for n, node in g.nodes(data=True) if n not in always}
     nodes = always | set(_largest(g, set(g) - always, max_nodes - len(always | remainders)))
     share = influence_through(g)
     small = fold(g, nodes, [edge for edge in share if edge[0] in nodes and edge[1] in nodes])
@@ -72,10 +71,6 @@ def influence_through(g: nx.DiGraph) -> dict[tuple[str, str], float]:
 
 def _largest(g: nx.DiGraph, names: Iterable[str], count: int) -> list[str]:
     return nlargest(max(0, count), names, key=lambda n: (g.nodes[n]["influence"], n))
-
-
-def _remainder(layer: int) -> str:
-    return node_id({"kind": "remainder", "layer": layer})
 
 
 def _weigh_remainders(g: nx.DiGraph) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..labels.neuronpedia import feature_page
 from ..view import words
 from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
-from .names import name_of
+from .names import name_of, page_id
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -56,8 +56,7 @@ def _named(g: nx.DiGraph, name: str) -> Cell:
     node, written = g.nodes[name], name_of(g, name)
     if node["kind"] != "feature":
         return Feature(written, node["label"]) if node["label"] else written
-    ids = {sae["layer"]: sae.get("neuronpedia_id") for sae in g.graph["saes"]}
-    return Feature(written, node["label"], feature_page(ids.get(node["layer"]), node["index"]))
+    return Feature(written, node["label"], feature_page(page_id(g, node), node["index"]))
 
 
 def score_lines(g: nx.DiGraph) -> list[str]:

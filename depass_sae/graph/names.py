@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..models.place import HOOKS
 from ..view.words import MINUS, named, place, shown
 
 if TYPE_CHECKING:
@@ -14,22 +15,48 @@ KINDS = ("token", "feature", "error", "constant", "bias", "remainder", "head", "
 """In the order in which legends have them."""
 
 
+def level_of(node: Mapping[str, Any]) -> tuple[int, str]:
+    """Where a node stands: its layer, and of several dictionaries in that layer the hook of its own."""
+    return node["layer"], node.get("hook", "")
+
+
+def level_order(level: tuple[int, str]) -> tuple[int, int]:
+    """Levels in the order in which a model computes them."""
+    layer, hook = level
+    return layer, HOOKS.index(hook) if hook else 0
+
+
+def level_text(node: Mapping[str, Any]) -> str:
+    """``17``, or ``17.mlp_out`` where the layer has several dictionaries."""
+    return ".".join(map(str, filter(str, level_of(node))))
+
+
+def level_words(node: Mapping[str, Any]) -> str:
+    """``layer 17``, ``layer 17, mlp_out``."""
+    return "layer " + ", ".join(map(str, filter(str, level_of(node))))
+
+
+def feature_text(node: Mapping[str, Any]) -> str:
+    """``17/1208``: a feature, wherever it fires."""
+    return f"{level_text(node)}/{node['index']}"
+
+
 def node_id(node: Mapping[str, Any]) -> str:
     """The id that a node's attributes amount to."""
     match node["kind"]:
         case "token":
-            return f"token:{node['pos']}" if node["layer"] == -1 else f"token:{node['layer']}@{node['pos']}"
+            return f"token:{node['pos']}" if node["layer"] == -1 else f"token:{level_text(node)}@{node['pos']}"
         case "feature":
-            return f"feature:{node['layer']}/{node['index']}@{node['pos']}"
+            return f"feature:{feature_text(node)}@{node['pos']}"
         case "error":
-            return f"error:{node['layer']}@{node['pos']}"
+            return f"error:{level_text(node)}@{node['pos']}"
         case "logit":
             against = f"-{node['against']}" if "against" in node else ""
             return f"logit:{node['index']}{against}@{node['pos']}"
         case "head":
             return f"head:{node['layer']}.{node['index']}"
         case kind:
-            return f"{kind}:{node['layer']}"
+            return f"{kind}:{level_text(node)}"
 
 
 def name_of(g: nx.DiGraph, node: str) -> str:
@@ -37,9 +64,9 @@ def name_of(g: nx.DiGraph, node: str) -> str:
     attributes = g.nodes[node]
     match attributes["kind"]:
         case "feature":
-            return f"{attributes['layer']}/{attributes['index']}@{attributes['pos']}"
+            return f"{feature_text(attributes)}@{attributes['pos']}"
         case "token":
-            layer = f", layer {attributes['layer']}" if attributes["layer"] >= 0 else ""
+            layer = f", {level_words(attributes)}" if attributes["layer"] >= 0 else ""
             return place(attributes["token"], attributes["pos"]) + layer
         case "logit":
             return f"logit {logit_token(attributes)}"
@@ -48,8 +75,21 @@ def name_of(g: nx.DiGraph, node: str) -> str:
     return shown(node.replace(":", " ", 1))
 
 
-def layer_name(g: nx.DiGraph, layer: int) -> str:
-    return {-1: "embeddings", g.graph["n_layers"]: "logits"}.get(layer, f"layer {layer}")
+def level_name(g: nx.DiGraph, level: tuple[int, str]) -> str:
+    layer, hook = level
+    return {-1: "embeddings", g.graph["n_layers"]: "logits"}.get(layer, level_words({"layer": layer, "hook": hook}))
+
+
+def dictionary_of(g: nx.DiGraph, node: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the graph says of the dictionary at a node's level; None at the embeddings and the logits."""
+    layer, hook = level_of(node)
+    found = [sae for sae in g.graph["saes"] if sae["layer"] == layer and hook in ("", sae["hook"])]
+    return found[0] if len(found) == 1 else None
+
+
+def page_id(g: nx.DiGraph, node: Mapping[str, Any]) -> str | None:
+    """Neuronpedia's id of the dictionary that a feature is of."""
+    return (dictionary_of(g, node) or {}).get("neuronpedia_id")
 
 
 def note_of(g: nx.DiGraph) -> str | None:
@@ -76,16 +116,16 @@ def unlabelled(node: Mapping[str, Any]) -> str:
     kind, layer = node["kind"], node["layer"]
     match kind:
         case "feature":
-            return f"{layer}/{node['index']} @{shown(node['token'])}"
+            return f"{feature_text(node)} @{shown(node['token'])}"
         case "token":
-            return f"token {shown(node['token'])}" + (f", layer {layer}" if layer >= 0 else "")
+            return f"token {shown(node['token'])}" + (f", {level_words(node)}" if layer >= 0 else "")
         case "logit":
             return f"output {logit_token(node, '-')}"
         case "error":
-            return f"error {layer} @{shown(node['token'])}"
+            return f"error {level_text(node)} @{shown(node['token'])}"
         case "head":
             return f"head {layer}.{node['index']}"
-    return f"{kind} of the embeddings" if layer < 0 else f"{kind} {layer}"
+    return f"{kind} of the embeddings" if layer < 0 else f"{kind} {level_text(node)}"
 
 
 def unique_name(node: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from .document import TESTED, check_graph
 from .group import merged
 from .influence import size
 from .limits import foremost
-from .names import layer_name, logit_token
+from .names import feature_text, level_name, level_of, level_order, logit_token
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -56,13 +56,17 @@ ALL_POSITIONS = 12
 """Longer prompts show only the positions at which something stands."""
 
 
+Level = tuple[int, str]
+"""A layer, and of several dictionaries in it the hook of one."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """In units: where each node stands, each position's column (left, right), and each layer's row (bottom, top)."""
+    """In units: where each node stands, each position's column (left, right), and each level's row (bottom, top)."""
 
     places: dict[str, tuple[float, float]]
     columns: dict[int, tuple[float, float]]
-    rows: dict[int, tuple[float, float]]
+    rows: dict[Level, tuple[float, float]]
 
     @property
     def right(self) -> float:
@@ -150,16 +154,16 @@ def layout(g: nx.DiGraph) -> Layout:
 
 
 def _laid_out(g: nx.DiGraph, wide: float) -> Layout:
-    cells: dict[tuple[int, int], list[str]] = defaultdict(list)
+    cells: dict[tuple[Level, int], list[str]] = defaultdict(list)
     for name, node in g.nodes(data=True):
         if "pos" in node:
-            cells[node["layer"], node["pos"]].append(name)
+            cells[level_of(node), node["pos"]].append(name)
     lines = {cell: _lines(g, names, wide) for cell, names in cells.items()}
     columns, heads = _columns(g, lines), _heads_below(g)
     rows = _rows(g, lines, heads, max((end for _, end in columns.values()), default=0.0))
     places = {}
-    for (layer, pos), found in lines.items():
-        middle, height = sum(columns[pos]) / 2, sum(rows[layer]) / 2
+    for (level, pos), found in lines.items():
+        middle, height = sum(columns[pos]) / 2, sum(rows[level]) / 2
         for i, line in enumerate(found):
             x = middle - _width(g, line) / 2
             for name in line:
@@ -167,14 +171,14 @@ def _laid_out(g: nx.DiGraph, wide: float) -> Layout:
                 x += _slot(g, name)
     for name, node in g.nodes(data=True):
         if node["kind"] in GUTTER:
-            places[name] = (GUTTER[node["kind"]], sum(rows[node["layer"]]) / 2)
+            places[name] = (GUTTER[node["kind"]], sum(rows[level_of(node)]) / 2)
     at = Layout(places, columns, rows)
-    for layer, names in heads.items():
-        places |= _heads_places(g, at, layer, names)
+    for level, names in heads.items():
+        places |= _heads_places(g, at, level, names)
     return at
 
 
-def _columns(g: nx.DiGraph, lines: dict[tuple[int, int], list[list[str]]]) -> dict[int, tuple[float, float]]:
+def _columns(g: nx.DiGraph, lines: dict[tuple[Level, int], list[list[str]]]) -> dict[int, tuple[float, float]]:
     """The positions' ends; what is left of a column of a page is shared out among them."""
     occupied = {pos for _, pos in lines}
     tokens = range(len(g.graph["tokens"]))
@@ -193,27 +197,32 @@ def _columns(g: nx.DiGraph, lines: dict[tuple[int, int], list[list[str]]]) -> di
 
 
 def _rows(
-    g: nx.DiGraph, lines: dict[tuple[int, int], list[list[str]]], heads: dict[int, list[str]], wide: float
-) -> dict[int, tuple[float, float]]:
-    """The layers' ends, and below a layer room for its heads."""
-    layers = sorted({node["layer"] for _, node in g.nodes(data=True) if node["kind"] != "head"})
-    high = {layer: max((len(found) for (at, _), found in lines.items() if at == layer), default=1) for layer in layers}
-    apart = max(1.0, (LOWEST * wide - LINE * sum(high.values())) / len(layers))
+    g: nx.DiGraph, lines: dict[tuple[Level, int], list[list[str]]], heads: dict[Level, list[str]], wide: float
+) -> dict[Level, tuple[float, float]]:
+    """The levels' ends, and below a level room for its heads."""
+    levels = _levels(g)
+    high = {level: max((len(found) for (at, _), found in lines.items() if at == level), default=1) for level in levels}
+    apart = max(1.0, (LOWEST * wide - LINE * sum(high.values())) / len(levels))
     rows, y = {}, 0.0
-    for layer in layers:
-        y += LINE * len(_head_lines(heads.get(layer, []), wide))
-        rows[layer] = (y, y + LINE * high[layer] + apart)
-        y = rows[layer][1]
+    for level in levels:
+        y += LINE * len(_head_lines(heads.get(level, []), wide))
+        rows[level] = (y, y + LINE * high[level] + apart)
+        y = rows[level][1]
     return rows
 
 
-def _heads_below(g: nx.DiGraph) -> dict[int, list[str]]:
-    """Heads by the lowest layer drawn that they write to."""
-    layers = sorted({node["layer"] for _, node in g.nodes(data=True) if node["kind"] != "head"})
-    found: dict[int, list[str]] = defaultdict(list)
+def _levels(g: nx.DiGraph) -> list[Level]:
+    """Of all that is drawn but heads, upwards."""
+    return sorted({level_of(node) for _, node in g.nodes(data=True) if node["kind"] != "head"}, key=level_order)
+
+
+def _heads_below(g: nx.DiGraph) -> dict[Level, list[str]]:
+    """Heads by the lowest level drawn that they write to."""
+    levels = _levels(g)
+    found: dict[Level, list[str]] = defaultdict(list)
     for name, node in g.nodes(data=True):
         if node["kind"] == "head":
-            found[next((layer for layer in layers if layer >= node["layer"]), layers[-1])].append(name)
+            found[next((level for level in levels if level[0] >= node["layer"]), levels[-1])].append(name)
     return found
 
 
@@ -222,7 +231,7 @@ def _head_lines(names: Sequence[str], wide: float) -> list[Sequence[str]]:
     return [names[i : i + many] for i in range(0, len(names), many)]
 
 
-def _heads_places(g: nx.DiGraph, at: Layout, layer: int, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+def _heads_places(g: nx.DiGraph, at: Layout, level: Level, names: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Each as near as there is room to the middle of what it writes to."""
 
     def wanted(name: str) -> float:
@@ -238,7 +247,7 @@ def _heads_places(g: nx.DiGraph, at: Layout, layer: int, names: Sequence[str]) -
             x[k] = max(x[k], x[k - 1] + slot)
         for k in reversed(range(len(x))):
             x[k] = min(x[k], at.right - slot * (len(x) - k - 0.5))
-        places |= {name: (place, at.rows[layer][0] - LINE * (i + 0.5)) for name, place in zip(line, x, strict=True)}
+        places |= {name: (place, at.rows[level][0] - LINE * (i + 0.5)) for name, place in zip(line, x, strict=True)}
     return places
 
 
@@ -265,10 +274,10 @@ def _width(g: nx.DiGraph, line: Iterable[str]) -> float:
 
 
 def _draw_grid(axes: Any, g: nx.DiGraph, at: Layout) -> None:
-    for i, (layer, (low, high)) in enumerate(at.rows.items()):
+    for i, (level, (low, high)) in enumerate(at.rows.items()):
         if i % 2:
             axes.axhspan(low, high, color="#f6f7f8", zorder=0, linewidth=0)
-        _write(axes, LEFT + 0.15, (low + high) / 2, layer_name(g, layer), size=SMALL, color="#444444", ha="left")
+        _write(axes, LEFT + 0.15, (low + high) / 2, level_name(g, level), size=SMALL, color="#444444", ha="left")
     axes.plot([LEFT, at.right], [0, 0], color="#999999", linewidth=0.6, zorder=0)
     tokens = g.graph["tokens"]
     for pos, (start, end) in at.columns.items():
@@ -367,7 +376,7 @@ def _draw_names(axes: Any, g: nx.DiGraph, at: Layout) -> None:
         line = (node["pos"], y)
         columns[line] += 1
         side = -1 if columns[line] % 2 else 1
-        text = clean(words.shown(node["label"]), 15) if node["label"] else f"{node['layer']}/{node['index']}"
+        text = clean(words.shown(node["label"]), 15) if node["label"] else feature_text(node)
         gap = _area(shares[name]) ** 0.5 / 2 / 72 / UNIT + 0.19
         halo = [withStroke(linewidth=1.8, foreground="white")]
         _write(axes, x, y + side * gap, text, size=5.5, path_effects=halo, zorder=5)

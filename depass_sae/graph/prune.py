@@ -7,13 +7,14 @@ share; what no path leads on from goes, too. Targets, constants and biases stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
 from .document import check_graph
 from .influence import influence, scores, size
+from .names import node_id
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -71,7 +72,7 @@ def fold(g: nx.DiGraph, nodes: Collection[str], edges: Iterable[tuple[str, str]]
             continue
         gone = edge["kind"] == "flow" and not (source in nodes and (source, target) in kept)
         if gone or edge["kind"] == "remainder":
-            _add_remainder(small, g.nodes[source]["layer"], target, edge)
+            _add_remainder(small, g.nodes[source], target, edge)
         elif source in nodes:
             small.add_edge(source, target, **edge)
     for name in [name for name, node in small.nodes(data=True) if node["kind"] in ("remainder", "head")]:
@@ -87,10 +88,16 @@ def groups_within(groups: Iterable[dict[str, Any]], nodes: Collection[str]) -> l
     return [group for group in left if len(group["nodes"]) > 1]
 
 
-def _add_remainder(g: nx.DiGraph, layer: int, target: str, edge: dict[str, Any]) -> None:
-    name = f"remainder:{layer}"
+def remainder_of(node: Mapping[str, Any]) -> str:
+    """The id of what stands for all that is left out at a node's level."""
+    return node_id({**node, "kind": "remainder"})
+
+
+def _add_remainder(g: nx.DiGraph, source: Mapping[str, Any], target: str, edge: dict[str, Any]) -> None:
+    name = remainder_of(source)
     if name not in g:
-        g.add_node(name, kind="remainder", layer=layer, influence=0.0, label="")
+        level = {key: source[key] for key in ("layer", "hook") if key in source}
+        g.add_node(name, kind="remainder", **level, influence=0.0, label="")
     if not g.has_edge(name, target):
         g.add_edge(name, target, kind="remainder", weight=0.0, effect=0.0, magnitude=0.0)
     total = g.edges[name, target]
@@ -106,7 +113,7 @@ def _kept_nodes(g: nx.DiGraph, threshold: float | None, max_nodes: int | None) -
     if threshold is not None:
         order = _largest({name: found[name] for name in order}, threshold)
     if max_nodes is not None:
-        remainders = {f"remainder:{node['layer']}" for name, node in g.nodes(data=True) if name not in fixed}
+        remainders = {remainder_of(node) for name, node in g.nodes(data=True) if name not in fixed}
         room = max_nodes - len(fixed | remainders)
         if room < 0:
             raise UserError(f"max_nodes {max_nodes} is too few: the targets and what stands for many nodes are "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +19,6 @@ from ..passes.record import Trace
 from ..saes import Encoded, encoder_directions, live_pre_activation
 from ..subject import Subject
 from .cuts import Cut
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Reads:
 def feature_reads(cut: Cut, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
     """Features at positions, their pre-activations being sae-lens's own."""
     assert cut.encoded is not None
-    return encoder_reads(cut.encoded, cut.place, pos, index)
+    return encoder_reads(cut.encoded, cut.hook, pos, index)
 
 
 def encoder_reads(encoded: Encoded, point: Place, pos: Int[Tensor, "read"], index: Int[Tensor, "read"]) -> Reads:
@@ -89,19 +85,18 @@ def target_read(subject: Subject, seen: Trace, target: Target, pos: int) -> Read
 
 
 def error_reads(cut: Cut, seen: Trace, positions: Sequence[int], along: Float[Tensor, "pos d_model"]) -> Reads:
-    """SAE errors, read along what the graph's target makes of them.
+    """Errors of a whole cut, read along what the graph's target makes of them.
 
     With the active features fixed, error = x − Σ_i (⟨w_i, x⟩ + c_i) d_i − constant is affine in x, so ⟨u, error⟩ is
     read along u − Σ_i ⟨u, d_i⟩ w_i. along: u at every position.
     """
-    assert cut.features is not None
-    x, found = seen.at(cut.place), cut.features
+    x = seen.at(cut.place)
     w, constant = [], []
     for pos in positions:
         some = slice(cut.offsets[pos], cut.offsets[pos + 1])
         n = some.stop - some.start
-        read = encoder_directions(cut.sae, x[pos].expand(n, -1), found.index[some])
-        per_unit = (found.part(some).to(x) @ along[pos]) / found.activation[some].to(x)
+        read = encoder_directions(cut.sae, x[pos].expand(n, -1), cut.active.index[some])
+        per_unit = (cut.part(some).to(x) @ along[pos]) / cut.active.activation[some].to(x)
         w.append(along[pos] - per_unit @ read.w.to(x))
         constant.append(-per_unit @ read.c.to(x) - along[pos] @ cut.constant[pos])
     where = torch.tensor(list(positions), device=x.device)

@@ -12,13 +12,14 @@ each edit encodes the stream that reaches it, so that nothing is taken out twice
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..attribution.measure import check_seed
@@ -29,17 +30,20 @@ from ..files import same_place
 from ..models.adapter import Adapter
 from ..models.place import Place
 from ..models.prompt import Prompt, check_ids, special_ids
+from ..passes.frozen import INSIDE
 from ..passes.intervene import Edit, intervene
 from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..passes.settings import Settings
-from ..saes import written_by
+from ..saes import CrossLayerFeatures, written_by
 from ..subject import Subject
-from .build import trace_bytes
-from .cuts import Cut, sae_cut
+from .build import crossed, trace_bytes
+from .cuts import Cut, standing_on
 from .document import LARGEST, TESTED, check_graph
 from .influence import downwards
+from .names import dictionary_of
+from .standing import graph_hooks
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -140,7 +144,7 @@ def _check_fits(subject: Subject, g: nx.DiGraph) -> None:
     largest = max((max(node["index"], node.get("against", 0)) for node in logits), default=0)
     if largest >= adapter.vocab_size:
         raise UserError(f"the graph has a logit of token {largest}, and the tokens are 0 to {adapter.vocab_size - 1}")
-    hooks = {Place(sae["layer"], sae["hook"]): sae["d_sae"] for sae in g.graph["saes"]}
+    hooks = _hooks(g)
     missing = [str(hook) for hook in hooks if hook not in subject.saes]
     if missing:
         raise UserError(f"the graph stands on SAEs at {', '.join(missing)}, which are not loaded")
@@ -164,7 +168,7 @@ class _Study:
     g: nx.DiGraph
     prompt: Prompt
     seen: Trace
-    cuts: dict[int, Cut]
+    cuts: dict[Place, Cut]
     targets: Sequence[tuple[Target, int, float]]
     value: float
     replacing: Replacing
@@ -177,15 +181,17 @@ class _Study:
         _check_fits(subject, g)
         check_memory(trace_bytes(subject, len(ids)), "recording the prompt", subject.adapter.device)
         prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
-        hooks = {sae["layer"]: Place(sae["layer"], sae["hook"]) for sae in g.graph["saes"]}
-        seen = subject.trace(prompt, None)
-        cuts = {layer: sae_cut(subject, seen, prompt, hook) for layer, hook in hooks.items()}
+        hooks = graph_hooks(subject, [*_hooks(g)])
+        across = {Place(sae["layer"], "mlp_out") for sae in g.graph["saes"] if not sae["d_sae"]}
+        places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
+        seen = subject.trace(prompt, None, places | across | crossed(subject, hooks, None))
+        cuts = {cut.hook: cut for cut in standing_on(subject, seen, prompt, hooks).cuts[1:]}
         targets, value = [], 0.0
         for target in g.graph["target"]:
             node = g.nodes[target["node"]]
             at: Target
             if node["kind"] == "feature":
-                at = FeatureTarget(hooks[node["layer"]], node["index"])
+                at = FeatureTarget(_hook_of(g, node), node["index"])
             else:
                 at = LogitTarget(node["index"], node.get("against"))
             readoff = at.read(subject, seen)
@@ -209,27 +215,23 @@ class _Study:
             d_head = self.subject.adapter.width(place) // _n_heads(self.subject.adapter, node["layer"])
             own = slice(node["index"] * d_head, (node["index"] + 1) * d_head)
             return self._value({place: lambda z: _zeroed(z, own)})
-        cut, pos = self.cuts[node["layer"]], node["pos"]
-        part = cut.roots[pos] if node["kind"] != "feature" else self._part(cut, node)
-        return self._value({cut.place.as_post: lambda x: _less(x, pos, part)})
+        cut, pos = self.cuts[_hook_of(self.g, node)], node["pos"]
+        parts = {cut.place: cut.roots[pos]} if node["kind"] != "feature" else self._parts(cut, node)
+        return self._value({place.as_post: self._less(cut, place, pos, part) for place, part in parts.items()})
 
     def together(self, generator: torch.Generator) -> dict[str, Any]:
         """The targets with the graph's features alone, without them, and the same for random active features."""
         masks, candidates, counts, last = {}, {}, 0, max(pos for _, pos, _ in self.targets)
-        for layer, cut in self.cuts.items():
-            assert cut.features is not None
-            wanted = {
-                (node["pos"], node["index"])
-                for _, node in self.g.nodes(data=True)
-                if node["kind"] == "feature" and node["layer"] == layer
-            }
-            pairs = zip(cut.features.pos.tolist(), cut.features.index.tolist(), strict=True)
-            masks[layer] = torch.tensor([pair in wanted for pair in pairs], dtype=torch.bool)
-            candidates[layer] = cut.features.pos.cpu() <= last  # what comes later cannot matter
-            counts += int(masks[layer].sum())
+        features = [node for _, node in self.g.nodes(data=True) if node["kind"] == "feature"]
+        at = [(_hook_of(self.g, node), node["pos"], node["index"]) for node in features]
+        for hook, cut in self.cuts.items():
+            wanted = {(pos, index) for other, pos, index in at if other == hook}
+            pairs = zip(cut.active.pos.tolist(), cut.active.index.tolist(), strict=True)
+            masks[hook] = torch.tensor([pair in wanted for pair in pairs], dtype=torch.bool)
+            candidates[hook] = cut.active.pos.cpu() <= last  # what comes later cannot matter
+            counts += int(masks[hook].sum())
         random = [
-            {layer: _shuffled(mask, candidates[layer], generator) for layer, mask in masks.items()}
-            for _ in range(DRAWS)
+            {hook: _shuffled(mask, candidates[hook], generator) for hook, mask in masks.items()} for _ in range(DRAWS)
         ]
         only, without = ([self._value(self._edits(mask, drop=drop)) for mask in random] for drop in (False, True))
         return {
@@ -242,25 +244,77 @@ class _Study:
             "without_random": sum(without) / DRAWS,
         }
 
-    def _part(self, cut: Cut, node: Mapping[str, Any]) -> Float[Tensor, "d_model"]:
-        assert cut.features is not None
-        found = ((cut.features.pos == node["pos"]) & (cut.features.index == node["index"])).nonzero()[:, 0]
-        return cut.features.part(found).sum(0)  # nothing where it does not fire
+    def _parts(self, cut: Cut, node: Mapping[str, Any]) -> dict[Place, Float[Tensor, "d"]]:
+        """What a feature is at each place; nothing where it does not fire."""
+        found = ((cut.active.pos == node["pos"]) & (cut.active.index == node["index"])).nonzero()[:, 0]
+        return {place: cut.part(found, place).sum(0) for place in cut.written}
 
-    def _edits(self, masks: Mapping[int, Bool[Tensor, "active"]], *, drop: bool) -> dict[Place, Edit]:
-        """At every SAE: drop these active features (at their positions), or all others."""
-        edits = {}
-        for layer, cut in self.cuts.items():
-            assert cut.features is not None
-            assert cut.sae is not None
+    def _less(self, cut: Cut, place: Place, pos: int, part: Float[Tensor, "d"]) -> Edit:
+        """Without a part at a position."""
+        part = self._behind(cut, place, part[None], torch.tensor([pos]))[0]
+        return lambda x: _less(x, pos, part)
+
+    def _behind(
+        self, cut: Cut, place: Place, parts: Float[Tensor, "*batch pos d"], positions: Int[Tensor, "pos"]
+    ) -> Float[Tensor, "*batch pos d"]:
+        """Of what a transcoder writes before a norm: what comes out of that, its scale as it was."""
+        post = self.seen.sublayer(place.depth).post if cut.stands.before_norm else None
+        return parts if post is None else post.frozen(parts, self.seen.post_scale(place, positions))
+
+    def _edits(self, masks: Mapping[Place, Bool[Tensor, "active"]], *, drop: bool) -> dict[Place, Edit]:
+        """At every dictionary: drop these active features (at their positions), or all others."""
+        edits: dict[Place, list[Edit]] = {}
+        for hook, cut in self.cuts.items():
+            if cut.sae is None:
+                continue
             chosen = torch.zeros(len(self.prompt), cut.sae.cfg.d_sae, dtype=torch.bool)
-            some = masks[layer]
-            chosen[cut.features.pos.cpu()[some], cut.features.index.cpu()[some]] = True
+            some = masks[hook]
+            chosen[cut.active.pos.cpu()[some], cut.active.index.cpu()[some]] = True
             gone = chosen if drop else ~chosen
             if cut.is_token[0]:
                 gone[0] = False  # features mean nothing there
-            edits[cut.place.as_post] = _without_features(cut, gone)
-        return edits
+            for place, edit in self._without_features(cut, gone).items():
+                edits.setdefault(place.as_post, []).append(edit)
+        return {place: partial(_one_by_one, several) for place, several in edits.items()}
+
+    def _without_features(self, cut: Cut, gone: Bool[Tensor, "pos d_sae"]) -> dict[Place, Edit]:
+        """Subtract what these features write, as the dictionary reads what arrives."""
+        if not cut.stands.instead:
+            return {cut.place: _without(cut, gone)}
+        read: list[Tensor] = []
+        at, made = self._read_by(cut)
+
+        def note(x: Float[Tensor, "batch pos d_in"]) -> Tensor:
+            read[:] = [made(x)]
+            return x
+
+        def less(place: Place) -> Edit:
+            def edit(x: Float[Tensor, "batch pos d"]) -> Tensor:
+                which = gone[: x.shape[1]].to(x.device).repeat(len(x), 1)
+                written = _written(cut, place, read[0].flatten(0, 1).float(), which).view_as(x)
+                if self._is_token(place):
+                    written[:, 0] = 0
+                return x - self._behind(cut, place, written, torch.arange(x.shape[1])).to(x)
+
+            return edit
+
+        return {at: note} | {place: less(place) for place in cut.written}
+
+    def _read_by(self, cut: Cut) -> tuple[Place, Callable[[Tensor], Tensor]]:
+        """Where what a transcoder reads can be seen on its way, and what it makes of that."""
+        if INSIDE.get(cut.hook.hook) != "bare":
+            return cut.hook, lambda x: x
+        part = self.subject.adapter.sublayer(cut.hook.depth)
+
+        def bare(x: Float[Tensor, "batch pos d_model"]) -> Tensor:
+            norm = part.norm.to(x)
+            return norm.bare(x, norm.scale(x))
+
+        return part.reads, bare
+
+    def _is_token(self, place: Place) -> bool:
+        """Whether position 0 means nothing at a place."""
+        return any(cut.is_token[0] for cut in self.cuts.values() if cut.place == place)
 
     def _replaced(self, pos: int, generator: torch.Generator) -> float:
         ids = self.prompt.ids().repeat(REPLACEMENTS, 1)
@@ -280,14 +334,45 @@ class _Study:
         return value
 
 
-def _without_features(cut: Cut, gone: Bool[Tensor, "pos d_sae"]) -> Edit:
-    """Subtract what these features write, as the SAE reads the stream that arrives."""
+def _hooks(g: nx.DiGraph) -> dict[Place, int]:
+    """Where the graph's dictionaries read, and how many features each has; but for layers of a cross-layer transcoder
+    whose own features were not loaded.
+    """
+    return {Place(sae["layer"], sae["hook"]): sae["d_sae"] for sae in g.graph["saes"] if sae["d_sae"]}
 
-    def edit(x: Float[Tensor, "batch pos d_model"]) -> Tensor:
+
+def _hook_of(g: nx.DiGraph, node: Mapping[str, Any]) -> Place:
+    """Where the dictionary of a node reads."""
+    sae = dictionary_of(g, node)
+    assert sae is not None
+    return Place(sae["layer"], sae["hook"])
+
+
+def _without(cut: Cut, gone: Bool[Tensor, "pos d_sae"]) -> Edit:
+    """Subtract what these features of an SAE write, as it reads what arrives."""
+
+    def edit(x: Float[Tensor, "batch pos d"]) -> Tensor:
         which = gone[: x.shape[1]].to(x.device).repeat(len(x), 1)
         return x - written_by(cut.sae, x.flatten(0, 1).float(), which).view_as(x).to(x)
 
     return edit
+
+
+def _written(
+    cut: Cut, place: Place, x: Float[Tensor, "row d_in"], which: Bool[Tensor, "row d_sae"]
+) -> Float[Tensor, "row d"]:
+    """What these features of a transcoder write at a place."""
+    if not isinstance(cut.sae, CrossLayerFeatures):
+        return written_by(cut.sae, x, which)
+    acts = cut.sae.encode(x) * which
+    index = acts.any(0).nonzero()[:, 0]
+    return acts[:, index] @ cut.sae.whole.decoder(cut.layer, index.cpu(), place.layer).to(acts)
+
+
+def _one_by_one(edits: Sequence[Edit], x: Float[Tensor, "batch pos d"]) -> Tensor:
+    for edit in edits:
+        x = edit(x)
+    return x
 
 
 def _less(x: Float[Tensor, "batch pos d"], pos: int, part: Float[Tensor, "d"]) -> Tensor:

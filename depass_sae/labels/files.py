@@ -1,6 +1,7 @@
 """What features mean, in words: explanations from a file or a mapping, from files.
 
-A label belongs to a feature of a layer's SAE, at whatever position it fires: ``17/1208``. Files are tables (CSV with
+A label belongs to a feature of a layer's SAE, at whatever position it fires: ``17/1208``, or ``17.mlp_out/1208`` where
+the layer has several. Files are tables (CSV with
 the columns feature,label or layer,index,label), JSON objects (``{"17/1208": "text"}``), JSON lists of objects with
 layer, index and label, or Neuronpedia's exports (lists of objects with layer ``"17-res-jb"``, index ``"1208"`` and
 description). The first label of a feature counts.
@@ -20,7 +21,7 @@ from ..arguments import typed
 from ..errors import UserError
 from ..files import check_unicode, parse_json, read_text
 
-FEATURE = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
+FEATURE = re.compile(r"(\d{1,9}(?:\.[a-z][a-z0-9_]{0,30})?)/(\d{1,9})", re.ASCII)
 LAYER = re.compile(r"(\d{1,9})(?:-\S*)?", re.ASCII)
 INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -100,4 +101,5 @@ def _number(value: Any) -> str:
 
 
 def key(layer: str, index: str) -> str:
-    return f"{int(layer)}/{int(index)}"
+    number, dot, hook = layer.partition(".")
+    return f"{int(number)}{dot}{hook}/{int(index)}"

@@ -16,8 +16,8 @@ Only inner products leave the sweep: it visits each sublayer and hands over the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -80,8 +80,39 @@ class Level:
         return self.frozen.mixer.by_unit(self.inner * self.recorded, self.frozen.record)
 
 
-Seeds = Mapping[Place, Float[Tensor, "target pos d"]]
+Gradient = Float[Tensor, "target pos d"]
+Seeds = Mapping[Place, Gradient]
 """Where targets are read: for each place the direction of every target at every position, mostly zeros."""
+Met = Callable[[Gradient], Seeds]
+"""Takes the gradient with respect to all that stands at a cut, and hands back what of it goes on at other places."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Where a sweep is cut off: of what arrives from above nothing goes on to what the model made the tensor of.
+
+    Seeds at such a place read what lies below the cut.
+
+    values: of hook_z, attn_out or mlp_out. equations: of what a sublayer adds, by its place: something else stands for
+    the whole sublayer. raw: the same before the norm on what it adds.
+    """
+
+    values: Mapping[Place, Met] = field(default_factory=dict)
+    equations: Mapping[Place, Met] = field(default_factory=dict)
+    raw: Mapping[Place, Met] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.values or self.equations or self.raw)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The gradient and the biases before a sublayer. level: None where no gradient came to what is inside it."""
+
+    number: int
+    before: Gradient
+    bias_before: Float[Tensor, "target pos"]
+    level: Level | None
 
 
 def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> Iterator[Level]:
@@ -89,54 +120,122 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
 
     All seeds have the same number of targets and the trace's positions. Live attention is for a trace of one prompt.
     """
+    for step in steps(trace, seeds, choices, Cuts(), down_to=down_to):
+        assert step.level is not None
+        yield step.level
+
+
+def steps(trace: Trace, seeds: Seeds, choices: Choices, cuts: Cuts, *, down_to: int = 0) -> Iterator[Step]:
+    """The same, cut off at places beside the stream; sublayers that nothing is left to go through are passed by."""
     assert choices.pattern == "frozen" or len(trace.starts) == 1
     given = {Place(*place): seed for place, seed in seeds.items()}
     example = next(iter(given.values()))
     last = max(down_to + 1, *(place.behind for place in given))  # the stream behind all that is read
     waiting: dict[int, Tensor] = {}  # gradients with respect to a stream before the next one on the way
-    after = trace.resid_post.new_zeros(*example.shape[:2], trace.adapter.d_model)
-    after = _plus(after, *_at_stream(given, last))
-    bias = pattern = after.new_zeros(after.shape[:2])
+    zeros = trace.resid_post.new_zeros(*example.shape[:2], trace.adapter.d_model)
+    # Where nothing is cut every sublayer is passed, be it with a gradient of zero.
+    after = _plus(None if cuts else zeros, *_at_stream(given, last))
+    bias = pattern = zeros.new_zeros(zeros.shape[:2])
     for number in range(last - 1, down_to - 1, -1):
         frozen = trace.sublayer(number)
         past = _plus(after, *_at_stream(given, number), waiting.pop(number, None))
-        level, through = _back(frozen, after, past, bias, pattern, choices, given)
-        reads = frozen.sublayer.reads.depth
-        if reads != number:
-            waiting[reads] = _plus(through, waiting.get(reads))
-        yield level
-        after, bias, pattern = level.before, level.bias_before, level.pattern_before
+        found = _back(frozen, after, bias, pattern, choices, given, cuts)
+        for depth, gradient in found.onwards.items():
+            waiting[depth] = _sum(gradient, waiting.get(depth))
+        before = _plus(past, waiting.pop(number, None))
+        after, bias, pattern = before, found.bias_before, found.pattern_before
+        whole = zeros if before is None else before
+        yield Step(number, whole, bias, found.level(zeros, past, whole))
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What one step back through a sublayer gave. onwards: the gradients of the streams that it reads."""
+
+    frozen: Frozen
+    after: Gradient | None
+    output: Gradient | None
+    inner: Gradient | None
+    recorded: Float[Tensor, "pos d_inner"] | None
+    onwards: dict[int, Gradient]
+    bias: Float[Tensor, "target pos"]
+    bias_written: Float[Tensor, "target pos"]
+    bias_before: Float[Tensor, "target pos"]
+    pattern: Float[Tensor, "target pos"]
+    pattern_before: Float[Tensor, "target pos"]
+
+    def level(self, zeros: Gradient, past: Gradient | None, before: Gradient) -> Level | None:
+        if self.inner is None or self.recorded is None:
+            return None
+        after, output, past = (zeros if x is None else x for x in (self.after, self.output, past))
+        return Level(
+            self.frozen, after, output, self.inner, self.recorded, past, before, self.bias, self.bias_written,
+            self.bias_before, self.pattern, self.pattern_before,
+        )  # fmt: skip
 
 
 def _back(
-    frozen: Frozen, after: Tensor, past: Tensor, bias: Tensor, pattern: Tensor, choices: Choices, seeds: Seeds
-) -> tuple[Level, Float[Tensor, "target pos d_model"]]:
-    """One step back through a sublayer, at the recorded stream; and the gradient with respect to what it reads."""
-    own = {place.hook: seed for place, seed in seeds.items() if place.depth == frozen.sublayer.number}
-    output = _plus(after, own.get(frozen.sublayer.place.hook))
-    raw = frozen.raw_gradient(output, choices)
-    inner = _plus(frozen.mixer.back(raw, frozen.record), *_read_at(own, "z"))
+    frozen: Frozen,
+    after: Gradient | None,
+    bias: Tensor,
+    pattern: Tensor,
+    choices: Choices,
+    seeds: Seeds,
+    cuts: Cuts,
+) -> _Passed:
+    """One step back through a sublayer, at the recorded stream."""
+    place = frozen.sublayer.place
+    own = {at.hook: seed for at, seed in seeds.items() if at.depth == frozen.sublayer.number}
+    onwards: dict[int, Tensor] = {}
+
+    def met(cut: Mapping[Place, Met], at: Place, gradient: Tensor | None) -> Tensor | None:
+        """The one place where a gradient meets a cut: what is left of it for what the model made the tensor of."""
+        if gradient is None or at not in cut:
+            return gradient
+        for other, more in cut[at](gradient).items():
+            if other.is_stream:
+                onwards[other.depth] = _sum(more, onwards.get(other.depth))
+            else:
+                own[other.hook] = _sum(more, own.get(other.hook))
+        return None
+
+    output = _plus(met(cuts.values, place, after), own.get(place.hook))
+    passing, raw, bias_written = met(cuts.equations, place, output), None, bias
+    if passing is not None:
+        ahead = frozen.raw_gradient(passing, choices)
+        raw = met(cuts.raw, place, ahead)
+        written = frozen.output_bias(passing, raw)
+        bias_written = bias if written is None else bias + written
+    inner = None if raw is None else frozen.mixer.back(raw, frozen.record)
+    for hook in (hook for hook, what in INSIDE.items() if what == "z"):
+        inner = met(cuts.values, Place(place.layer, hook), inner) if _within(frozen, hook) else inner
+    inner = _plus(inner, *_read_at(own, "z"))
+    reads = [(name, seed) for name in ("normed", "bare") for seed in _read_at(own, name)]
+    if inner is None and not reads:
+        return _Passed(frozen, after, output, None, None, onwards, bias, bias_written, bias_written, pattern, pattern)
     with torch.enable_grad():
         x = frozen.resid.detach().requires_grad_()
         size = torch.ones(len(x), dtype=x.dtype, device=x.device, requires_grad=True)
         inside = frozen.inside(x, choices, size)
-        pairs = [(inside.z, inner)]
-        bias_vectors = frozen.live_bias(inside, choices, size)
-        pairs += [] if bias_vectors is None else [(bias_vectors, raw)]
-        pairs += [(getattr(inside, name), seed) for name in ("normed", "bare") for seed in _read_at(own, name)]
+        pairs = [] if inner is None else [(inside.z, inner)]
+        bias_vectors = None if raw is None else frozen.live_bias(inside, choices, size)
+        pairs += [] if bias_vectors is None or raw is None else [(bias_vectors, raw)]
+        pairs += [(getattr(inside, name), seed) for name, seed in reads]
         through, inner_bias = torch.autograd.grad(
             [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
         )
-    written = frozen.output_bias(output, raw)
-    after_written = bias if written is None else bias + written
-    before = past + through if frozen.sublayer.reads.depth == frozen.sublayer.number else past
-    recorded, bias_before = inside.z.detach(), after_written + inner_bias
-    made = frozen.pattern(choices)
-    pattern_before = pattern if made is None else pattern + (inner * made).sum(2)
-    level = Level(
-        frozen, after, output, inner, recorded, past, before, bias, after_written, bias_before, pattern, pattern_before
-    )
-    return level, through
+    depth = frozen.sublayer.reads.depth
+    onwards[depth] = _sum(through, onwards.get(depth))
+    recorded, made = inside.z.detach(), frozen.pattern(choices)
+    pattern_before = pattern if made is None or inner is None else pattern + (inner * made).sum(2)
+    return _Passed(
+        frozen, after, output, inner, recorded, onwards, bias, bias_written, bias_written + inner_bias, pattern,
+        pattern_before,
+    )  # fmt: skip
+
+
+def _within(frozen: Frozen, hook: str) -> bool:
+    return Place(frozen.sublayer.place.layer, hook).depth == frozen.sublayer.number
 
 
 def _read_at(own: Mapping[str, Tensor], what: str) -> list[Tensor]:
@@ -149,7 +248,11 @@ def _at_stream(seeds: Seeds, depth: int) -> list[Tensor]:
     return [seed for place, seed in seeds.items() if place.is_stream and place.depth == depth]
 
 
-def _plus(gradient: Tensor, *seeds: Tensor | None) -> Tensor:
+def _plus(gradient: Tensor | None, *seeds: Tensor | None) -> Tensor | None:
     for seed in seeds:
-        gradient = gradient if seed is None else gradient + seed
+        gradient = seed if gradient is None else _sum(gradient, seed)
     return gradient
+
+
+def _sum(gradient: Tensor, seed: Tensor | None) -> Tensor:
+    return gradient if seed is None else gradient + seed

@@ -122,14 +122,14 @@ class Frozen:
         return back
 
     def output_bias(
-        self, output: Float[Tensor, "target pos d_model"], raw: Float[Tensor, "target pos d_model"]
+        self, output: Float[Tensor, "target pos d_model"], raw: Float[Tensor, "target pos d_model"] | None
     ) -> Float[Tensor, "target pos"] | None:
         """What the bias vectors of what is written, and of the norm after it, add to targets.
 
-        output, raw: the gradients after and before that norm.
+        output, raw: the gradients after and before that norm (None: of what is written nothing counts).
         """
-        own = self.mixer.write_bias(self.record, raw)
-        found = None if own is None else (raw * own).sum(2)
+        own = None if raw is None else self.mixer.write_bias(self.record, raw)
+        found = None if own is None or raw is None else (raw * own).sum(2)
         if self.post is not None and self.post.bias is not None:
             after = (output * self.post.bias).sum(2)
             found = after if found is None else found + after

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from ..attribution.document import SCHEMA_VERSION
 from ..errors import UserError
-from ..saes.registry import ListedSAE, Release, registry, why_not
+from ..saes.registry import ListedSAE, Release, registry, why_no_layer, why_not
 from ..saes.release import layer_of_id
 from ..view.blocks import Block, Column, Note, Row, Table
 from ..view.words import count
 
 SAES = Column("SAEs", "count")
+LAYER = "graph layer"
+"""Whether it can be a layer of a feature-flow graph."""
 UNKNOWN = "?"
 """Stands for what only a file on the hub can tell."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """SAEs of a release that read at one kind of hook and are of one architecture. reason: None if they work."""
+    """SAEs of a release that read at one kind of hook and are of one architecture. reason: None if they work;
+    no_layer: None if they can be layers of graphs.
+    """
 
     hook: str
     architecture: str
     reason: str | None
+    no_layer: str | None
     saes: tuple[ListedSAE, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,6 +40,8 @@ class Group:
             "architecture": self.architecture,
             "works": self.reason is None,
             "reason": self.reason,
+            "graph": self.no_layer is None,
+            "graph_reason": self.no_layer,
             "sae_ids": [sae.sae_id for sae in self.saes],
         }
 
@@ -47,8 +54,9 @@ class Tally:
     reasons: dict[str, int]  # the most frequent first
 
     @classmethod
-    def of(cls, saes: Iterable[ListedSAE]) -> Tally:
-        found = Counter(map(why_not, saes))
+    def of(cls, saes: Iterable[ListedSAE], why: Callable[[ListedSAE], str | None] = why_not) -> Tally:
+        """why: what is asked of each; None where the answer is yes."""
+        found = Counter(map(why, saes))
         works = found.pop(None, 0)
         return cls(works, {str(reason): number for reason, number in found.most_common()})
 
@@ -70,9 +78,10 @@ class Tally:
 
 def groups(release: Release) -> list[Group]:
     """In the registry's order."""
-    found: dict[tuple[str, str, str | None], list[ListedSAE]] = {}
+    found: dict[tuple[str, str, str | None, str | None], list[ListedSAE]] = {}
     for sae in release.saes:
-        found.setdefault((hook_kind(sae), sae.architecture or UNKNOWN, why_not(sae)), []).append(sae)
+        key = (hook_kind(sae), sae.architecture or UNKNOWN, why_not(sae), why_no_layer(sae))
+        found.setdefault(key, []).append(sae)
     return [Group(*key, tuple(saes)) for key, saes in found.items()]
 
 
@@ -95,7 +104,11 @@ def document(release: Release | None, count: bool) -> dict[str, Any]:
     """Of all releases, or of one with its groups; count: the numbers alone."""
     asked = _asked(release)
     if count:
-        return {"schema_version": SCHEMA_VERSION, **_tally(asked).to_dict()}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **_tally(asked).to_dict(),
+            "graph": _tally(asked, why_no_layer).to_dict(),
+        }
     if release is None:
         return {"schema_version": SCHEMA_VERSION, "releases": [_about(each) for each in asked]}
     return {
@@ -109,7 +122,7 @@ def tables(release: Release | None, numbers: bool) -> tuple[Block, ...]:
     """The same for people."""
     asked = _asked(release)
     if numbers:
-        return (_count_table(_tally(asked)),)
+        return (_count_table(_tally(asked), _tally(asked, why_no_layer)),)
     return _releases_tables(asked) if release is None else _release_tables(release)
 
 
@@ -124,35 +137,43 @@ def _about(release: Release) -> dict[str, Any]:
         "model_type": release.model_type,
         "hooks": hook_kinds(release),
         **Tally.of(release.saes).to_dict(),
+        "graph": Tally.of(release.saes, why_no_layer).to_dict(),
     }
 
 
-def _tally(releases: Sequence[Release]) -> Tally:
-    return Tally.of(sae for release in releases for sae in release.saes)
+def _tally(releases: Sequence[Release], why: Callable[[ListedSAE], str | None] = why_not) -> Tally:
+    return Tally.of((sae for release in releases for sae in release.saes), why)
 
 
 def _releases_tables(releases: Sequence[Release]) -> tuple[Block, ...]:
     rows, tally = [], _tally(releases)
     for release in releases:
         own = Tally.of(release.saes)
-        rows.append(Row((release.name, release.model, own.total, ", ".join(hook_kinds(release)), own.said)))
-    columns = (Column("release"), Column("model"), SAES, Column("hooks"), Column("works"))
-    said = f"{count(tally.works)} of {count(tally.total)} SAEs of {count(len(releases))} releases can be used"
+        layer = Tally.of(release.saes, why_no_layer)
+        cells = (release.name, release.model, own.total, ", ".join(hook_kinds(release)), own.said, layer.said)
+        rows.append(Row(cells))
+    columns = (Column("release"), Column("model"), SAES, *map(Column, ("hooks", "works", LAYER)))
+    said = (
+        f"{count(tally.works)} of {count(tally.total)} SAEs of {count(len(releases))} releases can be used, "
+        f"{count(_tally(releases, why_no_layer).works)} of them as layers of graphs"
+    )
     return Note(said, "answer"), Table("", columns, tuple(rows))
 
 
 def _release_tables(release: Release) -> tuple[Block, ...]:
     rows = []
     for group in groups(release):
-        said = "yes" if group.reason is None else f"no: {group.reason}"
-        cells = (group.hook, group.architecture, len(group.saes), layers(group.saes), group.saes[0].sae_id, said)
-        rows.append(Row(cells))
-    columns = (Column("hook"), Column("architecture"), SAES, *map(Column, ("layers", "for example", "works")))
+        works, layer = ("yes" if why is None else f"no: {why}" for why in (group.reason, group.no_layer))
+        about = (group.hook, group.architecture, len(group.saes), layers(group.saes), group.saes[0].sae_id)
+        rows.append(Row((*about, works, layer)))
+    columns = (Column("hook"), Column("architecture"), SAES, *map(Column, ("layers", "for example", "works", LAYER)))
     return (Table(f"{release.name}: {release.model}, {release.repository}", columns, tuple(rows)),)
 
 
-def _count_table(tally: Tally) -> Table:
+def _count_table(tally: Tally, layer: Tally) -> Table:
     rows = [Row(("works", tally.works)), *(Row((reason, number)) for reason, number in tally.reasons.items())]
+    rows += [Row((LAYER, layer.works))]
+    rows += [Row((f"no {LAYER}: {why}", number)) for why, number in layer.reasons.items() if why not in tally.reasons]
     return Table("", (Column(""), SAES), (*rows, Row(("total", tally.total), "total")))
 
 

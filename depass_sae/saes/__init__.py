@@ -28,6 +28,7 @@ from .encode import (
 from .hook import hook_of
 from .load import check_folder, load_saes
 from .own import describe
+from .stands import Stands, standing, stands_for
 
 Hook = Place  # as it was called before
 parse_hook = Place.parse
@@ -43,6 +44,7 @@ __all__ = [
     "FeatureParts",
     "Fit",
     "Hook",
+    "Stands",
     "activations",
     "check_folder",
     "describe",
@@ -58,6 +60,8 @@ __all__ = [
     "parse_hook",
     "pre_activations",
     "reconstructs",
+    "standing",
+    "stands_for",
     "threshold_gap",
     "written_by",
 ]

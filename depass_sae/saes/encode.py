@@ -33,7 +33,8 @@ class Fit:
     """How well an SAE fits a prompt; position 0, whose norm drowns all others, is left out.
 
     `explained_variance` is 1 − Σ‖x − x̂‖² / Σ‖x − mean x‖²; None for transcoders (they do not reconstruct what they
-    read), for fewer than two positions and where nothing varies. `l0` is the mean number of active features.
+    read; a graph compares them with what the MLP adds), for fewer than two positions and where nothing varies. `l0` is
+    the mean number of active features.
     """
 
     explained_variance: float | None
@@ -112,20 +113,20 @@ class Encoded:
     @cached_property
     def fit(self) -> Fit:
         """How well the SAE fits."""
+        if self.decoded is None:
+            return self._fit(None)
+        given = read(self.sae, self.x[1:]).double()
+        return self._fit(explained_variance(given, given - self.decoded[1:]))
+
+    def fit_to(self, given: Float[Tensor, "pos d_out"], error: Float[Tensor, "pos d_out"]) -> Fit:
+        """How well a transcoder fits what it stands for, of which it misses ``error``."""
+        return self._fit(explained_variance(given[1:].double(), error[1:].double()))
+
+    def _fit(self, explained: float | None) -> Fit:
         if len(self.x) < 2:
             return Fit(None, 0.0, None)
         l0 = (self.activations[1:] != 0).sum(-1).double().mean().item()
-        explained = self._explained_variance
         return Fit(explained, l0, _warning(self.sae, explained, l0, len(self.x) - 1))
-
-    @property
-    def _explained_variance(self) -> float | None:
-        if self.decoded is None or len(self.x) < 3:
-            return None
-        given = read(self.sae, self.x[1:]).double()
-        missed = (given - self.decoded[1:]).square().sum()
-        variance = (given - given.mean(0)).square().sum()
-        return 1 - (missed / variance).item() if variance > 0 else None
 
     @cached_property
     def active(self) -> list[ActiveFeatures]:
@@ -182,6 +183,14 @@ def written_by(
 def reconstructs(sae: "SAE") -> bool:
     """Whether what the SAE decodes is what it reads: all but transcoders."""
     return "transcoder" not in sae.cfg.architecture()
+
+
+def explained_variance(given: Float[Tensor, "pos d"], missed: Float[Tensor, "pos d"]) -> float | None:
+    """1 − Σ‖missed‖² / Σ‖given − its mean‖²; None for fewer than two positions, and where nothing varies."""
+    if len(given) < 2:
+        return None
+    variance = (given - given.mean(0)).square().sum()
+    return 1 - (missed.square().sum() / variance).item() if variance > 0 else None
 
 
 def _strongest_first(row: Float[Tensor, "d_sae"]) -> ActiveFeatures:

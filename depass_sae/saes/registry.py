@@ -21,6 +21,7 @@ from .hook import hook_in
 from .model_types import model_type_of
 from .release import close_to, layer_of_id
 from .scale import not_normalised
+from .stands import SUMMED, SUMMING, standing
 
 ASSUMED = Path(__file__).with_name("assumed.yaml")
 FOLDED_ONCE = "expected_average_only_in"
@@ -32,7 +33,8 @@ class ListedSAE:
     """An SAE of the registry as sae-lens loads it, as far as that decides whether and how it is read.
 
     None for what only a file on the hub can tell. reshapes_hook_z: whether it takes heads apart by itself; centred:
-    whether it was trained on a stream without its mean.
+    whether it was trained on a stream without its mean; summed: whether it is a layer of a cross-layer transcoder whose
+    decoders are summed.
     """
 
     release: str
@@ -46,6 +48,7 @@ class ListedSAE:
     apply_b_dec_to_input: bool = False
     reshapes_hook_z: bool = False
     centred: bool = False
+    summed: bool = False
 
     @property
     def hook(self) -> Place:
@@ -54,7 +57,8 @@ class ListedSAE:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return {"model_name": self.model, "hook_name": self.hook_name, "hf_hook_name": self.hf_hook_name}
+        named = {"model_name": self.model, "hook_name": self.hook_name, "hf_hook_name": self.hf_hook_name}
+        return {**named, SUMMED: self.summed}
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,17 @@ def why_not(sae: ListedSAE) -> str | None:
     except UserError as error:
         return str(error)
     return not_affine(sae.architecture) or not_normalised(sae.normalize_activations)
+
+
+def why_no_layer(sae: ListedSAE) -> str | None:
+    """Why an SAE cannot be a layer of a feature-flow graph, in a line; None if it can."""
+    if (why := why_not(sae)) is not None:
+        return why
+    try:
+        standing(sae.hook, str(sae.architecture), sae.metadata)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _sae_lens() -> Path:
@@ -161,6 +176,7 @@ def _listed(release: str, model: str, entry: Entry, config: Mapping[str, Any], h
         config.get("apply_b_dec_to_input", True),
         reshapes == "hook_z",
         bool(kwargs.get("center_writing_weights")),
+        bool(config.get(SUMMED)),
     )
 
 
@@ -249,7 +265,12 @@ def _mwhanna_transcoder(entry: Entry) -> dict[str, Any]:
 
 def _mntss_clt_layer(entry: Entry) -> dict[str, Any]:
     """A layer of a cross-layer transcoder, its decoders summed."""
-    return {"architecture": "transcoder", "hook_name": entry.assumed_hook, "apply_b_dec_to_input": False}
+    return {
+        "architecture": "transcoder",
+        "hook_name": entry.assumed_hook,
+        "apply_b_dec_to_input": False,
+        SUMMED: True,
+    }
 
 
 def _temporal(entry: Entry) -> dict[str, Any]:
@@ -272,6 +293,6 @@ CONFIGURATIONS: dict[str, Callable[[Entry], dict[str, Any]]] = {
     "goodfire": _residual_stream("standard"),
     "qwen_scope": _residual_stream("topk", "model.layers.{layer}"),
     "mwhanna_transcoder": _mwhanna_transcoder,
-    "mntss_clt_layer_transcoder": _mntss_clt_layer,
+    SUMMING: _mntss_clt_layer,
     "temporal": _temporal,
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from .formats import files_of, folders_among
 from .own import one_line, quiet
+from .stands import SUMMED, SUMMING
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -32,9 +33,13 @@ def load_release(release: str, sae_ids: Sequence[str] | None, layers: Sequence[i
 
     Raises UserError for ids that do not exist, for a choice that is not unique, and for what the hub refuses.
     """
-    found = _registry()[release]
-    chosen = choose_ids(release, list(found.saes_map), sae_ids, layers)
-    return {sae_id: _fetch(release, sae_id, found.repo_id) for sae_id in chosen}
+    listed = _registry()[release]
+    chosen = choose_ids(release, list(listed.saes_map), sae_ids, layers)
+    found = {sae_id: _fetch(release, sae_id, listed.repo_id) for sae_id in chosen}
+    if listed.conversion_func == SUMMING:
+        for sae in found.values():
+            sae.cfg.metadata[SUMMED] = True
+    return found
 
 
 def fetch_folders(repository: str, names: Sequence[str] | None, sae_format: str | None) -> dict[str, Path]:

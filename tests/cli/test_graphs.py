@@ -85,7 +85,7 @@ def test_circuit_tracers_format_goes_to_a_folder(run, files, tmp_path) -> None:
 
 
 def test_labels_and_groups_are_in_the_graphs_that_are_written(run, files, tmp_path) -> None:
-    (tmp_path / "labels.csv").write_text("feature,label\n1/3,of all things\n", encoding="utf-8")
+    (tmp_path / "labels.csv").write_text("feature,label\n1.resid_post/3,of all things\n", encoding="utf-8")
     path = tmp_path / "g.json"
     named = ["--labels", str(tmp_path / "labels.csv"), "--group", "--out", str(path)]
     assert run("graph", *graph_options(files), "--feature", "1.resid_post/3", *named).status == 0
@@ -147,7 +147,7 @@ def test_a_verification_is_written_as_a_picture_or_as_numbers_beside_the_graph(r
         (["--target", "seventeen"], "is no feature"),
         (["--max-nodes", "3"], "max_nodes 3 is too few"),
         (["--rule", "relu"], "a graph takes the rules"),
-        (["--layer", "2"], "there is no SAE on the residual stream at layer 2"),
+        (["--layer", "2"], "there is no SAE or transcoder at layer 2"),
     ],
 )
 def test_a_mistake_about_graphs_is_one_line_and_status_2(run, files, arguments, message) -> None:

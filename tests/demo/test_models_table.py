@@ -19,4 +19,4 @@ def test_every_supported_type_and_every_release_has_a_row() -> None:
         for model_type in family.model_types:
             assert rows[model_type] == 2 + len(QUESTIONS)
             assert set(FAMILY_ROWS[model_type][1]) <= set(QUESTIONS)
-    assert all(rows[name] == 5 for name in registry())
+    assert all(rows[name] == 6 for name in registry())

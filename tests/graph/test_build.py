@@ -134,7 +134,7 @@ def stream_of(sae: Any, x: torch.Tensor, node: dict[str, Any], special: bool = T
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2", "qwen3"])
 def test_both_engines_give_the_same_edges(shape: str) -> None:
-    from depass_sae.graph.cuts import sae_cut
+    from depass_sae.graph.cuts import Standing, sae_cut
     from depass_sae.graph.flow import carry, inflow
     from depass_sae.graph.reads import feature_reads
 
@@ -142,11 +142,12 @@ def test_both_engines_give_the_same_edges(shape: str) -> None:
     subject, prompt = lm._subject, lm.encode(TEXT)
     seen = subject.trace(prompt, None)
     low, high = (sae_cut(subject, seen, prompt, Hook(layer, "resid_post")) for layer in (0, 2))
-    assert high.features is not None
-    reads = feature_reads(high, high.features.pos[::5], high.features.index[::5])
+    reads = feature_reads(high, high.active.pos[::5], high.active.index[::5])
+    standing = Standing([low, high])
     for rule in ("half", "linear"):
-        swept = inflow(seen, low, reads, Settings.of(rule)).weights
-        carried = inflow(seen, low, reads, Settings.of(rule), carry(seen, low, high.place, Settings.of(rule))).weights
+        swept = inflow(seen, standing, 0, reads, Settings.of(rule)).weights[0]
+        rows = carry(seen, low, high.place, Settings.of(rule))
+        carried = inflow(seen, standing, 0, reads, Settings.of(rule), rows).weights[0]
         assert (swept - carried).abs().max() <= 2e-5 * carried.abs().max()
 
 
@@ -473,7 +474,7 @@ def test_twice_the_same_graph() -> None:
     [
         ({"max_nodes": 5}, "max_nodes 5 is too few"),
         ({"rule": "relu"}, "a graph takes the rules half, linear"),
-        ({"layers": [7]}, "there is no SAE on the residual stream at layer 7"),
+        ({"layers": [7]}, "there is no SAE or transcoder at layer 7"),
         ({"errors": "gone"}, "errors are"),
         ({"edge_threshold": 1.5}, "edge_threshold is a share"),
         ({"rule": "softmax", "heads": True}, "need a rule of linear and half"),
@@ -486,10 +487,7 @@ def test_a_mistake_gets_one_line(asked: dict[str, Any], message: str) -> None:
         lm_with().graph(TEXT, **asked)
 
 
-def test_saes_that_the_stream_by_passes_are_refused() -> None:
-    lm = handle([random_sae("jumprelu", "1.mlp_out")])
-    with pytest.raises(UserError, match="by-passed"):
-        lm.graph(TEXT)
+def test_a_graph_needs_something_to_stand_on() -> None:
     with pytest.raises(UserError, match="needs SAEs"):
         handle([]).graph(TEXT)
 

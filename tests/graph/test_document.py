@@ -162,7 +162,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         lambda d: d["graph"]["saes"][1].update(layer=14),
         "graph.saes: layer 14 is none of the model's, which are 0 to 13",
     ),
-    "an SAE that is on no stream": (lambda d: d["graph"]["saes"][0].update(hook="mlp_out"), r"saes\[0\].hook: should"),
+    "an SAE at no place": (lambda d: d["graph"]["saes"][0].update(hook="mlp_mid"), r"saes\[0\].hook: should"),
     "a logit below the top": (lambda d: d["graph"].update(n_layers=20), "layer 14 is none where a logit can stand"),
     "heads that write into each other": (turned, "edges point upwards"),
     "an edge to itself": (

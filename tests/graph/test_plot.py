@@ -70,9 +70,9 @@ def test_every_node_has_a_place_in_its_own_column_and_row_and_a_head_below_the_l
     for name, (x, y) in at.places.items():
         node = g.nodes[name]
         if node["kind"] == "head":
-            assert at.rows[5][1] < y < at.rows[11][0]
+            assert at.rows[5, ""][1] < y < at.rows[11, ""][0]
             continue
-        assert at.rows[node["layer"]][0] < y < at.rows[node["layer"]][1]
+        assert at.rows[node["layer"], ""][0] < y < at.rows[node["layer"], ""][1]
         if "pos" in node:
             assert at.columns[node["pos"]][0] < x < at.columns[node["pos"]][1]
         else:
@@ -112,7 +112,7 @@ def test_no_two_heads_stand_in_the_same_place_and_each_within_the_picture() -> N
     at = layout(g)
     places = [at.places[f"head:8.{i}"] for i in range(60)]
     assert len(set(places)) == 60
-    assert all(0 < x < at.right and at.rows[5][1] < y < at.rows[11][0] for x, y in places)
+    assert all(0 < x < at.right and at.rows[5, ""][1] < y < at.rows[11, ""][0] for x, y in places)
 
 
 def test_a_supernode_is_one_node_with_its_name_and_the_sums_of_its_edges() -> None:

@@ -89,9 +89,21 @@ def test_the_tables_have_a_row_for_each_release_group_or_reason(run: Any) -> Non
     assert all(f"\n{name} " in out for name in registry())
     assert "of 13,857 SAEs of 170 releases can be used" in out
     row = next(line for line in run("gpt2-small-res-jb")[1].splitlines() if "resid_pre " in line)
-    assert row.split() == ["resid_pre", "standard", "12", "0-11", "blocks.0.hook_resid_pre", "yes"]
+    assert row.split() == ["resid_pre", "standard", "12", "0-11", "blocks.0.hook_resid_pre", "yes", "yes"]
     counted = run("gpt2-small-res-jb", "--count")[1].replace("─", "").split()
-    assert counted == ["SAEs", "works", "13", "total", "13"]
+    assert counted == ["SAEs", "works", "13", "graph", "layer", "13", "total", "13"]
+
+
+def test_nearly_every_sae_can_be_a_layer_of_a_graph_and_of_the_others_it_is_said_why(run: Any) -> None:
+    counted = json.loads(run("--count", "--json")[1])["graph"]
+    assert counted["works"] >= 13_700
+    assert counted["works"] + sum(counted["reasons"].values()) == 13_857
+    (group,) = json.loads(run("mntss-gemma-2-2b-2.5m-clt-as-per-layer", "--json")[1])["groups"]
+    assert (group["works"], group["graph"]) == (True, False)
+    assert "all its decoders summed" in group["graph_reason"]
+    assert "decoders summed" in run("mntss-gemma-2-2b-2.5m-clt-as-per-layer")[1]
+    transcoders = json.loads(run("gemma-scope-2b-pt-transcoders", "--json")[1])["groups"]
+    assert all(group["graph"] and group["graph_reason"] is None for group in transcoders)
 
 
 def test_a_release_that_is_not_there_is_one_line_with_what_may_be_meant(run: Any) -> None:

@@ -372,16 +372,6 @@ def test_what_asks_for_one_decoder_is_refused_in_a_line(folders: Any) -> None:
             question()
 
 
-def test_a_graph_stands_on_the_saes_of_the_stream_alone(folders: Any) -> None:
-    lm = handle([folders[False][0], random_sae(hook="0.resid_post")])
-    g = lm.graph(TEXT, logit=" Paris", max_nodes=20)
-    assert [(entry["layer"], entry["hook"]) for entry in g.graph["saes"]] == [(0, "resid_post")]
-    with pytest.raises(UserError, match=r"1\.resid_mid is no SAE on the residual stream"):
-        lm.graph(TEXT, "1/3")
-    with pytest.raises(UserError, match=r"1\.resid_mid is by-passed by the stream"):
-        lm.graph(TEXT, logit=" Paris", layers=[1])
-
-
 def test_a_transcoder_of_another_number_of_layers_is_refused(tmp_path: Path) -> None:
     path = random_weights(widths=(8, 8)).write(tmp_path)
     with pytest.raises(UserError, match=r"is for a model of 2 layers, and .* has 3"):

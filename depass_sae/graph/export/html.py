@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, partial
 from heapq import nlargest
@@ -22,7 +23,7 @@ from ...view import words
 from ...view.frame import asset, escaping, inert, policy
 from ..document import document_of
 from ..limits import limited
-from ..names import KINDS, name_of
+from ..names import KINDS, level_words, name_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -59,6 +60,7 @@ def to_html(g: nx.DiGraph) -> str:
             data=inert(data),
             extra=inert(_json(extra)),
             graph=page.graph,
+            dictionaries=_dictionaries(page),
             targets=_targets(page),
             strip=_strip(page),
             scores=_scores(page),
@@ -76,6 +78,12 @@ def to_html(g: nx.DiGraph) -> str:
 
 def _strongest(g: nx.DiGraph, count: int) -> list[tuple[str, str, dict[str, Any]]]:
     return nlargest(count, g.edges(data=True), key=lambda entry: (abs(entry[2]["weight"]), entry[0], entry[1]))
+
+
+def _dictionaries(g: nx.DiGraph) -> list[str]:
+    saes = g.graph.get("saes", [])
+    several = Counter(sae["layer"] for sae in saes)
+    return [level_words(sae if several[sae["layer"]] > 1 else {"layer": sae["layer"]}) for sae in saes]
 
 
 def _targets(g: nx.DiGraph) -> list[dict[str, Any]]:

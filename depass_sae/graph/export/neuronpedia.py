@@ -134,6 +134,8 @@ _THRESHOLDS = ("node_threshold", "edge_threshold")
 def _id(g: nx.DiGraph, node: Mapping[str, Any]) -> str:
     """A node's id. Errors do not have circuit-tracer's `0_layer_pos`: a feature of layer 0 may have the same."""
     layer, pos = node["layer"], node["pos"]
+    if "hook" in node:  # of several dictionaries in one layer
+        layer = f"{layer}_{node['hook']}"
     match node["kind"]:
         case "feature":
             return f"{layer}_{node['index']}_{pos}"

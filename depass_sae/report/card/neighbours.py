@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...graph.cuts import is_stream, sae_cut
+from ...graph.cuts import Standing, sae_cut
 from ...graph.flow import inflow
 from ...graph.reads import encoder_reads
+from ...graph.standing import is_whole
 from ...models.place import Place, stream_at
 from ...models.prompt import Prompt, token_text
 from ...passes.frozen import INSIDE
@@ -118,7 +119,7 @@ def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 def previous_hook(subject: Subject, hook: Place) -> Place | None:
     """The last SAE on the residual stream before what a feature at ``hook`` reads."""
-    before = [other for other in subject.saes if is_stream(subject, other) and other.depth < hook.behind]
+    before = [other for other in subject.saes if is_whole(subject, other) and other.depth < hook.behind]
     return max(before, key=lambda other: (other.depth, other), default=None)
 
 
@@ -129,7 +130,7 @@ def next_hook(subject: Subject, hook: Place) -> Place | None:
         return None
     # An SAE on the place that a module writes to reads what it wrote.
     from_ = place.depth + (hook.hook == place.hook)
-    behind = [other for other in subject.saes if is_stream(subject, other) and other.depth >= from_]
+    behind = [other for other in subject.saes if is_whole(subject, other) and other.depth >= from_]
     return min(behind, key=lambda other: (other.depth, other), default=None)
 
 
@@ -208,18 +209,17 @@ def inflow_from(
 ) -> Arrived:
     """Contributions of the features at ``source`` to one feature, at each of some positions of it."""
     cut = sae_cut(subject, seen, prompt, source)
-    assert cut.features is not None
     at = torch.tensor(list(positions), device=seen.resid_post.device)
     reads = encoder_reads(subject.encoding(seen, hook), hook, at, torch.full_like(at, index))
-    arriving = inflow(seen, cut, reads, settings)
-    weights, effects = arriving.weights.double(), arriving.effects[:, : cut.n_features].double().sum(0)
+    arriving = inflow(seen, Standing([cut]), 0, reads, settings)
+    weights, effects = arriving.weights[0].double(), arriving.effects[0][:, : cut.n_features].double().sum(0)
     roots = weights[:, cut.n_features : -2]
     is_token = torch.tensor(cut.is_token, device=roots.device)
     found = weights.new_zeros(len(at), subject.saes[source].cfg.d_sae)
-    found.index_add_(1, cut.features.index, weights[:, : cut.n_features])
+    found.index_add_(1, cut.active.index, weights[:, : cut.n_features])
     return Arrived(
         features=ByFeature(found.nonzero()[:, 1], found[found != 0]),
-        effects=found.new_zeros(found.shape[1]).index_add_(0, cut.features.index, effects),
+        effects=found.new_zeros(found.shape[1]).index_add_(0, cut.active.index, effects),
         errors=roots[:, ~is_token].sum(1),
         other=roots[:, is_token].sum(1) + weights[:, -2:].sum(1) + reads.constant.double(),
     )

@@ -46,6 +46,7 @@ const model = (() => {
       name: visible(group.name),
       members: group.nodes,
       layer: first.layer,
+      hook: first.hook,
       pos: first.pos,
       label: "",
       influence: sum(members, (m) => m.influence),
@@ -152,8 +153,21 @@ const model = (() => {
     ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({ x: 21, y: 21, ratio, captions: false, gap: 96, r: [3.5, 5.5], most: 1.15 })),
   ];
 
+  const HOOKS = ["resid_pre", "hook_z", "attn_out", "resid_mid", "ln2_normalized", "mlp_in", "mlp_out", "resid_post"];
+
+  /** Where a node stands: its layer, and of several dictionaries in that layer the hook of its own. */
+  const levelOf = (node) => (node.hook ? `${node.layer}.${node.hook}` : String(node.layer));
+
+  /** The rows, from the top. */
+  function levelsOf(nodes) {
+    const levels = new Map(nodes.filter((n) => n.kind !== "head").map((n) => [levelOf(n), n]));
+    return [...levels]
+      .map(([level, { layer, hook }]) => ({ level, layer, hook }))
+      .sort((a, b) => b.layer - a.layer || HOOKS.indexOf(b.hook) - HOOKS.indexOf(a.hook));
+  }
+
   /**
-   * Where everything is: columns are positions (the first is for what has none), rows are layers, and the nodes of one
+   * Where everything is: columns are positions (the first is for what has none), rows are levels, and the nodes of one
    * cell are packed in a grid. Of the shapes above, the first that goes well into the room is taken.
    */
   function layout(nodes, tokens, area) {
@@ -170,13 +184,14 @@ const model = (() => {
     return { ...plan, zoom, at: placed(plan, nodes) };
   }
 
-  function cellsOf(nodes, layers, shape) {
-    const rowOf = (n) => (n.kind === "head" ? (layers.find((l) => l < n.layer) ?? layers.at(-1)) : n.layer);
+  function cellsOf(nodes, levels, shape) {
+    const below = (n) => (levels.find((l) => l.layer < n.layer) ?? levels.at(-1)).level;
+    const rowOf = (n) => (n.kind === "head" ? below(n) : levelOf(n));
     const cells = new Map();
     for (const node of nodes) {
-      const [column, layer] = [node.pos ?? -1, rowOf(node)];
-      const key = `${column}|${layer}`;
-      if (!cells.has(key)) cells.set(key, { column, layer, nodes: [] });
+      const [column, level] = [node.pos ?? -1, rowOf(node)];
+      const key = `${column}|${level}`;
+      if (!cells.has(key)) cells.set(key, { column, level, nodes: [] });
       cells.get(key).nodes.push(node);
     }
     for (const cell of cells.values()) {
@@ -192,8 +207,8 @@ const model = (() => {
   }
 
   function arrange(nodes, tokens, shape) {
-    const layers = [...new Set(nodes.filter((n) => n.kind !== "head").map((n) => n.layer))].sort((a, b) => b - a);
-    const cells = cellsOf(nodes, layers, shape);
+    const levels = levelsOf(nodes);
+    const cells = cellsOf(nodes, levels, shape);
     const last = largest(cells, (c) => c.column);
     const columns = [-1, ...tokens.slice(0, last + 1).keys()].map((pos) => {
       const there = cells.filter((c) => c.column === pos);
@@ -202,16 +217,16 @@ const model = (() => {
       const label = cut(visible(tokens[pos]).trim() || "␣", there.length ? 12 : 4);
       return { pos, label, content, width: Math.max(content && content + 10, 16, label.length * 7.4 + 10) };
     });
-    const rows = layers.map((layer) => {
-      const content = largest(cells.filter((c) => c.layer === layer), (c) => c.down * c.step.y);
-      return { layer, height: content + 14 };
+    const rows = levels.map((row) => {
+      const content = largest(cells.filter((c) => c.level === row.level), (c) => c.down * c.step.y);
+      return { ...row, height: content + 14 };
     });
     const width = GUTTER + sum(columns, (c) => c.width) + 8;
     const height = sum(rows, (r) => r.height) + shape.gap * Math.max(0, rows.length - 1) + FOOT + 16;
     return { shape, cells, columns, rows, width, height, gap: shape.gap };
   }
 
-  /** Room that is left over goes to the columns and to the gaps between layers. */
+  /** Room that is left over goes to the columns and to the gaps between levels. */
   function spread(plan, room) {
     const positions = plan.columns.filter((column) => column.pos >= 0 && column.content);
     const wider = Math.min(140, Math.max(0, room.width - plan.width) / Math.max(1, positions.length));
@@ -237,7 +252,7 @@ const model = (() => {
     const at = new Map();
     for (const cell of cells) {
       const column = columns.find((c) => c.pos === cell.column);
-      const row = rows.find((r) => r.layer === cell.layer);
+      const row = rows.find((r) => r.level === cell.level);
       cell.nodes.forEach((node, i) => {
         const line = Math.floor(i / cell.across);
         const inLine = Math.min(cell.across, cell.nodes.length - line * cell.across);
@@ -245,7 +260,7 @@ const model = (() => {
           x: column.x + column.width / 2 + ((i % cell.across) - (inLine - 1) / 2) * cell.step.x,
           y: row.y + row.height / 2 + (line - (cell.down - 1) / 2) * cell.step.y - (captioned(node, shape) ? 5 : 0),
           r: radius(node, top, shape),
-          layer: cell.layer,
+          level: cell.level,
         });
       });
     }
@@ -277,5 +292,5 @@ const model = (() => {
     return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
   }
 
-  return { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, captioned, outline, FOOT };
+  return { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, levelOf, captioned, outline, FOOT };
 })();

@@ -73,7 +73,7 @@ const makePanel = (page) => {
 
   function where(node) {
     const group = node.members ? null : page.state.groups.find((g) => g.nodes.includes(node.id));
-    const parts = [node.kind, page.layerName(node.layer)];
+    const parts = [node.kind, page.layerName(node)];
     if (node.pos != null) parts.push(`position ${node.pos}`);
     if (group) parts.push(`in group ${visible(group.name)}`);
     return parts.join(", ");
@@ -107,7 +107,9 @@ const makePanel = (page) => {
     if (page.graph.nodes.has(node.id))
       line.append(button(page.state.pins.has(node.id) ? "unpin" : "pin", () => page.pin(node.id)));
     if (node.members) line.append(button("ungroup", () => page.ungroup(node.id)));
-    const sae = (page.doc.graph.saes ?? []).find((s) => s.layer === node.layer && s.neuronpedia_id);
+    const sae = (page.doc.graph.saes ?? []).find(
+      (s) => s.layer === node.layer && (!node.hook || s.hook === node.hook) && s.neuronpedia_id,
+    );
     if (node.kind === "feature" && sae) {
       const parts = [...sae.neuronpedia_id.split("/"), node.index].map((part) => encodeURIComponent(visible(part)));
       const href = `https://www.neuronpedia.org/${parts.join("/")}`;

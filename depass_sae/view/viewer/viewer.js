@@ -3,7 +3,7 @@
 // rebuild (groups) -> refresh (filters, layout, drawing) -> mark (what is highlighted), and drawPanel beside it.
 // Edges are drawn on a canvas; nodes, and the edges of what is highlighted, as SVG.
 (() => {
-  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, captioned, outline } = model;
+  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, levelOf, captioned, outline } = model;
   const { byId, el, svg } = dom;
   const AT_FIRST = 800; // so many edges are drawn before anyone touches the slider
   const MAX_PIXELS = 24e6; // of the canvas
@@ -151,7 +151,7 @@
       const y = row.y + row.height / 2;
       return [
         svg("rect", { x: 4, y: y - 10, width: 76, height: 20, rx: 4 }),
-        svg("text", { class: "layer", x: 12, y: y + 4 }, layerName(row.layer)),
+        svg("text", { class: "layer", x: 12, y: y + 4 }, layerName(row)),
       ];
     });
     const positions = view.columns.slice(1).map((c) => {
@@ -203,20 +203,21 @@
   }
 
   function caption(node) {
-    if (node.kind === "feature") return node.label ? cut(visible(node.label), 12) : `${node.layer}/${node.index}`;
+    if (node.kind === "feature") return node.label ? cut(visible(node.label), 12) : `${levelOf(node)}/${node.index}`;
     return node.kind === "head" ? node.name.replace(/^head /, "") : node.kind;
   }
 
-  function layerName(layer) {
+  function layerName({ layer, hook }) {
     if (layer < 0) return "embeddings";
-    return layer >= doc.graph.n_layers ? "logits" : `layer ${layer}`;
+    if (layer >= doc.graph.n_layers) return "logits";
+    return hook ? `${layer} ${hook}` : `layer ${layer}`;
   }
 
   function readingOrder() {
-    const rows = new Map(view.rows.map((row, i) => [row.layer, i]));
+    const rows = new Map(view.rows.map((row, i) => [row.level, i]));
     return [...view.nodes].sort((a, b) => {
       const [p, q] = [view.at.get(a.id), view.at.get(b.id)];
-      return rows.get(p.layer) - rows.get(q.layer) || p.x - q.x || p.y - q.y;
+      return rows.get(p.level) - rows.get(q.level) || p.x - q.x || p.y - q.y;
     });
   }
 
@@ -415,7 +416,7 @@
   function neighbour(id, key) {
     if (key === "ArrowUp") return graph.outputs.get(id).find((edge) => view.ids.has(edge.target))?.target;
     if (key === "ArrowDown") return graph.inputs.get(id).find((edge) => view.ids.has(edge.source))?.source;
-    const row = readingOrder().filter((node) => view.at.get(node.id).layer === view.at.get(id).layer);
+    const row = readingOrder().filter((node) => view.at.get(node.id).level === view.at.get(id).level);
     return row[row.findIndex((node) => node.id === id) + (key === "ArrowRight" ? 1 : -1)]?.id;
   }
 
