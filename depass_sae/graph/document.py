@@ -125,6 +125,11 @@ class Agreement(_Part):
     effect: Number | None
 
 
+class Intervals(_Part):
+    weight: list[Number] | None
+    effect: list[Number] | None
+
+
 class Together(_Part):
     features: Count
     active: Count
@@ -141,6 +146,8 @@ class Verification(_Part):
     replacements: Count
     nodes: list[Tested]
     rank_correlation: Agreement
+    ranked: Count | None = None
+    rank_interval: Intervals | None = None
     sign_agreement: Agreement
     together: Together
 
