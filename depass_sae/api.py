@@ -22,6 +22,7 @@ from .attribution.features import FeatureReport, Sort, find_features
 from .attribution.importance import Importance, Of, find_importance
 from .attribution.looks import Order
 from .attribution.measure import Measure, Measures
+from .attribution.measure_heads import HeadMeasure, HeadMeasures
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
@@ -94,6 +95,10 @@ class Question(How, total=False):
 
 class TokenQuestion(Question, Measures, total=False):
     """:class:`Question`, and what is measured of the tokens beside their contributions (:class:`.Measures`)."""
+
+
+class HeadQuestion(Question, HeadMeasures, total=False):
+    """:class:`Question`, and what is measured of heads beside their contributions (:class:`.HeadMeasures`)."""
 
 
 def _without_inference_mode(function: Function) -> Function:
@@ -248,9 +253,11 @@ class LM:
         by_token: bool = False,
         effects: bool = False,
         sort: Order = "abs",
-        **question: Unpack[Question],
+        **question: Unpack[HeadQuestion],
     ) -> ComponentAttribution:
         """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation.
+
+        What may be measured of the largest heads, by taking them out, is said by :class:`.HeadMeasures`.
 
         by_token: each head also split by the token that it came from: heads x source tokens, exact.
         effects: also each head's effect: what the target loses without it, to first order, with attention, norms and
@@ -259,7 +266,17 @@ class LM:
         sort: what is named first: "abs" the largest contributions of either sign, "contribution" the most positive
         ones, "effect" the largest effects of either sign (these are then found, too).
         """
-        return self._components(HEADS, prompt, feature, question, by_token=by_token, effects=effects, sort=sort)
+        given = {key: question[key] for key in HeadMeasures.__annotations__ if key in question}  # type: ignore[literal-required]
+        return self._components(
+            HEADS,
+            prompt,
+            feature,
+            question,
+            by_token=by_token,
+            effects=effects,
+            sort=sort,
+            measure=HeadMeasure(**given),
+        )
 
     def attribute_modules(
         self,
