@@ -30,9 +30,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..attribution.reservoir import held_out
-from ..attribution.targets import FeatureTarget, LogitTarget, Target
+from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
 from ..loading import load_subject
-from ..models.parts import Linear
 from ..models.place import Place
 from ..models.prompt import Prompt, encode, token_id
 from ..passes.backward import sweep
@@ -134,20 +133,6 @@ class _Study:
         return self.targets[name][0].live(self.subject, x)
 
 
-@dataclass(frozen=True)
-class _CentredLogit(LogitTarget):
-    """A logit over the mean of all logits, which no softmax sees."""
-
-    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
-        own, signs = super().logits(subject, dtype)
-        unembed = subject.adapter.unembed
-        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(own.bias).mean()
-        return Linear(own.weight - unembed.weight.to(own.weight).mean(dim=1, keepdim=True), mean), signs
-
-    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
-        return x[:, self.token] - x.mean(dim=1)
-
-
 def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
     """Studies of the strongest features of these layers' SAEs, and of the predicted token's logit."""
 
@@ -159,7 +144,7 @@ def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], _Study]:
                 with torch.no_grad():
                     strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[-1].argmax())
                 targets[f"feature {layer}"] = FeatureTarget(hook, strongest)
-            return targets | {"logit": _CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
+            return targets | {"logit": CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
 
         return _Study.of(subject, prompts(count, subject)[number], number, choose)
 

@@ -10,6 +10,7 @@ from .direction import (
     encoder_direction,
     encoder_directions,
     feature_index,
+    live_activations,
     live_pre_activation,
     pre_activations,
     threshold_gap,
@@ -23,6 +24,7 @@ from .encode import (
     feature_parts,
     fit,
     reconstructs,
+    written,
     written_by,
 )
 from .hook import hook_of
@@ -53,11 +55,13 @@ __all__ = [
     "feature_parts",
     "fit",
     "hook_of",
+    "live_activations",
     "live_pre_activation",
     "load_saes",
     "parse_hook",
     "pre_activations",
     "reconstructs",
     "threshold_gap",
+    "written",
     "written_by",
 ]
