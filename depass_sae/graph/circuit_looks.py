@@ -13,6 +13,8 @@ from .names import name_of
 if TYPE_CHECKING:
     import networkx as nx
 
+NOT_FIRST = "the model itself puts another token first, so that only the share decides"
+
 
 def circuit_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
     """The answer in a line, what was measured, and the features, those that are needed most first."""
@@ -38,6 +40,7 @@ def _points(found: Mapping[str, Any]) -> list[str]:
     lines = [
         f"measured: {found['measure']}, {words.number(found['target'], 2)}"
         + (f" ({words.number(found['baseline'], 2)} on the contrast prompt)" if settings["contrast"] else ""),
+        *([] if found["answer"] or found["measure"] == "activation" else [NOT_FIRST]),
         f"other features {removed}; kept ones {kept}; SAE errors {errors}; those that become active {newcomers}",
         "minimal: without any one of them it is not sufficient"
         if found["minimal"]
