@@ -31,6 +31,7 @@ from .graph.build import Errors, GraphSettings, build_graph
 from .graph.circuit import Search, circuit_graph
 from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
+from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import verify_graph
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
@@ -580,6 +581,47 @@ class LM:
             how=Search(seconds, draws, seed, stability),
             settings=Settings.of(**how),
         )  # fmt: skip
+
+    def circuit_of(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        targets: Sequence[str] | None = None,
+        *,
+        contrasts: Sequence[PromptLike] | None = None,
+        layers: Sequence[int] | None = None,
+        errors: SAEErrors = Removal.errors,
+        recompute: bool = Removal.recompute,
+        newcomers: Newcomers = Removal.newcomers,
+        seconds: float = Search.seconds,
+        seed: int = Search.seed,
+        progress: Progress | None = None,
+    ) -> TaskCircuit:
+        """The circuit of a task: one set of features for several prompts of equal structure, token by token.
+
+        targets: one for each prompt, as they are written in :meth:`circuit` (default: each one's predicted token).
+        contrasts: a prompt for each. It is learned on every second prompt from the first, and tested on the others
+        beside as many features by their mean |effect|; ``.features`` says on how many prompts each is needed. See
+        :mod:`depass_sae.graph.task`; the settings are those of :meth:`circuit`.
+        """
+        given = [self.encode(prompt) for prompt in _several(prompts)]
+        others = [None] * len(given) if contrasts is None else [self.encode(one) for one in _several(contrasts)]
+        if targets is None:
+            named: list[tuple[Target, Pos | None]] = [(predicted_logit(self._subject, one), None) for one in given]
+        else:
+            named = [parse_target(self._subject, text) for text in targets]
+        if not len(given) == len(named) == len(others):
+            raise UserError(
+                f"a task has a target, and a contrast, for each prompt: there are {len(given)} prompts, {len(named)} "
+                f"targets and {len(others)} contrasts"
+            )
+        return find_task_circuit(
+            self._subject,
+            [AskedCircuit(one, *target, other) for one, target, other in zip(given, named, others, strict=True)],
+            layers,
+            Removal(errors, recompute, newcomers),
+            Search(seconds, seed=seed),
+            Settings.of(progress=progress),
+        )
 
     def verify(
         self,

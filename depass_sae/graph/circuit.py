@@ -39,7 +39,6 @@ from .masks import (
     matched,
     overlap,
     search,
-    smallest,
 )
 from .prune import fold
 
@@ -123,9 +122,7 @@ def find_circuit(
         **_checks(game, found, how),
         "sizes": {
             "circuit": found.size,
-            "prefix": found.first,
-            "effect": smallest(game, effects.abs().argsort(descending=True, stable=True)),
-            "contribution": smallest(game, contributions.abs().argsort(descending=True, stable=True)),
+            **dict(zip(("prefix", "effect", "contribution"), found.prefixes, strict=True)),
         },
         "minimal": found.minimal,
         "stopped": "minimal" if found.minimal else "time",
@@ -215,7 +212,7 @@ def circuit_graph(
     *,
     layers: Sequence[int] | None = None,
     removal: Removal = Removal(),  # noqa: B008 (frozen)
-    how: Search = Search(),  # noqa: B008 (frozen)
+    how: Search = Search(),
     settings: Settings,
 ) -> nx.DiGraph:
     """The circuit of one prompt as a feature-flow graph, with ``graph["circuit"]``."""

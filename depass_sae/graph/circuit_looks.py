@@ -26,8 +26,7 @@ def _answer(g: nx.DiGraph, found: Mapping[str, Any]) -> str:
     target = name_of(g, g.graph["target"][0]["node"])
     return (
         f"{words.count(found['size'])} of {words.count(found['players'])} features suffice for {target}: they keep "
-        f"{words.percent(found['kept']['share'])} of it"
-        + (", and it stays first" if found["kept"]["first"] else "")
+        f"{words.percent(found['kept']['share'])} of it" + (", and it stays first" if found["kept"]["first"] else "")
     )
 
 
@@ -46,7 +45,8 @@ def _points(found: Mapping[str, Any]) -> list[str]:
         if found["minimal"]
         else f"the time was over after {words.number(found['seconds'], 0)} s: perhaps some can still be left out",
         _necessity(found),
-        f"for as much {_needs(sizes['effect'])} by effect are needed, {_needs(sizes['contribution'])} by contribution",
+        f"for as much {words.count(sizes['effect'])} by effect are needed, {words.count(sizes['contribution'])} by "
+        "contribution",
     ]
     if (again := found["stability"]) is not None:
         lines.append(
@@ -63,10 +63,6 @@ def _necessity(found: Mapping[str, Any]) -> str:
         f"than in {words.percent(less)} of {words.count(found['random']['draws'])} random sets of the same size at "
         "every layer and position"
     )
-
-
-def _needs(size: int | None) -> str:
-    return "more than there are" if size is None else words.count(size)
 
 
 def _measured(found: Mapping[str, Any]) -> Table:
@@ -100,13 +96,51 @@ def _features(g: nx.DiGraph, found: Mapping[str, Any], top: int | None) -> Table
     rows = tuple(
         Row(
             (
-                feature_cell(g, name), Token(node["token"], node["pos"]), node["activation"],
-                node.get("needed"), node["effect"], node["contribution"],
+                feature_cell(g, name),
+                Token(node["token"], node["pos"]),
+                node["activation"],
+                node.get("needed"),
+                node["effect"],
+                node["contribution"],
             ),
             pos=node["pos"],
-        )  # fmt: skip
+        )
         for name in order[:top]
         for node in [g.nodes[name]]
     )
     caption = "shares of the target: needed, what is lost when it alone is left out of the circuit"
     return Table(f"the circuit's {words.count(found['size'])} features", columns, rows, caption)
+
+
+# ------------------------------------------------------------------------------------------------------------- a task
+
+
+def task_blocks(document: Mapping[str, Any], top: int | None = None) -> tuple[Block, ...]:
+    """A task's circuit: what it keeps on prompts that it was not learned on, and who is needed how often."""
+    tested, size = document["tested"], words.count(document["size"])
+    answer = (
+        f"{size} of {words.count(document['players'])} features keep {words.percent(tested['share'])} of the target on "
+        f"{words.count(tested['prompts'])} prompts that they were not learned on"
+    )
+    sets = (
+        ("the circuit, where it was learned", document["learned"]),
+        ("the circuit, on the other prompts", tested),
+        (f"{size} features by effect, on the other prompts", document["by_effect"]),
+        ("no features, on the other prompts", document["none"]),
+    )
+    rows = tuple(Row((name, one["share"], one["first"], one["sufficient"], one["prompts"])) for name, one in sets)
+    columns = (
+        Column("kept"), Column("left", "percent"), Column("answer first", "count"), Column("sufficient", "count"),
+        Column("prompts", "count"),
+    )  # fmt: skip
+    features = tuple(
+        Row((f"{one['layer']}/{one['index']}@{one['pos']}", one["needed"], one["active"]), pos=one["pos"])
+        for one in document["features"][:top]
+    )
+    needed = Table(
+        f"the circuit's {size} features",
+        (Column("feature"), Column("needed", "count", bar=True), Column("active", "count")),
+        features,
+        "needed: on so many of the prompts where it is active and the circuit suffices",
+    )
+    return (Note(answer, "answer"), Table("what is left of the targets", columns, rows), needed)

@@ -165,8 +165,8 @@ class Sizes(_Part):
 
     circuit: Count
     prefix: Count
-    effect: Count | None
-    contribution: Count | None
+    effect: Count
+    contribution: Count
 
 
 class Stability(_Part):

@@ -223,7 +223,7 @@ def measured_as(target: Target) -> str:
     return "logit over the mean logit" if isinstance(target, CentredLogit) else "logit difference"
 
 
-# ------------------------------------------------------------------------------------------------------------- setting up
+# ---------------------------------------------------------------------------------------------------------- setting up
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ where that is enough, *minimal* where no member can be left out of it, and *nece
 
 1. A mask, one sigmoid per player, is learned by gradient: what is lost, and the mask's mean, which counts for more and
    more. It starts from what is known of the players.
-2. By the mask's order the smallest sufficient prefix is found, by halves.
+2. By the mask's order, and by what was known, the smallest sufficient prefix is found; the smallest of them is taken.
 3. Members are left out by exact trials: first many at once, those that matter least by the gradient, then one by one,
    until nobody can be spared or the time is over.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 SUFFICIENT, NECESSARY, UNUSUAL = 0.8, 0.5, 0.95
 """What share of the whole a set has to keep; what its absence has to lose, and more than how many random sets."""
-STEPS, RATE, SPARSITY = 40, 0.3, 1.5
+STEPS, RATE, SPARSITY = 40, 0.3, 12.0
 """Of Adam, and what the mask's mean counts for in the end."""
 WITHIN = 1e-6
 """Rounding, which decides nothing."""
@@ -85,14 +85,14 @@ class Found:
     """A set that is sufficient. minimal: whether no member can be left out, else the time was over.
 
     needed: what share of the whole is lost when one member is left out of the set, where that was tried.
-    mask: the learned order; first: how many of it were sufficient before members were left out one by one.
+    mask: the learned order. prefixes: how many it takes by the mask's order, and by each that was known.
     """
 
     members: Bool[Tensor, "player"]
     minimal: bool
     needed: Float[Tensor, "player"]
     mask: Float[Tensor, "player"]
-    first: int
+    prefixes: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -112,12 +112,13 @@ def search(
     if not bool(game.play(torch.ones(1, game.players, dtype=torch.bool)).sufficient):
         return None
     mask = learned(game, _start(known, seed), clock=clock, tell=tell)
-    order = mask.argsort(descending=True, stable=True)
-    first = smallest(game, order)
-    assert first is not None
+    orders = [size.argsort(descending=True, stable=True) for size in (mask, *(one.abs() for one in known))]
+    prefixes = tuple(count for order in orders if (count := smallest(game, order)) is not None)
+    fewest, order = min(zip(prefixes, orders, strict=True), key=lambda pair: pair[0])
     members = torch.zeros(game.players, dtype=torch.bool)
-    members[order[:first]] = True
-    return tightened(game, members, mask, clock=clock, tell=tell)
+    members[order[:fewest]] = True
+    found = tightened(game, members, mask, clock=clock, tell=tell)
+    return replace(found, prefixes=prefixes)
 
 
 def _start(known: Sequence[Float[Tensor, "player"]], seed: int) -> Float[Tensor, "player"]:
@@ -135,7 +136,7 @@ def learned(
     steps: int = STEPS,
     rate: float = RATE,
     sparsity: float = SPARSITY,
-    clock: Clock = Clock(),  # noqa: B008 (frozen)
+    clock: Clock = Clock(),
     tell: Tell = _nobody,
 ) -> Float[Tensor, "player"]:
     """The mask's logits after Adam's steps; fewer where most of the time is over."""
@@ -182,7 +183,7 @@ def tightened(
     members: Bool[Tensor, "player"],
     mask: Float[Tensor, "player"],
     *,
-    clock: Clock = Clock(),  # noqa: B008 (frozen)
+    clock: Clock = Clock(),
     tell: Tell = _nobody,
 ) -> Found:
     """A sufficient set without those of its members that it can spare."""
@@ -213,7 +214,7 @@ def tightened(
             needed[:] = torch.nan
             whole = float(game.play(members[None]).share)
         tell("leaving features out", len(failed), int(members.sum()) or 1)
-    return Found(members, not untried, needed, mask, first)
+    return Found(members, not untried, needed, mask)
 
 
 def _by(worth: Float[Tensor, "player"], members: Bool[Tensor, "player"]) -> Int[Tensor, "member"]:

@@ -15,17 +15,18 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import depass_sae as ds
+from depass_sae.attribution.targets import make_target
 from depass_sae.errors import UserError
 from depass_sae.graph.circuit import DRAWS
 from depass_sae.graph.circuit_looks import circuit_blocks
 from depass_sae.graph.feature_game import Asked, FeatureGame, Removal, feature_game
-from depass_sae.attribution.targets import make_target
 from depass_sae.view.terminal import text
 
 from ..attribution.tiny import BOS, D_SAE, activation, handle, lens_name, random_sae
 from .test_verify import model_says
 
 pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+KEEP = Removal()
 IDS = [BOS, 80, 90, 17, 33, 80, 200, 61]
 OTHER = [BOS, 80, 90, 17, 44, 80, 200, 61]
 
@@ -40,7 +41,7 @@ def predicted(lm: ds.LM) -> int:
     return int(model_says(lm, torch.tensor([IDS]))[0][0, -1].argmax())
 
 
-def game_of(lm: ds.LM, removal: Removal = Removal(), contrast: Any = None, **target: Any) -> FeatureGame:
+def game_of(lm: ds.LM, removal: Removal = KEEP, contrast: Any = None, **target: Any) -> FeatureGame:
     subject = lm._subject.asked()
     found, pos = make_target(subject, **(target or {"logit": predicted(lm)}))
     other = None if contrast is None else lm.encode(contrast)
@@ -362,5 +363,5 @@ def test_what_cannot_be_is_one_line(settings: dict[str, Any], why: str) -> None:
 
 
 def test_where_all_features_without_errors_are_not_sufficient_there_is_no_circuit() -> None:
-    with pytest.raises(UserError, match="features together keep .* which is not sufficient"):
+    with pytest.raises(UserError, match=r"features together keep .* which is not sufficient"):
         random_lm().circuit(IDS, errors="zero")
