@@ -38,7 +38,7 @@ IN_TEXT = {
     "31/5226": "23/5",
     "verify g.json": "verify g.json --max-nodes 3",
     "seconds=30": "seconds=12.0",
-    '--logit " Paris" --out': '--logit " Paris" --seconds 12 --out',  # the larger a circuit is, the longer its graph takes
+    '--logit " Paris" --out': '--logit " Paris" --seconds 12 --out',
     "diff a.json b.json": "diff g.json g.json",
     'title="Climate change")': 'title="Climate change", ablate=1, verify=3)',
     "--out case-study": "--out case-study --ablate 1 --verify 3",

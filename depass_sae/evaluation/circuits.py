@@ -17,6 +17,7 @@ import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from ..errors import UserError
 from ..files import write_text
 from ..graph.circuit import Search, find_circuit
 from ..graph.feature_game import Asked, Removal
+from ..graph.task import find_task_circuit
 from ..loading import load_subject
 from ..models.prompt import encode
 from ..passes.settings import Settings
 from ..subject import Subject
 from .facts import FACTS
-from .ioi import Sentence, sentences
+from .ioi import Sentence, of_one_structure, sentences
 from .paper_cases import PAPER_CASES
 
 Record = dict[str, Any]
@@ -42,6 +44,8 @@ SECONDS = 30.0
 FEATURES = {"climate": "17/2601@7", "simplicity": "11/1393@8", "economics": "11/223@6"}
 """Of the paper's prompts: the features of the case studies on SmolLM2."""
 OBJECTS, CONTRAST, FACT, STUDY = "indirect object", "indirect object, contrast", "fact", "case study"
+TASK, TASK_PROMPTS = "task", 16
+"""Circuits of a task, of so many sentences of one structure: number 0 is of logits, number 1 against contrasts."""
 RESAMPLED, LEVEL = 2000, 0.95
 """Draws of prompts with replacement for a median's interval, and its level."""
 
@@ -58,24 +62,27 @@ def exchanged(sentence: Sentence) -> str:
 
 def asked(subject: Subject, kind: str, number: int) -> Asked | None:
     """A prompt of a kind; None where the model does not say what is asked for."""
-    contrast = None
     if kind in (OBJECTS, CONTRAST):
-        sentence = sentences()[number]
-        text, answer = sentence.text, sentence.indirect_object
-        target, pos = make_target(subject, logit=answer)
-        if kind == CONTRAST:
-            target, pos = make_target(subject, logit_diff=(answer, sentence.subject))
-            contrast = encode(subject.loaded, subject.adapter, exchanged(sentence))
-    elif kind == FACT:
-        text, answer = FACTS[number].prompt, FACTS[number].answer
-        target, pos = make_target(subject, logit=answer)
-    else:
-        name, feature = list(FEATURES.items())[number]
-        text = next(case.prompt for case in PAPER_CASES if case.name == name)
-        target, pos = make_target(subject, feature=feature)
-        return Asked(encode(subject.loaded, subject.adapter, text), target, pos)
+        return _of_sentence(subject, sentences()[number], kind == CONTRAST)
+    if kind == FACT:
+        return _known(subject, FACTS[number].prompt, FACTS[number].answer)
+    name, feature = list(FEATURES.items())[number]
+    text = next(case.prompt for case in PAPER_CASES if case.name == name)
+    return Asked(encode(subject.loaded, subject.adapter, text), *make_target(subject, feature=feature))
+
+
+def _of_sentence(subject: Subject, sentence: Sentence, contrast: bool) -> Asked | None:
+    known = _known(subject, sentence.text, sentence.indirect_object)
+    if known is None or not contrast:
+        return known
+    target, _ = make_target(subject, logit_diff=(sentence.indirect_object, sentence.subject))
+    return replace(known, target=target, contrast=encode(subject.loaded, subject.adapter, exchanged(sentence)))
+
+
+def _known(subject: Subject, text: str, answer: str) -> Asked | None:
     prompt = encode(subject.loaded, subject.adapter, text)
-    return Asked(prompt, target, pos, contrast) if _says(subject, prompt, answer) else None
+    target, _ = make_target(subject, logit=answer)
+    return Asked(prompt, target) if _says(subject, prompt, answer) else None
 
 
 def _says(subject: Subject, prompt: Any, answer: str) -> bool:
@@ -85,13 +92,17 @@ def _says(subject: Subject, prompt: Any, answer: str) -> bool:
     return int(seen.logits[-1].argmax()) == getattr(found, "token", None)
 
 
-COUNTS: dict[str, int] = {OBJECTS: len(sentences()), CONTRAST: len(sentences()), FACT: len(FACTS), STUDY: len(FEATURES)}
+COUNTS: dict[str, int] = {
+    OBJECTS: len(sentences()), CONTRAST: len(sentences()), FACT: len(FACTS), STUDY: len(FEATURES), TASK: 2,
+}  # fmt: skip
 """So many prompts there are of each kind."""
 
 
 def measured(subject: Subject, kind: str, number: int, how: Search) -> Record:
     """What a circuit of one prompt is. ``asked`` is false where the model does not know the answer."""
     subject = subject.asked()
+    if kind == TASK:
+        return measured_task(subject, number, how)
     question = asked(subject, kind, number)
     record: Record = {"kind": kind, "number": number, "asked": question is not None}
     if question is None:
@@ -102,6 +113,17 @@ def measured(subject: Subject, kind: str, number: int, how: Search) -> Record:
     except UserError as error:
         return record | {"unsolved": str(error)}
     return record | {key: value for key, value in found.figures.items() if key != "settings"}
+
+
+def measured_task(subject: Subject, number: int, how: Search, count: int = TASK_PROMPTS) -> Record:
+    """What one circuit for many prompts is. The search may take as long as one for each of them."""
+    found = [_of_sentence(subject, sentence, contrast=number == 1) for sentence in of_one_structure(count)]
+    questions = [question for question in found if question is not None]
+    search = replace(how, seconds=how.seconds * len(questions))
+    circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
+    needed = [feature["needed"] / feature["active"] for feature in circuit["features"] if feature["active"]]
+    features = {"always": sum(share == 1 for share in needed), "half": sum(share >= 0.5 for share in needed)}
+    return {"kind": TASK, "number": number, "asked": True, **circuit, "features": features}
 
 
 def run(out: Path, count: int, how: Search, workers: int) -> list[Record]:
@@ -165,7 +187,8 @@ replacement); where no circuit is found all active features count.
 def page(records: Sequence[Record], seconds: float) -> str:
     """Markdown: sizes, what they keep, and what is lost without them, by kind."""
     parts = [HEAD.format(seconds=seconds, level=LEVEL)]
-    used = [record for record in records if record["asked"]]
+    tasks = sorted((record for record in records if record["kind"] == TASK), key=lambda record: record["number"])
+    used = [record for record in records if record["asked"] and record["kind"] != TASK]
     kinds = [(kind, [r for r in used if r["kind"] == kind]) for kind in COUNTS]
     kinds = [(kind, some) for kind, some in [*kinds, ("all", used)] if some]
     parts.append(
@@ -202,7 +225,33 @@ def page(records: Sequence[Record], seconds: float) -> str:
             _of(solved, "sufficient", len(some)), _of(solved, "necessary", len(some)), _median(again, 2),
         ]  # fmt: skip
         parts.append(f"| {' | '.join(cells)} |\n")
-    return "".join(parts)
+    return "".join([*parts, *([_tasks(tasks)] if tasks else [])])
+
+
+TASKS = """
+## One circuit for many prompts
+
+Sentences of one structure that the model answers as asked, the circuit learned on every second of them and tested on
+the others; beside it as many features by their mean |effect|, and none. Shares of the targets (of no prompt more than
+all of it), and on how many prompts the answer stays first. *Needed*: how many of the features no prompt can spare, and
+how many not half of those on which they are active.
+
+| | prompts tested | active | features | circuit | by effect | none | needed by all | by half |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def _tasks(records: Sequence[Record]) -> str:
+    rows = []
+    for record in records:
+        left = [record[name] for name in ("tested", "by_effect", "none")]
+        cells = [
+            (OBJECTS, CONTRAST)[record["number"]], str(record["tested"]["prompts"]), f"{record['players']:,}",
+            f"{record['size']:,}", *(f"{one['share']:.2f}, {one['first']} first" for one in left),
+            str(record["features"]["always"]), str(record["features"]["half"]),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return TASKS + "".join(rows)
 
 
 def _players(record: Record) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 SUFFICIENT, NECESSARY, UNUSUAL = 0.8, 0.5, 0.95
 """What share of the whole a set has to keep; what its absence has to lose, and more than how many random sets."""
-STEPS, RATE, SPARSITY = 40, 0.3, 12.0
+STEPS, RATE, SPARSITY = 40, 0.3, 25.0
 """Of Adam, and what the mask's mean counts for in the end."""
 WITHIN = 1e-6
 """Rounding, which decides nothing."""

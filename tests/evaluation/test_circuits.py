@@ -17,6 +17,7 @@ from depass_sae.evaluation.circuits import (
     FACT,
     OBJECTS,
     STUDY,
+    TASK,
     _median,
     asked,
     exchanged,
@@ -25,7 +26,7 @@ from depass_sae.evaluation.circuits import (
     run,
 )  # fmt: skip
 from depass_sae.evaluation.facts import FACTS
-from depass_sae.evaluation.ioi import sentences
+from depass_sae.evaluation.ioi import of_one_structure, sentences
 from depass_sae.graph.circuit import Search
 
 
@@ -107,6 +108,27 @@ def test_what_is_unsolved_counts_as_all_features_and_what_was_not_asked_not_at_a
     assert STUDY not in text[text.index("## How many") :]
 
 
+def test_a_task_has_a_row_of_its_own_and_is_in_no_median() -> None:
+    left = {"share": 0.81, "first": 3, "sufficient": 2, "prompts": 4}
+    task = {
+        "kind": TASK, "number": 1, "asked": True, "players": 5000, "size": 40, "tested": left,
+        "by_effect": left | {"share": 0.4, "first": 1}, "none": left | {"share": 0.1, "first": 0},
+        "features": {"always": 7, "half": 11},
+    }  # fmt: skip
+    text = page([record(FACT, 0, 20), task], 30)
+    assert row(text, "all", "## How many")[1] == "1"
+    expected = [CONTRAST, "4", "5,000", "40", "0.81, 3 first", "0.40, 1 first", "0.10, 0 first", "7", "11"]
+    assert row(text, CONTRAST, "## One circuit") == expected
+    assert "## One circuit" not in page([record(FACT, 0, 20)], 30)
+
+
+def test_sentences_of_one_structure_have_the_same_word_at_every_position(lm: ds.LM) -> None:
+    made = of_one_structure(40)
+    assert len({len(lm.encode(sentence.text)) for sentence in made}) == 1
+    givers = {len(lm.encode(sentence.text.rpartition(sentence.subject)[0])) for sentence in made}
+    assert len(givers) == 1
+
+
 def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
     assert _median([5.0], 0) == "5 (5 to 5)"
     assert _median([1.0] * 3 + [9.0] * 97, 0) == "9 (9 to 9)"
@@ -116,7 +138,7 @@ def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
 def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "work" / "c.jsonl"
     path.parent.mkdir()
-    records = [record(kind, 0, 20) for kind in COUNTS]
+    records = [record(kind, 0, 20) for kind in COUNTS]  # of a task no other keys are looked at here
     path.write_text("".join(json.dumps(one) + "\n" for one in [*records, record(FACT, 5, 30)]))
     before = path.read_text()
     assert run(path, 1, Search(), 1) == records
