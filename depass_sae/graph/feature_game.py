@@ -256,7 +256,7 @@ def feature_game(
         raise UserError("a circuit is of one position; name it with --pos (pos=)")
     ids = prompt.ids(subject.adapter.device)[: chosen.positions[0] + 1]
     other = None if asked.contrast is None else _contrast_trace(subject, prompt, asked.contrast, until)
-    levels = [_level(subject, prompt, seen, other, hook, len(ids), removal) for hook in hooks]
+    levels = [_level(subject, seen, other, hook, len(ids), removal) for hook in hooks]
     if not any(level.players for level in levels):
         raise UserError("no feature is active below the target, away from position 0; there is nothing to choose from")
     read = run_set(subject, ids, {}, target.place)
@@ -300,14 +300,12 @@ def _contrast_trace(subject: Subject, prompt: Prompt, contrast: Prompt, until: i
     return subject.trace(contrast, until)
 
 
-def _level(
-    subject: Subject, prompt: Prompt, seen: Trace, other: Trace | None, hook: Place, n: int, removal: Removal
-) -> Level:
+def _level(subject: Subject, seen: Trace, other: Trace | None, hook: Place, n: int, removal: Removal) -> Level:
     """The players at one SAE: what is active, or differs from the contrast prompt."""
     here = subject.encoding(seen, hook)
     recorded = here.activations[:n].detach()
     value = torch.zeros_like(recorded) if other is None else subject.encoding(other, hook).activations[:n].detach()
-    alone = {*sinks(seen, hook), *([] if other is None else sinks(other, hook)), *([0] if prompt.special[0] else [])}
+    alone = {0, *sinks(seen, hook), *([] if other is None else sinks(other, hook))}
     touched = torch.tensor([pos not in alone for pos in range(n)], device=recorded.device)
     plays = (recorded - value).abs() > SAME * torch.maximum(recorded.abs(), value.abs())
     pos, index = (plays & touched[:, None]).nonzero(as_tuple=True)

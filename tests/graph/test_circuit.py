@@ -131,6 +131,18 @@ def test_all_features_leave_the_model_as_it_is_and_none_change_it(contrast: Any)
     assert abs(found.share[1].item() - 1) > 0.05
 
 
+def test_position_0_is_left_alone_be_it_a_special_token_or_not() -> None:
+    lm = random_lm()
+    subject = lm._subject.asked()
+    target, _ = make_target(subject, logit=predicted(lm))
+    for ids in (IDS, IDS[1:]):
+        game, seen, _ = feature_game(subject, Asked(lm.encode(ids), target), None, KEEP)
+        active = [subject.encoding(seen, level.place).activations for level in game.levels]
+        assert all(bool((acts[0] != 0).any()) for acts in active)
+        assert {pos for *_, pos in game.named} == set(range(1, len(ids)))
+        assert not any(level.touched[0] for level in game.levels)
+
+
 def test_a_slope_is_what_a_small_change_makes() -> None:
     game = game_of(random_lm())
     mask = torch.full((game.players,), 0.3, dtype=torch.float64)
