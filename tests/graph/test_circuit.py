@@ -20,6 +20,7 @@ from depass_sae.errors import UserError
 from depass_sae.graph.circuit import DRAWS
 from depass_sae.graph.circuit_looks import circuit_blocks
 from depass_sae.graph.feature_game import Asked, FeatureGame, Removal, feature_game
+from depass_sae.graph.masks import matched
 from depass_sae.view.terminal import text
 
 from ..attribution.tiny import BOS, D_SAE, activation, handle, lens_name, random_sae
@@ -168,6 +169,40 @@ def test_contributions_are_those_of_the_whole_frozen_model() -> None:
     assert len(found) > 10
     for (place, index, pos), value in found.items():
         assert value == pytest.approx(flows.get(f"feature:{place.layer}/{index}@{pos}", 0.0), rel=1e-3, abs=1e-5)
+
+
+def test_against_a_contrast_a_contribution_is_of_what_a_removed_feature_loses() -> None:
+    lm = handle([random_sae("jumprelu", "1.resid_post")])
+    subject = lm._subject.asked()
+    target, _ = make_target(subject, logit_diff=(7, 9))
+    games = [
+        feature_game(subject, Asked(lm.encode(IDS), target, None, other), None, KEEP)
+        for other in (None, lm.encode(OTHER))
+    ]
+    plain, against = (
+        dict(zip(game.named, (game.contributions(seen, "half") * (game.whole - game.without)).tolist(), strict=True))
+        for game, seen, _ in games
+    )
+    (level,) = games[1][0].levels
+    shared = [name for name in against if name in plain]
+    assert any(level.value[pos, index] != 0 for _, index, pos in shared)
+    for place, index, pos in shared:
+        lost = 1 - float(level.value[pos, index] / level.recorded[pos, index])
+        assert against[place, index, pos] == pytest.approx(plain[place, index, pos] * lost, rel=1e-3, abs=1e-5)
+
+
+def test_random_sets_are_of_the_same_cells_and_count_where_they_are_removed() -> None:
+    lm = random_lm()
+    g = lm.circuit(IDS)
+    found, game = g.graph["circuit"], game_of(lm)
+    chosen = torch.tensor([f"{p.layer}/{i}@{pos}" in members(g) for p, i, pos in game.named])
+    random = matched(chosen, game.cells, DRAWS, torch.Generator().manual_seed(0))
+    kept, removed = game.play(random).share.double(), game.play(~random).share.double()
+    assert found["random"]["kept"]["mean"] == pytest.approx(float(kept.mean()), abs=1e-4)
+    assert found["random"]["removed"]["mean"] == pytest.approx(float(removed.mean()), abs=1e-4)
+    less = (removed > found["removed"]["share"]).double().mean()
+    assert found["random"]["loses_less"] == pytest.approx(float(less))
+    assert less != (kept > found["removed"]["share"]).double().mean()
 
 
 def test_effects_are_first_order_in_the_live_model() -> None:
