@@ -27,7 +27,7 @@ from ..attribution.answer import Asked
 from ..attribution.removal import Replacing, Without
 from ..attribution.reservoir import held_out
 from ..attribution.shapley import Limits, alone, shapley
-from ..attribution.targets import FeatureTarget, Target
+from ..attribution.targets import CentredLogit, FeatureTarget, Target
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..models.place import Place
 from ..models.prompt import Prompt, encode
@@ -38,7 +38,7 @@ from ..passes.record import Trace, read_batch
 from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..subject import Subject
-from .rules import CentredLogit, Measurement, Study, append, lines, one_subject
+from .rules import Measurement, Study, append, lines, one_subject
 
 SHORTEST, LONGEST = 12, 14
 """Tokens of a sentence with the start token and without its last sign: the shortest with ten sources beside its last

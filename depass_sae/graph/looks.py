@@ -48,10 +48,10 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
 def _row(g: nx.DiGraph, name: str) -> Row:
     node = g.nodes[name]
     token = Token(node["token"], node["pos"]) if "pos" in node else None
-    return Row((_named(g, name), token, node.get("activation"), node["influence"]), pos=node.get("pos"))
+    return Row((feature_cell(g, name), token, node.get("activation"), node["influence"]), pos=node.get("pos"))
 
 
-def _named(g: nx.DiGraph, name: str) -> Cell:
+def feature_cell(g: nx.DiGraph, name: str) -> Cell:
     """A feature with its meaning and its page; what else has a label with that."""
     node, written = g.nodes[name], name_of(g, name)
     if node["kind"] != "feature":
@@ -102,7 +102,7 @@ def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, .
         Column("by effects", "signed"),
     )  # fmt: skip
     rows = tuple(
-        Row((_named(g, node["node"]), *(node[key] for key in ("observed", "weight", "effect"))))
+        Row((feature_cell(g, node["node"]), *(node[key] for key in ("observed", "weight", "effect"))))
         for node in found["nodes"][:top]
     )
     lines = [
