@@ -180,7 +180,7 @@ def _means(
 
 
 def _attention(seen: Trace, layer: int) -> Any:
-    return next(s for s in (seen.sublayer(2 * layer), seen.sublayer(2 * layer + 1)) if s.mixer.unit == "head")
+    return next(s for s in (seen.sublayer(2 * layer), seen.sublayer(2 * layer + 1)) if s.mixer.looks_back)
 
 
 @dataclass(frozen=True)

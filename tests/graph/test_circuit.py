@@ -400,7 +400,7 @@ def test_it_is_told_in_words() -> None:
         ({"pos": "all", "target": "1/3"}, "a circuit is of one position"),
         ({"target": "0/3@6"}, "there is no SAE below 0.resid_post"),
         ({"target": "logit:5", "logit": 5}, "a circuit is of one target"),
-        ({"layers": [2]}, "there is no SAE on the residual stream at layer 2"),
+        ({"layers": [2]}, "there is no SAE or transcoder at layer 2"),
         ({"rule": "relu"}, "a graph takes the rules"),
     ],
 )
