@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long rules models-table pictures gallery notebooks bench lint format clean
+.PHONY: demo test test-long rules circuits models-table pictures gallery notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -25,6 +25,9 @@ test-long: $(READY)  ## what takes longer: every kind of public SAE, every wrong
 
 rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation
+
+circuits: $(READY)  ## look for circuits on SmolLM2, and measure them: docs/circuits.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.circuits
 
 models-table: $(READY)  ## which models and public SAEs can be used: docs/models.md
 	$(PY) -m depass_sae.demo.models_table

@@ -20,8 +20,10 @@ from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
 from .attribution.features import FeatureReport, Sort, find_features
 from .attribution.importance import Importance, Of, find_importance
+from .attribution.live import SAEErrors
 from .attribution.looks import Order
 from .attribution.measure import Measure, Measures
+from .attribution.measure_heads import HeadMeasure, HeadMeasures
 from .attribution.positions import Pos
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
@@ -29,6 +31,10 @@ from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
 from .files import expanded
 from .graph.build import Errors, GraphSettings, build_graph
+from .graph.circuit import Search, circuit_graph
+from .graph.feature_game import Asked as AskedCircuit
+from .graph.feature_game import Newcomers, Removal, predicted_logit
+from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import verify_graph
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
@@ -94,6 +100,10 @@ class Question(How, total=False):
 
 class TokenQuestion(Question, Measures, total=False):
     """:class:`Question`, and what is measured of the tokens beside their contributions (:class:`.Measures`)."""
+
+
+class HeadQuestion(Question, HeadMeasures, total=False):
+    """:class:`Question`, and what is measured of heads beside their contributions (:class:`.HeadMeasures`)."""
 
 
 def _without_inference_mode(function: Function) -> Function:
@@ -248,9 +258,11 @@ class LM:
         by_token: bool = False,
         effects: bool = False,
         sort: Order = "abs",
-        **question: Unpack[Question],
+        **question: Unpack[HeadQuestion],
     ) -> ComponentAttribution:
         """Through which attention heads of every layer (paper §4.2). Each layer's row sums to the pre-activation.
+
+        What may be measured of the largest heads, by taking them out, is said by :class:`.HeadMeasures`.
 
         by_token: each head also split by the token that it came from: heads x source tokens, exact.
         effects: also each head's effect: what the target loses without it, to first order, with attention, norms and
@@ -259,7 +271,17 @@ class LM:
         sort: what is named first: "abs" the largest contributions of either sign, "contribution" the most positive
         ones, "effect" the largest effects of either sign (these are then found, too).
         """
-        return self._components(HEADS, prompt, feature, question, by_token=by_token, effects=effects, sort=sort)
+        given = {key: question[key] for key in HeadMeasures.__annotations__ if key in question}  # type: ignore[literal-required]
+        return self._components(
+            HEADS,
+            prompt,
+            feature,
+            question,
+            by_token=by_token,
+            effects=effects,
+            sort=sort,
+            measure=HeadMeasure(**given),
+        )
 
     def attribute_modules(
         self,
@@ -563,6 +585,94 @@ class LM:
             settings=Settings.of(**how),
         )
 
+    def circuit(
+        self,
+        prompt: PromptLike,
+        target: str | None = None,
+        *,
+        logit: str | int | None = None,
+        logit_diff: tuple[str | int, str | int] | None = None,
+        pos: Pos | None = None,
+        contrast: PromptLike | None = None,
+        layers: Sequence[int] | None = None,
+        errors: SAEErrors = Removal.errors,
+        recompute: bool = Removal.recompute,
+        newcomers: Newcomers = Removal.newcomers,
+        seconds: float = Search.seconds,
+        draws: int = Search.draws,
+        seed: int = Search.seed,
+        stability: bool = Search.stability,
+        **how: Unpack[How],
+    ) -> nx.DiGraph:
+        """The fewest features found that suffice for the target, as a graph with ``.graph["circuit"]``.
+
+        target, logit, logit_diff, pos: one, as in :meth:`graph`; default: the predicted token. *Sufficient*: with all
+        other active features removed the answer stays first and 80 % of the logit (over the mean logit), of the
+        difference of logits or of the feature's activation is left. *Minimal*: no feature can be left out. *Necessary*:
+        without the circuit half of the target is lost, more than in 95 % of ``draws`` random sets with as many features
+        at every layer and position.
+
+        contrast: a prompt of the same length: removed features take its values instead of 0, and shares are of how far
+        the two prompts lie apart. layers: of the SAEs (all on the residual stream). errors: what SAEs miss is "keep":
+        left in the stream, "hold": held at what it was, "zero": taken out. recompute: kept features are what the edited
+        model makes of them, else held at what they were. newcomers: features that become active when others go "remove"
+        or "keep". seconds: the most that the search takes; where it ends before the circuit is minimal, it is told.
+        seed: of the search and the draws. stability: search from the next seed, too: how much is the same.
+        """
+        asked, at = self._circuit_target(target, logit, logit_diff, prompt)
+        return circuit_graph(
+            self._subject,
+            AskedCircuit(
+                self.encode(prompt), asked, pos if at is None else at,
+                None if contrast is None else self.encode(contrast),
+            ),
+            layers=layers,
+            removal=Removal(errors, recompute, newcomers),
+            how=Search(seconds, draws, seed, stability),
+            settings=Settings.of(**how),
+        )  # fmt: skip
+
+    def circuit_of(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        targets: Sequence[str] | None = None,
+        *,
+        contrasts: Sequence[PromptLike] | None = None,
+        layers: Sequence[int] | None = None,
+        errors: SAEErrors = Removal.errors,
+        recompute: bool = Removal.recompute,
+        newcomers: Newcomers = Removal.newcomers,
+        seconds: float = Search.seconds,
+        seed: int = Search.seed,
+        progress: Progress | None = None,
+    ) -> TaskCircuit:
+        """The circuit of a task: one set of features for several prompts of equal structure, token by token.
+
+        targets: one for each prompt, as they are written in :meth:`circuit` (default: each one's predicted token).
+        contrasts: a prompt for each. It is learned on every second prompt from the first, and tested on the others
+        beside as many features by their mean |effect|; ``.features`` says on how many prompts each is needed. See
+        :mod:`depass_sae.graph.task`; the settings are those of :meth:`circuit`.
+        """
+        given = [self.encode(prompt) for prompt in _several(prompts)]
+        others = [None] * len(given) if contrasts is None else [self.encode(one) for one in _several(contrasts)]
+        if targets is None:
+            named: list[tuple[Target, Pos | None]] = [(predicted_logit(self._subject, one), None) for one in given]
+        else:
+            named = [parse_target(self._subject, text) for text in targets]
+        if not len(given) == len(named) == len(others):
+            raise UserError(
+                f"a task has a target, and a contrast, for each prompt: there are {len(given)} prompts, {len(named)} "
+                f"targets and {len(others)} contrasts"
+            )
+        return find_task_circuit(
+            self._subject,
+            [AskedCircuit(one, *target, other) for one, target, other in zip(given, named, others, strict=True)],
+            layers,
+            Removal(errors, recompute, newcomers),
+            Search(seconds, seed=seed),
+            Settings.of(progress=progress),
+        )
+
     def verify(
         self,
         graph: nx.DiGraph,
@@ -598,6 +708,22 @@ class LM:
         if at is not None and pos is not None and pos != at:
             raise UserError(f"{feature} names position {at}, and pos is {pos}; give one of them")
         return target, pos if at is None else at
+
+    def _circuit_target(
+        self,
+        target: str | None,
+        logit: str | int | None,
+        logit_diff: tuple[str | int, str | int] | None,
+        prompt: PromptLike,
+    ) -> tuple[Target, Pos | None]:
+        """The one target of a circuit; the predicted token where none is named."""
+        if target is None and logit is None and logit_diff is None:
+            return predicted_logit(self._subject, self.encode(prompt)), None
+        if target is None:
+            return make_target(self._subject, logit=logit, logit_diff=logit_diff)
+        if logit is not None or logit_diff is not None:
+            raise UserError("a circuit is of one target: name it by target, logit or logit_diff")
+        return parse_target(self._subject, target)
 
     def _components(
         self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, **asked: Any

@@ -248,6 +248,8 @@ EXPECTED = {
     "Against": Expected('"mean", "uniform" or a position', _either(_none, _whole, _text)),
     "FirstToken": Expected('"skip" or "compete"', _text),
     "Slope": Expected('"local" or "mean"', _text),
+    "SAEErrors": Expected('"keep", "hold" or "zero"', _text),
+    "Newcomers": Expected('"remove" or "keep"', _text),
     "Errors": Expected('"roots" or "through"', _text),
     "Literal['attn', 'mlp']": Expected('"attn" or "mlp"', _text),
     "Place": Expected("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),

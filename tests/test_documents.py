@@ -81,6 +81,8 @@ ADDED: dict[str, str] = {
         ),
         "what was measured, by which measure, and how well contributions agree with it",
     ),
+    "*/verification/rank_*": "with its interval, of ten nodes and more",
+    "*/verification/ranked": "of how many nodes: the target's own token is left out",
     "*/facts/agreement": "the rank correlation with its interval and ceiling",
     "/*/case study*/heads/targets/*/effect": "what the target loses without a head, to first order",
     "/*/card*/flow/previous/features/*/effect": "the same of a feature",

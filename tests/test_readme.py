@@ -37,6 +37,8 @@ IN_TEXT = {
     "layers=[25, 31]": "layers=[17, 23]",
     "31/5226": "23/5",
     "verify g.json": "verify g.json --max-nodes 3",
+    "seconds=30": "seconds=8.0",
+    '--logit " Paris" --out': '--logit " Paris" --seconds 8 --out',
     "diff a.json b.json": "diff g.json g.json",
     'title="Climate change")': 'title="Climate change", ablate=1, verify=3)',
     "--out case-study": "--out case-study --ablate 1 --verify 3",

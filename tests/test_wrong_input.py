@@ -45,6 +45,7 @@ COMPLETE = {
     "subspace": [*P, "-f", "1/3", "--direction", "1/3"],
     "attention": [*P, *PAIR],
     "graph": P,
+    "circuit": P,
     "feature": [*P, "1/3"],
     "case-study": [*P, "-f", "1/3", "--out", "no-such-folder"],
 }
@@ -52,7 +53,7 @@ COMPLETE = {
 QUESTIONS = ["tokens", "heads", "modules", "neurons", "subspace"]
 SEVERAL = ["features", "tokens", "heads", "modules", "neurons"]
 """Those that take a file of prompts."""
-RULED = [*QUESTIONS, "attention", "graph", "feature", "case-study"]
+RULED = [*QUESTIONS, "attention", "graph", "circuit", "feature", "case-study"]
 EVERY = list(COMPLETE)
 
 NO_NUMBER = [
@@ -149,10 +150,10 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (RULED, "--qk-slope", ["", "Local", "integrated", "0", "x" * 5000]),
     (RULED, "--memory", NO_MEMORY),
     (QUESTIONS, "--path", ["", "Gate", "both", "magnitude ", "x" * 5000]),
-    ([*QUESTIONS, "graph"], "--pos", NO_POSITION),
-    ([*QUESTIONS, "graph", "case-study"], "--feature", NO_FEATURE),
+    ([*QUESTIONS, "graph", "circuit"], "--pos", NO_POSITION),
+    ([*QUESTIONS, "graph", "circuit", "case-study"], "--feature", NO_FEATURE),
     (["subspace"], "--direction", [*NO_FEATURE, "1/3@4", "1/3@99"]),
-    (["graph"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
+    (["graph", "circuit"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
     (["features"], "--sort", ["", "Activation", "specific ", "²", "x" * 5000]),
     (["heads", "modules", "neurons"], "--sort", ["", "Effect", "abs ", "size", "activation", "²", "x" * 5000]),
     (["heads", "modules", "neurons"], "--effects", ["", "yes", "1"]),
@@ -162,9 +163,14 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["attention"], "--head", NO_WHOLE),
     (["attention"], "--query", NO_WHOLE),
     (["tokens", "case-study"], "--ablate", [*NO_WHOLE, "-1", HUGE, "10001"]),
-    (["tokens", "case-study"], "--seed", NO_SEED),
-    (["features", "graph", "case-study"], "--layer", NO_WHOLE),
-    (["features", "tokens", "heads", "graph", "feature", "attention", "case-study"], "--top", NO_COUNT),
+    (["tokens", "circuit", "case-study"], "--seed", NO_SEED),
+    (["features", "graph", "circuit", "case-study"], "--layer", NO_WHOLE),
+    (["circuit"], "--errors", ["", "Keep", "roots", "through", "x" * 5000]),
+    (["circuit"], "--newcomers", ["", "Remove", "stay", "²"]),
+    (["circuit"], "--seconds", ["0", "-1", "nan", "inf", "", "long", "1e999", "²", ENDLESS]),
+    (["circuit"], "--draws", [*NO_WHOLE, "-1", "0", "19", HUGE, "10001"]),
+    (["circuit"], "--contrast", [""]),
+    (["features", "tokens", "heads", "graph", "circuit", "feature", "attention", "case-study"], "--top", NO_COUNT),
     (["feature"], "--strongest", [*NO_WHOLE, "0"]),
     (["subspace"], "--rank", [*NO_WHOLE, "0"]),
     (["graph", "case-study"], "--max-nodes", [*NO_WHOLE, "-1", "0", "1", HUGE]),
@@ -172,13 +178,13 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["graph"], "--node-threshold", NO_SHARE),
     (["graph"], "--edge-threshold", NO_SHARE[2:6]),
     (["graph"], "--errors", ["", "Roots", "both", "x" * 5000]),
-    (["graph"], "--format", ["", "gexf", ".json", "json ", "png"]),
-    (["graph", "feature"], "--out", NO_PLACE),
+    (["graph", "circuit"], "--format", ["", "gexf", ".json", "json ", "png"]),
+    (["graph", "circuit", "feature"], "--out", NO_PLACE),
     (["tokens", "features", "heads", "modules", "neurons", "subspace", "attention"], "--out", NO_OUT),
     (["feature"], "--prompts", NO_FILE),
     (["case-study"], "--out", ["", NOBODY, LONG, "nu\0l", "pyproject.toml"]),
     (["case-study"], "--title", ["", " ", "two\nlines", "\x1b[1m", "\u202eback", "a\ufeffb", "\udce9", "\u2029"]),
-    (["graph", "feature", "case-study"], "--labels", NO_FILE),
+    (["graph", "circuit", "feature", "case-study"], "--labels", NO_FILE),
     (["subspace"], "--at", ["", "x", "1", "1.", "resid_post", "1.RESID", f"{ENDLESS}.resid_post", "-1.x", "²"]),
     (EVERY, "--device", NO_DEVICE[:4]),
     (["features"], "--device", NO_DEVICE),
@@ -253,6 +259,11 @@ def early() -> Iterator[list[str]]:
     for matrix in NO_FILE:
         yield ["subspace", *P, "-f", "1/3", "--at", "1.resid_post", f"--matrix={matrix}"]
     yield ["graph", *P, "--rule", "relu"]
+    yield ["circuit", *P, "--rule", "relu"]
+    yield ["circuit", *P, "-f", "1/3", "--logit", " Paris"]
+    yield ["circuit", *P, "-t", "1/3", "--logit-diff", " Paris", " Rome"]
+    yield ["circuit", "--ids", "5 6", "--contrast", "x"]
+    yield ["circuit", *P, "--json", "--format", "html"]
     yield ["graph", *P, "--rule", "softmax", "--heads"]
     yield ["graph", *P, "--rule", "softmax", "--errors", "through"]
     yield ["graph", *P, "--json", "--format", "html"]
@@ -354,6 +365,11 @@ LATE = [
     ["graph", *P, "--max-nodes", "2"],
     ["graph", *P, "--layer", "-1"],
     ["graph", *P, "--layer", HUGE],
+    ["circuit", *P, "--contrast", "supply"],
+    ["circuit", *P, "--contrast", TEXT],
+    ["circuit", *P, "--feature", "1/3"],
+    ["circuit", *P, "--layer", HUGE],
+    ["circuit", *P, "--pos", "99"],
     ["features", *P, "--layer", HUGE],
     ["features", *P, "--layer", "-1"],
     ["attention", *P, *PAIR, "--head", HUGE],
@@ -574,6 +590,20 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "graph errors": (lambda lm, x: lm.graph(TEXT, errors=x), [5, True, "", "Roots", None, []]),
     "graph heads": (lambda lm, x: lm.graph(TEXT, heads=x), NO_FLAG),
+    "circuit target": (lambda lm, x: lm.circuit(TEXT, x), [5, True, "", [5], ["1/3"], {}, "logit:²²", "1/3@-1"]),
+    "circuit pos": (lambda lm, x: lm.circuit(TEXT, pos=x), [True, 1.5, "last", [], -1, 10**30]),
+    "circuit contrast": (lambda lm, x: lm.circuit(TEXT, contrast=x), [*NO_PROMPT[2::4], TEXT, "supply"]),
+    "circuit layers": (lambda lm, x: lm.circuit(TEXT, layers=x), [5, "1", True, [True], [1.5], [-1], [99]]),
+    "circuit errors": (lambda lm, x: lm.circuit(TEXT, errors=x), [*NO_TEXT, "", "Keep", None]),
+    "circuit newcomers": (lambda lm, x: lm.circuit(TEXT, newcomers=x), [*NO_TEXT, "", "Keep", None]),
+    "circuit recompute": (lambda lm, x: lm.circuit(TEXT, recompute=x), NO_FLAG),
+    "circuit seconds": (
+        lambda lm, x: lm.circuit(TEXT, seconds=x),
+        [True, "9", [], None, 0, -1, float("nan"), float("inf"), 10**400],
+    ),
+    "circuit draws": (lambda lm, x: lm.circuit(TEXT, draws=x), [*NOTHING_LIKE_IT, 0, 19, 10**30]),
+    "circuit seed": (lambda lm, x: lm.circuit(TEXT, seed=x), [*NOTHING_LIKE_IT, 2**64]),
+    "circuit stability": (lambda lm, x: lm.circuit(TEXT, stability=x), NO_FLAG),
     "verify": (lambda lm, x: lm.verify(x), [None, 5, "g.json", {}, []]),
     "verify max_nodes": (lambda lm, x: lm.verify(sample_graph(), max_nodes=x), [*NOTHING_LIKE_IT, -1]),
     "verify seed": (lambda lm, x: lm.verify(sample_graph(), seed=x), [*NOTHING_LIKE_IT, 2**64]),

@@ -37,6 +37,7 @@ from .answer import Answer, Reading, TargetAt, addends, checked, frame, read
 from .document import others_dict, others_of
 from .ledger import heads_by_token
 from .looks import Order
+from .measure_heads import HeadMeasure, MeasuredHeads, measure_heads
 from .positions import Pos
 from .targets import Readoff, Target
 
@@ -129,9 +130,13 @@ class LayerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentTarget(TargetAt):
-    """The answer at one position, in units of the target's pre-activation: a row per sublayer, layers ascending."""
+    """The answer at one position, in units of the target's pre-activation: a row per sublayer, layers ascending.
+
+    measured: of heads, where asked for, what taking them out really does.
+    """
 
     rows: tuple[LayerRow, ...]
+    measured: MeasuredHeads | None = None
 
     @cached_property
     def completeness_error(self) -> float:
@@ -198,6 +203,7 @@ class ComponentAttribution(Answer[ComponentTarget]):
                 other.append({"name": "other neurons", "value": missing.item()})
             module = {"module": row.sublayer} if self.kind is MODULES else {}
             rest.append({"layer": row.layer, **module, "value": row.rest, "other": other})
+        measured = {} if target.measured is None else {"measured": target.measured.to_dict()}
         return {
             "pos": target.pos,
             "token": target.token,
@@ -207,6 +213,7 @@ class ComponentAttribution(Answer[ComponentTarget]):
             self.kind.name: parts,
             "rest": rest,
             "completeness_error": target.completeness_error,
+            **measured,
         }
 
     def _token_dict(self, shares: Float[Tensor, "source"]) -> dict[str, Any]:
@@ -273,6 +280,7 @@ def attribute_components(
     by_token: bool = False,
     effects: bool = False,
     sort: Order = "abs",
+    measure: HeadMeasure = HeadMeasure(),  # noqa: B008 (frozen)
     settings: Settings,
 ) -> ComponentAttribution:
     """Contributions of the heads, modules or neurons of every layer to a target.
@@ -299,6 +307,8 @@ def attribute_components(
         ComponentTarget(**reading.at(position), rows=tuple(mine))
         for position, mine in zip(reading.positions, rows, strict=True)
     ]
+    if measure.measure is not None:
+        targets = [_measured(subject, reading, target, answer, measure, settings) for answer in targets]
     shares = [
         max((row.pattern or 0.0 for row in t.rows), default=0.0) / t.pre_activation
         for t in targets
@@ -306,6 +316,23 @@ def attribute_components(
     ]
     common = reading.said(shares, AT_MOST)
     return checked(subject, target, ComponentAttribution(**common, targets=targets, kind=kind, sort=sort))
+
+
+def _measured(
+    subject: Subject,
+    reading: Reading,
+    target: Target,
+    answer: ComponentTarget,
+    measure: HeadMeasure,
+    settings: Settings,
+) -> ComponentTarget:
+    said = {(row.layer, head): value for row in answer.rows for head, value in enumerate(row.values.tolist())}
+    readoff, pos = reading.readoff, answer.pos
+    found = measure_heads(
+        subject, reading.prompt, reading.seen, target, readoff.place, pos, readoff.now[pos].item(), said, measure,
+        settings,
+    )  # fmt: skip
+    return replace(answer, measured=found)
 
 
 def check_by_token(rule: str) -> None:

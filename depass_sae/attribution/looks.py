@@ -434,18 +434,24 @@ def part_table(document: Document, target: Document, top: int | None) -> Table:
 
     def row(part: Document) -> Row:
         cells: tuple[Cell, ...] = (part_name(part, kind), part["value"], share_of(part["value"], whole))
-        return Row((*cells, *([_carried(part)] if split else []), *([part["effect"]] if effects else [])))
+        measured = [found.get((part["layer"], part.get("head")))] if found else []
+        return Row((*cells, *([_carried(part)] if split else []), *([part["effect"]] if effects else []), *measured))
 
     whole = target["pre_activation"]
+    measured = target.get("measured")
+    found = {(v["layer"], v["head"]): Spread(v["value"], v["error"]) for v in (measured["values"] if measured else ())}
+    name = {"shapley": "Shapley value", "replace": "lost without it"}
     columns = (
         Column(PARTS[kind]), Column("contribution", "signed", bar=True), Column("share", "percent"),
         *([Column("of which from")] if split else []), *([Column("effect", "signed", bar=True)] if effects else []),
+        *([Column(name[measured["kind"]], "signed", 2)] if measured else []),
     )  # fmt: skip
     activation = "" if target["activation"] is None else f"activation {number(target['activation'])}; "
     caption = (
         f"{rule_of(document)}; {activation}pre-activation {signed(whole)}, to which every layer's row sums with the "
         f"constant {signed(target['constant'])}; rows of different layers overlap; {missed(document, target)}"
         + (f"; {EFFECTS}" if effects else "")
+        + (f"; {measured_heads_caption(measured)}" if measured else "")
     )
     return Table(
         f"{at_target(document, target)}, by {kind}",
@@ -453,6 +459,22 @@ def part_table(document: Document, target: Document, top: int | None) -> Table:
         tuple(row(part) for part in listed),
         caption,
     )
+
+
+def measured_heads_caption(found: Document) -> str:
+    """How heads were measured, and why no longer."""
+    mean = "the prompt" if found["reference"] is None else "the reference text"
+    said = f"the {count(len(found['values']))} largest heads measured, a head that is out being its mean over {mean}"
+    if found["kind"] == "replace":
+        return said + ", one at a time"
+    orders = "all coalitions" if found["enumerated"] else f"{count(found['orders'])} pairs of orders"
+    said += f": Shapley values over {orders}, which sum with the baseline {signed(found['baseline'])} to the target"
+    if found["stopped"] == "time":
+        asked = found["asked"]
+        said += (
+            f"; stopped after {number(asked['seconds'], 0)} s, before all errors were below {percent(asked['error'])}"
+        )
+    return said
 
 
 def _carried(part: Document) -> Pairs | None:

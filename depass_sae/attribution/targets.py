@@ -220,6 +220,20 @@ class LogitTarget:
 
 
 @dataclass(frozen=True)
+class CentredLogit(LogitTarget):
+    """A logit over the mean of all logits, which no softmax sees."""
+
+    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
+        own, signs = super().logits(subject, dtype)
+        unembed = subject.adapter.unembed
+        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(own.bias).mean()
+        return Linear(own.weight - unembed.weight.to(own.weight).mean(dim=1, keepdim=True), mean), signs
+
+    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
+        return x[:, self.token] - x.mean(dim=1)
+
+
+@dataclass(frozen=True)
 class DirectionTarget:
     """Any direction at any read point, a probe's weights for example: ⟨w, x⟩."""
 

@@ -17,7 +17,7 @@ import typer
 from .._version import __version__
 from ..errors import UserError
 from ..texts import make_printable, one_line
-from . import graphs, models, questions, reports
+from . import circuits, graphs, models, questions, reports
 from .options import spelled_out
 
 COMMANDS = (
@@ -31,6 +31,7 @@ COMMANDS = (
     reports.feature,
     reports.case_study,
     graphs.graph,
+    circuits.circuit,
     graphs.verify,
     graphs.diff,
     models.models,

@@ -168,6 +168,11 @@ MeasureError = Annotated[
     float, typer.Option("--measure-error", help="Measure until standard errors are this share of the pre-activation.")
 ]
 MeasureSeconds = Annotated[float, typer.Option("--measure-seconds", help="Or until so much time is up.")]
+MeasureHeads = Annotated[int, typer.Option("--measure-heads", help="How many of the largest heads are measured.")]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", help="A text whose mean stands in for a head that is out. Default: the prompt."),
+]
 Removal = Annotated[
     str,
     typer.Option("--removal", help="How --measure takes sources out: text (random tokens), delete, or mask:TOKEN."),
@@ -439,6 +444,26 @@ class MeasureOptions:
 
         found = asdict(self)
         Measure(**found)
+        return found
+
+
+@dataclass(frozen=True)
+class HeadMeasureOptions:
+    """What is measured beside heads' contributions."""
+
+    measure: MeasureName = None
+    measure_error: MeasureError = 0.05
+    measure_seconds: MeasureSeconds = 60.0
+    measure_heads: MeasureHeads = 24
+    reference: Reference = None
+    seed: Seed = 0
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords. Raises UserError for what cannot be measured."""
+        from ..attribution.measure_heads import HeadMeasure
+
+        found = asdict(self)
+        HeadMeasure(**found)
         return found
 
 

@@ -105,6 +105,7 @@ def heads(
     how: options.HowOptions,
     ranked: options.RankOptions,
     by_token: options.ByToken = False,
+    measuring: options.HeadMeasureOptions,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
@@ -113,6 +114,9 @@ def heads(
 
     With --prompts: mean and spread of what each contributes over all of them.
     """
+    measures = measuring.keywords()
+    if measuring.measure is not None and given.prompts is not None:
+        raise UserError("--measure takes heads out on one prompt; give it with --prompt, not with --prompts")
     if by_token and given.prompts is not None:
         raise UserError("--by-token splits the heads of one prompt; give it with --prompt, not with --prompts")
     if by_token:
@@ -120,7 +124,8 @@ def heads(
         from ..passes import DEFAULT_RULE
 
         check_by_token(how.rule or DEFAULT_RULE)
-    _components("heads", given, question, how, ranked, top, to, loading, **({"by_token": True} if by_token else {}))
+    asked = ({"by_token": True} if by_token else {}) | (measures if measuring.measure is not None else {})
+    _components("heads", given, question, how, ranked, top, to, loading, **asked)
 
 
 def modules(
@@ -166,7 +171,7 @@ def _components(
     top: int,
     to: options.OutOptions,
     loading: options.Loading,
-    **split: bool,
+    **more: Any,
 ) -> None:
     """One question at three granularities, on a prompt or over several."""
     asked = given.read()
@@ -179,7 +184,7 @@ def _components(
     to.check(Importance if isinstance(asked, options.Texts) else ComponentAttribution)
     with talk.working() as status:
         lm = loading.load(status, question.layers)
-        settings: dict[str, Any] = {**keywords, **split, "progress": status.progress}
+        settings: dict[str, Any] = {**keywords, **more, "progress": status.progress}
         found: ComponentAttribution | Importance
         if isinstance(asked, options.Texts):
             found = lm.importance(_checked(lm, asked), question.feature, of=of, **settings)

@@ -29,9 +29,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution.reservoir import held_out
-from ..attribution.targets import FeatureTarget, LogitTarget, Target
+from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
 from ..loading import load_subject
-from ..models.parts import Linear
 from ..models.place import Place
 from ..models.prompt import Prompt, encode, token_id
 from ..passes.backward import sweep
@@ -127,20 +126,6 @@ class Study:
 
     def value(self, name: str, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return self.targets[name][0].live(self.subject, x)
-
-
-@dataclass(frozen=True)
-class CentredLogit(LogitTarget):
-    """A logit over the mean of all logits, which no softmax sees."""
-
-    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
-        own, signs = super().logits(subject, dtype)
-        unembed = subject.adapter.unembed
-        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(own.bias).mean()
-        return Linear(own.weight - unembed.weight.to(own.weight).mean(dim=1, keepdim=True), mean), signs
-
-    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
-        return x[:, self.token] - x.mean(dim=1)
 
 
 def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], Study]:

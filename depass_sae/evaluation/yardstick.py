@@ -9,6 +9,7 @@ replaced by random ones of ordinary text. One run of the model says what all tar
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import random
 import re
@@ -27,7 +28,7 @@ from ..attribution.answer import Asked
 from ..attribution.removal import Replacing, Without
 from ..attribution.reservoir import held_out
 from ..attribution.shapley import Limits, alone, shapley
-from ..attribution.targets import FeatureTarget, Target
+from ..attribution.targets import CentredLogit, FeatureTarget, Target
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..models.place import Place
 from ..models.prompt import Prompt, encode
@@ -38,7 +39,7 @@ from ..passes.record import Trace, read_batch
 from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..subject import Subject
-from .rules import CentredLogit, Measurement, Study, append, lines, one_subject
+from .rules import Measurement, Study, append, lines, one_subject
 
 SHORTEST, LONGEST = 12, 14
 """Tokens of a sentence with the start token and without its last sign: the shortest with ten sources beside its last
@@ -302,9 +303,9 @@ def _deleted(study: Study, name: str, gone: Sequence[Sequence[int]]) -> list[flo
 # -------------------------------------------------------------------------------------------------------------- running
 
 
-def run(measured_in: Path, scored_in: Path, count: int, workers: int) -> list[Measurement]:
+def run(measured_in: Path, scored_in: Path, count: int, workers: int, kept: Path | None = None) -> list[Measurement]:
     """Measure and score ``count`` sentences to choose by and as many to confirm. What the files (JSON lines) hold is
-    not done again.
+    not done again. kept: earlier measurements, compressed: measuring takes hours, scoring minutes.
     """
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
@@ -313,7 +314,8 @@ def run(measured_in: Path, scored_in: Path, count: int, workers: int) -> list[Me
 
     wanted = [*range(count), *range(CHOOSING, CHOOSING + count)]
     known: dict[int, list[Measured]] = {}
-    for line in lines(measured_in):
+    before = lzma.decompress(kept.read_bytes()).decode().splitlines() if kept is not None and kept.exists() else []
+    for line in [*before, *lines(measured_in)]:
         one = Measured.read(line)
         known.setdefault(one.prompt, []).append(one)
     records = [Measurement(**json.loads(line)) for line in lines(scored_in)]

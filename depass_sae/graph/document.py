@@ -125,6 +125,11 @@ class Agreement(_Part):
     effect: Number | None
 
 
+class Intervals(_Part):
+    weight: list[Number] | None
+    effect: list[Number] | None
+
+
 class Together(_Part):
     features: Count
     active: Count
@@ -141,8 +146,90 @@ class Verification(_Part):
     replacements: Count
     nodes: list[Tested]
     rank_correlation: Agreement
+    ranked: Count | None = None
+    rank_interval: Intervals | None = None
     sign_agreement: Agreement
     together: Together
+
+
+class Played(_Part):
+    """What is left of a circuit's target. first: whether the answer stays so, where that is asked."""
+
+    value: Number
+    share: Number
+    first: bool | None
+
+
+class Interval(_Part):
+    mean: Number
+    low: Number
+    high: Number
+
+
+class RandomSets(_Part):
+    draws: Count
+    kept: Interval
+    removed: Interval
+    loses_less: Share
+    overlap: Share
+
+
+class Sizes(_Part):
+    """How many features each order needs for the same sufficiency."""
+
+    circuit: Count
+    prefix: Count
+    effect: Count
+    contribution: Count
+
+
+class Stability(_Part):
+    seed: int
+    size: Count
+    jaccard: Share
+
+
+class ContrastPrompt(_Part):
+    prompt: Text
+    tokens: list[Text]
+    token_ids: list[Count]
+
+
+class CircuitSettings(_Part):
+    errors: Literal["keep", "hold", "zero"]
+    recompute: bool
+    newcomers: Literal["remove", "keep"]
+    others: Literal["zero", "contrast"]
+    contrast: ContrastPrompt | None
+    sufficient: Share
+    necessary: Share
+    unusual: Share
+    seconds: Amount
+    draws: Count
+    seed: int
+
+
+class Circuit(_Part):
+    size: Count
+    players: Count
+    measure: Text
+    target: Number
+    baseline: Number
+    answer: bool
+    kept: Played
+    removed: Played
+    all_features: Played
+    no_features: Played
+    all_without_errors: Played
+    sufficient: bool
+    necessary: bool
+    random: RandomSets
+    sizes: Sizes
+    minimal: bool
+    stopped: Literal["minimal", "time"]
+    seconds: Amount
+    stability: Stability | None
+    settings: CircuitSettings
 
 
 class GraphAttributes(_Part):
@@ -162,6 +249,7 @@ class GraphAttributes(_Part):
     scores: Scores
     groups: list[Group]
     verification: Verification | None = None
+    circuit: Circuit | None = None
 
 
 class _Node(_Part):
@@ -190,6 +278,9 @@ class FeatureNode(_Placed):
     pre_activation: Number
     constant: Number
     target: bool = False
+    effect: Number = 0.0  # in a circuit, as what follows: shares of the whole target
+    contribution: Number = 0.0
+    needed: Number = 0.0
 
 
 class ErrorNode(_Placed):

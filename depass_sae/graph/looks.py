@@ -48,10 +48,10 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
 def _row(g: nx.DiGraph, name: str) -> Row:
     node = g.nodes[name]
     token = Token(node["token"], node["pos"]) if "pos" in node else None
-    return Row((_named(g, name), token, node.get("activation"), node["influence"]), pos=node.get("pos"))
+    return Row((feature_cell(g, name), token, node.get("activation"), node["influence"]), pos=node.get("pos"))
 
 
-def _named(g: nx.DiGraph, name: str) -> Cell:
+def feature_cell(g: nx.DiGraph, name: str) -> Cell:
     """A feature with its meaning and its page; what else has a label with that."""
     node, written = g.nodes[name], name_of(g, name)
     if node["kind"] != "feature":
@@ -81,6 +81,19 @@ def _counts(g: nx.DiGraph) -> str:
 # ------------------------------------------------------------------------------------------------------- a verification
 
 
+def _ranked(found: Mapping[str, Any]) -> str:
+    """Of how many nodes; older graphs did not leave the target's own token out."""
+    if found.get("ranked") is None:
+        return f"{words.count(len(found['nodes']))} nodes"
+    return f"{words.count(found['ranked'])} nodes without the target's own token"
+
+
+def _between(found: Mapping[str, Any], key: str, by: str) -> str:
+    """The 95 % interval of a rank correlation, where it is known."""
+    known = (found.get("rank_interval") or {}).get(by) if key == "rank_correlation" else None
+    return "" if known is None else f" (95 %: {words.number(known[0], 2)} to {words.number(known[1], 2)})"
+
+
 def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
     """What taking nodes out really did, beside what the graph says."""
     found = g.graph["verification"]
@@ -89,13 +102,18 @@ def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, .
         Column("by effects", "signed"),
     )  # fmt: skip
     rows = tuple(
-        Row((_named(g, node["node"]), *(node[key] for key in ("observed", "weight", "effect"))))
+        Row((feature_cell(g, node["node"]), *(node[key] for key in ("observed", "weight", "effect"))))
         for node in found["nodes"][:top]
     )
     lines = [
-        f"{what} over {words.count(len(found['nodes']))} nodes: "
-        + ", ".join(f"{by}s {words.number(n, 2)}" for by, n in found[key].items() if n is not None)
-        for key, what in (("rank_correlation", "rank correlation"), ("sign_agreement", "same sign"))
+        f"{what} over {over}: "
+        + ", ".join(
+            f"{by}s {words.number(n, 2)}{_between(found, key, by)}" for by, n in found[key].items() if n is not None
+        )
+        for key, what, over in (
+            ("rank_correlation", "rank correlation", _ranked(found)),
+            ("sign_agreement", "same sign", f"{words.count(len(found['nodes']))} nodes"),
+        )
         if any(n is not None for n in found[key].values())
     ]
     together = found["together"]

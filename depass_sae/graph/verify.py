@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..attribution.agreement import Agreement
 from ..attribution.measure import check_seed
 from ..attribution.removal import Replacing
 from ..attribution.targets import FeatureTarget, LogitTarget, Target
@@ -91,6 +92,10 @@ def verify_graph(
     by_influence = sorted(g, key=lambda name: (-g.nodes[name]["influence"], name))
     targets = {target["node"] for target in g.graph["target"]}
     tested = [name for name in by_influence if g.nodes[name]["kind"] in TESTED and name not in targets][:max_nodes]
+    # A target's own token heads every ranking and says nothing of it.
+    own = {
+        n for n in tested if g.nodes[n]["kind"] == "token" and g.nodes[n]["pos"] in {g.nodes[t]["pos"] for t in targets}
+    }
     generator = torch.Generator().manual_seed(seed)
     nodes = []
     for number, name in enumerate(tested, start=1):
@@ -103,7 +108,7 @@ def verify_graph(
         "seed": seed,
         "replacements": REPLACEMENTS,
         "nodes": nodes,
-        **_agreement(nodes),
+        **_agreement([node for node in nodes if node["node"] not in own], nodes),
         "together": study.together(generator),
     }
     return verified
@@ -116,17 +121,16 @@ def check_verifying(max_nodes: int, seed: int) -> None:
     check_seed(seed)
 
 
-def _agreement(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Spearman's rank correlation and the share of equal signs; None where there is nothing to rank."""
-    from scipy.stats import spearmanr
-
-    found: dict[str, Any] = {"rank_correlation": {}, "sign_agreement": {}}
-    observed = [node["observed"] for node in nodes]
+def _agreement(ranked: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Spearman's rank correlation with its 95 % interval, None for fewer than ten nodes and where there is nothing to
+    rank; and the share of equal signs.
+    """
+    found: dict[str, Any] = {"ranked": len(ranked), "rank_correlation": {}, "rank_interval": {}, "sign_agreement": {}}
     for value in ("weight", "effect"):
-        said = [node[value] for node in nodes]
-        varies = len(set(said)) > 1 and len(set(observed)) > 1
-        found["rank_correlation"][value] = float(spearmanr(said, observed).statistic) if varies else None
-        same = [a * b > 0 for a, b in zip(said, observed, strict=True)]
+        agreement = Agreement.of([node[value] for node in ranked], [node["observed"] for node in ranked])
+        found["rank_correlation"][value] = None if agreement is None else agreement.rank
+        found["rank_interval"][value] = None if agreement is None else [agreement.low, agreement.high]
+        same = [node[value] * node["observed"] > 0 for node in nodes]
         found["sign_agreement"][value] = sum(same) / len(same) if same else None
     return found
 

@@ -34,6 +34,35 @@ def intervene(
     Raises UserError for an edit elsewhere: ln2_normalized, which no module shows as it is, and resid_mid of a parallel
     block, where nothing passes.
     """
+    with recording(adapter, dtype, patterns=False):
+        return _read(adapter, token_ids, edits, reads, dtype)
+
+
+def intervene_differentiably(
+    adapter: Adapter,
+    token_ids: Int[Tensor, "batch pos"],
+    edits: Mapping[Place, Edit],
+    reads: Collection[Place | None],
+    dtype: torch.dtype | None = None,
+) -> dict[Place | None, Float[Tensor, "batch d"]]:
+    """:func:`intervene`, with gradients with respect to what the edits are made of.
+
+    Raises UserError for a model whose weights take no part in differentiation.
+    """
+    if any(weight.is_inference() for weight in adapter.model.parameters()):
+        raise UserError("a model that was made in torch.inference_mode has no gradients; load it outside of that")
+    with recording(adapter, dtype, patterns=False), torch.enable_grad():
+        return _read(adapter, token_ids, edits, reads, dtype)
+
+
+def _read(
+    adapter: Adapter,
+    token_ids: Int[Tensor, "batch pos"],
+    edits: Mapping[Place, Edit],
+    reads: Collection[Place | None],
+    dtype: torch.dtype | None,
+) -> dict[Place | None, Float[Tensor, "batch d"]]:
+    """Of the model as it is being recorded."""
     found: dict[Place | None, Tensor] = {}
     compute = adapter.compute_dtype(dtype)
 
@@ -43,7 +72,7 @@ def intervene(
 
         return note
 
-    with recording(adapter, dtype, patterns=False), hooks() as handles:
+    with hooks() as handles:
         for place, edit in edits.items():
             _edit(adapter, Place(*place), edit, handles)
         for read in reads:  # after the edits, so that a place that is edited is read as edited

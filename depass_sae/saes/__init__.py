@@ -10,6 +10,7 @@ from .direction import (
     encoder_direction,
     encoder_directions,
     feature_index,
+    live_activations,
     live_pre_activation,
     pre_activations,
     threshold_gap,
@@ -23,6 +24,7 @@ from .encode import (
     feature_parts,
     fit,
     reconstructs,
+    written,
     written_by,
 )
 from .hook import hook_of
@@ -55,6 +57,7 @@ __all__ = [
     "feature_parts",
     "fit",
     "hook_of",
+    "live_activations",
     "live_pre_activation",
     "load_saes",
     "parse_hook",
@@ -63,5 +66,6 @@ __all__ = [
     "standing",
     "stands_for",
     "threshold_gap",
+    "written",
     "written_by",
 ]

@@ -198,6 +198,11 @@ def encoded(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> tuple[Float[Tensor, "po
 @torch.no_grad()
 def activations(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Float[Tensor, "pos d_sae"]:
     """The feature activations that sae-lens computes from `x`."""
+    return live_activations(sae, x)
+
+
+def live_activations(sae: "SAE", x: Float[Tensor, "pos d_in"]) -> Float[Tensor, "pos d_sae"]:
+    """The same, differentiable in `x` as far as sae-lens's encoder is."""
     return sae.encode(read(sae, _checked(sae, x)))
 
 

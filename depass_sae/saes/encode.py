@@ -174,10 +174,14 @@ def written_by(
     sae: "SAE", x: Float[Tensor, "pos d_in"], which: Bool[Tensor, "pos d_sae"]
 ) -> Float[Tensor, "pos d_out"]:
     """What these features write where the SAE reads `x`: the sum of their parts, zero where none of them fires."""
-    acts = activations(sae, x) * which
+    return written(sae, x, activations(sae, x) * which)
+
+
+def written(sae: "SAE", x: Float[Tensor, "pos d_in"], acts: Float[Tensor, "pos d_sae"]) -> Float[Tensor, "pos d_out"]:
+    """What features with these activations write where the SAE reads `x`; differentiable in both."""
     x = x.to(at_least_float32(x.dtype))
-    written = detached(acts / decoder_norm(sae, slice(None)), x.dtype) @ detached(sae.W_dec, x.dtype)
-    return run_time_scale(sae, read(sae, x)).out * written if reconstructs(sae) else written
+    parts = (acts / decoder_norm(sae, slice(None))).to(x.dtype) @ detached(sae.W_dec, x.dtype)
+    return run_time_scale(sae, read(sae, x)).out * parts if reconstructs(sae) else parts
 
 
 def reconstructs(sae: "SAE") -> bool:

@@ -222,11 +222,20 @@ def test_the_most_influential_nodes_are_taken_out_first_and_the_target_never() -
 
 def test_ranks_and_signs_are_compared_over_all_nodes() -> None:
     lm_ = lm()
-    found = lm_.verify(lm_.graph(PROMPT, "logit:5", max_nodes=40)).graph["verification"]
+    g = lm_.graph(PROMPT, "logit:5", max_nodes=120)
+    found = lm_.verify(g, max_nodes=120).graph["verification"]
+    at = {g.nodes[target["node"]]["pos"] for target in g.graph["target"]}
+    own = {name for name, node in g.nodes(data=True) if node["kind"] == "token" and node["pos"] in at}
+    ranked = [entry for entry in found["nodes"] if entry["node"] not in own]
+    assert len(ranked) == found["ranked"] == len(found["nodes"]) - 1
     for value in ("weight", "effect"):
         pairs = [(entry[value], entry["observed"]) for entry in found["nodes"]]
         said, seen = (pd.Series(column) for column in zip(*pairs, strict=True))
-        assert found["rank_correlation"][value] == pytest.approx(said.rank().corr(seen.rank()))
+        without = pd.Series([entry[value] for entry in ranked]), pd.Series([entry["observed"] for entry in ranked])
+        rank = found["rank_correlation"][value]
+        assert rank == pytest.approx(without[0].rank().corr(without[1].rank()))
+        low, high = found["rank_interval"][value]
+        assert low < rank < high
         assert found["sign_agreement"][value] == pytest.approx(((said > 0) == (seen > 0)).mean())
 
 

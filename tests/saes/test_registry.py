@@ -95,6 +95,7 @@ def test_every_sae_is_read_as_sae_lens_reads_it(monkeypatch: pytest.MonkeyPatch,
             theirs["apply_b_dec_to_input"],
             theirs["reshape_activations"] == "hook_z",
             bool(kwargs.get("center_writing_weights")),
+            sae.summed,  # of which sae-lens's configurations say nothing
         )
         assert hook_in(metadata, theirs["architecture"]) == sae.hook
 

@@ -175,10 +175,19 @@ def _graph(finding: Document, g: nx.DiGraph) -> Graph:
     return graph_block(g, f"Feature-flow graph to {finding['name']}", about["file"].removesuffix(".json"), caption)
 
 
+def _between(found: Document, of: str) -> str:
+    low, high = (words.number(end, 2) for end in found["rank_interval"][of])
+    return f" (95 %: {low} to {high})"
+
+
 def _verified(found: Document) -> Table:
     together, ranks = found["together"], found["rank_correlation"]
     features, active = (words.count(together[key]) for key in ("features", "active"))
-    by = ", ".join(f"{words.number(ranks[of], 2)} by {of}s" for of in ("weight", "effect") if ranks[of] is not None)
+    by = ", ".join(
+        f"{words.number(ranks[of], 2)}{_between(found, of)} by {of}s"
+        for of in ("weight", "effect")
+        if ranks[of] is not None
+    )
     return Table(
         "Against the model: the target when features are taken out",
         (Column("features"), Column("with these alone", "number", 2), Column("without them", "number", 2)),

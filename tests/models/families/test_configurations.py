@@ -96,7 +96,8 @@ def test_layers_that_are_unlike_are_read_each_as_it_is(shape: str, change: Calla
             assert lm.attribute_tokens(IDS, f"{place}/3@5", rule=rule).completeness_error < 1e-4
             parts = lm.decompose(IDS, layer=place.layer, read="attn_out", rule=rule)
             assert parts.completeness_error < 1e-4
-    g = lm.graph(IDS, "2.resid_post/3@5", heads=True, max_nodes=60)
+    stream = ["0.resid_post", "2.resid_post"]
+    g = lm.graph(IDS, "2.resid_post/3@5", layers=stream, heads=True, max_nodes=60)
     outputs = [
         next(m for name, m in layer.named_modules() if name.endswith(("out_proj", "o_proj", "attention.dense")))
         for layer in (model.gpt_neox if shape == "gpt_neox" else model.model).layers

@@ -1,0 +1,125 @@
+"""``circuit``: which features suffice."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+from . import options, talk
+
+
+def circuit(
+    *,
+    prompt: options.Prompt = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'. Default: the predicted token.",
+            show_default=False,
+        ),
+    ] = None,
+    out: options.GraphOuts = None,
+    format: options.Format = None,
+    feature: options.Feature = None,
+    logit: options.Logit = None,
+    logit_diff: options.LogitDiff = None,
+    pos: options.Pos = None,
+    ids: options.Ids = None,
+    contrast: Annotated[
+        str | None,
+        typer.Option(
+            "--contrast",
+            help="A prompt of the same length: removed features take its values instead of 0. With --ids, ids.",
+        ),
+    ] = None,
+    layer: options.Layers = None,
+    errors: Annotated[
+        str, typer.Option("--errors", help="What SAEs miss: keep what there is, hold what was, or zero.")
+    ] = "keep",
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Hold kept features at what they were, instead of computing them anew.")
+    ] = False,
+    newcomers: Annotated[
+        str, typer.Option("--newcomers", help="Features that become active when others go: remove or keep.")
+    ] = "remove",
+    seconds: Annotated[float, typer.Option("--seconds", help="The most that the search takes.")] = 60.0,
+    draws: Annotated[int, typer.Option("--draws", help="Random sets that it is held against.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Of the search and of the random sets.")] = 0,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Search from another seed, too: how much is the same.")
+    ] = False,
+    labels: options.Labels = None,
+    max_drawn: options.MaxDrawn = None,
+    how: options.HowOptions,
+    top: options.Top = 12,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """The smallest set of features that suffices for the target, as a graph, with its checks."""
+    asked = options.prompt_of(prompt, ids)
+    if contrast == "":
+        raise UserError("the prompt of --contrast is empty")
+    against = contrast if ids is None or contrast is None else options.prompt_of(None, contrast)
+    if sum(given is not None for given in (target, feature, logit, logit_diff)) > 1:
+        raise UserError("a circuit is of one target: name it by --target, --feature, --logit or --logit-diff")
+    logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
+    if as_json and format not in (None, "json") and not out:
+        raise UserError(f"--json prints one document and --format {format} another; give one of them")
+    from ..attribution.targets import WrittenTarget
+    from ..graph.build import GraphSettings
+    from ..graph.circuit import Search
+    from ..graph.circuit_looks import circuit_blocks
+    from ..graph.export import check_destination, check_text_format, graph_text, write_graph
+    from ..graph.feature_game import Removal
+    from ..graph.labels import graph_pages, with_labels
+    from ..graph.names import note_of
+    from ..labels.neuronpedia import labels_from
+
+    if (named := target if feature is None else feature) is not None:
+        WrittenTarget.of(named)
+    Removal(errors, not hold, newcomers).check()  # type: ignore[arg-type]
+    Search(seconds, draws, seed, stability).check()
+    keywords = how.keywords()
+    GraphSettings().check(how.allocation.rule)
+    for path in out or []:
+        check_destination(path, format)
+    if format is not None and not out:
+        check_text_format(format)
+    meanings, trouble = options.meanings_of(labels), None
+    with talk.working() as status:
+        lm = loading.load(status, None)
+        g = lm.circuit(
+            asked,
+            named,
+            **logits,
+            pos=at,
+            contrast=against,
+            layers=layer,
+            errors=errors,  # type: ignore[arg-type]
+            recompute=not hold,
+            newcomers=newcomers,  # type: ignore[arg-type]
+            seconds=seconds,
+            draws=draws,
+            seed=seed,
+            stability=stability,
+            progress=status.progress,
+            **keywords,
+        )
+        if meanings is not None:
+            status("putting labels on the features")
+            fetched = labels_from(meanings, graph_pages(g), loading.kept)
+            g, trouble = with_labels(g, fetched.labels), fetched.warning
+        for path in out or []:
+            status(f"writing {path}")
+            write_graph(g, path, format, max_drawn=max_drawn)
+    talk.say(note_of(g), trouble and f"warning: {trouble}")
+    as_document = as_json or (format is not None and not out)
+    if as_document:
+        talk.print_file(graph_text(g, "json" if format is None or out else format))
+    else:
+        talk.show(circuit_blocks(g, top))
+    talk.wrote(out or [], as_document)

@@ -1,0 +1,305 @@
+"""How small circuits are on SmolLM2, and what they are worth (``make circuits``): docs/circuits.md.
+
+Prompts of four kinds: sentences with an indirect object (ioi.py), for the name's logit; the same against a contrast
+prompt in which the giver's name is exchanged, for the difference of the two names' logits; facts that the model knows
+(facts.py); and the features of the three case studies. Of each prompt a circuit is searched for, and beside it stands
+how many features |effect| and |contribution| need for the same, and what random sets do.
+
+Single results are kept as JSON lines, so that a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..attribution.targets import make_target
+from ..errors import UserError
+from ..files import write_text
+from ..graph.circuit import Search, find_circuit
+from ..graph.feature_game import Asked, Removal
+from ..graph.task import find_task_circuit
+from ..loading import load_subject
+from ..models.prompt import encode
+from ..passes.settings import Settings
+from ..subject import Subject
+from .facts import FACTS
+from .ioi import Sentence, of_one_structure, sentences
+from .paper_cases import PAPER_CASES
+
+Record = dict[str, Any]
+"""What was found of one prompt, as JSON."""
+SECONDS = 30.0
+
+"""What a search may take, by default."""
+FEATURES = {"climate": "17/2601@7", "simplicity": "11/1393@8", "economics": "11/223@6"}
+"""Of the paper's prompts: the features of the case studies on SmolLM2."""
+OBJECTS, CONTRAST, FACT, STUDY = "indirect object", "indirect object, contrast", "fact", "case study"
+TASK, TASK_PROMPTS = "task", 16
+"""Circuits of a task, of so many sentences of one structure: number 0 is of logits, number 1 against contrasts."""
+RESAMPLED, LEVEL = 2000, 0.95
+"""Draws of prompts with replacement for a median's interval, and its level."""
+
+
+def exchanged(sentence: Sentence) -> str:
+    """The sentence with the giver's name, where it is said again, exchanged for the other: its answer is the giver."""
+    before, name, after = sentence.text.rpartition(sentence.subject)
+    assert name
+    return f"{before}{sentence.indirect_object}{after}"
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def asked(subject: Subject, kind: str, number: int) -> Asked | None:
+    """A prompt of a kind; None where the model does not say what is asked for."""
+    if kind in (OBJECTS, CONTRAST):
+        return _of_sentence(subject, sentences()[number], kind == CONTRAST)
+    if kind == FACT:
+        return _known(subject, FACTS[number].prompt, FACTS[number].answer)
+    name, feature = list(FEATURES.items())[number]
+    text = next(case.prompt for case in PAPER_CASES if case.name == name)
+    return Asked(encode(subject.loaded, subject.adapter, text), *make_target(subject, feature=feature))
+
+
+def _of_sentence(subject: Subject, sentence: Sentence, contrast: bool) -> Asked | None:
+    known = _known(subject, sentence.text, sentence.indirect_object)
+    if known is None or not contrast:
+        return known
+    target, _ = make_target(subject, logit_diff=(sentence.indirect_object, sentence.subject))
+    return replace(known, target=target, contrast=encode(subject.loaded, subject.adapter, exchanged(sentence)))
+
+
+def _known(subject: Subject, text: str, answer: str) -> Asked | None:
+    prompt = encode(subject.loaded, subject.adapter, text)
+    target, _ = make_target(subject, logit=answer)
+    return Asked(prompt, target) if _says(subject, prompt, answer) else None
+
+
+def _says(subject: Subject, prompt: Any, answer: str) -> bool:
+    found, _ = make_target(subject, logit=answer)
+    seen = subject.trace(prompt, None)
+    assert seen.logits is not None
+    return int(seen.logits[-1].argmax()) == getattr(found, "token", None)
+
+
+COUNTS: dict[str, int] = {
+    OBJECTS: len(sentences()), CONTRAST: len(sentences()), FACT: len(FACTS), STUDY: len(FEATURES), TASK: 2,
+}  # fmt: skip
+"""So many prompts there are of each kind."""
+
+
+def measured(subject: Subject, kind: str, number: int, how: Search) -> Record:
+    """What a circuit of one prompt is. ``asked`` is false where the model does not know the answer."""
+    subject = subject.asked()
+    if kind == TASK:
+        return measured_task(subject, number, how)
+    question = asked(subject, kind, number)
+    record: Record = {"kind": kind, "number": number, "asked": question is not None}
+    if question is None:
+        return record
+    record |= {"prompt": question.prompt.text, "target": question.target.name}
+    try:
+        found, _ = find_circuit(subject, question, None, Removal(), how, Settings.of())
+    except UserError as error:
+        return record | {"unsolved": str(error)}
+    return record | {key: value for key, value in found.figures.items() if key != "settings"}
+
+
+def measured_task(subject: Subject, number: int, how: Search, count: int = TASK_PROMPTS) -> Record:
+    """What one circuit for many prompts is. The search may take as long as one for each of them."""
+    found = [_of_sentence(subject, sentence, contrast=number == 1) for sentence in of_one_structure(count)]
+    questions = [question for question in found if question is not None]
+    search = replace(how, seconds=how.seconds * len(questions))
+    circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
+    needed = [feature["needed"] / feature["active"] for feature in circuit["features"] if feature["active"]]
+    features = {"always": sum(share == 1 for share in needed), "half": sum(share >= 0.5 for share in needed)}
+    return {"kind": TASK, "number": number, "asked": True, **circuit, "features": features}
+
+
+def run(out: Path, count: int, how: Search, workers: int) -> list[Record]:
+    """Measure at most ``count`` prompts of every kind; what ``out`` (JSON lines) holds is not measured again."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from rich.progress import Progress
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {(record["kind"], record["number"]) for record in records}
+    wanted = [(kind, number) for kind, most in COUNTS.items() for number in range(min(count, most))]
+    missing = [job for job in wanted if job not in known]
+    with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        bar = progress.add_task("looking for circuits", total=len(wanted), completed=len(wanted) - len(missing))
+        for done in as_completed([pool.submit(_work, *job, how) for job in missing]):
+            with out.open("a") as file:
+                file.write(json.dumps(done.result()) + "\n")
+            records.append(done.result())
+            progress.advance(bar)
+    return [record for record in records if (record["kind"], record["number"]) in set(wanted)]
+
+
+@cache
+def _subject() -> Subject:
+    """One model per worker process."""
+    import torch
+
+    torch.set_num_threads(1)
+    return load_subject("smollm2")
+
+
+def _work(kind: str, number: int, how: Search) -> Record:
+    return measured(_subject(), kind, number, how)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+HEAD = """# How small circuits are
+
+Made by `make circuits` on SmolLM2-135M and the SAEs shipped for it, with {seconds:g} s a prompt for the search. A
+*circuit* is a set of active features that is *sufficient*: with all other active features removed in the live model, in
+every layer that has an SAE, the answer stays first and 80 % of the target is left. SAE errors and constants stay,
+position 0 is left alone, kept features are what the edited model makes of them, and what becomes active where others
+are gone is removed.
+
+- *indirect object*: "... John gave a drink to" → " Mary". The target is the name's logit over the mean logit; removed
+  features are set to 0. *Contrast*: the giver's name is exchanged; the target is the difference of the two names'
+  logits, shares are of how far the prompts lie apart, and removed features take the other prompt's values.
+- *fact*: "The capital of France is" → " Paris", as the indirect object. *Case study*: a feature's activation.
+- *effect*, *contribution*: how many features it takes in these orders for the same. *Necessary*: without the circuit
+  half of the target is lost, and more than in 95 % of random sets with as many features at every layer and position.
+- *minimal*: on so many prompts nothing can be left out of the circuit; on the others the time was over.
+
+Medians over the prompts that the model answers as asked, with {level:.0%} intervals (prompts drawn again with
+replacement); where no circuit is found all active features count.
+"""
+
+
+def page(records: Sequence[Record], seconds: float) -> str:
+    """Markdown: sizes, what they keep, and what is lost without them, by kind."""
+    parts = [HEAD.format(seconds=seconds, level=LEVEL)]
+    tasks = sorted((record for record in records if record["kind"] == TASK), key=lambda record: record["number"])
+    used = [record for record in records if record["asked"] and record["kind"] != TASK]
+    kinds = [(kind, [r for r in used if r["kind"] == kind]) for kind in COUNTS]
+    kinds = [(kind, some) for kind, some in [*kinds, ("all", used)] if some]
+    parts.append(
+        "\n## How many features\n\n| | prompts | active | circuit | effect | contribution | circuit : effect | "
+        "minimal | seconds |\n|---|---|---|---|---|---|---|---|---|\n"
+    )
+    for kind, some in kinds:
+        sizes = [[_size(record, order) for record in some] for order in ("circuit", "effect", "contribution")]
+        ratios = [circuit / effect for circuit, effect in zip(*sizes[:2], strict=True) if effect]
+        cells = [
+            kind, str(len(some)), _median([_players(record) for record in some], 0),
+            *(_median(numbers, 0) for numbers in sizes), _median(ratios, 2),
+            f"{sum(record.get('minimal', False) for record in some)}",
+            _median([record["seconds"] for record in some if "seconds" in record], 0),
+        ]  # fmt: skip
+        parts.append(f"| {' | '.join(cells)} |\n")
+    parts.append(
+        "\n## What is left\n\nShares of the target: with the circuit alone, with as many random features alone, "
+        "without the circuit, without as many random features, with no features, and with all of them but no SAE "
+        "errors.\n\n"
+        "| | circuit | random | without circuit | without random | none | no errors | sufficient | necessary | same "
+        "from another seed |\n|---|---|---|---|---|---|---|---|---|---|\n"
+    )
+    for kind, some in kinds:
+        solved = [record for record in some if "kept" in record]
+        shares: list[Callable[[Record], float]] = [
+            lambda r: r["kept"]["share"], lambda r: r["random"]["kept"]["mean"], lambda r: r["removed"]["share"],
+            lambda r: r["random"]["removed"]["mean"], lambda r: r["no_features"]["share"],
+            lambda r: r["all_without_errors"]["share"],
+        ]  # fmt: skip
+        again = [record["stability"]["jaccard"] for record in solved if record["stability"]]
+        cells = [
+            kind, *(_median([share(record) for record in solved], 2) for share in shares),
+            _of(solved, "sufficient", len(some)), _of(solved, "necessary", len(some)), _median(again, 2),
+        ]  # fmt: skip
+        parts.append(f"| {' | '.join(cells)} |\n")
+    return "".join([*parts, *([_tasks(tasks)] if tasks else [])])
+
+
+TASKS = """
+## One circuit for many prompts
+
+Sentences of one structure that the model answers as asked, the circuit learned on every second of them and tested on
+the others; beside it as many features by their mean |effect|, and none. Shares of the targets (of no prompt more than
+all of it), and on how many prompts the answer stays first. *Needed*: how many of the features no prompt can spare, and
+how many not half of those on which they are active.
+
+| | prompts tested | active | features | circuit | by effect | none | needed by all | by half |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def _tasks(records: Sequence[Record]) -> str:
+    rows = []
+    for record in records:
+        left = [record[name] for name in ("tested", "by_effect", "none")]
+        cells = [
+            (OBJECTS, CONTRAST)[record["number"]], str(record["tested"]["prompts"]), f"{record['players']:,}",
+            f"{record['size']:,}", *(f"{one['share']:.2f}, {one['first']} first" for one in left),
+            str(record["features"]["always"]), str(record["features"]["half"]),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return TASKS + "".join(rows)
+
+
+def _players(record: Record) -> float:
+    return float(record.get("players", math.nan))
+
+
+def _size(record: Record, order: str) -> float:
+    """All active features where it is not solved."""
+    size = record.get("sizes", {}).get(order)
+    return _players(record) if size is None else float(size)
+
+
+def _of(solved: Sequence[Record], key: str, count: int) -> str:
+    return f"{sum(record[key] for record in solved)} of {count}"
+
+
+def _median(numbers: Sequence[float], digits: int) -> str:
+    """The median with its interval, by drawing the prompts again."""
+    numbers = [number for number in numbers if not math.isnan(number)]
+    if not numbers:
+        return ""
+    draw = random.Random(0)
+    medians = sorted(_resampled(numbers, draw))
+    low, high = (medians[round(q * (len(medians) - 1))] for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return f"{statistics.median(numbers):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def _resampled(numbers: Sequence[float], draw: random.Random) -> Iterator[float]:
+    for _ in range(RESAMPLED):
+        yield statistics.median(draw.choices(numbers, k=len(numbers)))
+
+
+def main() -> None:
+    """One to two minutes of one core per prompt; a stopped run goes on where it was."""
+    parser = argparse.ArgumentParser(description="Look for circuits on SmolLM2.")
+    parser.add_argument("--prompts", type=int, default=60, help="of every kind, at most; there are 24 sentences")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="that each search may take")
+    parser.add_argument(
+        "--stability", action=argparse.BooleanOptionalAction, default=True, help="from another seed, too"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where single results are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs/circuits.md"))
+    args = parser.parse_args()
+    records = run(args.work, args.prompts, Search(seconds=args.seconds, stability=args.stability), args.workers)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(args.out, page(records, args.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What the page about circuits says is what was measured, and what is measured is asked of a model that knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import depass_sae as ds
+from depass_sae.attribution.targets import LogitTarget
+from depass_sae.evaluation.circuits import (
+    CONTRAST,
+    COUNTS,
+    FACT,
+    OBJECTS,
+    STUDY,
+    TASK,
+    _median,
+    asked,
+    exchanged,
+    measured,
+    page,
+    run,
+)  # fmt: skip
+from depass_sae.evaluation.facts import FACTS
+from depass_sae.evaluation.ioi import of_one_structure, sentences
+from depass_sae.graph.circuit import Search
+
+
+@pytest.fixture(scope="module")
+def lm() -> ds.LM:
+    return ds.load("smollm2", layers=[28])
+
+
+@torch.no_grad()
+def first(lm: ds.LM, text: str) -> str:
+    found = lm.model(torch.tensor([lm.encode(text).token_ids])).logits[0, -1].argmax()
+    return str(lm.tokenizer.decode(found))  # type: ignore[union-attr]
+
+
+def test_the_model_knows_the_facts(lm: ds.LM) -> None:
+    assert [fact for fact in FACTS if first(lm, fact.prompt) != fact.answer] == []
+    assert len({fact.prompt for fact in FACTS}) == len(FACTS) >= 30
+
+
+def test_of_a_sentence_the_contrast_is_as_long_and_asks_for_the_other_name(lm: ds.LM) -> None:
+    for sentence in sentences():
+        other = exchanged(sentence)
+        assert other != sentence.text
+        assert len(lm.encode(other)) == len(lm.encode(sentence.text))
+        assert other.count(sentence.indirect_object) == sentence.text.count(sentence.indirect_object) + 1
+        assert other.count(sentence.subject) == sentence.text.count(sentence.subject) - 1
+
+
+def test_what_the_model_gets_wrong_is_not_asked(lm: ds.LM) -> None:
+    subject = lm._subject.asked()
+    for number in range(0, len(sentences()), 5):
+        sentence, found = sentences()[number], asked(subject, OBJECTS, number)
+        assert (found is not None) == (first(lm, sentence.text) == sentence.indirect_object)
+        against = asked(subject, CONTRAST, number)
+        if against is not None:
+            assert isinstance(against.target, LogitTarget)
+            assert against.target.against is not None
+            assert against.contrast is not None
+
+
+def test_of_one_prompt_everything_is_measured(lm: ds.LM) -> None:
+    found = measured(lm._subject, FACT, 0, Search(seconds=0.01))
+    json.dumps(found)
+    assert (found["kind"], found["prompt"]) == (FACT, FACTS[0].prompt)
+    assert found["sizes"]["circuit"] == found["size"] <= found["players"]
+    assert found["kept"]["share"] >= 0.8
+
+
+def record(kind: str, number: int, circuit: int | None, effect: int = 100, **more: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {"kind": kind, "number": number, "asked": True, "players": 1000}
+    if circuit is None:
+        return known | {"unsolved": "no"}
+    share = {"share": 0.85}
+    random = {"kept": {"mean": 0.31}, "removed": {"mean": 0.72}}
+    return known | {
+        "size": circuit, "sizes": {"circuit": circuit, "effect": effect, "contribution": 200}, "minimal": True,
+        "kept": share, "removed": {"share": 0.25}, "random": random, "no_features": {"share": 0.2},
+        "all_without_errors": {"share": 0.61}, "sufficient": True, "necessary": number % 2 == 0, "seconds": 9.0,
+        "stability": {"jaccard": 0.44}, **more,
+    }  # fmt: skip
+
+
+def row(text: str, kind: str, section: str) -> list[str]:
+    lines = text[text.index(section) :].splitlines()
+    return next([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith(f"| {kind} |"))
+
+
+def test_what_is_unsolved_counts_as_all_features_and_what_was_not_asked_not_at_all() -> None:
+    records = [record(FACT, 0, 20), record(FACT, 1, 40, effect=900), record(FACT, 2, None)]
+    text = page([*records, {"kind": FACT, "number": 3, "asked": False}], 30)
+    sizes, left = row(text, FACT, "## How many"), row(text, FACT, "## What is left")
+    assert sizes[1] == "3"
+    assert sizes[3].startswith("40 (20 to 1,000)")
+    assert sizes[4].startswith("900 (100 to 1,000)")
+    assert sizes[6].startswith("0.20 (0.04 to 1.00)")
+    assert left[1].startswith("0.85")
+    assert left[7:9] == ["2 of 3", "1 of 3"]
+    assert row(text, "all", "## How many")[1] == "3"
+    assert STUDY not in text[text.index("## How many") :]
+
+
+def test_a_task_has_a_row_of_its_own_and_is_in_no_median() -> None:
+    left = {"share": 0.81, "first": 3, "sufficient": 2, "prompts": 4}
+    task = {
+        "kind": TASK, "number": 1, "asked": True, "players": 5000, "size": 40, "tested": left,
+        "by_effect": left | {"share": 0.4, "first": 1}, "none": left | {"share": 0.1, "first": 0},
+        "features": {"always": 7, "half": 11},
+    }  # fmt: skip
+    text = page([record(FACT, 0, 20), task], 30)
+    assert row(text, "all", "## How many")[1] == "1"
+    expected = [CONTRAST, "4", "5,000", "40", "0.81, 3 first", "0.40, 1 first", "0.10, 0 first", "7", "11"]
+    assert row(text, CONTRAST, "## One circuit") == expected
+    assert "## One circuit" not in page([record(FACT, 0, 20)], 30)
+
+
+def test_sentences_of_one_structure_have_the_same_word_at_every_position(lm: ds.LM) -> None:
+    made = of_one_structure(40)
+    assert len({len(lm.encode(sentence.text)) for sentence in made}) == 1
+    givers = {len(lm.encode(sentence.text.rpartition(sentence.subject)[0])) for sentence in made}
+    assert len(givers) == 1
+
+
+def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
+    assert _median([5.0], 0) == "5 (5 to 5)"
+    assert _median([1.0] * 3 + [9.0] * 97, 0) == "9 (9 to 9)"
+    assert _median(list(map(float, range(101))), 0).startswith("50 (")
+
+
+def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "work" / "c.jsonl"
+    path.parent.mkdir()
+    records = [record(kind, 0, 20) for kind in COUNTS]  # of a task no other keys are looked at here
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*records, record(FACT, 5, 30)]))
+    before = path.read_text()
+    assert run(path, 1, Search(), 1) == records
+    assert path.read_text() == before
