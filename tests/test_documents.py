@@ -48,6 +48,7 @@ CHANGED: dict[str, str] = {
     "/*/c*/sources/firings/*/activation": "told where it is not the pre-activation",
     "/*/c*/firings/0/*": "told in words, without pointers",
     "*/rank_correlation": "of ten sources and more, the target's own left out",
+    "*/verification/rank_correlation/*": "of ten nodes and more, the target's own token left out",
     "/*/c*/flow/previous/total": "its parts stand on the page: the features named, and the others' sum",
 }
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
