@@ -115,7 +115,7 @@ def test_verify_writes_its_result_into_the_file(run, files, tmp_path) -> None:
     done = run("verify", str(path), "--sae", str(files.saes), "--max-nodes", "5", "--out", str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert done.status == 0
-    assert "rank correlation over 5 nodes" in done.out
+    assert "same sign over 5 nodes" in done.out
     assert done.out.splitlines()[-2:] == [f"wrote {path}", f"wrote {picture}"]
     verified = ds.read_graph(path).graph["verification"]
     assert len(verified["nodes"]) == 5
