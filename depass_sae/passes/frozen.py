@@ -87,6 +87,8 @@ class Frozen:
 
     def pattern(self, choices: Choices) -> Float[Tensor, "pos d_inner"] | None:
         """What the component ``pattern`` has of the inner value (None: nothing)."""
+        if choices.qk is None:
+            return None
         return self.mixer.pattern(self.norm(self.resid), self.record, choices)
 
     def out(self, inside: Inside, choices: Choices) -> Float[Tensor, "pos d_model"]:

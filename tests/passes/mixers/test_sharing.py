@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from depass_sae.errors import UserError
+from depass_sae.models.load import adapter_for
 from depass_sae.models.place import Place
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import EFFECT
@@ -358,16 +359,15 @@ def test_without_any_bias_vector_there_is_no_bias_and_pattern_all_the_same() -> 
     assert rows.present[:, PATTERN].all()
 
 
-def test_a_bias_of_queries_alone_goes_to_bias() -> None:
-    from depass_sae.models.load import adapter_for
-
-    model = fresh("llama", torch.float64)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") and "q_proj" not in name:
-            parameter.data.zero_()
+@pytest.mark.parametrize("name", ["q", "k", "v", "o"])
+def test_a_bias_in_one_place_alone_goes_to_bias(name: str) -> None:
+    model = fresh("mistral", torch.float64)  # which has none of its own
+    module = getattr(model.model.layers[1].self_attn, f"{name}_proj")
+    module.bias = torch.nn.Parameter(torch.linspace(-2, 2, module.out_features, dtype=torch.float64))
     seen, own = both(adapter_for(model))
     assert_carried(seen, own, start_of(seen), LOCAL)
     assert carried(seen, start_of(seen), [LAST], LOCAL)[LAST].dense()[:, BIAS].abs().max() > 1e-3
+    assert_swept(seen, own, LOCAL, (2,))
 
 
 @pytest.mark.parametrize("shape", DELTA)
