@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from . import options, talk
+from . import graph_files, options, talk
 
 
 def circuit(
@@ -67,17 +67,12 @@ def circuit(
     if sum(given is not None for given in (target, feature, logit, logit_diff)) > 1:
         raise UserError("a circuit is of one target: name it by --target, --feature, --logit or --logit-diff")
     logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
-    if as_json and format not in (None, "json") and not out:
-        raise UserError(f"--json prints one document and --format {format} another; give one of them")
+    graph_files.check_asked(out, format, as_json)
     from ..attribution.targets import WrittenTarget
     from ..graph.build import GraphSettings
     from ..graph.circuit import Search
     from ..graph.circuit_looks import circuit_blocks
-    from ..graph.export import check_destination, check_text_format, graph_text, write_graph
     from ..graph.feature_game import Removal
-    from ..graph.labels import graph_pages, with_labels
-    from ..graph.names import note_of
-    from ..labels.neuronpedia import labels_from
 
     if (named := target if feature is None else feature) is not None:
         WrittenTarget.of(named)
@@ -85,11 +80,8 @@ def circuit(
     Search(seconds, draws, seed, stability).check()
     keywords = how.keywords()
     GraphSettings().check(how.allocation.rule)
-    for path in out or []:
-        check_destination(path, format)
-    if format is not None and not out:
-        check_text_format(format)
-    meanings, trouble = options.meanings_of(labels), None
+    graph_files.check_files(out, format)
+    meanings = options.meanings_of(labels)
     with talk.working() as status:
         lm = loading.load(status, None)
         g = lm.circuit(
@@ -109,17 +101,6 @@ def circuit(
             progress=status.progress,
             **keywords,
         )
-        if meanings is not None:
-            status("putting labels on the features")
-            fetched = labels_from(meanings, graph_pages(g), loading.kept)
-            g, trouble = with_labels(g, fetched.labels), fetched.warning
-        for path in out or []:
-            status(f"writing {path}")
-            write_graph(g, path, format, max_drawn=max_drawn)
-    talk.say(note_of(g), trouble and f"warning: {trouble}")
-    as_document = as_json or (format is not None and not out)
-    if as_document:
-        talk.print_file(graph_text(g, "json" if format is None or out else format))
-    else:
-        talk.show(circuit_blocks(g, top))
-    talk.wrote(out or [], as_document)
+        g, trouble = graph_files.labelled(g, meanings, loading, status)
+        graph_files.write(g, out, format, max_drawn, status)
+    graph_files.show(g, circuit_blocks(g, top), out, format, as_json, trouble)

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
-from . import options, talk
+from . import graph_files, options, talk
 
 
 def graph(
@@ -41,17 +40,12 @@ def graph(
     asked = options.prompt_of(prompt, ids)
     targets = [*(target or []), *([] if feature is None else [feature])]
     logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
-    if as_json and format not in (None, "json") and not out:
-        raise UserError(f"--json prints one document and --format {format} another; give one of them")
+    graph_files.check_asked(out, format, as_json)
     from ..attribution.targets import WrittenTarget
     from ..graph.build import GraphSettings
-    from ..graph.export import check_destination, check_text_format, graph_text, write_graph
     from ..graph.group import group_automatically, with_groups
-    from ..graph.labels import graph_pages, with_labels
     from ..graph.looks import graph_blocks
-    from ..graph.names import note_of
     from ..graph.standing import layer_named
-    from ..labels.neuronpedia import labels_from
 
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
@@ -59,11 +53,8 @@ def graph(
     size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
     keywords = how.keywords()
-    for path in out or []:
-        check_destination(path, format)
-    if format is not None and not out:
-        check_text_format(format)
-    meanings, trouble = options.meanings_of(labels), None
+    graph_files.check_files(out, format)
+    meanings = options.meanings_of(labels)
     with talk.working() as status:
         lm = loading.load(status, None)
         g = lm.graph(
@@ -80,21 +71,10 @@ def graph(
             progress=status.progress,
             **keywords,
         )
-        if meanings is not None:
-            status("putting labels on the features")
-            fetched = labels_from(meanings, graph_pages(g), loading.kept)
-            g, trouble = with_labels(g, fetched.labels), fetched.warning
+        g, trouble = graph_files.labelled(g, meanings, loading, status)
         g = with_groups(g, group_automatically(g)) if group else g
-        for path in out or []:
-            status(f"writing {path}")
-            write_graph(g, path, format, max_drawn=max_drawn)
-    talk.say(note_of(g), trouble and f"warning: {trouble}")
-    as_document = as_json or (format is not None and not out)
-    if as_document:
-        talk.print_file(graph_text(g, "json" if format is None or out else format))
-    else:
-        talk.show(graph_blocks(g, top))
-    talk.wrote(out or [], as_document)
+        graph_files.write(g, out, format, max_drawn, status)
+    graph_files.show(g, graph_blocks(g, top), out, format, as_json, trouble)
 
 
 def verify(
