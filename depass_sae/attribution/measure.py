@@ -31,7 +31,7 @@ from ..passes.sinks import sinks
 from ..subject import Subject
 from .agreement import Agreement
 from .removal import TEXT, Removal, Without, check_removal, removal_by
-from .shapley import ENUMERATED, LEAST, Limits, Sampled, alone, shapley
+from .shapley import ENUMERATED, LEAST, Limits, Sampled, check_limits, each_once, played
 
 if TYPE_CHECKING:
     from .targets import Target
@@ -81,8 +81,7 @@ class Measure:
     replace_from: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.measure not in (None, "shapley", "replace"):
-            raise UserError(f"what is measured is shapley or replace, not {self.measure!r}")
+        check_limits(self.measure, self.measure_error, self.measure_seconds)
         check_seed(self.seed)
         if not 0 <= self.ablate <= MOST:
             raise UserError(
@@ -91,8 +90,6 @@ class Measure:
         if self.ablate and self.measure == "shapley":
             raise UserError("--ablate is how often --measure replace replaces; leave it out for shapley")
         for name, value in (("error", self.measure_error), ("seconds", self.measure_seconds)):
-            if not value > 0:  # NaN, too
-                raise UserError(f"--measure-{name} is greater than 0, not {value}")
             if value != getattr(Limits, name) and (not self.kind or self.ablate):
                 raise UserError(
                     f"--measure-{name} says when --measure is done; "
@@ -162,7 +159,7 @@ class Measuring:
         def tell(share: float) -> None:
             settings.tell(what, round(100 * share), 100)
 
-        found = shapley(game, limits, self.asked.seed, tell) if self.kind == "shapley" else alone(game, limits, tell)
+        found = played(self.kind, game, limits, self.asked.seed, tell)
         own = next((i for i, source in enumerate(sources) if pos in source.positions), None)
         return Measured(self.kind, self.asked, found, tuple(players), len(sources), own, whole)
 
@@ -199,16 +196,12 @@ class _Live:
         if not len(kept):
             return f
         for rows, texts in self.without((~kept).to(self.member) @ self.member > 0, draw):
-            different, which = torch.unique(texts, dim=0, return_inverse=True)
-            values = [
-                self.target.live(
-                    self.subject,
-                    read_batch(self.subject.adapter, some, self.target.place, self.subject.trace_dtype),
-                )
-                for some in different.split(self.room)
-            ]
-            f[rows] = torch.cat(values).double().cpu()[which]
+            f[rows] = each_once(texts, self.room, self._run)
         return f
+
+    def _run(self, texts: Int[Tensor, "some pos"]) -> Float[Tensor, "some"]:
+        read = read_batch(self.subject.adapter, texts, self.target.place, self.subject.trace_dtype)
+        return self.target.live(self.subject, read).double().cpu()
 
 
 @dataclass(frozen=True)

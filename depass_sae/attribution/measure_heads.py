@@ -26,7 +26,7 @@ from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..subject import Subject
 from .measure import BATCH_TOKENS, check_seed
-from .shapley import ENUMERATED, Limits, Sampled, alone, shapley
+from .shapley import ENUMERATED, Limits, Sampled, check_limits, each_once, played
 
 if TYPE_CHECKING:
     from .targets import Target
@@ -66,12 +66,8 @@ class HeadMeasure:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.measure not in (None, "shapley", "replace"):
-            raise UserError(f"what is measured is shapley or replace, not {self.measure!r}")
+        check_limits(self.measure, self.measure_error, self.measure_seconds)
         check_seed(self.seed)
-        for name, value in (("error", self.measure_error), ("seconds", self.measure_seconds)):
-            if not value > 0:  # NaN, too
-                raise UserError(f"--measure-{name} is greater than 0, not {value}")
         if self.measure_heads < 1:
             raise UserError(f"--measure-heads is how many heads are measured, 1 at least, not {self.measure_heads}")
         defaults = (Limits.error, Limits.seconds, PLAYERS, None)
@@ -159,8 +155,8 @@ def measure_heads(
     def tell(share: float) -> None:
         settings.tell("measuring heads", round(100 * share), 100)
 
-    found = shapley(game, limits, asked.seed, tell) if asked.measure == "shapley" else alone(game, limits, tell)
-    return MeasuredHeads(asked, found, players, whole)
+    assert asked.measure is not None
+    return MeasuredHeads(asked, played(asked.measure, game, limits, asked.seed, tell), players, whole)
 
 
 def _open(seen: Trace, prompt: Prompt, place: Place, n: int) -> list[bool]:
@@ -206,8 +202,7 @@ class _Heads:
         return max(1, BATCH_TOKENS // len(self.ids))
 
     def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
-        different, which = torch.unique(kept, dim=0, return_inverse=True)
-        return torch.cat([self._run(some) for some in different.split(self.room)])[which]
+        return each_once(kept, self.room, self._run)
 
     def _run(self, kept: Bool[Tensor, "row player"]) -> Float[Tensor, "row"]:
         edits = {Place(layer, "hook_z"): self._edit(layer, kept) for layer in self.means}

@@ -25,8 +25,10 @@ from itertools import count
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from ..errors import UserError
 
 ENUMERATED = 10
 """Up to so many players all coalitions are played."""
@@ -57,6 +59,23 @@ class Game(Protocol):
 
     def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """f of coalitions, in float64 on the host. draw: which of the draws each is played with."""
+
+
+def each_once(
+    rows: Shaped[Tensor, "row *"], room: int, run: Callable[[Tensor], Float[Tensor, "some *value"]]
+) -> Float[Tensor, "row *value"]:
+    """What ``run`` makes of rows, ``room`` of them at a time; those that are alike are run once."""
+    different, which = torch.unique(rows, dim=0, return_inverse=True)
+    return torch.cat([run(some) for some in different.split(room)])[which]
+
+
+def check_limits(measure: str | None, error: float, seconds: float) -> None:
+    """Raises UserError for a measure that there is not, and for limits that cannot be."""
+    if measure not in (None, "shapley", "replace"):
+        raise UserError(f"what is measured is shapley or replace, not {measure!r}")
+    for name, value in (("error", error), ("seconds", seconds)):
+        if not value > 0:  # NaN, too
+            raise UserError(f"--measure-{name} is greater than 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,11 @@ def enumerated(game: Game, together: int = 1) -> Iterator[Float[Tensor, "value"]
         f = game.play(kept.repeat(together, 1), draws).view(together, 2**n)
         f[:, -1] = game.whole
         yield from torch.cat([f @ weights.T, f[:, :1]], dim=1)
+
+
+def played(measure: str, game: Game, limits: Limits, seed: int, tell: Tell = lambda share: None) -> Sampled:
+    """By one of the two measures: ``shapley``, or ``replace``, each player alone."""
+    return shapley(game, limits, seed, tell) if measure == "shapley" else alone(game, limits, tell)
 
 
 def alone(game: Game, limits: Limits, tell: Tell = lambda share: None) -> Sampled:

@@ -27,7 +27,7 @@ from ..attribution.agreement import rank_correlation, twice
 from ..attribution.answer import Asked
 from ..attribution.removal import Replacing, Without
 from ..attribution.reservoir import held_out
-from ..attribution.shapley import Limits, alone, shapley
+from ..attribution.shapley import Limits, alone, each_once, shapley
 from ..attribution.targets import CentredLogit, FeatureTarget, Target
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..models.place import Place
@@ -134,15 +134,14 @@ class _Runs:
             gone = torch.zeros(len(kept), len(self.study.prompt), dtype=torch.bool)
             gone[:, self.positions] = ~kept
             ((_, texts),) = self.without(gone, draw)
-            different, which = torch.unique(texts, dim=0, return_inverse=True)
-            found = [self._run(some) for some in different.split(max(1, ROOM // texts.shape[1]))]
-            self.known[key] = {name: torch.cat([one[name] for one in found])[which] for name in self.study.targets}
+            found = each_once(texts, max(1, ROOM // texts.shape[1]), self._run)
+            self.known[key] = dict(zip(self.study.targets, found.T, strict=True))
         return self.known[key]
 
-    def _run(self, texts: Int[Tensor, "row pos"]) -> dict[str, Float[Tensor, "row"]]:
+    def _run(self, texts: Int[Tensor, "row pos"]) -> Float[Tensor, "row target"]:
         places = {name: target.place for name, (target, _) in self.study.targets.items()}
         read = intervene(self.study.subject.adapter, texts, {}, set(places.values()))
-        return {name: self.study.value(name, read[place]).double() for name, place in places.items()}
+        return torch.stack([self.study.value(name, read[place]).double() for name, place in places.items()], dim=1)
 
 
 @dataclass(frozen=True)
@@ -294,10 +293,12 @@ def scored(study: Study, number: int, measured: Sequence[Measured]) -> Iterator[
 def _deleted(study: Study, name: str, gone: Sequence[Sequence[int]]) -> list[float]:
     """The share of the target that is lost when equally many tokens are taken out of the text, for each choice."""
     texts = torch.tensor([[t for i, t in enumerate(study.prompt.token_ids) if i not in chosen] for chosen in gone])
-    different, which = torch.unique(texts, dim=0, return_inverse=True)
     target, value = study.targets[name]
-    now = study.value(name, read_batch(study.subject.adapter, different, target.place))[which]
-    return ((value - now) / abs(value)).tolist()
+
+    def run(some: Int[Tensor, "row pos"]) -> Float[Tensor, "row"]:
+        return study.value(name, read_batch(study.subject.adapter, some, target.place))
+
+    return ((value - each_once(texts, len(texts), run)) / abs(value)).tolist()
 
 
 # -------------------------------------------------------------------------------------------------------------- running
