@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +89,9 @@ def _ranked(found: Mapping[str, Any]) -> str:
     return f"{words.count(found['ranked'])} nodes without the target's own token"
 
 
-def _between(found: Mapping[str, Any], key: str, by: str) -> str:
-    """The 95 % interval of a rank correlation, where it is known."""
-    known = (found.get("rank_interval") or {}).get(by) if key == "rank_correlation" else None
+def between(found: Mapping[str, Any], by: str) -> str:
+    """The 95 % interval of a verification's rank correlation, where it is known: older graphs have none."""
+    known = (found.get("rank_interval") or {}).get(by)
     return "" if known is None else f" (95 %: {words.number(known[0], 2)} to {words.number(known[1], 2)})"
 
 
@@ -108,7 +109,9 @@ def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, .
     lines = [
         f"{what} over {over}: "
         + ", ".join(
-            f"{by}s {words.number(n, 2)}{_between(found, key, by)}" for by, n in found[key].items() if n is not None
+            f"{by}s {words.number(n, 2)}{between(found, by) if key == 'rank_correlation' else ''}"
+            for by, n in found[key].items()
+            if n is not None
         )
         for key, what, over in (
             ("rank_correlation", "rank correlation", _ranked(found)),

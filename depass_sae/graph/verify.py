@@ -93,9 +93,8 @@ def verify_graph(
     targets = {target["node"] for target in g.graph["target"]}
     tested = [name for name in by_influence if g.nodes[name]["kind"] in TESTED and name not in targets][:max_nodes]
     # A target's own token heads every ranking and says nothing of it.
-    own = {
-        n for n in tested if g.nodes[n]["kind"] == "token" and g.nodes[n]["pos"] in {g.nodes[t]["pos"] for t in targets}
-    }
+    at = {g.nodes[name]["pos"] for name in targets}
+    own = {name for name in tested if g.nodes[name]["kind"] == "token" and g.nodes[name]["pos"] in at}
     generator = torch.Generator().manual_seed(seed)
     nodes = []
     for number, name in enumerate(tested, start=1):

@@ -18,7 +18,7 @@ from ...attribution.looks import (
     token_rows,
     token_table,
 )
-from ...graph.looks import graph_block
+from ...graph.looks import between, graph_block
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
 from ...view.pointer import At
@@ -175,16 +175,11 @@ def _graph(finding: Document, g: nx.DiGraph) -> Graph:
     return graph_block(g, f"Feature-flow graph to {finding['name']}", about["file"].removesuffix(".json"), caption)
 
 
-def _between(found: Document, of: str) -> str:
-    low, high = (words.number(end, 2) for end in found["rank_interval"][of])
-    return f" (95 %: {low} to {high})"
-
-
 def _verified(found: Document) -> Table:
     together, ranks = found["together"], found["rank_correlation"]
     features, active = (words.count(together[key]) for key in ("features", "active"))
     by = ", ".join(
-        f"{words.number(ranks[of], 2)}{_between(found, of)} by {of}s"
+        f"{words.number(ranks[of], 2)}{between(found, of)} by {of}s"
         for of in ("weight", "effect")
         if ranks[of] is not None
     )
