@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..labels.neuronpedia import feature_page
 from ..view import words
 from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
+from ..view.pointer import At
 from .names import name_of, page_id
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _ranked(found: Mapping[str, Any]) -> str:
     return f"{words.count(found['ranked'])} nodes without the target's own token"
 
 
-def between(found: Mapping[str, Any], by: str) -> str:
+def between(found: Mapping[str, Any] | At, by: str) -> str:
     """The 95 % interval of a verification's rank correlation, where it is known: older graphs have none."""
     known = (found.get("rank_interval") or {}).get(by)
     return "" if known is None else f" (95 %: {words.number(known[0], 2)} to {words.number(known[1], 2)})"
