@@ -41,3 +41,9 @@ def test_the_reliability_of_two_halves_is_that_of_two_whole_measurements() -> No
     half = float(spearmanr(*halves).statistic)
     assert Agreement.of(said, said, halves).reliability == pytest.approx(2 * half / (1 + half))
     assert twice(-0.3) == -0.3
+
+
+def test_the_interval_is_bonett_and_wrights() -> None:
+    width = 1.96 * math.sqrt((1 + 0.5**2 / 2) / (12 - 3))
+    z = 0.5 * math.log((1 + 0.5) / (1 - 0.5))
+    assert interval(0.5, 12) == pytest.approx((math.tanh(z - width), math.tanh(z + width)))
