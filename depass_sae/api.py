@@ -36,6 +36,7 @@ from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
 from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import verify_graph
+from .graph.ways import Grow
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
 from .models.place import Place
@@ -553,6 +554,7 @@ class LM:
         pos: Pos | None = None,
         layers: Sequence[int | str] | None = None,
         max_nodes: int = GraphSettings.max_nodes,
+        grow: Grow = GraphSettings.grow,
         node_threshold: float | None = GraphSettings.node_threshold,
         edge_threshold: float | None = GraphSettings.edge_threshold,
         errors: Errors = GraphSettings.errors,
@@ -565,10 +567,12 @@ class LM:
         predicted tokens. logit, logit_diff: one more, by a token's text or id. pos: of those that name no position
         (default: where a feature is strongest; a logit's is the last). layers: of the SAEs and transcoders that it
         stands on, a layer or one's hook such as ``"17.mlp_out"`` (default: all that can be). max_nodes: it is grown
-        from the target by influence until it has so many. node_threshold, edge_threshold: then keep the fewest that
-        have this share of the influence. errors: "roots", or "through" to follow errors on the residual stream
-        upstream. heads: also through which heads. At every feature and logit Σ incoming weights + constant =
-        pre-activation.
+        from the target until it has so many. grow: by what flows ("weight"), by first-order effects and by where heads
+        looked ("effect"), or by whichever says most ("both"); unless by what flows alone, edges have ``query`` and
+        ``key``, what their source did as part of heads' queries and keys, which is in no sum. node_threshold,
+        edge_threshold: then keep the fewest that have this share of the influence. errors: "roots", or "through" to
+        follow errors on the residual stream upstream. heads: also through which heads. At every feature and logit
+        Σ incoming weights + constant = pre-activation.
         """
         given = [] if target is None else [target] if isinstance(target, str) else list(target)
         targets = [parse_target(self._subject, text) for text in given]
@@ -581,7 +585,7 @@ class LM:
             self.encode(prompt),
             [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
-            size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads),
+            size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow),
             settings=Settings.of(**how),
         )
 

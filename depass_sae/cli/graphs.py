@@ -24,6 +24,7 @@ def graph(
     ids: options.Ids = None,
     layer: options.GraphLayers = None,
     max_nodes: options.MaxNodes = 200,
+    grow: options.GrowBy = "both",
     node_threshold: options.Threshold = None,
     edge_threshold: options.EdgeThreshold = 0.98,
     errors: options.ErrorsOption = "roots",
@@ -50,7 +51,7 @@ def graph(
     for text in targets:  # before the work, not after it
         WrittenTarget.of(text)
     layers = None if layer is None else [layer_named(text) for text in layer]
-    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads)  # type: ignore[arg-type]
+    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
     keywords = how.keywords()
     graph_files.check_files(out, format)
@@ -64,6 +65,7 @@ def graph(
             pos=at,
             layers=layers,
             max_nodes=max_nodes,
+            grow=grow,  # type: ignore[arg-type]
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,
             errors=errors,  # type: ignore[arg-type]

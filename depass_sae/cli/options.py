@@ -257,6 +257,10 @@ MaxDrawn = Annotated[
 ]
 Threshold = Annotated[float | None, typer.Option("--node-threshold", help="Keep this share of the nodes' influence.")]
 EdgeThreshold = Annotated[float, typer.Option("--edge-threshold", help="Keep this share of the edges' influence.")]
+GrowBy = Annotated[
+    str,
+    typer.Option("--grow", help="By what nodes join: weight (what flows), effect (and where heads looked), or both."),
+]
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
 WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
 Labels = Annotated[

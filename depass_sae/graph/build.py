@@ -6,7 +6,8 @@ model computed there, and a node is fed by the cuts from which something reaches
     Σ incoming weights + constant = pre-activation          at every feature and logit, before and after pruning
 
 The graph is grown backwards from its targets (grow.py), never built whole. Every edge has a ``weight``, its
-contribution under the rule, and an ``effect``, its first-order effect in the unfrozen network, which sums to nothing.
+contribution under the rule, and an ``effect``, its first-order effect in the unfrozen network, which sums to nothing;
+and ``query`` and ``key``, what its source does to its target by where heads looked, which is no part of the sum either.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -36,11 +37,12 @@ from ..texts import together
 from .cuts import Cut, Standing, standing_on
 from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, Goal, Grown, Growth, Others, grow
-from .influence import influence, scores
+from .influence import influence, reach, scores
 from .names import node_id
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
 from .standing import Layers, graph_hooks
+from .ways import LOOKED, Grow
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -58,8 +60,10 @@ TOP_LOGITS, LOGIT_PROBABILITY = 10, 0.95
 class GraphSettings:
     """How large a graph becomes, and what it shows.
 
-    max_nodes: of all kinds. node_threshold, edge_threshold: see :func:`.prune`. errors: "roots", or "through" to follow
-    SAE errors further upstream, along the target's gradient. heads: a second view of the inflow, by attention head.
+    max_nodes: of all kinds. grow: by what nodes join: by what flows ("weight"), by its effect and by where heads looked
+    ("effect"), or by whichever says most ("both"; ways.py); edges have ``query`` and ``key`` where these count.
+    node_threshold, edge_threshold: see :func:`.prune`. errors: "roots", or "through" to follow SAE errors further
+    upstream, along the target's gradient. heads: a second view of the inflow, by attention head.
     """
 
     max_nodes: int = 200
@@ -67,10 +71,13 @@ class GraphSettings:
     edge_threshold: float | None = 0.98
     errors: Errors = "roots"
     heads: bool = False
+    grow: Grow = "both"
 
     def check(self, rule: str) -> None:
         if (why := no_graph_by(rule)) is not None:
             raise UserError(why)
+        if self.grow not in get_args(Grow):
+            raise UserError(f"a graph grows by {' or '.join(get_args(Grow))}, not {self.grow!r}")
         if self.errors not in ("roots", "through"):
             raise UserError(f'errors are "roots" or followed "through", not {self.errors!r}')
         if rule not in CONTRIBUTION and (self.errors == "through" or self.heads):
@@ -122,7 +129,7 @@ def build_graph(
     if room < len(wanted):
         raise UserError(f"max_nodes {size.max_nodes} is too few here: it takes {shared + len(wanted) + 1} at least")
     through = size.errors == "through"
-    growth = grow(seen, standing, wanted, room, errors_through=through, settings=settings)
+    growth = grow(seen, standing, wanted, room, by=size.grow, errors_through=through, settings=settings)
     worst = max(growth.expanded, key=lambda node: node.completeness_error)
     layer, hook = worst.read.place
     first = next(iter(hooks))
@@ -139,6 +146,9 @@ def build_graph(
         g.graph["note"] = note
     for name, value in influence(g).nodes.items():
         g.nodes[name]["influence"] = value
+    if size.grow != "weight":
+        for name, value in reach(g).nodes.items():
+            g.nodes[name]["reach"] = value
     g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
     if size.node_threshold is None and size.edge_threshold is None:
         return g
@@ -317,9 +327,8 @@ def _connect(
         rest = {number: _shared(kind, levels.places[cut]) for number, kind in _for_many(starts[cut + 1])}
         others = Others() if cut not in node.others else node.others[cut]
         weight, effect, magnitude = [others.weight], [others.effect], [others.magnitude]
-        for number, w, e in zip(
-            numbers[own].tolist(), node.weights[own].tolist(), node.effects[own].tolist(), strict=True
-        ):
+        columns = (node.numbers[way][own].tolist() for way in node.numbers)
+        for number, w, e, *looked in zip(numbers[own].tolist(), *columns, strict=True):
             if number in rest:
                 name = node_id(rest[number])
                 if name not in g:
@@ -331,7 +340,7 @@ def _connect(
                 effect.append(e)
                 magnitude.append(abs(w))
                 continue
-            g.add_edge(name, target, kind="flow", weight=w, effect=e)
+            g.add_edge(name, target, kind="flow", weight=w, effect=e, **dict(zip(LOOKED, looked, strict=False)))
         if any(magnitude):
             remainder = _shared("remainder", levels.places[cut])
             g.add_node(node_id(remainder), **remainder)

@@ -25,6 +25,7 @@ from ..files import DEEPEST, TOO_DEEP
 from ..models.place import HOOKS
 from ..texts import quoted
 from .names import level_of, level_text, node_id
+from .ways import LOOKED, Grow
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -87,6 +88,7 @@ class Settings(_Part):
     edge_threshold: Number | None
     errors: Literal["roots", "through"]
     heads: bool
+    grow: Grow = "weight"  # of before there were other ways
 
 
 class Shares(_Part):
@@ -253,12 +255,13 @@ class GraphAttributes(_Part):
 
 
 class _Node(_Part):
-    """hook: of its dictionary, only where its layer has several."""
+    """hook: of its dictionary, only where its layer has several. reach: by all ways that the graph was grown by."""
 
     id: Text
     layer: Annotated[int, Field(ge=-1, lt=2**31)]
     hook: Hook = "resid_post"
     influence: Amount
+    reach: Amount = 0.0
     label: Text
 
 
@@ -320,7 +323,11 @@ class _Edge(_Part):
 
 
 class FlowEdge(_Edge):
-    kind: Literal["flow", "head"]
+    """query, key: what the source does by where heads looked; an edge of such a kind has no weight in the sum."""
+
+    kind: Literal["flow", "head", "query", "key"]
+    query: Number = 0.0
+    key: Number = 0.0
 
 
 class RemainderEdge(_Edge):
@@ -520,7 +527,8 @@ def _first_mistake(error: ValidationError, document: dict[str, Any]) -> str:
     elif mistake["type"].startswith("union_tag"):
         found = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
         kinds = "token, feature, error, constant, bias, remainder, logit or head"
-        message = f"kind should be {kinds if path[0] == 'nodes' else 'flow, remainder or head'}, and is {quoted(found)}"
+        kinds = kinds if path[0] == "nodes" else "flow, remainder, head, query or key"
+        message = f"kind should be {kinds}, and is {quoted(found)}"
     elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "should be an object"
     elif isinstance(mistake["input"], str | int | float | None):
@@ -630,8 +638,9 @@ def _order(node: Mapping[str, Any], levels: Levels) -> tuple[int, int]:
 
 def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str, levels: Levels) -> None:
     below, above = g.nodes[source], g.nodes[target]
+    single = not {"head", "remainder"} & {below["kind"], above["kind"]}
     fits = {
-        "flow": not {"head", "remainder"} & {below["kind"], above["kind"]},
+        **dict.fromkeys(("flow", *LOOKED), single),
         "remainder": below["kind"] == "remainder",
         "head": "head" in (below["kind"], above["kind"]),
     }

@@ -1,5 +1,8 @@
 """Edges: what every source contributes to readings, through no other cut, and its first-order effect on them.
 
+Beside these stands what a source has done by where heads looked, as part of their queries or of their keys: no part of
+what sums to a reading (:mod:`..passes.looking`).
+
 Rules under which the frozen pass is affine (``half``, ``linear``) go backwards, many readings in one sweep; effects
 always do, with everything live. A sweep hands its gradient out at every cut beside the stream that it meets, and ends
 at the whole cut below. The other rules carry a whole cut's sources forward to the next once, all of them together, and
@@ -18,6 +21,7 @@ from torch import Tensor
 from ..models.place import Place
 from ..passes.backward import Cuts, Seeds, Step, steps
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
+from ..passes.looking import WAYS, Looking
 from ..passes.many import Aim, Batch, in_batches
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
@@ -35,30 +39,44 @@ class Inflow:
 
     head_weights, head_effects: the same contributions by the attention head that they came through last, for the
     heads (layer, head) above the whole cut that are passed; a second view, not more inflow.
+    queries, keys: what sources do to readings as part of heads' queries and of their keys; empty where not asked for.
     """
 
     weights: Sources = field(repr=False)
     effects: Sources = field(repr=False)
+    queries: Sources = field(repr=False)
+    keys: Sources = field(repr=False)
     heads: list[tuple[int, int]]
     head_weights: Float[Tensor, "read head"] = field(repr=False)
     head_effects: Float[Tensor, "read head"] = field(repr=False)
 
 
 def inflow(
-    seen: Trace, standing: Standing, low: int, reads: Reads, settings: Settings, carried: Rows | None = None
+    seen: Trace,
+    standing: Standing,
+    low: int,
+    reads: Reads,
+    settings: Settings,
+    carried: Rows | None = None,
+    looking: Looking | None = None,
 ) -> Inflow:
     """Every source's contribution to every reading, and its effect. low: the whole cut below the readings; swept, they
     may lie anywhere behind it.
 
-    carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept.
+    carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept. looking: to find
+    what goes through queries and keys, too; for swept rules.
     """
-    effects, heads, head_effects = _swept(seen, standing, low, replace(reads, w=reads.slope), EFFECT, settings)
+    (effects,), heads, head_effects = _swept(seen, standing, low, replace(reads, w=reads.slope), EFFECT, settings)
+    queries: Sources = {}
+    keys: Sources = {}
     if carried is None:
-        weights, _, head_weights = _swept(seen, standing, low, reads, CONTRIBUTION[settings.rule], settings)
+        choices = CONTRIBUTION[settings.rule]
+        (weights, *looked), _, head_weights = _swept(seen, standing, low, reads, choices, settings, looking)
+        queries, keys = looked or (queries, keys)
     else:
         weights = {low: _read(carried, standing.cuts[low], reads)}
         head_weights = torch.full_like(head_effects, torch.nan)
-    return Inflow(weights, effects, heads, head_weights, head_effects)
+    return Inflow(weights, effects, queries, keys, heads, head_weights, head_effects)
 
 
 def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:
@@ -89,11 +107,19 @@ def pulled_back(
 
 
 def _swept(
-    seen: Trace, standing: Standing, low: int, reads: Reads, choices: Choices, settings: Settings
-) -> tuple[Sources, list[tuple[int, int]], Tensor]:
-    """[read, source] of every cut that is met, and the same by head."""
-    cut = standing.cuts[low]
-    values: Sources = {low: seen.resid_post.new_zeros(len(reads), cut.n_sources)}
+    seen: Trace,
+    standing: Standing,
+    low: int,
+    reads: Reads,
+    choices: Choices,
+    settings: Settings,
+    looking: Looking | None = None,
+) -> tuple[list[Sources], list[tuple[int, int]], Tensor]:
+    """[read, source] of every cut that is met, as heads move and, looking, by their queries and keys; and the first of
+    these by head.
+    """
+    cut, ways = standing.cuts[low], 1 if looking is None else WAYS
+    values: Sources = {low: seen.resid_post.new_zeros(ways, len(reads), cut.n_sources)}
     by_head: dict[int, Tensor] = {}
 
     def back(batch: Batch) -> None:
@@ -103,8 +129,8 @@ def _swept(
             more = standing.cuts[number].handed(gradient, place)
             handed[number] = handed[number] + more if number in handed else more
 
-        heads = {}
-        for gradient, step in _descend(batch.trace, cut.place, batch.seeds(), choices, standing.meeting(hand)):
+        heads, seeds = {}, batch.seeds() if looking is None else looking.seeds(batch.seeds())
+        for gradient, step in _descend(batch.trace, cut.place, seeds, choices, standing.meeting(hand), looking):
             if step is not None and step.level is not None and step.level.looks_back:
                 heads[step.level.layer] = step.level.units()
             bias = gradient.new_zeros(gradient.shape[:2]) if step is None else step.bias_before
@@ -112,24 +138,26 @@ def _swept(
         handed[low][:, -1] = bias.sum(1)
         for found, rows in ((values, handed), (by_head, heads)):
             for number, row in rows.items():
-                found.setdefault(number, row.new_zeros(len(reads), row.shape[1]))[batch.which] = row
+                each = row.unflatten(0, (ways, -1))
+                found.setdefault(number, row.new_zeros(ways, len(reads), row.shape[1]))[:, batch.which] = each
 
     aims = [Aim(reads.place, w, pos) for w, pos in zip(reads.w, reads.pos.tolist(), strict=True)]
-    in_batches([seen], aims, settings.budget, back)
+    in_batches([seen], aims, settings.budget, back, rows=ways)
     rows = sorted(by_head.items())
-    heads = [(layer, head) for layer, row in rows for head in range(row.shape[1])]
-    return values, heads, torch.cat([values[low].new_zeros(len(reads), 0), *(row for _, row in rows)], dim=1)
+    heads = [(layer, head) for layer, row in rows for head in range(row.shape[2])]
+    each_head = torch.cat([values[low].new_zeros(len(reads), 0), *(row[0] for _, row in rows)], dim=1)
+    return [{number: row[way] for number, row in values.items()} for way in range(ways)], heads, each_head
 
 
 def _descend(
-    seen: Trace, low: Place, seeds: Seeds, choices: Choices, cuts: Cuts
+    seen: Trace, low: Place, seeds: Seeds, choices: Choices, cuts: Cuts, looking: Looking | None = None
 ) -> Iterator[tuple[Tensor, Step | None]]:
     """From what is read down to a place of the stream: the gradient before each sublayer, at last the one there.
 
     None for a step where all is read at the place itself.
     """
     if any(low.depth < place.behind for place in seeds):
-        for step in steps(seen, seeds, choices, cuts, down_to=low.depth):
+        for step in steps(seen, seeds, choices, cuts, down_to=low.depth, looking=looking):
             yield step.before, step
     else:
         yield sum(seeds.values()), None  # type: ignore[misc]

@@ -1,12 +1,13 @@
 """Growing a graph backwards from its target, the most influential nodes first.
 
 1. The targets are expanded: what every source of the cuts that feed them contributes to them.
-2. Each source's influence is what flows through it to the targets (influence.py), as far as the graph is known.
-3. The most influential sources join the graph; features among them are expanded in turn, many in one sweep.
+2. Each source's reach is what of the targets depends on it, along all paths and by whichever way says most on each
+   step (ways.py): as it flows, by its effect, by queries and keys; as far as the graph is known.
+3. The sources of the farthest reach join the graph; features among them are expanded in turn, many in one sweep.
 4. Until there are as many nodes as asked for.
 
-Influence only grows as more is expanded, so that nothing which was taken would have been left out. What a node's inflow
-has besides the nodes that joined is summed, never dropped.
+Reach only grows as more is expanded, so that nothing which was taken would have been left out. What a node's inflow has
+besides the nodes that joined is summed, never dropped.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ import torch
 from jaxtyping import Float, Int
 
 from ..models.place import Place
+from ..passes.looking import Looking
 from ..passes.record import Trace
 from ..passes.rows import Rows
 from ..passes.settings import Settings
 from .cuts import Standing
 from .flow import Sources, carry, inflow, pulled_back
 from .reads import Reads, error_reads, feature_reads
+from .ways import Grow, looks, shares
 
 AT_ONCE = 48
-"""How many nodes join between two looks at everybody's influence."""
+"""How many nodes join between two looks at everybody's reach."""
 KEPT_SOURCES = 20_000
 """Of a node's inflow so many of the largest are remembered one by one, however many features are active."""
 
@@ -50,8 +53,9 @@ class Grown:
 
     level: the number of its own cut, or of cuts in all for a logit. source: its number among all sources (those of the
     first cut first), None for logits and for features that do not fire. worth: what it counts for as a target. read:
-    the one reading. sources, weights, effects: the largest; others: of each cut that feeds it, the rest.
-    heads: (layer, head, weight, effect).
+    the one reading. sources: the largest, with the numbers of each way that there are (:data:`.ways.WAYS`); others: of
+    each cut that feeds it, the rest; sizes: of each way, Σ |number| over all sources. heads: (layer, head, weight,
+    effect).
     """
 
     level: int
@@ -59,9 +63,9 @@ class Grown:
     worth: float
     read: Reads = field(repr=False)
     sources: Int[np.ndarray, "source"] = field(repr=False)
-    weights: Float[np.ndarray, "source"] = field(repr=False)
-    effects: Float[np.ndarray, "source"] = field(repr=False)
+    numbers: Mapping[str, Float[np.ndarray, "source"]] = field(repr=False)
     others: Mapping[int, Others] = field(repr=False)
+    sizes: Mapping[str, float] = field(repr=False)
     heads: tuple[tuple[int, int, float, float], ...] = field(repr=False)
 
     @property
@@ -69,8 +73,8 @@ class Grown:
         return self.read.pre.item()
 
     @property
-    def inflow_size(self) -> float:
-        return float(np.abs(self.weights).sum()) + sum(other.magnitude for other in self.others.values())
+    def weights(self) -> Float[np.ndarray, "source"]:
+        return self.numbers["weight"]
 
     @property
     def completeness_error(self) -> float:
@@ -96,12 +100,13 @@ class Goal:
 class Growth:
     """A graph on its way. ``expanded``: targets first, in the order given; then whatever joined.
 
-    members: the sources that belong to the graph, expanded or not.
+    members: the sources that belong to the graph, expanded or not. by: the ways by which sources join.
     """
 
     seen: Trace
     standing: Standing
     settings: Settings
+    by: Grow = "weight"
     expanded: list[Grown] = field(default_factory=list)
     members: set[int] = field(default_factory=set)
     carried: dict[tuple[int, Place], Rows] = field(default_factory=dict)
@@ -125,41 +130,53 @@ class Growth:
         level = bisect_right(self.starts, source) - 1
         return level, source - self.starts[level]
 
-    def expand(self, level: int, reads: Reads, sources: Sequence[int | None], worths: Sequence[float]) -> None:
-        """Find the inflow of nodes that are read at one place."""
+    def expand(self, level: int, reads: Reads, joining: Sequence[int | None], worths: Sequence[float]) -> None:
+        """Find the inflow of nodes that are read at one place. joining: their numbers among all sources."""
         low = self.standing.below(level)
-        found = inflow(self.seen, self.standing, low, reads, self.settings, self._carried(low, reads.place))
-        numbers, weights = self._together(found.weights)
-        _, effects = self._together(found.effects)
+        carried = self._carried(low, reads.place)
+        found = inflow(self.seen, self.standing, low, reads, self.settings, carried, self.looking)
+        ways = {"weight": found.weights, "effect": found.effects, "query": found.queries, "key": found.keys}
+        sources = self._sources_of(found.weights)
+        numbers = {way: self._together(own) for way, own in ways.items() if own}
         head_weights, head_effects = found.head_weights.tolist(), found.head_effects.tolist()
         for i in range(len(reads)):
-            there = (weights[i] != 0) | (effects[i] != 0)
-            kept = there & np.isin(numbers, self.stands_for_many)
+            own = {way: values[i] for way, values in numbers.items()}
+            sizes = {way: float(np.abs(values).sum()) for way, values in own.items()}
+            there = np.any([values != 0 for values in own.values()], axis=0)
+            kept = there & np.isin(sources, self.stands_for_many)
             order = np.flatnonzero(there & ~kept)
             if len(order) > (room := max(0, KEPT_SOURCES - 2)):
-                order = np.sort(order[np.argsort(-np.abs(weights[i][order]), kind="stable")[:room]])
+                most = shares({way: values[order] for way, values in own.items()}, sizes, self.by)
+                order = np.sort(order[np.argsort(-most, kind="stable")[:room]])
             order = np.sort(np.concatenate([order, np.flatnonzero(kept)]))
             other = np.setdiff1d(np.flatnonzero(there), order, assume_unique=True)
             heads = zip(found.heads, head_weights[i], head_effects[i], strict=True)
             self.expanded.append(
                 Grown(
                     level=level,
-                    source=sources[i],
+                    source=joining[i],
                     worth=worths[i],
                     read=reads.some(slice(i, i + 1)),
-                    sources=numbers[order],
-                    weights=weights[i][order],
-                    effects=effects[i][order],
-                    others=self._others(numbers[other], weights[i][other], effects[i][other]),
+                    sources=sources[order],
+                    numbers={way: values[order] for way, values in own.items()},
+                    others=self._others(sources[other], own["weight"][other], own["effect"][other]),
+                    sizes=sizes,
                     heads=tuple((layer, head, w, e) for (layer, head), w, e in heads),
                 )
             )
 
-    def _together(self, found: Sources) -> tuple[Int[np.ndarray, "source"], Float[np.ndarray, "read source"]]:
-        """Every cut's numbers side by side, and the sources that they are of."""
-        cuts = sorted(found)
-        numbers = np.concatenate([np.arange(self.starts[cut], self.starts[cut + 1]) for cut in cuts])
-        return numbers, np.concatenate([found[cut].double().cpu().numpy() for cut in cuts], axis=1)
+    @cached_property
+    def looking(self) -> Looking | None:
+        """Rules that carry parts forward have no gradient to go through a query or a key."""
+        return Looking() if looks(self.by) and self.settings.swept else None
+
+    def _sources_of(self, found: Sources) -> Int[np.ndarray, "source"]:
+        """The numbers of every cut's sources side by side."""
+        return np.concatenate([np.arange(self.starts[cut], self.starts[cut + 1]) for cut in sorted(found)])
+
+    def _together(self, found: Sources) -> Float[np.ndarray, "read source"]:
+        """Every cut's numbers side by side."""
+        return np.concatenate([found[cut].double().cpu().numpy() for cut in sorted(found)], axis=1)
 
     def _others(self, sources: np.ndarray, weights: np.ndarray, effects: np.ndarray) -> dict[int, Others]:
         levels = np.searchsorted(self.starts, sources, side="right") - 1
@@ -172,16 +189,15 @@ class Growth:
             for level in np.unique(levels).tolist()
         }
 
-    def influence(self) -> Float[np.ndarray, "source"]:
+    def reach(self) -> Float[np.ndarray, "source"]:
         """Of every source of every cut, through the nodes that are expanded so far."""
         found = np.zeros(self.starts[-1])
         for node in sorted(self.expanded, key=lambda node: -node.level):
             own = node.worth + (0.0 if node.source is None else found[node.source])
-            if node.inflow_size:
-                found[node.sources] += own * np.abs(node.weights) / node.inflow_size
+            found[node.sources] += own * shares(node.numbers, node.sizes, self.by)
         return found
 
-    def shares(self) -> list[float]:
+    def losses(self) -> list[float]:
         """For every expanded node: what one unit of its pre-activation does to the targets, along all paths."""
         loss = np.zeros(self.starts[-1])
         factor = {}
@@ -209,22 +225,26 @@ def grow(
     targets: Sequence[Goal],
     max_nodes: int,
     *,
+    by: Grow,
     errors_through: bool = False,
     settings: Settings,
 ) -> Growth:
     """Grow from the targets until ``max_nodes`` sources and targets belong to the graph, or none is left.
 
-    errors_through: errors of whole cuts are followed upstream; those of others are roots.
+    by: the ways by which sources join. errors_through: errors of whole cuts are followed upstream; those of others are
+    roots.
     """
-    growth, cuts = Growth(seen, standing, settings), standing.cuts
-    for target in targets:
-        source = None
-        if target.feature is not None:
-            own = cuts[target.level].source_of(int(target.reads.pos[0]), target.feature)
-            source = None if own is None else growth.starts[target.level] + own
-        if source is not None:
-            growth.members.add(source)
-        growth.expand(target.level, target.reads, [source], [target.worth])
+    growth, cuts = Growth(seen, standing, settings, by), standing.cuts
+    together: dict[tuple[int, Place], list[int]] = {}
+    for number, target in enumerate(targets):
+        together.setdefault((target.level, target.reads.place), []).append(number)
+    for (level, _), own in together.items():
+        goals = [targets[number] for number in own]
+        joining = [_number_of(growth, goal) for goal in goals]
+        growth.members |= {source for source in joining if source is not None}
+        growth.expand(level, Reads.joined([goal.reads for goal in goals]), joining, [goal.worth for goal in goals])
+    order = [number for own in together.values() for number in own]
+    growth.expanded = [node for _, node in sorted(zip(order, growth.expanded, strict=True), key=lambda item: item[0])]
     while len(growth) < max_nodes:
         joining = _best(growth, min(AT_ONCE, max_nodes - len(growth)))
         if not joining:
@@ -238,9 +258,17 @@ def grow(
     return growth
 
 
+def _number_of(growth: Growth, goal: Goal) -> int | None:
+    """A target's among all sources, where it is a feature that fires."""
+    if goal.feature is None:
+        return None
+    own = growth.standing.cuts[goal.level].source_of(int(goal.reads.pos[0]), goal.feature)
+    return None if own is None else growth.starts[goal.level] + own
+
+
 def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:
-    """The most influential sources that are not in the graph yet: cut -> sources of it, upper cuts first."""
-    values = growth.influence()
+    """The sources of the farthest reach that are not in the graph yet: cut -> sources of it, upper cuts first."""
+    values = growth.reach()
     values[growth.stands_for_many] = 0
     values[list(growth.members)] = 0
     candidates = np.flatnonzero(values > 0)
@@ -268,7 +296,7 @@ def _expand_errors(growth: Growth, level: int, sources: list[int]) -> None:
         return
     above = [
         (share, node.read)
-        for share, node in zip(growth.shares(), growth.expanded, strict=True)
+        for share, node in zip(growth.losses(), growth.expanded, strict=True)
         if node.level > level and below(node.level) == level
     ]
     factors = [cut.roots.new_tensor([share]) for share, _ in above]

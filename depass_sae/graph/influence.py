@@ -4,25 +4,31 @@ As in circuit tracing (Ameisen et al. 2025): every node's inflow is taken by abs
 a node's influence is the sum of the products of these shares over all paths to the target, Σ_k Aᵏ = (I − A)⁻¹ − I,
 weighted by what each target counts. A graph of cuts has no cycles, so one pass from the top gives it. What was pruned
 stays in the normaliser (a remainder edge keeps its ``magnitude``); a node's own constant is no inflow and does not.
+
+What matters only by where heads looked has no influence. How far a node reaches to the target is the same over shares
+of all ways that the graph was grown by (ways.py); it says which nodes belong to the graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .ways import WAYS, Grow, shares
 
 if TYPE_CHECKING:
     import networkx as nx
 
+Edge = Mapping[str, Any]
 ROOTS = ("token", "error", "constant", "bias", "remainder")
 """Kinds of node that nothing flows into: where influence ends."""
 
 
 @dataclass(frozen=True)
 class Influence:
-    """nodes: each node's influence (targets: what they count for is included). edges: through each flow edge."""
+    """nodes: each node's influence (targets: what they count for is included). edges: through each edge."""
 
     nodes: dict[str, float]
     edges: dict[tuple[str, str], float]
@@ -30,15 +36,43 @@ class Influence:
 
 def influence(g: nx.DiGraph) -> Influence:
     """Of every node and edge; head edges, a second view of the same inflow, have none."""
+
+    def flowing(inflow: Sequence[Edge]) -> list[float]:
+        whole = sum(map(size, inflow))
+        return [size(edge) / whole if whole else 0.0 for edge in inflow]
+
+    return _along(g, flowing)
+
+
+def reach(g: nx.DiGraph) -> Influence:
+    """Of every node and edge, by the ways that the graph was grown by."""
+    import numpy as np
+
+    by = grown_by(g)
+
+    def by_any_way(inflow: Sequence[Edge]) -> list[float]:
+        numbers = {"weight": np.array([size(edge) for edge in inflow])}
+        numbers |= {way: np.array([edge.get(way, 0.0) for edge in inflow]) for way in WAYS[1:]}
+        return shares(numbers, {way: float(np.abs(own).sum()) for way, own in numbers.items()}, by).tolist()
+
+    return _along(g, by_any_way)
+
+
+def grown_by(g: nx.DiGraph) -> Grow:
+    """By which ways; graphs of before there were several grew by what flows."""
+    return g.graph["settings"].get("grow", "weight")  # type: ignore[no-any-return]
+
+
+def _along(g: nx.DiGraph, share: Callable[[Sequence[Edge]], list[float]]) -> Influence:
+    """From the targets down. share: of a node's inflow, which sums to 1 at most."""
     nodes: dict[str, float] = dict.fromkeys(g, 0.0)
     for target in g.graph["target"]:
         nodes[target["node"]] += target["weight"]
     edges = {}
     for node in downwards(g):
-        inflow = [(source, edge, size(edge)) for source, _, edge in g.in_edges(node, data=True) if is_flow(edge)]
-        whole = sum(magnitude for _, _, magnitude in inflow)
-        for source, _, magnitude in inflow:
-            edges[source, node] = nodes[node] * magnitude / whole if whole else 0.0
+        inflow = [(source, edge) for source, _, edge in g.in_edges(node, data=True) if edge["kind"] != "head"]
+        for (source, _), part in zip(inflow, share([edge for _, edge in inflow]), strict=True):
+            edges[source, node] = nodes[node] * part
             nodes[source] += edges[source, node]
     return Influence(nodes, edges)
 
@@ -80,11 +114,11 @@ def downwards(g: nx.DiGraph) -> list[str]:
         ) from None
 
 
-def is_flow(edge: dict[str, Any]) -> bool:
+def is_flow(edge: Edge) -> bool:
     """Whether an edge is part of what sums to its target."""
-    return edge["kind"] != "head"
+    return edge["kind"] in ("flow", "remainder")
 
 
-def size(edge: dict[str, Any]) -> float:
+def size(edge: Edge) -> float:
     """An edge's absolute weight; of a remainder, of everything that it stands for."""
     return float(edge.get("magnitude", abs(edge["weight"])))

@@ -70,7 +70,7 @@ def influence_through(g: nx.DiGraph) -> dict[tuple[str, str], float]:
 
 
 def _largest(g: nx.DiGraph, names: Iterable[str], count: int) -> list[str]:
-    return nlargest(max(0, count), names, key=lambda n: (g.nodes[n]["influence"], n))
+    return nlargest(max(0, count), names, key=lambda n: (max(g.nodes[n]["influence"], g.nodes[n].get("reach", 0.0)), n))
 
 
 def _weigh_remainders(g: nx.DiGraph) -> None:

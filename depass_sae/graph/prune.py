@@ -1,20 +1,24 @@
 """Making a graph smaller without losing anything of the sums: what is pruned arrives by a remainder edge.
 
-Nodes go by their influence on the target, then edges by theirs, each down to the fewest that together keep a given
-share; what no path leads on from goes, too. Targets, constants and biases stay. All choices are deterministic.
+Nodes go by how far they reach to the target, by the ways that the graph was grown by (of a graph that grew by what
+flows: their influence), then edges by theirs, each down to the fewest that together keep a given share; what no path
+leads on from goes, too. An edge that matters by where heads looked alone stays as one of kind ``query`` or ``key``, and
+what flows along it is pruned. Targets, constants and biases stay. All choices are deterministic.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
 from .document import check_graph
-from .influence import influence, scores, size
+from .influence import Influence, grown_by, influence, reach, scores, size
 from .names import node_id
+from .ways import LOOKED, mostly
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -44,9 +48,10 @@ def prune(
         nodes = _kept_nodes(g, node_threshold, max_nodes)
     small = fold(g, nodes, [edge[:2] for edge in g.edges if edge[0] in nodes and edge[1] in nodes])
     if edge_threshold is not None:
-        through = influence(small).edges
-        listed = {edge: share for edge, share in through.items() if small.edges[edge]["kind"] == "flow"}
-        small = _without_dead_ends(fold(small, small, _largest(listed, edge_threshold)))
+        flows = set(_largest(_listed(small, influence(small)), edge_threshold))
+        reaches = [] if grown_by(small) == "weight" else _largest(_listed(small, reach(small)), edge_threshold)
+        looked = {edge: kind for edge in reaches if (kind := mostly(small.edges[edge])) in LOOKED}
+        small = _without_dead_ends(fold(small, small, flows.union(reaches) - (looked.keys() - flows), looked))
     small.graph["scores"] = {**small.graph.get("scores", {"whole": scores(g)}), "pruned": scores(small)}
     return small
 
@@ -62,19 +67,35 @@ SUMMED = {"weight", "effect", "weight_a", "weight_b", "effect_a", "effect_b"}
 """What adds up in a remainder edge; a difference of two graphs has its numbers twice."""
 
 
-def fold(g: nx.DiGraph, nodes: Collection[str], edges: Iterable[tuple[str, str]]) -> nx.DiGraph:
-    """A copy with only these nodes and flow edges, the other inflow of every kept node in its remainder edge."""
+def fold(
+    g: nx.DiGraph,
+    nodes: Collection[str],
+    edges: Iterable[tuple[str, str]],
+    looked: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> nx.DiGraph:
+    """A copy with only these nodes and edges, the other inflow of every kept node in its remainder edge.
+
+    looked: of other edges that stay, the kind by which they do: what flows along them is in the remainder as well.
+    """
     nodes, kept = set(nodes), set(edges)
     small = g.__class__(**g.graph)
     small.add_nodes_from((name, dict(g.nodes[name])) for name in g if name in nodes)
     for source, target, edge in g.edges(data=True):
         if target not in nodes:
             continue
-        gone = edge["kind"] == "flow" and not (source in nodes and (source, target) in kept)
-        if gone or edge["kind"] == "remainder":
+        pair, kind = (source, target), edge["kind"]
+        if kind == "remainder" or (kind == "flow" and source not in nodes):
             _add_remainder(small, g.nodes[source], target, edge)
-        elif source in nodes:
+        elif source not in nodes:
+            continue
+        elif pair in kept or kind == "head":
             small.add_edge(source, target, **edge)
+        elif pair in looked:
+            flowing = {key: 0.0 for key in edge if key.startswith("weight")}
+            small.add_edge(source, target, **{**edge, **flowing, "kind": looked[pair]})
+            _add_remainder(small, g.nodes[source], target, {key: edge[key] for key in flowing})
+        elif kind == "flow":
+            _add_remainder(small, g.nodes[source], target, edge)
     for name in [name for name, node in small.nodes(data=True) if node["kind"] in ("remainder", "head")]:
         if not small.out_degree(name):
             small.remove_node(name)
@@ -93,7 +114,7 @@ def remainder_of(node: Mapping[str, Any]) -> str:
     return node_id({**node, "kind": "remainder"})
 
 
-def _add_remainder(g: nx.DiGraph, source: Mapping[str, Any], target: str, edge: dict[str, Any]) -> None:
+def _add_remainder(g: nx.DiGraph, source: Mapping[str, Any], target: str, edge: Mapping[str, Any]) -> None:
     name = remainder_of(source)
     if name not in g:
         level = {key: source[key] for key in ("layer", "hook") if key in source}
@@ -107,7 +128,7 @@ def _add_remainder(g: nx.DiGraph, source: Mapping[str, Any], target: str, edge: 
 
 
 def _kept_nodes(g: nx.DiGraph, threshold: float | None, max_nodes: int | None) -> set[str]:
-    found = influence(g).nodes
+    found = reach(g).nodes
     fixed = {name for name, node in g.nodes(data=True) if node.get("target") or node["kind"] in ALWAYS}
     order = sorted((name for name in g if name not in fixed), key=lambda name: (-found[name], name))
     if threshold is not None:
@@ -120,6 +141,11 @@ def _kept_nodes(g: nx.DiGraph, threshold: float | None, max_nodes: int | None) -
                             f"{len(fixed | remainders)}")  # fmt: skip
         order = order[:room]
     return fixed | set(order)
+
+
+def _listed(g: nx.DiGraph, found: Influence) -> dict[tuple[str, str], float]:
+    """The edges that are pruned one by one."""
+    return {edge: share for edge, share in found.edges.items() if g.edges[edge]["kind"] != "remainder"}
 
 
 def _largest(values: dict[Any, float], threshold: float) -> list[Any]:
@@ -141,4 +167,4 @@ def _without_dead_ends(g: nx.DiGraph) -> nx.DiGraph:
         if not dead:
             return g
         alive = [name for name in g if name not in dead]
-        g = fold(g, alive, [(a, b) for a, b, edge in g.edges(data=True) if edge["kind"] == "flow" and b not in dead])
+        g = fold(g, alive, [(a, b) for a, b in g.edges if b not in dead])

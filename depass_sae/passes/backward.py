@@ -26,6 +26,7 @@ from torch import Tensor
 from ..models.place import Place
 from .choices import Choices
 from .frozen import INSIDE, Frozen
+from .looking import Looking
 from .record import Trace
 
 
@@ -125,8 +126,13 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
         yield step.level
 
 
-def steps(trace: Trace, seeds: Seeds, choices: Choices, cuts: Cuts, *, down_to: int = 0) -> Iterator[Step]:
-    """The same, cut off at places beside the stream; sublayers that nothing is left to go through are passed by."""
+def steps(
+    trace: Trace, seeds: Seeds, choices: Choices, cuts: Cuts, *, down_to: int = 0, looking: Looking | None = None
+) -> Iterator[Step]:
+    """The same, cut off at places beside the stream; sublayers that nothing is left to go through are passed by.
+
+    looking: by which targets come as several rows, some of which go through where heads look.
+    """
     assert choices.pattern == "frozen" or len(trace.starts) == 1
     given = {Place(*place): seed for place, seed in seeds.items()}
     example = next(iter(given.values()))
@@ -139,7 +145,7 @@ def steps(trace: Trace, seeds: Seeds, choices: Choices, cuts: Cuts, *, down_to: 
     for number in range(last - 1, down_to - 1, -1):
         frozen = trace.sublayer(number)
         past = _plus(after, *_at_stream(given, number), waiting.pop(number, None))
-        found = _back(frozen, after, bias, pattern, choices, given, cuts)
+        found = _back(frozen, after, bias, pattern, choices, given, cuts, looking)
         for depth, gradient in found.onwards.items():
             waiting[depth] = _sum(gradient, waiting.get(depth))
         before = _plus(past, waiting.pop(number, None))
@@ -182,6 +188,7 @@ def _back(
     choices: Choices,
     seeds: Seeds,
     cuts: Cuts,
+    looking: Looking | None,
 ) -> _Passed:
     """One step back through a sublayer, at the recorded stream."""
     place = frozen.sublayer.place
@@ -224,6 +231,9 @@ def _back(
         through, inner_bias = torch.autograd.grad(
             [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
         )
+    hop = None if looking is None or inner is None else looking.hop(frozen, inner)
+    if hop is not None:
+        through, inner_bias = through + hop[0], inner_bias + hop[1]
     depth = frozen.sublayer.reads.depth
     onwards[depth] = _sum(through, onwards.get(depth))
     recorded, made = inside.z.detach(), frozen.pattern(choices)

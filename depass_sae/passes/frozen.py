@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .memory import Blocks
     from .mixers import Mixer
     from .mixers.mixer import Allotment, Record
+    from .rules import QK
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,21 @@ class Frozen:
         if choices.qk is None:
             return None
         return self.mixer.pattern(self.norm(self.resid), self.record, choices)
+
+    def looked_back(
+        self, inner: Float[Tensor, "target pos d_inner"], qk: QK
+    ) -> list[tuple[Float[Tensor, "target pos d_model"], Float[Tensor, "target pos"]]]:
+        """A gradient with respect to z, with respect to the stream that queries are made of, and keys, and the bias
+        vectors on the way: through what scores do to the pattern alone. Empty where nothing is looked at.
+        """
+        norm = self.norm
+        return [
+            (
+                norm.centre(gradient * (norm.gain * self.scale)),
+                bias if norm.bias is None else bias + gradient @ norm.bias,
+            )
+            for gradient, bias in self.mixer.looked_back(inner, norm(self.resid), self.record, qk)
+        ]
 
     def out(self, inside: Inside, choices: Choices) -> Float[Tensor, "pos d_model"]:
         """What the sublayer adds to the stream."""

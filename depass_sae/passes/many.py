@@ -119,13 +119,17 @@ class Batch:
         return seeds
 
 
-def in_batches(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, work: Callable[[Batch], None]) -> None:
+def in_batches(
+    traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, work: Callable[[Batch], None], rows: int = 1
+) -> None:
     """work on aims that fit into memory together: neighbours in position, so that few positions are swept in vain.
+
+    rows: that each aim becomes in the sweep.
 
     Where a device runs out of memory in some work it is done again for half of its aims at a time; so nothing of it may
     count before it is done.
     """
-    waiting = _shares(traces, aims, budget)[::-1]
+    waiting = _shares(traces, aims, budget, rows)[::-1]
     while waiting:
         which, device = waiting.pop(), traces[0].resid_post.device
         if not fits(lambda which=which: work(Batch.of(traces, aims, which)), device):  # type: ignore[misc]
@@ -143,7 +147,7 @@ def _by_prompt(aims: Sequence[Aim], which: Sequence[int]) -> dict[int, list[int]
     return found
 
 
-def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget) -> list[list[int]]:
+def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, rows: int) -> list[list[int]]:
     """The aims in parts that the budget has room for."""
     prompts, seen, step = _by_prompt(aims, range(len(aims))), traces[0], 1
     longest = max(map(len, prompts.values()), default=0)
@@ -151,7 +155,7 @@ def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget) -> lis
         n = sum(aims[own[-1]].pos + 1 for own in prompts.values())
         layers = ([seen.sublayer(2 * layer + i).mixer.swept(n) for i in (0, 1)] for layer in range(seen.n_layers))
         wide = max(map(sum, layers)) + 12 * seen.adapter.d_model
-        step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide))
+        step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide * rows))
     return [[i for own in prompts.values() for i in own[low : low + step]] for low in range(0, longest, step)]
 
 

@@ -4,6 +4,9 @@ No line of :mod:`depass_sae` is used. The model is written out here as one funct
 tensor is made anew of its sources, each times a factor of 1; what a source contributes to a reading, and its effect,
 are the derivatives of the reading in that factor, with everything frozen or everything live. A reading sees the tensor
 below its own cut, everything else the one above: the rules are those of the function's data flow, not of a sweep.
+
+What a source does through one head's queries, or keys, is a mixed derivative: with everything frozen but ε times what a
+change of the scores does to a pattern, the part of the reading that is linear in ε, in the source's factor.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 Source = tuple[str, str, int, int]
@@ -217,6 +222,7 @@ class Run:
     dictionaries: list[Dictionary]
     first_is_root: Callable[[str], bool]
     live: bool
+    hop: str | None = None  # "query" or "key": patterns follow these, to first order
     factors: dict[str, tuple[list[Source], Tensor]] = field(default_factory=dict)
     read: list[tuple[Source | tuple[str, int, int], Tensor, Tensor]] = field(default_factory=list)
     written: dict[int, list[tuple[Dictionary, Tensor, Tensor]]] = field(default_factory=dict)
@@ -272,7 +278,7 @@ class Run:
         return self._cut(number, "resid_post", x)
 
     def _attend(self, layer: Layer, normed: Tensor) -> Tensor:
-        n = len(normed)
+        n, x_dtype = len(normed), normed.dtype
         q, k, v = (linear(normed, part, self.size).view(n, -1, layer.d_head) for part in (layer.q, layer.k, layer.v))
         if layer.rotated:
             q, k = rotate(q, layer), rotate(k, layer)
@@ -284,6 +290,13 @@ class Run:
         distance = torch.arange(n)[:, None] - torch.arange(n)
         seen = (distance >= 0) & (distance < (layer.window or n + 1))
         pattern = self.frozen(scores.masked_fill(~seen, -math.inf).softmax(-1))
+        if self.hop is not None:
+            asked = torch.einsum("qhd,khd->hqk", *((q, k.detach()) if self.hop == "query" else (q.detach(), k)))
+            change = (asked - asked.detach()) * layer.scale
+            if layer.softcap is not None:
+                change = change * (1 - (scores / layer.softcap).square()).detach()
+            epsilon = forward_ad.make_dual(torch.zeros((), dtype=x_dtype), torch.ones((), dtype=x_dtype))
+            pattern = pattern + epsilon * followed(scores.detach(), seen, change)
         return torch.einsum("hqk,khd->qhd", pattern, v).flatten(1)
 
     def _mlp(self, layer: Layer, normed: Tensor) -> Tensor:
@@ -424,6 +437,15 @@ def recorded(plain: Plain, ids: Tensor) -> list[dict[str, Tensor]]:
     return _RECORDED[key]
 
 
+def followed(scores: Tensor, seen: Tensor, change: Tensor) -> Tensor:
+    """How a softmax follows a change of its scores, on average on the way from no score to these."""
+    found = torch.zeros_like(scores)
+    for point, weight in zip(*np.polynomial.legendre.leggauss(16), strict=True):
+        there = ((point + 1) / 2 * scores).masked_fill(~seen, -math.inf).softmax(-1)
+        found = found + weight / 2 * there * (change - (there * change).sum(-1, keepdim=True))
+    return found
+
+
 def rotate(x: Tensor, layer: Layer) -> Tensor:
     """[pos, head, d_head]: the first channels turned, the two halves being the pairs."""
     d = layer.rotated
@@ -438,14 +460,24 @@ def rotate(x: Tensor, layer: Layer) -> Tensor:
 def edges(
     plain: Plain, ids: Tensor, dictionaries: list[Dictionary], first_is_root: Callable[[str], bool], logit: int,
     constants: dict[int, Tensor] | None = None,
-) -> dict[Any, tuple[float, float, dict[Source, float], dict[Source, float]]]:  # fmt: skip
-    """For every feature that fires, and a logit at the last position: (pre, constant, weights, effects)."""
+) -> dict[Any, tuple[float, float, *tuple[dict[Source, float], ...]]]:  # fmt: skip
+    """For every feature that fires, and a logit at the last position: (pre, constant, weights, effects, what is done by
+    queries, by keys).
+    """
     found: dict[Any, list[Any]] = {}
-    for live in (False, True):
-        run = Run(plain, ids, dictionaries, first_is_root, live, constants=constants or {})
-        logits, own = run.whole()
-        readings = [*run.read, (("logit", "", len(ids) - 1, logit), logits[-1, logit], own[-1, logit])]
-        slopes = run.edges(torch.stack([value for _, value, _ in readings]))
+    for live, hop in ((False, None), (True, None), (False, "query"), (False, "key")):
+        with forward_ad.dual_level():
+            run = Run(plain, ids, dictionaries, first_is_root, live, hop, constants=constants or {})
+            logits, own = run.whole()
+            readings = [*run.read, (("logit", "", len(ids) - 1, logit), logits[-1, logit], own[-1, logit])]
+            values = [value if hop is None else in_epsilon(value) for _, value, _ in readings]
+            slopes = run.edges(torch.stack(values))
         for (key, value, constant), own in zip(readings, slopes, strict=True):
             found.setdefault(key, [value.item(), constant.item()]).append(own)
     return {key: tuple(entry) for key, entry in found.items()}  # type: ignore[misc]
+
+
+def in_epsilon(value: Tensor) -> Tensor:
+    """The part of a reading that is linear in ε; of one below all heads there is none."""
+    tangent = forward_ad.unpack_dual(value).tangent
+    return 0 * value if tangent is None else tangent

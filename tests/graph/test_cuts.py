@@ -91,19 +91,21 @@ def agrees(g: nx.DiGraph, expected: Any) -> int:
     for name, node in g.nodes(data=True):
         if "pre_activation" not in node:
             continue
-        pre, constant, weights, effects = expected[source_of(g, node)]
+        pre, constant, weights, effects, *looked = expected[source_of(g, node)]
         size = max(map(abs, [pre, *weights.values()]))
         assert node["pre_activation"] == pytest.approx(pre, abs=CLOSE * size)
         assert node["constant"] == pytest.approx(constant, abs=CLOSE * size)
         found = {source_of(g, g.nodes[u]): edge for u, _, edge in g.in_edges(name, data=True)}
         assert not any(kind == "remainder" for kind, *_ in found)
         slope = max(map(abs, [size, *effects.values()]))  # of a token that a norm forgets the effects cancel
-        numbers = {source: (weights.get(source, 0.0), effects.get(source, 0.0)) for source in {*weights, *effects}}
-        there = {source for source, (w, e) in numbers.items() if abs(w) > CLOSE * size or abs(e) > CLOSE * slope}
-        assert there <= found.keys() <= numbers.keys(), (name, there ^ found.keys())
+        each = {"weight": (weights, size), "effect": (effects, slope)}
+        each |= {way: (own, size) for way, own in zip(("query", "key"), looked, strict=True)}
+        numbers = {source for own, _ in each.values() for source in own}
+        there = {source for own, most in each.values() for source, x in own.items() if abs(x) > CLOSE * most}
+        assert there <= found.keys() <= numbers, (name, there ^ found.keys())
         for source, edge in found.items():
-            assert edge["weight"] == pytest.approx(numbers[source][0], abs=CLOSE * size), (name, source)
-            assert edge["effect"] == pytest.approx(numbers[source][1], abs=CLOSE * slope), (name, source)
+            for way, (own, most) in each.items():
+                assert edge[way] == pytest.approx(own.get(source, 0.0), abs=CLOSE * most), (name, source, way)
         total = sum(edge["weight"] for edge in found.values()) + node["constant"]
         assert total == pytest.approx(node["pre_activation"], abs=CLOSE * size)
         compared += 1

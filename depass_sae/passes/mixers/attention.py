@@ -210,6 +210,27 @@ class Attention(Mixer):
             torch.stack([torch.einsum("hqk,khe->qhe", own, v) for own in patterns]),
         )
 
+    def looked_back(
+        self,
+        gradient: Float[Tensor, "target pos d_inner"],
+        normed: Float[Tensor, "pos d_model"],
+        record: Record,
+        qk: QK,
+    ) -> list[tuple[Float[Tensor, "target pos d_model"], Float[Tensor, "target pos"]]]:
+        sharing = self.sharing(normed, record, qk)
+        if sharing is None:
+            return []
+        factor = self._frozen_factor(normed, self.value_map.to(normed)(normed), record)
+        moved = gradient if factor is None else gradient * factor
+        scores, found = self.part.scores.to(gradient), []
+        for linear, each in zip(
+            (scores.q, scores.k), sharing.back(moved.unflatten(-1, (self.part.n_heads, -1))), strict=True
+        ):
+            shared = each.shape[2] * each.shape[3] // linear.d_out
+            y = each.unflatten(2, (-1, shared)).sum(3).flatten(2)
+            found.append((y @ linear.weight.T, y.new_zeros(y.shape[:2]) if linear.bias is None else y @ linear.bias))
+        return found
+
     def _shared(
         self, sharing: Sharing, normed: Float[Tensor, "pos d_model"], size: Size | None = None
     ) -> Float[Tensor, "pos head d_head"]:

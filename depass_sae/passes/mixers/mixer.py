@@ -141,6 +141,20 @@ class Mixer(ABC):
         """A gradient with respect to what is written, with respect to z."""
         return gradient @ self.out.weight.to(gradient).T
 
+    def looked_back(
+        self,
+        gradient: Float[Tensor, "target pos d_inner"],
+        normed: Float[Tensor, "pos d_model"],
+        record: Record,
+        qk: QK,
+    ) -> list[tuple[Float[Tensor, "target pos d_model"], Float[Tensor, "target pos"]]]:
+        """A gradient with respect to z, with respect to the normed stream that queries are made of, and keys: through
+        what scores do to the pattern alone. Beside each, what their bias vectors have. Empty where there are no scores.
+
+        normed: the whole.
+        """
+        return []
+
     def write_bias(self, record: Record, like: Tensor) -> Float[Tensor, "*pos d_model"] | None:
         """The bias vectors of what is written; like: in whose dtype and on whose device."""
         return None if self.out.bias is None else self.out.bias.to(like)

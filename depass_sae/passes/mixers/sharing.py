@@ -72,6 +72,16 @@ class Side:
             heads = self.norm.frozen(heads, self.scale.repeat_interleave(self.shared, dim=1)[:, None])
         return heads if self.turn is None else rotate(heads, *(x[:, None, None] for x in self.turn))
 
+    def back(self, gradient: Float[Tensor, "target pos n_heads d_head"]) -> Float[Tensor, "target pos n_heads d_head"]:
+        """A gradient with respect to what is normed and turned, with respect to what it is before."""
+        if self.turn is not None:
+            cos, sin = (x[:, None] for x in self.turn)
+            gradient = rotate(gradient, cos, -sin)
+        if self.norm is None or self.scale is None:
+            return gradient
+        scale = self.scale.repeat_interleave(self.shared, dim=1)
+        return self.norm.centre(gradient * self.norm.gain * scale)
+
     def at(self, positions: Int[Tensor, "some"]) -> Side:
         turn = None if self.turn is None else (at(self.turn[0], positions), at(self.turn[1], positions))
         return replace(self, scale=None if self.scale is None else at(self.scale, positions), turn=turn)
@@ -110,11 +120,12 @@ class Sharing:
         self, gradient: Float[Tensor, "target query head d_value"]
     ) -> tuple[Float[Tensor, "target query head d_head"], Float[Tensor, "target key head d_head"]]:
         """A gradient with respect to ½ (J s) v, with respect to each head's queries and keys before norm and turn."""
-        with torch.enable_grad():
-            sides = [x.new_zeros(len(x), 1, *x.shape[1:]).requires_grad_() for x in (self.q, self.k)]
-            made = self.of(self.asking.turned(sides[0]), self.asked.turned(sides[1]))
-            q, k = torch.autograd.grad(made, sides, gradient[:, :, None], is_grads_batched=True)
-        return q[:, :, 0], k[:, :, 0]
+        worth = torch.einsum("tqhe,khe->thqk", gradient, self.v) * self.weights.sum(0)
+        average = torch.einsum("tqhe,pqhe->tphq", gradient, self.looked)
+        by_score = worth - torch.einsum("tphq,phqk->thqk", average, self.weights)
+        by_query = torch.einsum("thqk,khd->tqhd", by_score, self.k)
+        by_key = torch.einsum("thqk,qhd->tkhd", by_score, self.q)
+        return self.asking.back(by_query), self.asked.back(by_key)
 
     @property
     def rest(self) -> Float[Tensor, "query head d_value"]:

@@ -1,0 +1,67 @@
+"""One hop through where heads look: what a target owes to a source because of whom a head looked at.
+
+Under a frozen pattern a source counts by what heads move. It also counts by the patterns: as part of a query, which
+looks elsewhere without it, or of a key, which is looked at less. With G the gradient of a target with respect to a
+head's inner value z,
+
+    ⟨G, (J s_m) v⟩        s_m[n, k] = ⟨q_m[n], k[k]⟩ · scale of a query's parts, ⟨q[n], k_m[k]⟩ · scale of a key's
+
+with J how a pattern follows its scores (:mod:`.mixers.sharing`; by its mean slope, since the slope at the recorded
+scores vanishes where a head is certain). All queries' parts of a head, bias vectors included, sum to what it carries
+beyond an even look, ⟨G, (A − A₀) v⟩, and so do all keys'. That is no part of the target's own sum.
+
+Each target is swept back as three rows: G⁰, through what heads move alone; and what has gone through exactly one query,
+or key. At each attention
+
+    G¹ ← J_vᵀ G¹ + J_qᵀ G⁰        G⁰ ← J_vᵀ G⁰
+
+so that a source is reached through one hop, anywhere on its way. A sweep with patterns live holds all numbers of hops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .frozen import Frozen
+from .rules import QK
+
+Key = TypeVar("Key")
+WAYS = 3
+"""Rows of a target: as heads move, by a query, by a key."""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """qk: all of a score counts on each of its sides."""
+
+    qk: QK = field(default_factory=lambda: QK(share=1.0, slope="mean"))
+
+    def seeds(self, seeds: Mapping[Key, Float[Tensor, "target pos d"]]) -> dict[Key, Float[Tensor, "row pos d"]]:
+        """Where the sweep begins: nothing has been looked at yet."""
+        return {place: torch.cat([seed, *[torch.zeros_like(seed)] * (WAYS - 1)]) for place, seed in seeds.items()}
+
+    def ways(self, rows: Float[Tensor, "row *d"]) -> tuple[Tensor, ...]:
+        """As heads move, by queries, by keys: each [target, ...]."""
+        return rows.chunk(WAYS)
+
+    def hop(
+        self, frozen: Frozen, inner: Float[Tensor, "row pos d_inner"]
+    ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]] | None:
+        """What more arrives at the stream that a sublayer reads, and at bias vectors. None: no scores are made there.
+
+        A rule's own split of a score gives each side half of what moves; here it is all of it.
+        """
+        found = frozen.looked_back(2 * self.ways(inner)[0], self.qk)
+        if not found:
+            return None
+        (by_query, of_query), (by_key, of_key) = found
+        return (
+            torch.cat([torch.zeros_like(by_query), by_query, by_key]),
+            torch.cat([torch.zeros_like(of_query), of_query, of_key]),
+        )

@@ -1,0 +1,45 @@
+"""What goes through one query or key, before any graph is made of it."""
+
+import pytest
+import torch
+
+from depass_sae.passes.looking import Looking
+from depass_sae.passes.mixers.attention import reach
+from depass_sae.passes.rules import QK
+
+from .agreement import IDS, both, noise
+from .models import DELTA, EVERY, LAYERS, tiny
+
+CAPPED = ("gemma2",)
+FULL = QK(share=1.0, slope="mean")
+
+
+@pytest.mark.parametrize("shape", [shape for shape in EVERY if shape not in CAPPED])
+def test_all_queries_parts_and_all_keys_sum_to_what_a_head_carries_beyond_an_even_look(shape: str) -> None:
+    """With the bias vectors; a soft-cap's slope would be in the sum, and a sink keeps its own score."""
+    seen, _ = both(tiny(shape, torch.float64))
+    compared = 0
+    for number in range(0, 2 * LAYERS, 2):
+        frozen = seen.sublayer(number)
+        gradient = noise(3, len(IDS), frozen.mixer.out.d_in).to(frozen.resid)
+        ways = Looking(FULL).hop(frozen, torch.cat([gradient, *[torch.zeros_like(gradient)] * 2]))
+        if ways is None:
+            assert shape in DELTA
+            continue
+        through, bias = ways
+        found = torch.einsum("rpd,pd->r", through, frozen.resid) + bias.sum(1)
+        heads = frozen.mixer.look()
+        normed = frozen.norm(frozen.resid)
+        q, k = heads.queries_and_keys(normed)
+        at = torch.arange(len(IDS))
+        even = heads.shares(0 * torch.einsum("qhd,khd->hqk", q, k), reach(at, at, heads.window))
+        v = heads.value_map.to(normed)(normed)
+        beyond = heads._move(frozen.record.pattern.to(v.dtype) - even, v)
+        factor = heads._frozen_factor(normed, v, frozen.record)
+        expected = torch.einsum("rpz,pz->r", gradient, beyond if factor is None else beyond * factor)
+        size = (gradient * beyond).abs().sum((1, 2)).max()
+        assert not found[:3].any()
+        for own in found[3:].chunk(2):  # queries, keys
+            assert (own - expected).abs().max() < 1e-4 * size  # the quadrature's
+        compared += 1
+    assert compared
