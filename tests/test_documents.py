@@ -13,11 +13,12 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import networkx as nx
 import pytest
@@ -26,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 import depass_sae as ds
+from depass_sae.graph.build import GraphSettings
 
 from .attribution.tiny import VOCAB, random_sae, tokenizer
 from .compare_documents import differences, folders, largest
@@ -53,6 +55,7 @@ CHANGED: dict[str, str] = {
 }
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
 ADDED: dict[str, str] = {
+    "*/graph/settings/grow": "by what nodes join",
     "*/special": "the positions of special tokens, which stand apart from what a reader can change",
     "/*/case study*/answer": "what was found, in a line",
     "/*/case study*/points": "what else was found, a line each",
@@ -152,7 +155,7 @@ def handle(shape: str) -> ds.LM:
 
 
 def grown(lm: ds.LM, text: str, target: str | None = "1/3", **settings: Any) -> nx.DiGraph:
-    return lm.graph(text, target, **({"max_nodes": 60, "node_threshold": 0.9} | settings))
+    return lm.graph(text, target, **({"max_nodes": 60, "node_threshold": 0.9, "grow": "weight"} | settings))
 
 
 def file_of(g: nx.DiGraph, suffix: str) -> str:
@@ -179,7 +182,13 @@ def carded(lm: ds.LM, text: str) -> Any:
 @cache
 def studied(lm: ds.LM, text: str) -> Any:
     places = ["1/3@7", "1/3@9", "0/2@11"]
-    return lm.case_study(text, places, max_nodes=40, verify=3, ablate=2, top=4, labels=LABELS)
+    with patch("depass_sae.report.case.making.GraphSettings", partial(GraphSettings, grow="weight")):
+        return lm.case_study(text, places, max_nodes=40, verify=3, ablate=2, top=4, labels=LABELS)
+
+
+def studied_shortly(lm: ds.LM, text: str) -> Any:
+    with patch("depass_sae.report.case.making.GraphSettings", partial(GraphSettings, grow="weight")):
+        return lm.case_study(text, "1/3", max_nodes=10, verify=3, ablate=1)
 
 
 def difference(lm: ds.LM, text: str) -> Any:
@@ -188,7 +197,16 @@ def difference(lm: ds.LM, text: str) -> Any:
 
 
 LABELS = {"1/3": "prices", "0/2": "amounts"}
-ASKED: dict[str, Callable[[ds.LM, str], Any]] = QUESTIONS | {
+GROWN_AS_BEFORE: dict[str, Callable[[ds.LM, str], Any]] = {
+    "graph": lambda lm, text: in_file(lm.graph(text, max_nodes=20, grow="weight")),
+    "graph, softmax": lambda lm, text: in_file(lm.graph(text, "1/3", rule="softmax", max_nodes=20, grow="weight")),
+    "verified graph": lambda lm, text: in_file(
+        lm.verify(lm.graph(text, "1/3", max_nodes=20, heads=True, grow="weight"))
+    ),
+    "case study": lambda lm, text: studied_shortly(lm, text).to_dict(),
+}
+"""By default nodes join by their effects and by where heads looked, too."""
+ASKED: dict[str, Callable[[ds.LM, str], Any]] = QUESTIONS | GROWN_AS_BEFORE | {
     "features, specific first": lambda lm, text: lm.features(text, layer=1, sort="specific").to_dict(),
     "tokens, sentences": lambda lm, text: lm.attribute_tokens(text, "1/3@9", by="sentence", ablate=2).to_dict(),
     "tokens, first competes": lambda lm, text: lm.attribute_tokens(text, "1/3@9", first_token="compete").to_dict(),

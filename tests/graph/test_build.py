@@ -414,9 +414,10 @@ def test_what_has_no_place_in_a_graph_or_is_not_remembered_changes_no_sum(
                 assert sum(mine) == pytest.approx(sum(its), abs=1e-4 * sum(map(abs, its)))
 
 
+@pytest.mark.parametrize("by", ["weight", "effect", "both"])
 @pytest.mark.parametrize("kept", [20_000, 8])
-def test_the_graph_grows_by_the_node_of_most_influence_as_far_as_it_is_known(
-    kept: int, monkeypatch: pytest.MonkeyPatch
+def test_the_graph_grows_by_the_node_of_farthest_reach_as_far_as_it_is_known(
+    kept: int, by: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = lm_with(hooks=("0.resid_post", "1.resid_post"))
     prompt = lm.encode(TEXT).token_ids[:9]
@@ -426,32 +427,46 @@ def test_the_graph_grows_by_the_node_of_most_influence_as_far_as_it_is_known(
     whole = lm.graph(prompt, targets, max_nodes=5000, edge_threshold=None)
     monkeypatch.setattr("depass_sae.graph.grow.AT_ONCE", 1)
     monkeypatch.setattr("depass_sae.graph.grow.KEPT_SOURCES", kept + 2)
-    g = lm.graph(prompt, targets, max_nodes=30, edge_threshold=None)
+    g = lm.graph(prompt, targets, max_nodes=30, edge_threshold=None, grow=by)
     shared = ("constant", "bias", "remainder", "logit")
     found = {name for name, node in g.nodes(data=True) if node["kind"] not in shared} - {f"feature:{target}"}
-    assert found == set(grown(whole, len(found), kept))
-    assert {g.nodes[name]["layer"] for name in found} == {-1, 0, 1}
+    assert found == set(grown(whole, len(found), kept, by))
+    assert {g.nodes[name]["layer"] for name in found} >= {0, 1}
 
 
-def grown(whole: nx.DiGraph, count: int, kept: int) -> list[str]:
+def grown(whole: nx.DiGraph, count: int, kept: int, by: str) -> list[str]:
     """The first nodes to join, one at a time, from a graph that has them all; of an inflow so many are remembered."""
     worth = {target["node"]: target["weight"] for target in whole.graph["target"]}
     single = {name for name, node in whole.nodes(data=True) if node["kind"] in ("feature", "error", "token")}
     order = list(nx.topological_sort(whole))[::-1]
     shares = {}
     for name in order:
-        inflow = {source: abs(edge["weight"]) for source, _, edge in whole.in_edges(name, data=True)}
-        largest = sorted(single & inflow.keys(), key=lambda source: -inflow[source])[:kept]
-        shares[name] = {source: inflow[source] / sum(inflow.values()) for source in largest}
+        inflow = [(source, edge) for source, _, edge in whole.in_edges(name, data=True)]
+        parts = by_largest_share(inflow, {"weight": ["weight"], "effect": ALL[1:], "both": ALL}[by])
+        largest = sorted(single & parts.keys(), key=lambda source: -parts[source])[:kept]
+        # Constants and biases are always remembered.
+        some = [source for source in parts if source in largest or source not in single]
+        size = max(1.0, sum(parts[source] for source in some))
+        shares[name] = {source: parts[source] / size for source in largest}
     expanded, joined = set(worth), []
     while len(joined) < count:
-        influence = dict.fromkeys(whole, 0.0) | worth
+        reach = dict.fromkeys(whole, 0.0) | worth
         for name in order:
             for source, share in shares[name].items() if name in expanded else ():
-                influence[source] += influence[name] * share
-        joined.append(max(single - {*joined, *worth}, key=influence.__getitem__))
+                reach[source] += reach[name] * share
+        joined.append(max(single - {*joined, *worth}, key=reach.__getitem__))
         expanded |= {name for name in joined[-1:] if whole.nodes[name]["kind"] == "feature"}
     return joined
+
+
+ALL = ["weight", "effect", "query", "key"]
+
+
+def by_largest_share(inflow: list[tuple[str, Any]], ways: list[str]) -> dict[str, float]:
+    """Of each source its largest share, queries and keys as shares of what flows where that is more."""
+    sizes = {way: sum(abs(edge[way]) for _, edge in inflow) for way in ALL}
+    whole = {way: max(sizes[way], sizes["weight"]) if way in ("query", "key") else sizes[way] for way in ways}
+    return {source: max(abs(edge[way]) / whole[way] for way in ways if whole[way]) for source, edge in inflow}
 
 
 def test_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

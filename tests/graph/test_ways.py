@@ -163,6 +163,8 @@ def test_both_sides_of_an_and_gate_are_there() -> None:
         mlp.c_fc.bias[0] = -6.0
         mlp.c_proj.weight[0, channel("said", C)], mlp.c_proj.weight[0, half + channel("said", C)] = 1.0, -1.0
     says(model)
+    with torch.no_grad():
+        model.lm_head.weight[:, block("token")] = torch.eye(SIZE)  # something is said everywhere
     g = ds.load(model, saes=[dictionary("0.resid_post")]).graph(INDUCTION, logit=C, max_nodes=50)
     assert features(g) == {feature("token", A, 4), feature("place", 4, 4)}
 
