@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,15 @@ from ..labels.neuronpedia import feature_page
 from ..view import words
 from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
 from ..view.pointer import At
+from .influence import grown_by, reach
 from .names import name_of, page_id
+from .ways import LOOKED, mostly
 
 if TYPE_CHECKING:
     import networkx as nx
 
+TOP_LOOKED = 5
+"""So many of the edges that are by where heads looked are named."""
 TOP = 12
 """So many nodes stand for a graph where neither its page nor its picture can be shown."""
 
@@ -35,22 +39,42 @@ def graph_block(g: nx.DiGraph, title: str, name: str, caption: str = "") -> Grap
 
 
 def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
-    """The nodes, the most influential first (all, or the ``top``), and how much of the targets they explain."""
+    """The nodes, those first that the targets depend on most (all, or the ``top``), what decides by where heads looked,
+    and how much of the targets they explain.
+    """
     targets = ", ".join(name_of(g, target["node"]) for target in g.graph["target"])
     listed = [name for name in g if not g.nodes[name].get("target") and g.nodes[name]["kind"] != "head"]
-    order = sorted(listed, key=lambda name: (-g.nodes[name]["influence"], name))
+    ways = ("influence",) if grown_by(g) == "weight" else ("influence", "reach")
+    order = sorted(listed, key=lambda name: (-g.nodes[name].get(ways[-1], 0.0), name))
     columns = (
-        Column("node"), Column("token"), Column("activation", "number", 2), Column("influence", "number", bar=True),
+        Column("node"), Column("token"), Column("activation", "number", 2),
+        *(Column(way, "number", bar=way == ways[-1]) for way in ways),
     )  # fmt: skip
-    rows = tuple(_row(g, name) for name in order[:top])
+    rows = tuple(_row(g, name, ways) for name in order[:top])
     table = Table(f"flow to {targets}", columns, rows, f"{_counts(g)}; rule {g.graph['rule']}")
-    return (table, *(Note(line) for line in score_lines(g)))
+    return (table, *_looked(g), *(Note(line) for line in score_lines(g)))
 
 
-def _row(g: nx.DiGraph, name: str) -> Row:
+def _row(g: nx.DiGraph, name: str, ways: Iterable[str]) -> Row:
     node = g.nodes[name]
     token = Token(node["token"], node["pos"]) if "pos" in node else None
-    return Row((feature_cell(g, name), token, node.get("activation"), node["influence"]), pos=node.get("pos"))
+    numbers = (node.get(way) for way in ways)
+    return Row((feature_cell(g, name), token, node.get("activation"), *numbers), pos=node.get("pos"))
+
+
+def _looked(g: nx.DiGraph) -> tuple[Table, ...]:
+    """What is done by where heads looked rather than by what they moved: the edges that reach the targets farthest."""
+    through = reach(g).edges
+    edges = [(a, b) for a, b, edge in g.edges(data=True) if edge["kind"] != "head" and mostly(edge) in LOOKED]
+    if not edges:
+        return ()
+    order = sorted(edges, key=lambda edge: (-through[edge], edge))
+    columns = (Column("from"), Column("to"), *(Column(f"by its {way}", "signed") for way in LOOKED))
+    rows = tuple(
+        Row((feature_cell(g, a), name_of(g, b), *(g.edges[a, b].get(way) for way in LOOKED)))
+        for a, b in order[:TOP_LOOKED]
+    )
+    return (Table("by where heads looked, which is in no sum", columns, rows),)
 
 
 def feature_cell(g: nx.DiGraph, name: str) -> Cell:

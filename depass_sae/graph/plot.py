@@ -21,9 +21,10 @@ from ..view import words
 from ..view.figures import GREY, NORMAL, SMALL, TITLE, WIDTH, blank, clean, rendered
 from .document import TESTED, check_graph
 from .group import merged
-from .influence import size
+from .influence import is_flow, size
 from .limits import foremost
 from .names import feature_text, level_name, level_of, level_order, logit_token
+from .ways import LOOKED
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -294,15 +295,17 @@ def _draw_edges(axes: Any, g: nx.DiGraph, at: Layout) -> None:
 
     inflow: dict[str, float] = defaultdict(float)
     for _, target, edge in g.edges(data=True):
-        inflow[target] += size(edge) if edge["kind"] != "head" else 0.0
+        inflow[target] += size(edge) if is_flow(edge) else 0.0
     # The strongest are drawn last, over the others.
     drawn = sorted(
-        (min(1.0, abs(edge["weight"]) / inflow[b]), a, b, edge["weight"] < 0)
+        (min(1.0, abs(number) / inflow[b]), a, b, number < 0, looked)
         for a, b, edge in g.edges(data=True)
         if inflow[b]
+        for looked in [edge["kind"] in LOOKED]
+        for number in [edge[edge["kind"] if looked else "weight"]]
     )
     paths, colours, widths, dashes = [], [], [], []
-    for share, source, target, negative in drawn:
+    for share, source, target, negative, looked in drawn:
         (x0, y0), (x1, y1) = at.places[source], at.places[target]
         bend, kind = 0.45 * (y1 - y0), g.nodes[source]["kind"]
         paths.append(Curve([(x0, y0), (x0, y0 + bend), (x1, y1 - bend), (x1, y1)],
@@ -310,7 +313,7 @@ def _draw_edges(axes: Any, g: nx.DiGraph, at: Layout) -> None:
         faint = 0.5 if kind in GUTTER else 1.0
         colours.append((*_colour(negative), faint * (0.12 + 0.7 * share**0.7)))
         widths.append(_thickness(share))
-        dashes.append(_dash(kind, negative))
+        dashes.append(BY_LOOKING if looked else _dash(kind, negative))
     axes.add_collection(
         PathCollection(paths, facecolors="none", edgecolors=colours, linewidths=widths, linestyles=dashes, zorder=1),
         autolim=False,
@@ -323,6 +326,10 @@ def _colour(negative: bool) -> tuple[float, ...]:
 
 def _thickness(share: float) -> float:
     return 0.35 + 3.0 * share
+
+
+BY_LOOKING = (0, (4, 1.2, 1, 1.2))
+"""The dash of what is done by where heads looked."""
 
 
 def _dash(kind: str, negative: bool = False) -> Any:
@@ -399,6 +406,8 @@ def _draw_legend(axes: Any, g: nx.DiGraph, left_out: str) -> None:
         Line2D([], [], color=_colour(negative), linestyle=_dash(kind, negative), linewidth=1.4, label=label)
         for kind, negative, label in flows
     ]
+    if any(kind in LOOKED for *_, kind in g.edges(data="kind")):
+        lines.append(Line2D([], [], color=_colour(False), linestyle=BY_LOOKING, linewidth=1.4, label="query or key"))
     lines += [
         Line2D([], [], color=GREY, linewidth=_thickness(share), label=words.percent(share)) for share in (0.05, 0.25, 1)
     ]

@@ -61,6 +61,10 @@ const model = (() => {
     return node;
   }
 
+  /** Edges that are no part of what sums: the same flow by head, and what is done by where heads looked. */
+  const LOOKED = ["query", "key"];
+  const isFlow = (edge) => edge.kind === "flow" || edge.kind === "remainder";
+
   /** The graph with each group as one node. Its edges are the sums of its members'; those within it are `inner`. */
   function contract(all, links, groups) {
     const made = groups.map((group) => groupNode(group, all));
@@ -75,7 +79,7 @@ const model = (() => {
       const source = owner.get(link.source)?.id ?? link.source;
       const target = owner.get(link.target)?.id ?? link.target;
       if (source === target) {
-        if (link.kind !== "head") nodes.get(target).inner += link.weight;
+        if (isFlow(link)) nodes.get(target).inner += link.weight;
         continue;
       }
       const key = JSON.stringify([source, target, link.kind === "head"]);
@@ -94,18 +98,19 @@ const model = (() => {
   }
 
   function together(edge, link) {
-    for (const key of ["weight", "effect", "weight_a", "weight_b", "effect_a", "effect_b", "magnitude"]) {
+    for (const key of ["weight", "effect", "query", "key", "weight_a", "weight_b", "effect_a", "effect_b", "magnitude"]) {
       if (link[key] != null) edge[key] = (edge[key] ?? 0) + link[key];
     }
-    if (edge.kind === "remainder") edge.kind = link.kind;
+    if (edge.kind === "remainder" || (!isFlow(edge) && link.kind === "flow")) edge.kind = link.kind;
     if (edge.diff !== link.diff) edge.diff = "both";
     return edge;
   }
 
   // ---------------------------------------------------------------------------------------------------------- filters
 
-  /** The number that draws and sorts an edge. Of two compared graphs, the larger of theirs. */
+  /** The number that draws and sorts an edge, a query's or key's its own. Of two compared graphs, the larger of theirs. */
   function valueOf(edge, by) {
+    if (LOOKED.includes(edge.kind)) return edge[edge.kind] ?? 0;
     const [a, b] = [edge[`${by}_a`], edge[`${by}_b`]];
     if (a == null || b == null) return a ?? b ?? edge[by] ?? 0;
     return Math.abs(b) > Math.abs(a) ? b : a;
@@ -116,7 +121,8 @@ const model = (() => {
     const size = (edge) => Math.abs(valueOf(edge, by));
     for (const list of [...graph.inputs.values(), ...graph.outputs.values()]) list.sort((a, b) => size(b) - size(a));
     for (const list of graph.inputs.values()) {
-      for (const byHead of [false, true]) shareBefore(list.filter((edge) => (edge.kind === "head") === byHead), size);
+      for (const one of [isFlow, (edge) => edge.kind === "head", (edge) => LOOKED.includes(edge.kind)])
+        shareBefore(list.filter(one), size);
     }
     const nodes = [...graph.nodes.values()].sort((a, b) => b.influence - a.influence);
     shareBefore(nodes, (node) => node.influence);
@@ -292,5 +298,5 @@ const model = (() => {
     return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
   }
 
-  return { visible, plain, signed, cut, many, sum, cleaned, contract, valueOf, rank, within, layout, levelOf, captioned, outline, FOOT };
+  return { visible, plain, signed, cut, many, sum, cleaned, contract, LOOKED, isFlow, valueOf, rank, within, layout, levelOf, captioned, outline, FOOT };
 })();

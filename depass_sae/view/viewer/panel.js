@@ -1,14 +1,15 @@
 // What is told of a node in words and numbers: the tooltip, and the panel beside the drawing. `page` is what viewer.js
 // shares: the graph, what is drawn of it, the state, and what can be done (select, pin, ungroup).
 const makePanel = (page) => {
-  const { visible, plain, signed, sum } = model;
+  const { visible, plain, signed, sum, LOOKED, isFlow } = model;
   const { byId, el, button } = dom;
   const ROWS = 40; // of a table, before it is asked for more
+  const BY_LOOKING = "inputs by where heads looked";
 
   function facts(node) {
     const rows = node.token == null ? [] : [["token", visible(node.token)]];
-    for (const key of ["activation", "pre_activation", "constant", "probability", "influence"]) {
-      const show = key === "probability" || key === "influence" ? plain : signed;
+    for (const key of ["activation", "pre_activation", "constant", "probability", "influence", "reach"]) {
+      const show = ["probability", "influence", "reach"].includes(key) ? plain : signed;
       for (const side of new Set(["", ...page.sides])) {
         const name = key.replace("_", "-") + side.replace("_", " ").toUpperCase();
         if (node[key + side] != null) rows.push([name, show(node[key + side])]);
@@ -48,14 +49,18 @@ const makePanel = (page) => {
       "A weight is what the source contributed: the weights and the constant add up to the pre-activation.";
     const effect =
       "An effect is, to first order, what the target would lose without the source; effects add up to nothing in particular.";
-    const text = `Its inputs and outputs are listed here. ${weight} ${effect}`;
+    const looked = page.doc.edges.some((edge) => LOOKED.some((way) => edge[way]))
+      ? "A query or a key is what the source did to the target by where heads looked, which is in no sum."
+      : "";
+    const text = `Its inputs and outputs are listed here. ${weight} ${effect} ${looked}`.trim();
     return el("section", {}, el("h2", {}, "Select a node"), el("p", { class: "quiet" }, text));
   }
 
   function nodeSection(node) {
     const inputs = page.graph.inputs.get(node.id) ?? [];
     const outputs = page.graph.outputs.get(node.id) ?? [];
-    const flows = (list) => list.filter((edge) => node.kind === "head" || edge.kind !== "head");
+    const flows = (list) => list.filter((edge) => node.kind === "head" || isFlow(edge));
+    const looked = (list) => list.filter((edge) => LOOKED.some((way) => edge[way]));
     const byHead = (list) => list.filter((edge) => node.kind !== "head" && edge.kind === "head");
     const close = button("×", page.close, { id: "close", "aria-label": "close the details", title: "Esc" });
     const kind = el("div", { class: "kind" }, where(node));
@@ -66,6 +71,7 @@ const makePanel = (page) => {
     if (node.members) section.append(el("h3", {}, "members"), chips(node.members));
     section.append(table("inputs", flows(inputs), "source"));
     if (byHead(inputs).length) section.append(table("inputs once more, by head", byHead(inputs), "source"));
+    if (looked(inputs).length) section.append(table(BY_LOOKING, looked(inputs), "source", byLooking));
     section.append(table("outputs", flows(outputs), "target"));
     if (byHead(outputs).length) section.append(table("outputs once more, by head", byHead(outputs), "target"));
     return section;
@@ -118,19 +124,27 @@ const makePanel = (page) => {
     return line;
   }
 
-  function table(title, edges, end) {
+  /** What sorts and draws the list of what was done by where heads looked. */
+  const byLooking = {
+    columns: LOOKED,
+    value: (edge) => LOOKED.map((way) => edge[way] ?? 0).reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a)),
+  };
+
+  function table(title, edges, end, looking) {
     const heading = el("h3", {}, title, el("span", {}, edges.length ? String(edges.length) : "none"));
     if (!edges.length) return heading;
-    const sorted = [...edges].sort((a, b) => page.size(b) - page.size(a));
+    const value = looking?.value ?? page.value;
+    const size = (edge) => Math.abs(value(edge));
+    const sorted = [...edges].sort((a, b) => size(b) - size(a));
     const by = page.state.by;
-    const columns = page.diff ? page.sides.map((side) => by + side) : ["weight", "effect"];
+    const columns = looking?.columns ?? (page.diff ? page.sides.map((side) => by + side) : ["weight", "effect"]);
     const head = columns.map((key) => {
       const text = key === by ? `${key} ↓` : key.replace("_a", " in A").replace("_b", " in B");
       return el("th", { scope: "col", class: "n", "aria-sort": key === by ? "descending" : null }, text);
     });
     const body = el("tbody");
     const show = (from, to) =>
-      body.append(...sorted.slice(from, to).map((edge) => row(edge, end, columns, page.size(sorted[0]) || 1)));
+      body.append(...sorted.slice(from, to).map((edge) => row(edge, end, columns, value, size(sorted[0]) || 1)));
     show(0, ROWS);
     const more = button(`${sorted.length - ROWS} more`, () => more.remove(show(ROWS)), { class: "more" });
     const header = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, end), ...head));
@@ -138,11 +152,12 @@ const makePanel = (page) => {
     return el("div", {}, heading, rows, sorted.length > ROWS ? more : null);
   }
 
-  function row(edge, end, columns, most) {
+  function row(edge, end, columns, value, most) {
     const cells = columns.map((key) => el("td", { class: "n" }, signed(edge[key])));
-    const bar = el("span", { class: `bar ${page.value(edge) < 0 ? "negative" : "positive"}` });
-    bar.style.width = `${(100 * page.size(edge)) / most}%`;
-    if (!page.diff) cells[columns.indexOf(page.state.by)].append(bar);
+    const bar = el("span", { class: `bar ${value(edge) < 0 ? "negative" : "positive"}` });
+    bar.style.width = `${(100 * Math.abs(value(edge))) / most}%`;
+    const shown = columns.findIndex((key) => edge[key] === value(edge));
+    if (!page.diff) cells[Math.max(shown, 0)].append(bar);
     const side = { only_a: "A", only_b: "B" }[edge.diff];
     const letter = side ? el("span", { class: `side ${edge.diff}`, title: page.IN_DIFF[edge.diff] }, side) : null;
     const title = page.view.drawn.has(edge) ? null : "below the thresholds: drawn only while its node is selected";

@@ -102,6 +102,7 @@
 
   function dashes(edge) {
     if (edge.kind === "head") return [1.5, 3];
+    if (model.LOOKED.includes(edge.kind)) return [1.5, 3, 7, 3];
     return value(edge) < 0 ? [4 + widthOf(edge), 2 + widthOf(edge)] : [];
   }
 
@@ -322,6 +323,8 @@
         ]
       : [[line("positive"), "positive"], [line("negative", "5 3"), "negative"]];
     if (there.has("head")) lines.push([line(diff ? "both" : "positive", "1.5 3"), "the same flow by head"]);
+    if (doc.edges.some((edge) => model.LOOKED.includes(edge.kind)))
+      lines.push([line(diff ? "both" : "positive", "1.5 3 7 3"), "by where heads looked (query, key)"]);
     byId("legend").replaceChildren(
       ...[...kinds.map((kind) => [shape(kind), kind]), ...lines].map(([image, text]) => el("li", {}, image, text)),
     );
