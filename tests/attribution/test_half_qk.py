@@ -4,16 +4,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.errors import UserError
 from depass_sae.models.place import Place
 from depass_sae.view.words import percent
 
+from ..graph.oracle import Layer, Run, linear, llama, rotate
+from ..passes.models import CONFIGS, build
+from ..test_documents import InFloat64
 from .test_notes import ANSWERS
 from .tiny import D_MODEL, TEXT, handle, random_sae
 
 FEATURE = "2/3"
+IDS = (3, 9, 7, 21, 14, 9, 2)
 SAID = "belongs to no source"
 SETTINGS: list[dict[str, Any]] = [{}, {"qk_slope": "mean"}, {"qk_share": 1.0}]
 by = pytest.mark.parametrize("how", SETTINGS, ids=["local", "mean", "share 1"])
@@ -202,3 +207,46 @@ def test_place_is_where_a_target_is_read_inside_a_layer_too(lm: ds.LM) -> None:
     seen = lm.decompose(TEXT, layer=2, read="hook_z", rule="half-qk")
     assert seen.place == Place(2, "hook_z")
     assert seen.completeness_error < 1e-5
+
+
+class AttnLRP(Run):
+    """Gradients as lxt changes them: norms and the slope of activations are constants, and a product hands half of what
+    arrives to each of its factors: what heads move (pattern, value), a score (query, key), a gate.
+    """
+
+    def _attend(self, layer: Layer, normed: Tensor) -> Tensor:
+        n = len(normed)
+        q, k, v = (linear(normed, part, self.size).view(n, -1, layer.d_head) for part in (layer.q, layer.k, layer.v))
+        share = layer.heads // layer.kv_heads
+        q, k = halved(rotate(q, layer)), halved(rotate(k, layer)).repeat_interleave(share, 1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) * layer.scale
+        seen = torch.ones(n, n).tril().bool()
+        pattern = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        return torch.einsum("hqk,khd->qhd", halved(pattern), halved(v).repeat_interleave(share, 1)).flatten(1)
+
+    def _mlp(self, layer: Layer, normed: Tensor) -> Tensor:
+        assert layer.up is not None
+        g, u = (linear(normed, part, self.size) for part in (layer.gate, layer.up))
+        slope = (layer.act(g) / g).detach()
+        return linear(halved(slope * g) * halved(u), layer.down, self.size)
+
+
+def halved(x: Tensor) -> Tensor:
+    """x, of whose gradient half goes on."""
+    return x / 2 + (x / 2).detach()
+
+
+def test_attnlrp_gives_the_same_contributions_and_says_nothing_of_what_no_token_has() -> None:
+    config = CONFIGS["llama"]()
+    with InFloat64():  # rotary frequencies, too
+        model = build(config, torch.float64)
+        lm = ds.load(model)
+        found = lm.attribute_tokens(list(IDS), logit=9, rule="half-qk")
+    run = AttnLRP(llama(model), torch.tensor(IDS), [], lambda place: False, live=False)
+    logits, _ = run.whole()
+    (edges,) = run.edges(logits[-1:, 9])
+    theirs = [edges["token", "embed", pos, -1] for pos in range(len(IDS))]
+    assert found.contributions.tolist() == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+    assert found.pre_activation == pytest.approx(logits[-1, 9].item())
+    assert abs(sum(theirs) - logits[-1, 9].item()) > 0.1 * abs(logits[-1, 9].item())
+    assert found.other["pattern"] != 0
