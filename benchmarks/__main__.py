@@ -24,6 +24,7 @@ from depass_sae.files import write_text
 from .big import big
 from .graphs import every_layer, graph
 from .measure import Row, measured
+from .shapley import shapley
 from .start import start
 
 CPU = {
@@ -35,6 +36,8 @@ CPU = {
 }
 GPU = {"llama-3.1-8b": (32, 128, 512)}
 GRAPHS = (35, 200)
+PRINTED = {"start": start, "shapley": shapley}
+"""What is timed on its own, and printed."""
 COSTLY = 128
 """The longest prompt on which a large model's tokens are carried forward, too; on longer ones, only the sweep."""
 
@@ -116,7 +119,10 @@ def _name(options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
-    parser.add_argument("work", nargs="?", choices=("passes", "start"), default="passes", help="start: of one command")
+    parser.add_argument(
+        "work", nargs="?", choices=("passes", *PRINTED), default="passes",
+        help="start: of one command; shapley: of a measurement",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
     parser.add_argument("--big", action="store_true", help="the same shape, most of it on the disk (16 GB)")
@@ -125,8 +131,8 @@ def main() -> None:
     parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
-    if options.work == "start":
-        for line in start(options.threads):
+    if options.work in PRINTED:
+        for line in PRINTED[options.work](options.threads):
             print(line)
         return
     out = options.out or Path(__file__).parent / "results" / f"{_name(options)}.json"
