@@ -63,8 +63,8 @@ def inflow(
     """Every source's contribution to every reading, and its effect. low: the whole cut below the readings; swept, they
     may lie anywhere behind it.
 
-    carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept. looking: to find
-    what goes through queries and keys, too; for swept rules.
+    carried: what :func:`carry` returned for this cut and point; needed where the rule is not swept, which then has
+    nothing that goes through queries and keys. looking: to find that, too.
     """
     (effects,), heads, head_effects = _swept(seen, standing, low, replace(reads, w=reads.slope), EFFECT, settings)
     queries: Sources = {}

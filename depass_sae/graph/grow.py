@@ -134,7 +134,9 @@ class Growth:
         """Find the inflow of nodes that are read at one place. joining: their numbers among all sources."""
         low = self.standing.below(level)
         carried = self._carried(low, reads.place)
-        found = inflow(self.seen, self.standing, low, reads, self.settings, carried, self.looking)
+        found = inflow(
+            self.seen, self.standing, low, reads, self.settings, carried, Looking() if looks(self.by) else None
+        )
         ways = {"weight": found.weights, "effect": found.effects, "query": found.queries, "key": found.keys}
         sources = self._sources_of(found.weights)
         numbers = {way: self._together(own) for way, own in ways.items() if own}
@@ -164,11 +166,6 @@ class Growth:
                     heads=tuple((layer, head, w, e) for (layer, head), w, e in heads),
                 )
             )
-
-    @cached_property
-    def looking(self) -> Looking | None:
-        """Rules that carry parts forward have no gradient to go through a query or a key."""
-        return Looking() if looks(self.by) and self.settings.swept else None
 
     def _sources_of(self, found: Sources) -> Int[np.ndarray, "source"]:
         """The numbers of every cut's sources side by side."""
