@@ -186,8 +186,8 @@ Scores = dict[str, Float[Tensor, "pos"]]
 
 
 def scores(study: Study) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """Every method's scores of a prompt's tokens, for each target; and what ``pattern`` has under the rules that share
-    with attention, as a share of the pre-activation.
+    """Every method's scores of a prompt's tokens, for each target; and what ``pattern`` has under those that share with
+    attention, as a share of the pre-activation.
     """
     names, embedded, n = list(study.targets), study.seen.resid_pre[0].double(), len(study.prompt)
     found: dict[str, Scores] = {name: {} for name in names}
@@ -199,10 +199,12 @@ def scores(study: Study) -> tuple[dict[str, Scores], dict[str, dict[str, float]]
                 pattern[name][rule] = target.other["pattern"] / target.pre_activation
     averaged, usual = _averaged(study), _usual(study).double()
     for name, own in found.items():
-        own["half of x − mean"] = (_below(study, name, "half", "half") * (embedded - usual)).sum(-1)
+        own["half of x − mean"] = (_below(study, name, "half", "half")[0] * (embedded - usual)).sum(-1)
         own["half, others replaced"] = averaged[name]
-        own["half above, half-qk below"] = (_below(study, name, "half", "half-qk") * embedded).sum(-1)
-        own["half-qk above, half below"] = (_below(study, name, "half-qk", "half") * embedded).sum(-1)
+        for above, below in (("half", "half-qk"), ("half-qk", "half")):
+            gradient, left = _below(study, name, above, below)
+            own[f"{above} above, {below} below"] = (gradient * embedded).sum(-1)
+            pattern[name][f"{above} above, {below} below"] = left / study.targets[name][1]
         *_, first = study.gradients(name, EFFECT)
         own["gradient × embedding"] = (first.before[0].double() * embedded).sum(-1)
         own["nearness"] = torch.arange(n).double()
@@ -217,16 +219,19 @@ def _answers(study: Study, prompts: Sequence[Prompt], settings: Settings) -> lis
     return [answer.target for answer in attribute_tokens_each(study.subject, asked, settings=settings)]
 
 
-def _below(study: Study, name: str, above: str, below: str) -> Float[Tensor, "pos d_model"]:
-    """The gradient with respect to the embeddings, by one rule from the middle layer up and by another below it."""
+def _below(study: Study, name: str, above: str, below: str) -> tuple[Float[Tensor, "pos d_model"], float]:
+    """The gradient with respect to the embeddings, by one rule from the middle layer up and by another below it; and
+    what ``pattern`` has.
+    """
     target, _ = study.targets[name]
-    place = target.read(study.subject, study.seen).place
+    place, left = target.read(study.subject, study.seen).place, 0.0
     if place.layer < MIDDLE:
         *_, lowest = study.gradients(name, RULES[below].choices)
-        return lowest.before[0].double()
-    *_, lowest = study.gradients(name, RULES[above].choices, down_to=2 * MIDDLE)
-    *_, lowest = sweep(study.seen, {Place(MIDDLE, "resid_pre"): lowest.before}, RULES[below].choices)
-    return lowest.before[0].double()
+    else:
+        *_, upper = study.gradients(name, RULES[above].choices, down_to=2 * MIDDLE)
+        *_, lowest = sweep(study.seen, {Place(MIDDLE, "resid_pre"): upper.before}, RULES[below].choices)
+        left = upper.pattern_before.sum().item()
+    return lowest.before[0].double(), left + lowest.pattern_before.sum().item()
 
 
 def _usual(study: Study) -> Float[Tensor, "d_model"]:

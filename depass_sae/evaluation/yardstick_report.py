@@ -71,6 +71,8 @@ def tokens_page(records: Sequence[Measurement]) -> str:
     return "".join(parts)
 
 
+MOST_PATTERN = 0.1
+"""What a default may leave to the component that belongs to no token, as a share of the pre-activation."""
 CANDIDATES = (
     "softmax", "linear", "linear-norm", "relu", "half-qk", "half-qk, mean slope", "half-qk, share 1",
     "half above, half-qk below", "half-qk above, half below",
@@ -98,15 +100,22 @@ def decision(choose: Sequence[Measurement], confirm: Sequence[Measurement], best
         for target in ("feature", "logit")
         for protocol in (SHAPLEY, ALONE)
     ]
+    unmade = [r.value for r in confirm if (r.protocol, r.method) == (PATTERN, best) and not math.isnan(r.value)]
+    left = median(unmade) if unmade else 0.0
     wins = all(mean > interval for mean, interval, _ in (feature, logit))
-    verdict = (
-        f"`{best}` is ahead by more than its interval on the sentences to confirm, for features and logits."
-        if wins
-        else "It is not ahead of `half` by more than its interval for both there, so the default stays `half`."
-    )
+    if not wins:
+        verdict = "It is not ahead of `half` by more than its interval for both there, so the default stays `half`."
+    else:
+        verdict = "It is ahead of `half` by more than its interval there, for features and logits"
+        verdict += (
+            f", and leaves {left:.0%} to `pattern` (median), so the default stays `half`."
+            if left > MOST_PATTERN
+            else f" and leaves {left:.0%} to `pattern` (median): it should be the default."
+        )
     return (
-        f"The default for tokens changes only for a rule that wins on the sentences to confirm and leaves at most "
-        f"10 % to `pattern`. On the sentences to choose by, `{best}` is furthest ahead for features. {verdict}\n\n"
+        f"The default for tokens changes only for a rule that wins on the sentences to confirm and leaves at most\n"
+        f"{MOST_PATTERN:.0%} of the pre-activation to `pattern`. On the sentences to choose by, `{best}` is\n"
+        f"furthest ahead of `half` for features. {verdict}\n\n"
         "| | target | ahead by | against | sentences | n |\n|---|---|---|---|---|---|\n" + "".join(rows)
     )
 

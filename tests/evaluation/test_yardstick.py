@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,17 @@ def test_two_rules_at_once_are_one_rule_where_they_are_the_same() -> None:
     embedded = study().seen.resid_pre[0].double()
     lm = handle(random_sae())
     for name, target in (("feature 1", {"feature": "1/3"}), ("logit", {"logit": 7})):
-        both = (yardstick._below(study(), name, "half", "half") * embedded).sum(-1)
         asked: Any = {**target, "pos": len(IDS) - 1}
-        assert torch.allclose(both, lm.attribute_tokens(IDS, **asked).contributions, atol=1e-4)
+        for rule in ("half", "half-qk"):
+            gradient, left = yardstick._below(study(), name, rule, rule)
+            said = lm.attribute_tokens(IDS, **asked, rule=rule)
+            assert torch.allclose((gradient * embedded).sum(-1), said.contributions, atol=1e-4)
+            assert left == pytest.approx(said.other.get("pattern", 0.0), abs=1e-4)
 
 
 def test_what_pattern_has_is_told_of_the_rules_that_have_it() -> None:
     assert {r.method for r in records() if r.protocol == PATTERN} == {
-        "half-qk", "half-qk, mean slope", "half-qk, share 1"
+        "half-qk", "half-qk, mean slope", "half-qk, share 1", "half above, half-qk below", "half-qk above, half below"
     }  # fmt: skip
 
 
@@ -113,11 +117,28 @@ def test_a_rule_is_chosen_by_some_sentences_and_held_to_the_others() -> None:
     assert interval == pytest.approx(1.96 * math.sqrt(((0.1 - mean) ** 2 * 2 + (0.2 - mean) ** 2) / 2 / 3))
     confirm = made(rules | {"softmax": [0.3, 0.4, 0.4], CEILING: [0.8, 0.9, 0.7]}, first=yardstick.CHOOSING)
     page = tokens_page([*choose, *confirm])
-    assert "furthest ahead for features" in page
+    assert "`softmax` is\nfurthest ahead of `half` for features" in page
     assert "the default stays `half`" in page
     assert "On 6 sentences" in page
     assert page.index(CEILING) < page.index("| half |")  # the ceiling heads its table
     assert f"| {CEILING} | 0.80 ± 0.11 |" in page
+
+
+@pytest.mark.parametrize(("left", "verdict"), [(0.3, "so the default stays `half`"), (0.05, "should be the default")])
+def test_a_rule_that_leaves_much_to_no_token_is_no_default(left: float, verdict: str) -> None:
+    records = []
+    for first in (0, yardstick.CHOOSING):
+        for target in ("feature 5", "logit"):
+            rules = {name: [0.1, 0.2, 0.3] for name in CANDIDATES} | {
+                "half": [0.3, 0.4, 0.5],
+                "half-qk": [0.6, 0.7, 0.8],
+            }
+            some = made(rules | {CEILING: [0.8, 0.9, 0.7]}, first)
+            some += [Measurement(first, "tokens", target, PATTERN, "half-qk", left)]
+            records += [replace(record, target=target) for record in some]
+    page = tokens_page(records)
+    assert f"leaves {left:.0%} to `pattern`" in page
+    assert verdict in page
 
 
 def test_what_is_known_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
