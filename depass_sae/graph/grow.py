@@ -134,9 +134,8 @@ class Growth:
         """Find the inflow of nodes that are read at one place. joining: their numbers among all sources."""
         low = self.standing.below(level)
         carried = self._carried(low, reads.place)
-        found = inflow(
-            self.seen, self.standing, low, reads, self.settings, carried, Looking() if looks(self.by) else None
-        )
+        looking = Looking() if looks(self.by) else None
+        found = inflow(self.seen, self.standing, low, reads, self.settings, carried, looking)
         ways = {"weight": found.weights, "effect": found.effects, "query": found.queries, "key": found.keys}
         sources = self._sources_of(found.weights)
         numbers = {way: self._together(own) for way, own in ways.items() if own}
@@ -232,16 +231,7 @@ def grow(
     roots.
     """
     growth, cuts = Growth(seen, standing, settings, by), standing.cuts
-    together: dict[tuple[int, Place], list[int]] = {}
-    for number, target in enumerate(targets):
-        together.setdefault((target.level, target.reads.place), []).append(number)
-    for (level, _), own in together.items():
-        goals = [targets[number] for number in own]
-        joining = [_number_of(growth, goal) for goal in goals]
-        growth.members |= {source for source in joining if source is not None}
-        growth.expand(level, Reads.joined([goal.reads for goal in goals]), joining, [goal.worth for goal in goals])
-    order = [number for own in together.values() for number in own]
-    growth.expanded = [node for _, node in sorted(zip(order, growth.expanded, strict=True), key=lambda item: item[0])]
+    _expand_targets(growth, targets)
     while len(growth) < max_nodes:
         joining = _best(growth, min(AT_ONCE, max_nodes - len(growth)))
         if not joining:
@@ -255,12 +245,21 @@ def grow(
     return growth
 
 
-def _number_of(growth: Growth, goal: Goal) -> int | None:
-    """A target's among all sources, where it is a feature that fires."""
-    if goal.feature is None:
-        return None
-    own = growth.standing.cuts[goal.level].source_of(int(goal.reads.pos[0]), goal.feature)
-    return None if own is None else growth.starts[goal.level] + own
+def _expand_targets(growth: Growth, targets: Sequence[Goal]) -> None:
+    """Those that are read at one place in a sweep, and all in the order given."""
+    sources: list[int | None] = []
+    together: dict[tuple[int, Place], list[int]] = {}
+    for number, target in enumerate(targets):
+        cut = None if target.feature is None else growth.standing.cuts[target.level]
+        own = None if cut is None else cut.source_of(int(target.reads.pos[0]), target.feature)  # type: ignore[arg-type]
+        sources.append(None if own is None else growth.starts[target.level] + own)
+        together.setdefault((target.level, target.reads.place), []).append(number)
+    growth.members |= {source for source in sources if source is not None}
+    for (level, _), numbers in together.items():
+        reads = Reads.joined([targets[n].reads for n in numbers])
+        growth.expand(level, reads, [sources[n] for n in numbers], [targets[n].worth for n in numbers])
+    order = [n for numbers in together.values() for n in numbers]
+    growth.expanded = [node for _, node in sorted(zip(order, growth.expanded, strict=True), key=lambda pair: pair[0])]
 
 
 def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:

@@ -60,7 +60,7 @@ def reach(g: nx.DiGraph) -> Influence:
 
 def grown_by(g: nx.DiGraph) -> Grow:
     """By which ways; graphs of before there were several grew by what flows."""
-    return g.graph["settings"].get("grow", "weight")  # type: ignore[no-any-return]
+    return g.graph["settings"].get("grow", "weight")
 
 
 def _along(g: nx.DiGraph, share: Callable[[Sequence[Edge]], list[float]]) -> Influence:
