@@ -32,6 +32,8 @@ from .errors import UserError, warn
 from .files import expanded
 from .graph.build import Errors, GraphSettings, build_graph
 from .graph.circuit import Search, circuit_graph
+from .graph.downstream import By as DrivenBy
+from .graph.downstream import Downstream, find_downstream
 from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
 from .graph.task import TaskCircuit, find_task_circuit
@@ -588,6 +590,17 @@ class LM:
             size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow),
             settings=Settings.of(**how),
         )
+
+    def downstream(
+        self, prompt: PromptLike, source: str, *, sort: DrivenBy = "total", **how: Unpack[How]
+    ) -> Downstream:
+        """What a source goes on to do: later features and logits, by ``direct``, ``total`` and ``effect``.
+
+        source: a feature ``"11/223@6"``, ``"token:6"``, ``"head:5.1@7"`` or ``"neuron:5/301@7"``; without a position,
+        wherever it is. direct: through the frozen network and no other dictionary, a graph's edge; total: whatever it
+        passes; effect: what would be lost without it, to first order, in the unfrozen model. sort: which of them ranks.
+        """
+        return find_downstream(self._subject, self.encode(prompt), source, sort=sort, settings=Settings.of(**how))
 
     def circuit(
         self,

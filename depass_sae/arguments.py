@@ -250,6 +250,7 @@ EXPECTED = {
     "Slope": Expected('"local" or "mean"', _text),
     "SAEErrors": Expected('"keep", "hold" or "zero"', _text),
     "Newcomers": Expected('"remove" or "keep"', _text),
+    "DrivenBy": Expected('"total", "direct" or "effect"', _text),
     "Grow": Expected('"weight", "effect" or "both"', _text),
     "Errors": Expected('"roots" or "through"', _text),
     "Literal['attn', 'mlp']": Expected('"attn" or "mlp"', _text),

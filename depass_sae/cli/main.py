@@ -28,6 +28,7 @@ COMMANDS = (
     questions.neurons,
     questions.subspace,
     questions.attention,
+    questions.downstream,
     reports.feature,
     reports.case_study,
     graphs.graph,

@@ -278,6 +278,34 @@ def attention(
     _show(found, found.blocks(top), to)
 
 
+def downstream(
+    *,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A feature 11/223@6, token:6, head:5.1@7 or neuron:5/301@7.")
+    ],
+    prompt: options.Prompt = None,
+    ids: options.Ids = None,
+    how: options.HowOptions,
+    sort: Annotated[str, typer.Option("--sort", help="What comes first: total, direct or effect.")] = "total",
+    top: options.Top = TOP,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """What a feature, a token, a head or a neuron goes on to do: later features and logits, and how much is its."""
+    asked = options.prompt_of(prompt, ids)
+    from ..graph.downstream import Downstream, check_by, check_rule
+
+    check_by(sort)
+    keywords = how.keywords()
+    check_rule(how.allocation.rule)
+    to.check(Downstream)
+    with talk.working() as status:
+        lm = loading.load(status, None)
+        found = lm.downstream(asked, source, sort=sort, progress=status.progress, **keywords)  # type: ignore[arg-type]
+        talk.write(found, to.paths, status)
+    _show(found, found.blocks(top), to)
+
+
 def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
     """The texts of a file. Raises UserError for one that the model does not take, and says which."""
     for number, text in enumerate(texts, start=1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,36 @@ def _counts(g: nx.DiGraph) -> str:
     told = ("feature", "error", "token", "logit", "head")
     kinds = [f"{words.count(count[kind])} {kind}{'s' if count[kind] > 1 else ''}" for kind in told if count[kind]]
     return f"{words.count(len(g))} nodes ({', '.join(kinds)}), {words.count(g.number_of_edges())} edges"
+
+
+# ------------------------------------------------------------------------------------------------- what a source does
+
+
+def downstream_blocks(found: Mapping[str, Any], top: int | None = None) -> tuple[Block, ...]:
+    """The features that a source drives, the likeliest tokens, and those that it raises and lowers most."""
+    numbers = (
+        Column("pre-activation", "number", 2), Column("direct", "signed"), Column("total", "signed"),
+        Column("effect", "signed"),
+    )  # fmt: skip
+    keys = ("pre_activation", "direct", "total", "effect")
+    marked = [replace(column, bar=column.name == found["sort"]) for column in numbers]
+    features = tuple(
+        Row((Feature(f"{one['name']}@{one['pos']}", ""), Token(one["token"], one["pos"]), *(one[key] for key in keys)))
+        for one in found["features"][:top]
+    )
+    logits = tuple(Row((words.named(one["token"]), *(one[key] for key in keys))) for one in found["logits"][:top])
+    raised = tuple(
+        Row((words.named(up["token"]), up["total"], words.named(down["token"]), down["total"]))
+        for up, down in zip(found["raised"][:top], found["lowered"][:top], strict=False)
+    )
+    return (
+        Table(f"what {found['source']['name']} drives", (Column("feature"), Column("token"), *marked), features),
+        Table("the likeliest next tokens", (Column("logit"), *numbers), logits),
+        Table(
+            "the logits that it raises and lowers most, over the mean of all tokens",
+            (Column("raises"), Column("total", "signed"), Column("lowers"), Column("total", "signed")), raised,
+        ),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- a verification

@@ -111,7 +111,10 @@ class Frozen:
         """What the sublayer adds to the stream."""
         raw, bias = self.mixer.write(inside.z, self.record), self.live_bias(inside, choices)
         bias = self.mixer.write_bias(self.record, raw) if bias is None else bias
-        raw = raw if bias is None else raw + bias
+        return self.added(raw if bias is None else raw + bias, choices)
+
+    def added(self, raw: Float[Tensor, "pos d_model"], choices: Choices) -> Float[Tensor, "pos d_model"]:
+        """What is added of what the mixer writes, behind the norm on that."""
         if self.post is None:
             return raw
         scale = self.post_scale if choices.norm == "frozen" else self.post.scale(raw)

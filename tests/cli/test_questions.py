@@ -351,6 +351,17 @@ def test_attention_prints_a_table_or_its_own_document(run: Run, files: Files, by
     assert "looking at" in table.out
 
 
+def test_downstream_prints_a_table_or_its_own_document(run: Run, files: Files) -> None:
+    question = ["downstream", "token:4", "--prompt", TEXT, *files.options(), "--sort", "effect"]
+    table, document = run(*question, "--top", "4"), run(*question, "--json")
+    found = ds.load(files.model, saes=files.fitting).downstream(TEXT, "token:4", sort="effect")
+    assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
+    assert json.loads(document.out) == found.to_dict()
+    assert "drives" in table.out
+    first = found.ordered()[0]
+    assert f"{first.layer}/{first.index}@{first.pos}" in table.out
+
+
 def test_attention_says_where_there_is_nothing_to_hold_a_key_against(run: Run, files: Files) -> None:
     pair = ["-l", "0", "-H", "1", "-q", "0", "-k", "0", "--against", "mean"]
     done = run("attention", *pair, "--ids", "5 6 7", "--model", str(files.bare), "--json")

@@ -1,0 +1,373 @@
+"""What a feature, a token, a head or a neuron goes on to do: later features and logits, and how much of each is its.
+
+Three numbers for each, all in the unit of the reading's pre-activation:
+
+    direct     through the frozen network and through no other dictionary: a graph's edge from the one to the other
+    total      through the frozen network, dictionaries or not: ⟨w, J part⟩, what it contributes to the reading in all
+    effect     what the reading would lose without it, to first order, with attention, norms and MLPs live
+
+Neither is a sum over paths of a graph: total counts what passes by all dictionaries, in their errors, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..arguments import NUMBER
+from ..attribution.document import Heading, allocation_dict
+from ..attribution.targets import FeatureTarget, LogitTarget, parse_target
+from ..errors import UserError
+from ..models.place import Place
+from ..models.prompt import Prompt, token_text
+from ..passes.choices import CONTRIBUTION, EFFECT, Choices
+from ..passes.forward import Allocation
+from ..passes.onwards import Arrived, Ends, Given, onwards
+from ..passes.record import Trace
+from ..passes.settings import Settings
+from ..subject import Subject
+from ..view.blocks import Block, Page
+from ..view.shown import Shown
+from . import looks
+from .build import TOP_LOGITS, crossed
+from .cuts import Cut, Standing, standing_on
+from .reads import Reads, feature_reads, target_read
+from .standing import graph_hooks
+
+if TYPE_CHECKING:
+    import pandas
+
+By = Literal["total", "direct", "effect"]
+RAISED = 10
+"""So many of the tokens whose logits are raised, and lowered, most."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What goes on, and where it is put in. hook: of its own dictionary, whose features it does not feed."""
+
+    name: str
+    described: dict[str, Any]
+    given: Given
+    hook: Place | None = None
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A later feature that fires, or a logit at the last position."""
+
+    kind: Literal["feature", "logit"]
+    layer: int
+    hook: str | None
+    index: int
+    pos: int
+    token: str
+    activation: float
+    pre_activation: float
+    direct: float
+    total: float
+    effect: float
+
+
+@dataclass(frozen=True)
+class Downstream(Shown):
+    """The answer: everything that fires above the source. raised, lowered: (token, its id, total over the mean of all
+    tokens), at the last position.
+    """
+
+    heading: Heading
+    source: Source
+    allocation: Allocation
+    features: tuple[Driven, ...]
+    logits: tuple[Driven, ...]
+    raised: tuple[tuple[str, int, float], ...]
+    lowered: tuple[tuple[str, int, float], ...]
+    sort: By = "total"
+
+    @property
+    def title(self) -> str:
+        return f"What {self.source.name} goes on to do"
+
+    def ordered(self) -> list[Driven]:
+        """The features, the largest first."""
+        return sorted(self.features, key=lambda one: -abs(getattr(one, self.sort)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that ``depass-sae downstream --json`` prints."""
+        hooks = {(one.layer, one.hook) for one in self.features}
+        several = {layer for layer, count in Counter(layer for layer, _ in hooks).items() if count > 1}
+        return {
+            **self.heading.to_dict(),
+            **allocation_dict(self.allocation),
+            "source": {"name": self.source.name, **self.source.described},
+            "sort": self.sort,
+            "features": [
+                {
+                    "name": f"{one.layer}{f'.{one.hook}' if one.layer in several else ''}/{one.index}",
+                    **{key: getattr(one, key) for key in ("layer", "hook", "index", "pos", "token", *NUMBERS)},
+                }
+                for one in self.ordered()
+            ],
+            "logits": [{key: getattr(one, key) for key in ("index", "pos", "token", *NUMBERS)} for one in self.logits],
+            **{
+                name: [{"token": text, "index": token, "total": total} for text, token, total in some]
+                for name, some in (("raised", self.raised), ("lowered", self.lowered))
+            },
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for every feature and logit."""
+        import pandas
+
+        columns = ["kind", "layer", "hook", "index", "pos", "token", *NUMBERS]
+        rows = [tuple(getattr(one, key) for key in columns) for one in [*self.ordered(), *self.logits]]
+        return pandas.DataFrame(rows, columns=columns)
+
+    def blocks(self, top: int | None = None) -> tuple[Block, ...]:
+        """The features, those first that it drives most; the likeliest tokens; the tokens that it raises and lowers."""
+        return looks.downstream_blocks(self.to_dict(), top)
+
+    def page(self) -> Page:
+        return self.heading.page(self.title, self.blocks(), self.allocation)
+
+
+NUMBERS = ("activation", "pre_activation", "direct", "total", "effect")
+
+
+def check_by(sort: str) -> None:
+    """Raises UserError for an order that there is not."""
+    if sort not in get_args(By):
+        raise UserError(
+            f"what is driven is sorted by {', '.join(get_args(By)[:-1])} or {get_args(By)[-1]}, not {sort!r}"
+        )
+
+
+def check_rule(rule: str) -> None:
+    """Raises UserError for a rule under which no part is carried on alone."""
+    if rule not in CONTRIBUTION:
+        raise UserError(f"what a source goes on to do takes the rules {' and '.join(CONTRIBUTION)}, not {rule}")
+
+
+def find_downstream(
+    subject: Subject, prompt: Prompt, source: str, *, sort: By = "total", settings: Settings
+) -> Downstream:
+    """Everything that one source goes on to do on a prompt.
+
+    source: ``"11/223@6"``, ``"token:6"``, ``"head:5.1@7"``, ``"neuron:5/301@7"``; without a position, wherever it is.
+
+    Raises UserError for a source that there is not or that does nothing on the prompt, and for a rule that no sweep
+    takes.
+    """
+    check_by(sort)
+    check_rule(settings.rule)
+    hooks = graph_hooks(subject, None)
+    places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
+    seen = subject.trace(prompt, None, places | crossed(subject, hooks, None))
+    standing = standing_on(subject, seen, prompt, hooks)
+    found = _source(subject, seen, prompt, standing, source)
+    tokens, dictionaries = _likeliest(seen), [cut for cut in standing.cuts[1:] if cut.n_features]
+    reads = _logit_reads(subject, seen, tokens)
+    each = {
+        name: _carried(subject, seen, found, dictionaries, reads, choices, ends)
+        for name, choices, ends in (
+            ("direct", CONTRIBUTION[settings.rule], _ends(standing)),
+            ("total", CONTRIBUTION[settings.rule], Ends()),
+            ("effect", EFFECT, Ends()),
+        )
+    }
+    features = _features(prompt, dictionaries, {name: numbers.by_hook for name, numbers in each.items()})
+    last, totals = len(prompt) - 1, each["total"].vocabulary
+    assert seen.logits is not None
+    logits = tuple(
+        Driven(
+            "logit", subject.adapter.n_layers, None, token, last, token_text(subject.loaded.tokenizer, token),
+            seen.logits[last, token].item(), reads.pre[i].item(),
+            *(each[name].logits[i].item() for name in ("direct", "total", "effect")),
+        )
+        for i, token in enumerate(tokens)
+    )  # fmt: skip
+    order = totals.argsort(descending=True).tolist()
+    raised, lowered = (
+        tuple((token_text(subject.loaded.tokenizer, token), token, totals[token].item()) for token in some[:RAISED])
+        for some in (order, order[::-1])
+    )
+    return Downstream(Heading.of(subject, prompt), found, settings.allocation, features, logits, raised, lowered, sort)
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+_WRITTEN = re.compile(
+    rf"token:(?P<token>{NUMBER})"
+    rf"|(?:head:(?P<head>{NUMBER}\.{NUMBER})|neuron:(?P<neuron>{NUMBER}/{NUMBER}))(?:@(?P<pos>{NUMBER}))?"
+)
+
+
+def _source(subject: Subject, seen: Trace, prompt: Prompt, standing: Standing, text: str) -> Source:
+    found = _WRITTEN.fullmatch(text.strip())
+    if found is None:
+        return _feature(subject, standing, prompt, text)
+    n = len(prompt)
+    pos = found["token"] or found["pos"]
+    if pos is not None and int(pos) >= n:
+        raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
+    where = slice(None) if pos is None else slice(int(pos), int(pos) + 1)
+    at = {} if pos is None else {"pos": int(pos)}
+    if found["token"] is not None:
+        name = f"token {prompt.tokens[int(found['token'])]!r} ({pos})"
+        return Source(
+            name, {"kind": "token", **at}, Given(above={Place(0, "resid_pre"): _only(seen.streams[0], where)})
+        )
+    if found["head"] is not None:
+        return _unit(subject, seen, "head", found["head"], ".", where, at)
+    return _unit(subject, seen, "neuron", found["neuron"], "/", where, at)
+
+
+def _unit(
+    subject: Subject, seen: Trace, kind: str, written: str, between: str, where: slice, at: dict[str, int]
+) -> Source:
+    layer, unit = map(int, written.split(between))
+    if layer >= seen.n_layers:
+        raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {seen.n_layers - 1}")
+    place = Place(layer, "attn_out" if kind == "head" else "mlp_out")
+    frozen = seen.sublayer(place.depth)
+    if unit >= frozen.mixer.n_units:
+        raise UserError(f"layer {layer} has {kind}s 0 to {frozen.mixer.n_units - 1}, and none numbered {unit}")
+    described = {"kind": kind, "layer": layer, "index": unit, **at}
+    name = f"{kind} {written}" + (f" at {at['pos']}" if at else "")
+    if kind == "neuron":
+        return Source(name, described, Given(below={place: _only(frozen.written_by([[unit]])[:, 0], where)}))
+    z = frozen.recorded_z().unflatten(-1, (frozen.mixer.n_units, -1))
+    own = torch.zeros_like(z)
+    own[:, unit] = z[:, unit]
+    return Source(name, described, Given(below={Place(layer, "hook_z"): _only(own.flatten(1), where)}))
+
+
+def _feature(subject: Subject, standing: Standing, prompt: Prompt, text: str) -> Source:
+    target, pos = parse_target(subject, text)
+    if not isinstance(target, FeatureTarget):
+        raise UserError(f"a source is a feature, token:POS, head:LAYER.HEAD or neuron:LAYER/INDEX, not {text!r}")
+    cut = next((cut for cut in standing.cuts if cut.hook == target.hook and cut.n_features), None)
+    if cut is None:
+        graph_hooks(subject, [target.hook])  # which says why
+        raise UserError(f"no feature of the dictionary at {target.hook} fires on this prompt")
+    which = (cut.active.index == target.index) & (True if pos is None else cut.active.pos == pos)
+    if not which.any():
+        raise UserError(f"{text} does not fire there, so that it goes on to do nothing")
+    some, n = which.nonzero()[:, 0], len(prompt)
+    parts = {}
+    for place in cut.written:
+        written = cut.part(some, place)
+        parts[place] = written.new_zeros(n, written.shape[1]).index_add_(0, cut.active.pos[some], written)
+    name = f"{target.name} at {pos}" if pos is not None else target.name
+    described: dict[str, Any] = {"kind": "feature", "layer": target.hook.layer, "hook": target.hook.hook}
+    described |= {"index": target.index} | ({} if pos is None else {"pos": pos})
+    if not cut.stands.instead:
+        return Source(name, described, Given(above=parts), target.hook)
+    given = Given(raw=parts) if cut.stands.before_norm else Given(below=parts)
+    return Source(name, described, given, target.hook)
+
+
+def _only(x: Float[Tensor, "pos d"], where: slice) -> Float[Tensor, "pos d"]:
+    part = torch.zeros_like(x)
+    part[where] = x[where]
+    return part
+
+
+# ------------------------------------------------------------------------------------------------------------ readings
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """by_hook: of the features of a dictionary that fire, by position, then index. vocabulary: over the mean."""
+
+    by_hook: dict[Place, Float[Tensor, "read"]]
+    logits: Float[Tensor, "read"]
+    vocabulary: Float[Tensor, "vocab"]
+
+
+def _carried(
+    subject: Subject,
+    seen: Trace,
+    source: Source,
+    dictionaries: Sequence[Cut],
+    logits: Reads,
+    choices: Choices,
+    ends: Ends,
+) -> _Numbers:
+    """What the source comes to at everything that is read above it, by one pass."""
+    by_hook, arrived = {}, None
+    for arrived in onwards(seen, source.given, choices, ends):
+        for cut in dictionaries:
+            if cut.hook != source.hook and _is_at(cut.hook, arrived):
+                reads = feature_reads(cut, cut.active.pos, cut.active.index)
+                part = arrived.below if cut.place == cut.hook else arrived.above
+                w = reads.slope if choices == EFFECT else reads.w
+                by_hook[cut.hook] = (w * part[reads.pos].to(w)).sum(1)
+    assert arrived is not None
+    last = arrived.above[-1]
+    w = logits.slope if choices == EFFECT else logits.w
+    norm = subject.adapter.final_norm.to(last)
+    unembedded = subject.adapter.unembed.to(last)(norm.frozen(last, norm.scale(seen.resid_post[-1])))
+    bias = subject.adapter.unembed.to(last).bias
+    vocabulary = unembedded if bias is None else unembedded - bias
+    return _Numbers(by_hook, w @ last, vocabulary - vocabulary.mean())
+
+
+def _is_at(hook: Place, arrived: Arrived) -> bool:
+    return hook == arrived.place or (hook.is_stream and arrived.place.is_stream and hook.depth == arrived.place.depth)
+
+
+def _features(
+    prompt: Prompt, dictionaries: Sequence[Cut], numbers: Mapping[str, Mapping[Place, Float[Tensor, "read"]]]
+) -> tuple[Driven, ...]:
+    found = []
+    for cut in dictionaries:
+        if cut.hook not in numbers["total"]:
+            continue
+        assert cut.encoded is not None
+        where = zip(cut.active.pos.tolist(), cut.active.index.tolist(), strict=True)
+        each = [numbers[name][cut.hook].tolist() for name in ("direct", "total", "effect")]
+        for (pos, index), *values in zip(where, *each, strict=True):
+            if any(values):
+                activation, pre = (x[pos, index].item() for x in (cut.encoded.activations, cut.encoded.pre))
+                place = (cut.hook.layer, cut.hook.hook)
+                found.append(Driven("feature", *place, index, pos, prompt.tokens[pos], activation, pre, *values))
+    return tuple(found)
+
+
+def _likeliest(seen: Trace) -> list[int]:
+    assert seen.logits is not None
+    return seen.logits[-1].topk(min(TOP_LOGITS, seen.logits.shape[1])).indices.tolist()
+
+
+def _logit_reads(subject: Subject, seen: Trace, tokens: Sequence[int]) -> Reads:
+    last = len(seen.token_ids) - 1
+    return Reads.joined([target_read(subject, seen, LogitTarget(token), last) for token in tokens])
+
+
+def _ends(standing: Standing) -> Ends:
+    """Where a graph's dictionaries stand."""
+    ends = Ends(frozenset(cut.place for cut in standing.cuts if not cut.stands.instead), {}, {})
+    for cut in standing.cuts:
+        if cut.stands.instead:
+            kind = ends.raw if cut.stands.before_norm else ends.equations
+            kind[cut.place] = partial(_skipped, cut)  # type: ignore[index]
+    return ends
+
+
+def _skipped(cut: Cut, read: Mapping[str, Float[Tensor, "pos d"]]) -> Float[Tensor, "pos d"] | None:
+    """What of what a transcoder reads goes through its skip connection."""
+    if cut.skip is None:
+        return None
+    through = read[cut.hook.hook] @ cut.skip.to(read[cut.hook.hook]).T
+    if cut.is_token[0]:
+        through[0] = 0  # all that is there is the token's
+    return through
