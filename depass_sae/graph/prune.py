@@ -47,6 +47,8 @@ def prune(
         through = influence(small).edges
         listed = {edge: share for edge, share in through.items() if small.edges[edge]["kind"] == "flow"}
         small = _without_dead_ends(fold(small, small, _largest(listed, edge_threshold)))
+    if len(small) < len(g):
+        small.graph.pop("sufficiency", None)  # which is of all features
     small.graph["scores"] = {**small.graph.get("scores", {"whole": scores(g)}), "pruned": scores(small)}
     return small
 
