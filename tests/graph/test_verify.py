@@ -16,8 +16,6 @@ from torch import Tensor
 import depass_sae as ds
 from depass_sae.attribution.reservoir import replacements
 from depass_sae.errors import UserError
-from depass_sae.graph.live import LiveGraph
-from depass_sae.graph.masks import matched
 from depass_sae.graph.verify import REPLACEMENTS, predicted
 
 from ..attribution.tiny import (
