@@ -217,14 +217,7 @@ def grow(
     errors_through: errors of whole cuts are followed upstream; those of others are roots.
     """
     growth, cuts = Growth(seen, standing, settings), standing.cuts
-    for target in targets:
-        source = None
-        if target.feature is not None:
-            own = cuts[target.level].source_of(int(target.reads.pos[0]), target.feature)
-            source = None if own is None else growth.starts[target.level] + own
-        if source is not None:
-            growth.members.add(source)
-        growth.expand(target.level, target.reads, [source], [target.worth])
+    _expand_targets(growth, targets)
     while len(growth) < max_nodes:
         joining = _best(growth, min(AT_ONCE, max_nodes - len(growth)))
         if not joining:
@@ -236,6 +229,23 @@ def grow(
                 _expand_errors(growth, level, [s for s in sources if cuts[level].is_error(s)])
         settings.tell("growing the graph", min(len(growth), max_nodes), max_nodes)
     return growth
+
+
+def _expand_targets(growth: Growth, targets: Sequence[Goal]) -> None:
+    """Those that are read at one place in a sweep, and all in the order given."""
+    sources: list[int | None] = []
+    together: dict[tuple[int, Place], list[int]] = {}
+    for number, target in enumerate(targets):
+        cut = None if target.feature is None else growth.standing.cuts[target.level]
+        own = None if cut is None else cut.source_of(int(target.reads.pos[0]), target.feature)  # type: ignore[arg-type]
+        sources.append(None if own is None else growth.starts[target.level] + own)
+        together.setdefault((target.level, target.reads.place), []).append(number)
+    growth.members |= {source for source in sources if source is not None}
+    for (level, _), numbers in together.items():
+        reads = Reads.joined([targets[n].reads for n in numbers])
+        growth.expand(level, reads, [sources[n] for n in numbers], [targets[n].worth for n in numbers])
+    order = [n for numbers in together.values() for n in numbers]
+    growth.expanded = [node for _, node in sorted(zip(order, growth.expanded, strict=True), key=lambda pair: pair[0])]
 
 
 def _best(growth: Growth, count: int) -> Mapping[int, list[int]]:

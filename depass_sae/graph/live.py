@@ -205,15 +205,13 @@ class LiveGraph:
         return Left(torch.cat([left.value for left in found]), torch.cat(shares) if shares else None)
 
     def _gone(self, hook: Place, sets: Bool[Tensor, "set player"], others: bool) -> Bool[Tensor, "set pos d_sae"]:
-        """What goes of a dictionary's features, at every position; nothing where they mean nothing."""
+        """What goes of a dictionary's features, at every position."""
         cut, players = self.cuts[hook], self.players
         assert cut.sae is not None
         own = players.hook == players.hooks.index(hook)
         chosen = torch.zeros(len(sets), len(self.prompt), cut.sae.cfg.d_sae, dtype=torch.bool)
         chosen[:, players.pos[own], players.index[own]] = sets[:, own]
-        gone = ~chosen if others else chosen
-        gone[:, 0] &= not cut.is_token[0]
-        return gone
+        return ~chosen if others else chosen
 
     # --- what is done at the dictionaries
 

@@ -193,8 +193,8 @@ def test_against_a_contrast_a_contribution_is_of_what_a_removed_feature_loses() 
 
 def test_random_sets_are_of_the_same_cells_and_count_where_they_are_removed() -> None:
     lm = random_lm()
-    g = lm.circuit(IDS)
-    found, game = g.graph["circuit"], game_of(lm)
+    g = lm.circuit(IDS, logit=11)
+    found, game = g.graph["circuit"], game_of(lm, logit=11)
     chosen = torch.tensor([f"{p.layer}/{i}@{pos}" in members(g) for p, i, pos in game.named])
     random = matched(chosen, game.cells, DRAWS, torch.Generator().manual_seed(0))
     kept, removed = game.play(random).share.double(), game.play(~random).share.double()
@@ -314,8 +314,8 @@ def test_against_a_contrast_only_what_differs_plays_and_the_share_is_of_the_diff
 
 def test_a_circuit_keeps_what_it_says_and_its_checks_are_of_what_it_removes() -> None:
     lm = random_lm()
-    g = lm.circuit(IDS)
-    found, game = g.graph["circuit"], game_of(lm)
+    g = lm.circuit(IDS, logit=11)
+    found, game = g.graph["circuit"], game_of(lm, logit=11)
     chosen = torch.tensor([f"{p.layer}/{i}@{pos}" in members(g) for p, i, pos in game.named])
     assert int(chosen.sum()) == found["size"] == len(members(g))
     assert found["kept"]["share"] == pytest.approx(left(lm, game, chosen), rel=2e-3)
