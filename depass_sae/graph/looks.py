@@ -12,6 +12,7 @@ from ..view import words
 from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
 from ..view.pointer import At
 from .names import name_of, page_id
+from .told import sufficiency_lines, together_lines
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -70,13 +71,7 @@ def score_lines(g: nx.DiGraph) -> list[str]:
             f"{which} graph: completeness {words.number(found['completeness'], 2)}, replacement "
             f"{words.number(found['replacement'], 2)}; influence ends in {shares}"
         )
-    if (found := g.graph.get("sufficiency")) is not None:
-        lines.append(
-            f"keeping only its {words.count(found['features'])} of {words.count(found['active'])} active features "
-            f"leaves {words.number(found['share'], 2)} of the target in the model (none of them: "
-            f"{words.number(found['no_features'], 2)})"
-        )
-    return lines
+    return [*lines, *sufficiency_lines(g.graph)]
 
 
 def _counts(g: nx.DiGraph) -> str:
@@ -100,46 +95,6 @@ def between(found: Mapping[str, Any] | At, by: str) -> str:
     """The 95 % interval of a verification's rank correlation, where it is known: older graphs have none."""
     known = (found.get("rank_interval") or {}).get(by)
     return "" if known is None else f" (95 %: {words.number(known[0], 2)} to {words.number(known[1], 2)})"
-
-
-def together_lines(found: Mapping[str, Any] | At) -> list[str]:
-    """What all of the graph's features do together, in shares of the target where those are known."""
-    together = found["together"]
-    features, active = (words.count(together[key]) for key in ("features", "active"))
-    if together.get("shares") is None:  # an older graph, or a target of nothing
-        only, alone, without, absent = (
-            words.number(together[key], 2) for key in ("only_graph", "only_random", "without_graph", "without_random")
-        )
-        return [
-            f"target {words.number(found['target'], 2)}; with only the graph's {features} of {active} active features "
-            f"{only} (as many random ones: {alone}); without them {without} (random: {absent})"
-        ]
-    shares = together["shares"]
-    ends = (("all active features", "all_features"), ("all without SAE errors", "all_without_errors"))
-    told = [f"{name} {words.number(shares[key], 2)}" for name, key in (*ends, ("none", "no_features"))]
-    return [
-        removal_line(together),
-        f"keeping only them of {active} active features leaves {words.number(shares['only_graph'], 2)} of it; as many "
-        f"random ones: {_around(shares['only_random'])}; {', '.join(told)}",
-        f"±: {together['interval']} over {words.count(together['draws'])} random sets; "
-        f"{words.percent(together['random_own'])} of their features are the graph's own, for want of others",
-    ]
-
-
-def removal_line(together: Mapping[str, Any] | At) -> str:
-    """What the target loses without the graph's features, beside random ones."""
-    shares, features = together["shares"], words.count(together["features"])
-    return (
-        f"removing the graph's {features} features takes {words.number(1 - shares['without_graph'], 2)} of the target "
-        f"away; {features} random features of the same layers and positions: "
-        f"{_around(shares['without_random'], lost=True)}"
-    )
-
-
-def _around(random: Mapping[str, float] | At, *, lost: bool = False) -> str:
-    """A mean over random sets with its interval. lost: what is gone, not what is left."""
-    mean, half = random["mean"], (random["high"] - random["low"]) / 2
-    return words.within(1 - mean if lost else mean, half, 2)
 
 
 def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:

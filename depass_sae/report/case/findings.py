@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ...attribution.agreement import Agreement
 from ...attribution.looks import agreeing, share_of
-from ...graph.looks import removal_line
+from ...graph.told import removal_line
 from ...view.words import count, number, percent, place, shown, signed
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]

@@ -18,7 +18,8 @@ from ...attribution.looks import (
     token_rows,
     token_table,
 )
-from ...graph.looks import between, graph_block, together_lines
+from ...graph.looks import between, graph_block
+from ...graph.told import together_lines
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
 from ...view.pointer import At
