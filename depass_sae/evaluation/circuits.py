@@ -15,8 +15,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from ..files import write_text
 from ..graph.circuit import Circuit, Search, find_circuit
 from ..graph.feature_game import Asked, Removal, feature_game
 from ..graph.task import find_task_circuit
-from ..models.prompt import encode
+from ..loading import load_subject
+from ..models.prompt import encode, token_id
 from ..passes.settings import Settings
 from ..subject import Subject
 from .facts import FACTS
@@ -44,6 +45,33 @@ FEATURES = {"climate": "17/2601@7", "simplicity": "11/1393@8", "economics": "11/
 OBJECTS, CONTRAST, FACT, STUDY = "indirect object", "indirect object, contrast", "fact", "case study"
 TASK, TASK_PROMPTS = "task", 16
 """Circuits of a task, of so many sentences of one structure: number 0 is of logits, number 1 against contrasts."""
+
+
+@dataclass(frozen=True)
+class Of:
+    """What is measured: by default SmolLM2 with the SAEs shipped for it."""
+
+    model: str = "smollm2"
+    sae: str | None = None
+
+    @property
+    def name(self) -> str:
+        model = "SmolLM2-135M" if self.model == Of.model else self.model
+        return f"{model} and {'the SAEs shipped for it' if self.sae is None else f'the SAEs of {self.sae}'}"
+
+    def has(self, kind: str) -> bool:
+        """The features of the case studies are those of the SAEs that are shipped."""
+        return kind != STUDY or self == Of()
+
+    def subject(self) -> Subject:
+        return one_subject() if self == Of() else _subject(self)
+
+
+@cache
+def _subject(of: Of) -> Subject:
+    """One model per worker process."""
+    torch.set_num_threads(1)
+    return load_subject(of.model, saes=of.sae)
 
 
 def exchanged(sentence: Sentence) -> str:
@@ -71,14 +99,27 @@ def _of_sentence(subject: Subject, sentence: Sentence, contrast: bool) -> Asked 
     known = _known(subject, sentence.text, sentence.indirect_object)
     if known is None or not contrast:
         return known
+    if not _is_token(subject, sentence.subject):
+        return None
     target, _ = make_target(subject, logit_diff=(sentence.indirect_object, sentence.subject))
     return replace(known, target=target, contrast=encode(subject.loaded, subject.adapter, exchanged(sentence)))
 
 
 def _known(subject: Subject, text: str, answer: str) -> Asked | None:
+    if not _is_token(subject, answer):
+        return None
     prompt = encode(subject.loaded, subject.adapter, text)
     target, _ = make_target(subject, logit=answer)
     return Asked(prompt, target) if _says(subject, prompt, answer) else None
+
+
+def _is_token(subject: Subject, text: str) -> bool:
+    """Whether a tokenizer has it in one piece."""
+    try:
+        token_id(subject.loaded, text)
+    except UserError:
+        return False
+    return True
 
 
 def _says(subject: Subject, prompt: Any, answer: str) -> bool:
@@ -132,27 +173,30 @@ def measured_task(subject: Subject, number: int, how: Search, count: int = TASK_
     found = [_of_sentence(subject, sentence, contrast=number == 1) for sentence in of_one_structure(count)]
     questions = [question for question in found if question is not None]
     search = replace(how, seconds=how.seconds * len(questions))
-    circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
+    try:
+        circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
+    except UserError as error:
+        return {"kind": TASK, "number": number, "asked": False, "why": str(error)}
     needed = [feature["needed"] / feature["active"] for feature in circuit["features"] if feature["active"]]
     features = {"always": sum(share == 1 for share in needed), "half": sum(share >= 0.5 for share in needed)}
     return {"kind": TASK, "number": number, "asked": True, **circuit, "features": features}
 
 
-def run(out: Path, count: int, how: Search, workers: int) -> list[Record]:
+def run(out: Path, count: int, how: Search, workers: int, of: Of = Of()) -> list[Record]:
     """Measure at most ``count`` prompts of every kind; what ``out`` (JSON lines) holds is not measured again."""
-    wanted = [(kind, number) for kind, most in COUNTS.items() for number in range(min(count, most))]
-    return measure_all(out, wanted, ("kind", "number"), partial(_work, how=how), "looking for circuits", workers)
+    wanted = [(kind, n) for kind, most in COUNTS.items() if of.has(kind) for n in range(min(count, most))]
+    return measure_all(out, wanted, ("kind", "number"), partial(_work, how=how, of=of), "looking for circuits", workers)
 
 
-def _work(kind: str, number: int, how: Search) -> Record:
-    return measured(one_subject(), kind, number, how)
+def _work(kind: str, number: int, how: Search, of: Of) -> Record:
+    return measured(of.subject(), kind, number, how)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
 
 HEAD = """# How small circuits are
 
-Made by `make circuits` on SmolLM2-135M and the SAEs shipped for it, with {seconds:g} s a prompt for the search. A
+Made by `make circuits` on {of}, with {seconds:g} s a prompt for the search. A
 *circuit* is a set of active features that is *sufficient*: with all other active features removed in the live model, in
 every layer that has an SAE, the answer stays first and 80 % of the target is left. SAE errors and constants stay,
 position 0 is left alone, kept features are what the edited model makes of them, and what becomes active where others
@@ -171,10 +215,13 @@ replacement); where no circuit is found all active features count.
 """
 
 
-def page(records: Sequence[Record], seconds: float) -> str:
+def page(records: Sequence[Record], seconds: float, of: Of = Of()) -> str:
     """Markdown: sizes, what they keep, and what is lost without them, by kind."""
-    parts = [HEAD.format(seconds=seconds, level=LEVEL)]
-    tasks = sorted((record for record in records if record["kind"] == TASK), key=lambda record: record["number"])
+    parts = [HEAD.format(seconds=seconds, level=LEVEL, of=of.name)]
+    tasks = sorted(
+        (record for record in records if record["kind"] == TASK and record["asked"]),
+        key=lambda record: record["number"],
+    )
     used = [record for record in records if record["asked"] and record["kind"] != TASK]
     kinds = [(kind, [r for r in used if r["kind"] == kind]) for kind in COUNTS]
     kinds, lost = [(kind, some) for kind, some in [*kinds, ("all", used)] if some], []
@@ -284,13 +331,18 @@ def main() -> None:
     parser.add_argument(
         "--stability", action=argparse.BooleanOptionalAction, default=True, help="from another seed, too"
     )
+    parser.add_argument("--model", default=Of.model, help="another, with the SAEs of --sae")
+    parser.add_argument("--sae", default=None, help="SAEs on the residual stream, as the command line takes them")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where single results are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where results are kept, of one model"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/circuits.md"))
     args = parser.parse_args()
-    records = run(args.work, args.prompts, Search(seconds=args.seconds, stability=args.stability), args.workers)
+    how, of = Search(seconds=args.seconds, stability=args.stability), Of(args.model, args.sae)
+    records = run(args.work, args.prompts, how, args.workers, of)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, page(records, args.seconds))
+    write_text(args.out, page(records, args.seconds, of))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from depass_sae.evaluation.circuits import (
     OBJECTS,
     STUDY,
     TASK,
+    Of,
+    _of_sentence,
     as_many,
     asked,
     exchanged,
@@ -27,11 +29,13 @@ from depass_sae.evaluation.circuits import (
     run,
 )  # fmt: skip
 from depass_sae.evaluation.facts import FACTS
-from depass_sae.evaluation.ioi import of_one_structure, sentences
+from depass_sae.evaluation.ioi import Sentence, of_one_structure, sentences
 from depass_sae.evaluation.resumed import median
 from depass_sae.graph.circuit import Search, find_circuit
 from depass_sae.graph.feature_game import Removal
 from depass_sae.passes.settings import Settings
+
+from ..attribution.tiny import fitting_sae, model, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +166,30 @@ def test_sentences_of_one_structure_have_the_same_word_at_every_position(lm: ds.
     assert len({len(lm.encode(sentence.text)) for sentence in made}) == 1
     givers = {len(lm.encode(sentence.text.rpartition(sentence.subject)[0])) for sentence in made}
     assert len(givers) == 1
+
+
+def test_other_saes_are_measured_the_same_way_but_for_the_features_of_the_case_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model().save_pretrained(tmp_path / "tiny")
+    tokenizer().save_pretrained(tmp_path / "tiny")
+    fitting_sae("0.resid_post").save_model(tmp_path / "saes")
+    monkeypatch.setattr(
+        "depass_sae.evaluation.circuits.of_one_structure", lambda _: [Sentence("supply", " Parisian", " x")]
+    )
+    of = Of(str(tmp_path / "tiny"), str(tmp_path / "saes"))
+    assert [kind for kind in COUNTS if of.has(kind)] == [OBJECTS, CONTRAST, FACT, TASK]
+    assert all(Of().has(kind) for kind in COUNTS)
+    assert (
+        _of_sentence(of.subject(), Sentence("supply", " Parisian", " x"), contrast=True) is None
+    )  # its tokenizer has the answer in pieces
+    assert [str(hook) for hook in of.subject().saes] == ["0.resid_post"]
+    found = measured(of.subject(), TASK, 1, Search(seconds=0.01))
+    assert not found["asked"]
+    assert "a task is of 4 prompts at least, not of 0" in found["why"]
+    assert "## One circuit" not in page([found], 30)
+    assert f"on {of.model} and the SAEs of {of.sae}, with 30 s" in page([], 30, of)
+    assert "on SmolLM2-135M and the SAEs shipped for it, with 30 s" in page([], 30)
 
 
 def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
