@@ -172,7 +172,7 @@ def measured_task(subject: Subject, number: int, how: Search, count: int = TASK_
     """What one circuit for many prompts is. The search may take as long as one for each of them."""
     found = [_of_sentence(subject, sentence, contrast=number == 1) for sentence in of_one_structure(count)]
     questions = [question for question in found if question is not None]
-    search = replace(how, seconds=how.seconds * len(questions))
+    search = replace(how, seconds=how.seconds * max(len(questions), 1))
     try:
         circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
     except UserError as error:
