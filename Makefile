@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long rules circuits models-table pictures gallery notebooks bench lint format clean
+.PHONY: demo test test-long rules circuits graph-sizes models-table pictures gallery notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -28,6 +28,9 @@ rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 
 circuits: $(READY)  ## look for circuits on SmolLM2, and measure them: docs/circuits.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.circuits
+
+graph-sizes: $(READY)  ## what graphs of 25 to 1,000 nodes suffice for on SmolLM2: docs/graph-sizes.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.graph_sizes
 
 models-table: $(READY)  ## which models and public SAEs can be used: docs/models.md
 	$(PY) -m depass_sae.demo.models_table

@@ -37,7 +37,7 @@ from .graph.downstream import Downstream, find_downstream
 from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
 from .graph.task import TaskCircuit, find_task_circuit
-from .graph.verify import verify_graph
+from .graph.verify import sufficiency, verify_graph
 from .graph.ways import Grow
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
@@ -574,7 +574,8 @@ class LM:
         ``key``, what their source did as part of heads' queries and keys, which is in no sum. node_threshold,
         edge_threshold: then keep the fewest that have this share of the influence. errors: "roots", or "through" to
         follow errors on the residual stream upstream. heads: also through which heads. At every feature and logit
-        Σ incoming weights + constant = pre-activation.
+        Σ incoming weights + constant = pre-activation. ``.graph["sufficiency"]``: what is left of the target in the live
+        model where only the graph's features are kept.
         """
         given = [] if target is None else [target] if isinstance(target, str) else list(target)
         targets = [parse_target(self._subject, text) for text in given]
@@ -582,7 +583,7 @@ class LM:
             targets.append(make_target(self._subject, logit=logit))
         if logit_diff is not None:
             targets.append(make_target(self._subject, logit_diff=logit_diff))
-        return build_graph(
+        g = build_graph(
             self._subject,
             self.encode(prompt),
             [(found, pos if at is None else at) for found, at in targets],
@@ -590,6 +591,9 @@ class LM:
             size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow),
             settings=Settings.of(**how),
         )
+        if (left := sufficiency(self._subject, g)) is not None:
+            g.graph["sufficiency"] = left
+        return g
 
     def downstream(
         self, prompt: PromptLike, source: str, *, sort: DrivenBy = "total", **how: Unpack[How]
@@ -703,7 +707,9 @@ class LM:
         """Take the graph's nodes out of the unfrozen model and measure; a copy with ``.graph["verification"]``.
 
         max_nodes: how many are taken out one at a time, the most influential. Predictions go along all paths, by
-        weights and by effects; see :mod:`depass_sae.graph.verify`. replace_from: as in :meth:`attribute_tokens`.
+        weights and by effects. Together the graph's features are kept alone, and removed, beside 20 random sets of the
+        same dictionaries and positions; see :mod:`depass_sae.graph.verify`. replace_from: as in
+        :meth:`attribute_tokens`.
         """
         return verify_graph(
             self._subject, graph, max_nodes=max_nodes, seed=seed, replace_from=replace_from,

@@ -51,6 +51,7 @@ CHANGED: dict[str, str] = {
     "/*/c*/firings/0/*": "told in words, without pointers",
     "*/rank_correlation": "of ten sources and more, the target's own left out",
     "*/verification/rank_correlation/*": "of ten nodes and more, the target's own token left out",
+    "*/verification/together/*": "random sets are of the same cells; a feature is read before its own SAE is edited",
     "/*/c*/flow/previous/total": "its parts stand on the page: the features named, and the others' sum",
 }
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
@@ -85,6 +86,9 @@ ADDED: dict[str, str] = {
         ),
         "what was measured, by which measure, and how well contributions agree with it",
     ),
+    "*/sufficiency": "what is left of the target where only the graph's features are kept",
+    "*/verification/together/*": "what keeping can reach, random sets with their interval, and all in shares",
+    "/*/case study*/facts/together": "what the target loses without the graph's features, beside random ones",
     "*/verification/rank_*": "with its interval, of ten nodes and more",
     "*/verification/ranked": "of how many nodes: the target's own token is left out",
     "*/facts/agreement": "the rank correlation with its interval and ceiling",

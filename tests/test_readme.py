@@ -7,6 +7,7 @@ blocks have. Lines that only list what there is (``heads | modules``,
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -129,9 +130,11 @@ def graph(lm: ds.LM) -> Any:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Any) -> None:
-    """A folder in which an example may leave files; a graph lies there, and a file of prompts."""
+    """A folder in which an example may leave files; a graph lies there, a file of prompts and one of a task."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text(f"{PROMPT}\n\n{PROMPT}\n")
+    task = [{"text": f"The capital of {country} is"} for country in ("France", "Italy", "Germany", "Japan")]
+    Path("task.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in task))
     ds.write_graph(graph, "g.json")
 
 

@@ -47,6 +47,7 @@ COMPLETE = {
     "downstream": [*P, "token:3"],
     "graph": P,
     "circuit": P,
+    "circuit-of": ["tests/task.jsonl"],
     "feature": [*P, "1/3"],
     "case-study": [*P, "-f", "1/3", "--out", "no-such-folder"],
 }
@@ -142,6 +143,14 @@ NO_DTYPE = ["", "int8", "complex64", "float8", "bool", "Float32", "torch.float32
 NO_FOLDER = ["", "./missing", NOBODY, f"./{LONG}", "./nu\0l", "/", "~", "./pyproject.toml"]
 
 PROMPT_FILES = {"p.txt": b"a b\nc d\n", "empty.txt": b" \n\n", "latin.txt": b"caf\xe9\n", "no.jsonl": b'{"txt": 1}\n'}
+TASK = b"".join(b'{"text": "%c b", "target": "logit: c"}\n' % letter for letter in b"defg")
+TASK_FILES = {
+    "task.jsonl": TASK, "three.txt": b"a b\nc d\ne f\n", "some.jsonl": TASK + b'{"text": "x b"}\n',
+    "contrasts.jsonl": TASK + b'{"text": "x b", "target": "logit: c", "contrast": "y b"}\n',
+    "key.jsonl": TASK.replace(b"target", b"answer"), "number.jsonl": TASK.replace(b'"logit: c"', b"5"),
+    "target.jsonl": TASK.replace(b"logit: c", b"1/x"), "list.jsonl": b"[5]\n" * 4,
+}  # fmt: skip
+PROMPT_FILES |= TASK_FILES
 
 EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (RULED, "--rule", NO_NAME),
@@ -166,14 +175,15 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["attention"], "--head", NO_WHOLE),
     (["attention"], "--query", NO_WHOLE),
     (["tokens", "case-study"], "--ablate", [*NO_WHOLE, "-1", HUGE, "10001"]),
-    (["tokens", "circuit", "case-study"], "--seed", NO_SEED),
-    (["features", "graph", "circuit", "case-study"], "--layer", NO_WHOLE),
-    (["circuit"], "--errors", ["", "Keep", "roots", "through", "x" * 5000]),
-    (["circuit"], "--newcomers", ["", "Remove", "stay", "²"]),
-    (["circuit"], "--seconds", ["0", "-1", "nan", "inf", "", "long", "1e999", "²", ENDLESS]),
+    (["tokens", "circuit", "circuit-of", "case-study"], "--seed", NO_SEED),
+    (["features", "graph", "circuit", "circuit-of", "case-study"], "--layer", NO_WHOLE),
+    (["circuit", "circuit-of"], "--errors", ["", "Keep", "roots", "through", "x" * 5000]),
+    (["circuit", "circuit-of"], "--newcomers", ["", "Remove", "stay", "²"]),
+    (["circuit", "circuit-of"], "--seconds", ["0", "-1", "nan", "inf", "", "long", "1e999", "²", ENDLESS]),
     (["circuit"], "--draws", [*NO_WHOLE, "-1", "0", "19", HUGE, "10001"]),
     (["circuit"], "--contrast", [""]),
-    ([*SEVERAL[:3], "graph", "circuit", "feature", "attention", "downstream", "case-study"], "--top", NO_COUNT),
+    ([*SEVERAL[:3], "graph", "circuit", "circuit-of", "feature", "attention", "downstream"], "--top", NO_COUNT),
+    (["case-study"], "--top", NO_COUNT),
     (["feature"], "--strongest", [*NO_WHOLE, "0"]),
     (["subspace"], "--rank", [*NO_WHOLE, "0"]),
     (["graph", "case-study"], "--max-nodes", [*NO_WHOLE, "-1", "0", "1", HUGE]),
@@ -183,7 +193,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["graph"], "--errors", ["", "Roots", "both", "x" * 5000]),
     (["graph", "circuit"], "--format", ["", "gexf", ".json", "json ", "png"]),
     (["graph", "circuit", "feature"], "--out", NO_PLACE),
-    (["tokens", "features", "heads", "modules", "neurons", "subspace", "attention", "downstream"], "--out", NO_OUT),
+    ([*QUESTIONS, "features", "attention", "downstream", "circuit-of"], "--out", NO_OUT),
     (["feature"], "--prompts", NO_FILE),
     (["case-study"], "--out", ["", NOBODY, LONG, "nu\0l", "pyproject.toml"]),
     (["case-study"], "--title", ["", " ", "two\nlines", "\x1b[1m", "\u202eback", "a\ufeffb", "\udce9", "\u2029"]),
@@ -234,6 +244,7 @@ def early() -> Iterator[list[str]]:
         ("tokens", "--effects"), ("tokens", "--sort=effect"), ("subspace", "--effects"),
         ("heads", "--by=word"), ("heads", "--ablate=1"), ("modules", "--by-token"), ("neurons", "--against=x"),
         ("subspace", "--top=3"), ("subspace", "--prompts=x"), ("attention", "--pos=3"), ("attention", "--prompts=x"),
+        ("circuit-of", "--draws=20"), ("circuit-of", "--contrast=x"), ("circuit-of", "--rule=half"),
         ("graph", "--ablate=1"), ("graph", "--prompts=x"), ("feature", "--pos=3"), ("feature", "--ids=5"),
     ]:  # fmt: skip
         yield [command, *COMPLETE[command], option]
@@ -267,6 +278,8 @@ def early() -> Iterator[list[str]]:
     yield ["circuit", *P, "-t", "1/3", "--logit-diff", " Paris", " Rome"]
     yield ["circuit", "--ids", "5 6", "--contrast", "x"]
     yield ["circuit", *P, "--json", "--format", "html"]
+    for name in (*NO_FILE, *(f"tests/{name}" for name in [*PROMPT_FILES, "missing.jsonl"] if name != "task.jsonl")):
+        yield ["circuit-of", name]
     yield ["graph", *P, "--rule", "softmax", "--heads"]
     yield ["graph", *P, "--rule", "softmax", "--errors", "through"]
     yield ["graph", *P, "--json", "--format", "html"]
@@ -610,6 +623,12 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     "circuit draws": (lambda lm, x: lm.circuit(TEXT, draws=x), [*NOTHING_LIKE_IT, 0, 19, 10**30]),
     "circuit seed": (lambda lm, x: lm.circuit(TEXT, seed=x), [*NOTHING_LIKE_IT, 2**64]),
     "circuit stability": (lambda lm, x: lm.circuit(TEXT, stability=x), NO_FLAG),
+    "circuit_of prompts": (lambda lm, x: lm.circuit_of(x), [None, 5, TEXT, {}, [TEXT] * 3, [TEXT, 5, 6, 7]]),
+    "circuit_of targets": (
+        lambda lm, x: lm.circuit_of([TEXT] * 4, x),
+        [5, "logit:5", [5] * 4, ["logit:5"] * 3, ["1/x"] * 4],
+    ),
+    "circuit_of contrasts": (lambda lm, x: lm.circuit_of([TEXT] * 4, contrasts=x), [5, TEXT, [TEXT] * 3, [TEXT] * 4]),
     "verify": (lambda lm, x: lm.verify(x), [None, 5, "g.json", {}, []]),
     "verify max_nodes": (lambda lm, x: lm.verify(sample_graph(), max_nodes=x), [*NOTHING_LIKE_IT, -1]),
     "verify seed": (lambda lm, x: lm.verify(sample_graph(), seed=x), [*NOTHING_LIKE_IT, 2**64]),

@@ -1,13 +1,23 @@
-"""``circuit``: which features suffice."""
+"""``circuit`` and ``circuit-of``: which features suffice, for a prompt and for a task."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UserError
 from . import graph_files, options, talk
+from .questions import show_answer
+
+Errors = Annotated[str, typer.Option("--errors", help="What SAEs miss: keep what there is, hold what was, or zero.")]
+Hold = Annotated[bool, typer.Option("--hold", help="Hold kept features at what they were, not computed anew.")]
+Newcomers = Annotated[
+    str, typer.Option("--newcomers", help="Features that become active when others go: remove or keep.")
+]
+Seconds = Annotated[float, typer.Option("--seconds", help="The most that the search takes.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the search and of the random sets.")]
 
 
 def circuit(
@@ -37,18 +47,12 @@ def circuit(
         ),
     ] = None,
     layer: options.Layers = None,
-    errors: Annotated[
-        str, typer.Option("--errors", help="What SAEs miss: keep what there is, hold what was, or zero.")
-    ] = "keep",
-    hold: Annotated[
-        bool, typer.Option("--hold", help="Hold kept features at what they were, instead of computing them anew.")
-    ] = False,
-    newcomers: Annotated[
-        str, typer.Option("--newcomers", help="Features that become active when others go: remove or keep.")
-    ] = "remove",
-    seconds: Annotated[float, typer.Option("--seconds", help="The most that the search takes.")] = 60.0,
+    errors: Errors = "keep",
+    hold: Hold = False,
+    newcomers: Newcomers = "remove",
+    seconds: Seconds = 60.0,
     draws: Annotated[int, typer.Option("--draws", help="Random sets that it is held against.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", help="Of the search and of the random sets.")] = 0,
+    seed: Seed = 0,
     stability: Annotated[
         bool, typer.Option("--stability", help="Search from another seed, too: how much is the same.")
     ] = False,
@@ -104,3 +108,58 @@ def circuit(
         g, trouble = graph_files.labelled(g, meanings, loading, status)
         graph_files.write(g, out, format, max_drawn, status)
     graph_files.show(g, circuit_blocks(g, top), out, format, as_json, trouble)
+
+
+def circuit_of(
+    *,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="The task's prompts, 4 at least, token by token of equal structure: one a line, or .jsonl, each with "
+            "a text, and all or none with a target (\"logit:' Paris'\") and a contrast.",
+        ),
+    ],
+    layer: options.Layers = None,
+    errors: Errors = "keep",
+    hold: Hold = False,
+    newcomers: Newcomers = "remove",
+    seconds: Seconds = 60.0,
+    seed: Seed = 0,
+    top: options.Top = 12,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """The features that suffice for all prompts of a task: found on half of them, tested on the others."""
+    from ..attribution.targets import WrittenTarget
+    from ..graph.circuit import Search
+    from ..graph.feature_game import Removal
+    from ..graph.task import TaskCircuit, check_prompts
+    from ..report.prompts import read_task
+
+    Removal(errors, not hold, newcomers).check()  # type: ignore[arg-type]
+    Search(seconds, seed=seed).check()
+    prompts = read_task(path)
+    check_prompts(len(prompts))
+    targets, contrasts = (
+        [value for one in prompts if (value := getattr(one, key)) is not None] or None for key in ("target", "contrast")
+    )
+    for text in targets or []:  # before the work, not after it
+        WrittenTarget.of(text)
+    to.check(TaskCircuit)
+    with talk.working() as status:
+        lm = loading.load(status, None)
+        found = lm.circuit_of(
+            [one.text for one in prompts],
+            targets,
+            contrasts=contrasts,
+            layers=layer,
+            errors=errors,  # type: ignore[arg-type]
+            recompute=not hold,
+            newcomers=newcomers,  # type: ignore[arg-type]
+            seconds=seconds,
+            seed=seed,
+            progress=status.progress,
+        )
+        talk.write(found, to.paths, status)
+    show_answer(found, found.blocks(top), to)

@@ -33,6 +33,7 @@ COMMANDS = (
     reports.case_study,
     graphs.graph,
     circuits.circuit,
+    circuits.circuit_of,
     graphs.verify,
     graphs.diff,
     models.models,

@@ -50,7 +50,7 @@ def features(
         else:
             found = lm.features(asked, layer, sort)  # type: ignore[arg-type]
         talk.write(found, to.paths, status)
-    _show(found, found.blocks(top), to)
+    show_answer(found, found.blocks(top), to)
 
 
 def tokens(
@@ -95,7 +95,7 @@ def tokens(
         else:
             found = lm.attribute_tokens(asked, question.feature, by_depth=by_depth, **settings)
         talk.write(found, to.paths, status)
-    _show(found, found.brief() if isinstance(found, Several) and top is None else found.blocks(top or TOP), to)
+    show_answer(found, found.brief() if isinstance(found, Several) and top is None else found.blocks(top or TOP), to)
 
 
 def heads(
@@ -195,7 +195,7 @@ def _components(
         else:
             found = lm.attribute_neurons(asked, question.feature, **settings)
         talk.write(found, to.paths, status)
-    _show(found, found.blocks(top), to)
+    show_answer(found, found.blocks(top), to)
 
 
 def subspace(
@@ -236,7 +236,7 @@ def subspace(
             asked, question.feature, subspace=space, names=names, progress=status.progress, **keywords
         )
         talk.write(found, to.paths, status)
-    _show(found, found.blocks(), to)
+    show_answer(found, found.blocks(), to)
 
 
 def attention(
@@ -275,7 +275,7 @@ def attention(
             asked, layer, head, query, key, by=by, against=held, progress=status.progress, **keywords  # type: ignore
         )  # fmt: skip
         talk.write(found, to.paths, status)
-    _show(found, found.blocks(top), to)
+    show_answer(found, found.blocks(top), to)
 
 
 def downstream(
@@ -316,7 +316,7 @@ def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def _show(found: Shown, blocks: Iterable[Block], to: options.OutOptions) -> None:
+def show_answer(found: Shown, blocks: Iterable[Block], to: options.OutOptions) -> None:
     """An answer as it is wanted. Its warnings are on stderr, whatever is on stdout."""
     from ..view.blocks import Note
 

@@ -11,43 +11,67 @@ Single results are kept as JSON lines, so that a stopped run goes on where it wa
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import random
-import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..attribution.targets import make_target
 from ..errors import UserError
 from ..files import write_text
-from ..graph.circuit import Search, find_circuit
-from ..graph.feature_game import Asked, Removal
+from ..graph.circuit import Circuit, Search, find_circuit
+from ..graph.feature_game import Asked, Removal, feature_game
 from ..graph.task import find_task_circuit
 from ..loading import load_subject
-from ..models.prompt import encode
+from ..models.prompt import encode, token_id
 from ..passes.settings import Settings
 from ..subject import Subject
 from .facts import FACTS
 from .ioi import Sentence, of_one_structure, sentences
 from .paper_cases import PAPER_CASES
+from .resumed import LEVEL, Record, measure_all, median
+from .rules import one_subject
 
-Record = dict[str, Any]
-"""What was found of one prompt, as JSON."""
 SECONDS = 30.0
-
 """What a search may take, by default."""
 FEATURES = {"climate": "17/2601@7", "simplicity": "11/1393@8", "economics": "11/223@6"}
 """Of the paper's prompts: the features of the case studies on SmolLM2."""
 OBJECTS, CONTRAST, FACT, STUDY = "indirect object", "indirect object, contrast", "fact", "case study"
 TASK, TASK_PROMPTS = "task", 16
 """Circuits of a task, of so many sentences of one structure: number 0 is of logits, number 1 against contrasts."""
-RESAMPLED, LEVEL = 2000, 0.95
-"""Draws of prompts with replacement for a median's interval, and its level."""
+
+
+@dataclass(frozen=True)
+class Of:
+    """What is measured: by default SmolLM2 with the SAEs shipped for it."""
+
+    model: str = "smollm2"
+    sae: str | None = None
+
+    @property
+    def name(self) -> str:
+        model = "SmolLM2-135M" if self.model == Of.model else self.model
+        return f"{model} and {'the SAEs shipped for it' if self.sae is None else f'the SAEs of {self.sae}'}"
+
+    def has(self, kind: str) -> bool:
+        """The features of the case studies are those of the SAEs that are shipped."""
+        return kind != STUDY or self == Of()
+
+    def subject(self) -> Subject:
+        return one_subject() if self == Of() else _subject(self)
+
+
+@cache
+def _subject(of: Of) -> Subject:
+    """One model per worker process."""
+    torch.set_num_threads(1)
+    return load_subject(of.model, saes=of.sae)
 
 
 def exchanged(sentence: Sentence) -> str:
@@ -75,14 +99,27 @@ def _of_sentence(subject: Subject, sentence: Sentence, contrast: bool) -> Asked 
     known = _known(subject, sentence.text, sentence.indirect_object)
     if known is None or not contrast:
         return known
+    if not _is_token(subject, sentence.subject):
+        return None
     target, _ = make_target(subject, logit_diff=(sentence.indirect_object, sentence.subject))
     return replace(known, target=target, contrast=encode(subject.loaded, subject.adapter, exchanged(sentence)))
 
 
 def _known(subject: Subject, text: str, answer: str) -> Asked | None:
+    if not _is_token(subject, answer):
+        return None
     prompt = encode(subject.loaded, subject.adapter, text)
     target, _ = make_target(subject, logit=answer)
     return Asked(prompt, target) if _says(subject, prompt, answer) else None
+
+
+def _is_token(subject: Subject, text: str) -> bool:
+    """Whether a tokenizer has it in one piece."""
+    try:
+        token_id(subject.loaded, text)
+    except UserError:
+        return False
+    return True
 
 
 def _says(subject: Subject, prompt: Any, answer: str) -> bool:
@@ -103,69 +140,63 @@ def measured(subject: Subject, kind: str, number: int, how: Search) -> Record:
     subject = subject.asked()
     if kind == TASK:
         return measured_task(subject, number, how)
-    question = asked(subject, kind, number)
+    question, start = asked(subject, kind, number), time.monotonic()
     record: Record = {"kind": kind, "number": number, "asked": question is not None}
     if question is None:
         return record
     record |= {"prompt": question.prompt.text, "target": question.target.name}
     try:
+        record["players"] = feature_game(subject, question, None, Removal())[0].players
+    except UserError as error:
+        return record | {"asked": False, "why": str(error)}
+    try:
         found, _ = find_circuit(subject, question, None, Removal(), how, Settings.of())
     except UserError as error:
         return record | {"unsolved": str(error)}
-    return record | {key: value for key, value in found.figures.items() if key != "settings"}
+    record |= {key: value for key, value in found.figures.items() if key != "settings"}
+    return record | {"as_many": as_many(found), "spent": time.monotonic() - start}
+
+
+def as_many(circuit: Circuit) -> dict[str, dict[str, float]]:
+    """What is left with as many features as the circuit has, the largest by effect and by contribution, and without."""
+    found = {}
+    for name, size in (("effect", circuit.effects), ("contribution", circuit.contributions)):
+        largest = torch.zeros_like(circuit.found.members)
+        largest[size.abs().argsort(descending=True, stable=True)[: circuit.found.size]] = True
+        kept, removed = circuit.game.play(torch.stack([largest, ~largest])).share.tolist()
+        found[name] = {"kept": kept, "removed": removed}
+    return found
 
 
 def measured_task(subject: Subject, number: int, how: Search, count: int = TASK_PROMPTS) -> Record:
     """What one circuit for many prompts is. The search may take as long as one for each of them."""
     found = [_of_sentence(subject, sentence, contrast=number == 1) for sentence in of_one_structure(count)]
     questions = [question for question in found if question is not None]
-    search = replace(how, seconds=how.seconds * len(questions))
-    circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
+    search = replace(how, seconds=how.seconds * max(len(questions), 1))
+    try:
+        circuit = find_task_circuit(subject, questions, None, Removal(), search, Settings.of()).to_dict()
+    except UserError as error:
+        return {"kind": TASK, "number": number, "asked": False, "why": str(error)}
     needed = [feature["needed"] / feature["active"] for feature in circuit["features"] if feature["active"]]
     features = {"always": sum(share == 1 for share in needed), "half": sum(share >= 0.5 for share in needed)}
     return {"kind": TASK, "number": number, "asked": True, **circuit, "features": features}
 
 
-def run(out: Path, count: int, how: Search, workers: int) -> list[Record]:
+def run(out: Path, count: int, how: Search, workers: int, of: Of = Of()) -> list[Record]:
     """Measure at most ``count`` prompts of every kind; what ``out`` (JSON lines) holds is not measured again."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    from rich.progress import Progress
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    known = {(record["kind"], record["number"]) for record in records}
-    wanted = [(kind, number) for kind, most in COUNTS.items() for number in range(min(count, most))]
-    missing = [job for job in wanted if job not in known]
-    with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        bar = progress.add_task("looking for circuits", total=len(wanted), completed=len(wanted) - len(missing))
-        for done in as_completed([pool.submit(_work, *job, how) for job in missing]):
-            with out.open("a") as file:
-                file.write(json.dumps(done.result()) + "\n")
-            records.append(done.result())
-            progress.advance(bar)
-    return [record for record in records if (record["kind"], record["number"]) in set(wanted)]
+    wanted = [(kind, n) for kind, most in COUNTS.items() if of.has(kind) for n in range(min(count, most))]
+    return measure_all(out, wanted, ("kind", "number"), partial(_work, how=how, of=of), "looking for circuits", workers)
 
 
-@cache
-def _subject() -> Subject:
-    """One model per worker process."""
-    import torch
-
-    torch.set_num_threads(1)
-    return load_subject("smollm2")
-
-
-def _work(kind: str, number: int, how: Search) -> Record:
-    return measured(_subject(), kind, number, how)
+def _work(kind: str, number: int, how: Search, of: Of) -> Record:
+    return measured(of.subject(), kind, number, how)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
 
 HEAD = """# How small circuits are
 
-Made by `make circuits` on SmolLM2-135M and the SAEs shipped for it, with {seconds:g} s a prompt for the search. A
+Made by `make circuits` on {of}, with {seconds:g} s a prompt for the search. A
 *circuit* is a set of active features that is *sufficient*: with all other active features removed in the live model, in
 every layer that has an SAE, the answer stays first and 80 % of the target is left. SAE errors and constants stay,
 position 0 is left alone, kept features are what the edited model makes of them, and what becomes active where others
@@ -184,50 +215,74 @@ replacement); where no circuit is found all active features count.
 """
 
 
-def page(records: Sequence[Record], seconds: float) -> str:
+def page(records: Sequence[Record], seconds: float, of: Of = Of()) -> str:
     """Markdown: sizes, what they keep, and what is lost without them, by kind."""
-    parts = [HEAD.format(seconds=seconds, level=LEVEL)]
-    tasks = sorted((record for record in records if record["kind"] == TASK), key=lambda record: record["number"])
+    parts = [HEAD.format(seconds=seconds, level=LEVEL, of=of.name)]
+    tasks = sorted(
+        (record for record in records if record["kind"] == TASK and record["asked"]),
+        key=lambda record: record["number"],
+    )
     used = [record for record in records if record["asked"] and record["kind"] != TASK]
     kinds = [(kind, [r for r in used if r["kind"] == kind]) for kind in COUNTS]
-    kinds = [(kind, some) for kind, some in [*kinds, ("all", used)] if some]
+    kinds, lost = [(kind, some) for kind, some in [*kinds, ("all", used)] if some], []
     parts.append(
         "\n## How many features\n\n| | prompts | active | circuit | effect | contribution | circuit : effect | "
-        "minimal | seconds |\n|---|---|---|---|---|---|---|---|---|\n"
+        "minimal | seconds of the search | in all |\n|---|---|---|---|---|---|---|---|---|---|\n"
     )
     for kind, some in kinds:
         sizes = [[_size(record, order) for record in some] for order in ("circuit", "effect", "contribution")]
         ratios = [circuit / effect for circuit, effect in zip(*sizes[:2], strict=True) if effect]
         cells = [
-            kind, str(len(some)), _median([_players(record) for record in some], 0),
-            *(_median(numbers, 0) for numbers in sizes), _median(ratios, 2),
+            kind, str(len(some)), median([_players(record) for record in some], 0),
+            *(median(numbers, 0) for numbers in sizes), median(ratios, 2),
             f"{sum(record.get('minimal', False) for record in some)}",
-            _median([record["seconds"] for record in some if "seconds" in record], 0),
+            *(median([record[key] for record in some if key in record], 0) for key in ("seconds", "spent")),
         ]  # fmt: skip
         parts.append(f"| {' | '.join(cells)} |\n")
-    parts.append(
-        "\n## What is left\n\nShares of the target: with the circuit alone, with as many random features alone, "
-        "without the circuit, without as many random features, with no features, and with all of them but no SAE "
-        "errors.\n\n"
-        "| | circuit | random | without circuit | without random | none | no errors | sufficient | necessary | same "
-        "from another seed |\n|---|---|---|---|---|---|---|---|---|---|\n"
-    )
+    parts.append(LEFT)
     for kind, some in kinds:
         solved = [record for record in some if "kept" in record]
-        shares: list[Callable[[Record], float]] = [
-            lambda r: r["kept"]["share"], lambda r: r["random"]["kept"]["mean"], lambda r: r["removed"]["share"],
-            lambda r: r["random"]["removed"]["mean"], lambda r: r["no_features"]["share"],
-            lambda r: r["all_without_errors"]["share"],
-        ]  # fmt: skip
         again = [record["stability"]["jaccard"] for record in solved if record["stability"]]
-        cells = [
-            kind, *(_median([share(record) for record in solved], 2) for share in shares),
-            _of(solved, "sufficient", len(some)), _of(solved, "necessary", len(some)), _median(again, 2),
+        sets: dict[str, Callable[[Record], float]] = {
+            "the circuit": lambda r: r["kept"]["share"], "by effect": lambda r: r["as_many"]["effect"]["kept"],
+            "by contribution": lambda r: r["as_many"]["contribution"]["kept"],
+            "random": lambda r: r["random"]["kept"]["mean"],
+            "no features": lambda r: r["no_features"]["share"],
+            "no errors": lambda r: r["all_without_errors"]["share"],
+        }  # fmt: skip
+        cells = [median([share(record) for record in solved], 2) for share in sets.values()]
+        parts.append(f"| {kind} | {len(solved)} | {' | '.join([*cells, _of(solved, 'sufficient', len(some))])} |\n")
+        gone: list[Callable[[Record], float]] = [
+            lambda r: r["removed"]["share"], lambda r: r["as_many"]["effect"]["removed"],
+            lambda r: r["as_many"]["contribution"]["removed"], lambda r: r["random"]["removed"]["mean"],
         ]  # fmt: skip
-        parts.append(f"| {' | '.join(cells)} |\n")
+        cells = [median([share(record) for record in solved], 2) for share in gone]
+        lost.append(
+            f"| {kind} | {len(solved)} | {' | '.join(cells)} | {_of(solved, 'necessary', len(some))} | "
+            f"{median(again, 2)} |\n"
+        )
+    parts += [LOST, *lost]
     return "".join([*parts, *([_tasks(tasks)] if tasks else [])])
 
 
+LEFT = """
+## What is left
+
+Shares of the target with the circuit alone, and with as many features: the largest by |effect| and by |contribution|,
+and random ones of the same layers and positions; with no features; and with all of them but no SAE errors.
+
+| | circuits | the circuit | by effect | by contribution | random | no features | no errors | sufficient |
+|---|---|---|---|---|---|---|---|---|
+"""
+LOST = """
+## What is lost without it
+
+Shares of the target that are left without the circuit, and without as many others; and how much of the circuit is the
+same from another seed (features in both, of those in either).
+
+| | circuits | the circuit | by effect | by contribution | random | necessary | same from another seed |
+|---|---|---|---|---|---|---|---|
+"""
 TASKS = """
 ## One circuit for many prompts
 
@@ -268,22 +323,6 @@ def _of(solved: Sequence[Record], key: str, count: int) -> str:
     return f"{sum(record[key] for record in solved)} of {count}"
 
 
-def _median(numbers: Sequence[float], digits: int) -> str:
-    """The median with its interval, by drawing the prompts again."""
-    numbers = [number for number in numbers if not math.isnan(number)]
-    if not numbers:
-        return ""
-    draw = random.Random(0)
-    medians = sorted(_resampled(numbers, draw))
-    low, high = (medians[round(q * (len(medians) - 1))] for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return f"{statistics.median(numbers):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
-def _resampled(numbers: Sequence[float], draw: random.Random) -> Iterator[float]:
-    for _ in range(RESAMPLED):
-        yield statistics.median(draw.choices(numbers, k=len(numbers)))
-
-
 def main() -> None:
     """One to two minutes of one core per prompt; a stopped run goes on where it was."""
     parser = argparse.ArgumentParser(description="Look for circuits on SmolLM2.")
@@ -292,13 +331,18 @@ def main() -> None:
     parser.add_argument(
         "--stability", action=argparse.BooleanOptionalAction, default=True, help="from another seed, too"
     )
+    parser.add_argument("--model", default=Of.model, help="another, with the SAEs of --sae")
+    parser.add_argument("--sae", default=None, help="SAEs on the residual stream, as the command line takes them")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where single results are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where results are kept, of one model"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/circuits.md"))
     args = parser.parse_args()
-    records = run(args.work, args.prompts, Search(seconds=args.seconds, stability=args.stability), args.workers)
+    how, of = Search(seconds=args.seconds, stability=args.stability), Of(args.model, args.sae)
+    records = run(args.work, args.prompts, how, args.workers, of)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, page(records, args.seconds))
+    write_text(args.out, page(records, args.seconds, of))
 
 
 if __name__ == "__main__":

@@ -31,12 +31,14 @@ from .build import GraphSettings, build_graph
 from .feature_game import Asked, FeatureGame, Removal, feature_game, measured_as
 from .influence import influence, scores
 from .masks import (
+    DRAWS,
     NECESSARY,
     SUFFICIENT,
     UNUSUAL,
     Clock,
     Found,
     Outcome,
+    interval,
     matched,
     overlap,
     search,
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 """What a search may take, where nobody says so; it ends earlier where nothing can be left out any more."""
-DRAWS = 20
 MOST_DRAWS = 10_000
 ROOM = 100
 """Nodes of the graph beside the circuit's: tokens, errors, and features that join the remainders."""
@@ -187,13 +188,6 @@ def _one(game: FeatureGame, played: Outcome, row: int) -> dict[str, Any]:
     """first: whether the answer is ahead of every other token; None where nobody asks."""
     share, lead = float(played.share[row]), float(played.lead[row])
     return {"value": game.value(share), "share": share, "first": None if game.answer is None else lead > 0}
-
-
-def interval(shares: Float[Tensor, "draw"]) -> dict[str, float]:
-    """The mean, and where it lies by 95 %."""
-    mean, n = float(shares.mean()), len(shares)
-    half = 1.96 * float(shares.std()) / math.sqrt(n) if n > 1 else 0.0
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def _stability(

@@ -132,7 +132,30 @@ class Intervals(_Part):
     effect: list[Number] | None
 
 
+class Interval(_Part):
+    mean: Number
+    low: Number
+    high: Number
+
+
+class LeftShares(_Part):
+    """What is left of the whole target, of logits over the mean of all. Of random sets the mean and its interval."""
+
+    only_graph: Number
+    without_graph: Number
+    only_random: Interval
+    without_random: Interval
+    no_features: Number
+    all_features: Number
+    all_without_errors: Number
+
+
 class Together(_Part):
+    """The same in the target's own unit, of random sets the mean. random_own: how many of their features are the
+    graph's own, as a share. interval: of which kind. Older graphs have but the first seven, of random sets that were
+    drawn of a dictionary's features at all positions.
+    """
+
     features: Count
     active: Count
     draws: Count
@@ -140,6 +163,21 @@ class Together(_Part):
     without_graph: Number
     only_random: Number
     without_random: Number
+    no_features: Number | None = None
+    all_features: Number | None = None
+    all_without_errors: Number | None = None
+    random_own: Share | None = None
+    interval: Text | None = None
+    shares: LeftShares | None = None
+
+
+class Sufficiency(_Part):
+    """What is left of the target where only the graph's features are kept, and where none are."""
+
+    features: Count
+    active: Count
+    share: Number
+    no_features: Number
 
 
 class Verification(_Part):
@@ -160,12 +198,6 @@ class Played(_Part):
     value: Number
     share: Number
     first: bool | None
-
-
-class Interval(_Part):
-    mean: Number
-    low: Number
-    high: Number
 
 
 class RandomSets(_Part):
@@ -250,6 +282,7 @@ class GraphAttributes(_Part):
     settings: Settings
     scores: Scores
     groups: list[Group]
+    sufficiency: Sufficiency | None = None
     verification: Verification | None = None
     circuit: Circuit | None = None
 

@@ -14,6 +14,7 @@ from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table,
 from ..view.pointer import At
 from .influence import grown_by, reach
 from .names import name_of, page_id
+from .told import sufficiency_lines, together_lines
 from .ways import LOOKED, mostly
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def feature_cell(g: nx.DiGraph, name: str) -> Cell:
 
 
 def score_lines(g: nx.DiGraph) -> list[str]:
-    """The scores and where the influence ends, in words."""
+    """The scores, where the influence ends, and whether the features suffice, in words."""
     lines = []
     for which, found in g.graph["scores"].items():
         shares = ", ".join(f"{kind} {words.percent(share)}" for kind, share in found["shares"].items() if share)
@@ -95,7 +96,7 @@ def score_lines(g: nx.DiGraph) -> list[str]:
             f"{which} graph: completeness {words.number(found['completeness'], 2)}, replacement "
             f"{words.number(found['replacement'], 2)}; influence ends in {shares}"
         )
-    return lines
+    return [*lines, *sufficiency_lines(g.graph)]
 
 
 def _counts(g: nx.DiGraph) -> str:
@@ -175,15 +176,7 @@ def verification_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, .
         )
         if any(n is not None for n in found[key].values())
     ]
-    together = found["together"]
-    features, active = (words.count(together[key]) for key in ("features", "active"))
-    only, alone, without, absent = (
-        words.number(together[key], 2) for key in ("only_graph", "only_random", "without_graph", "without_random")
-    )
-    lines.append(
-        f"target {words.number(found['target'], 2)}; with only the graph's {features} of {active} active features "
-        f"{only} (as many random ones: {alone}); without them {without} (random: {absent})"
-    )
+    lines += together_lines(found)
     table = Table("the target's loss when a node is taken out", columns, rows)
     return (table, *map(Note, lines))
 

@@ -12,6 +12,7 @@ where that is enough, *minimal* where no member can be left out of it, and *nece
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -247,17 +248,31 @@ def _without_each(members: Bool[Tensor, "player"], some: Sequence[int]) -> Bool[
 # --------------------------------------------------------------------------------------------------------- random sets
 
 
+DRAWS = 20
+INTERVAL = "95 % of Student's t"
+"""What a mean over random sets comes with."""
+
+
 def matched(
     members: Bool[Tensor, "player"], cells: Int[Tensor, "player"], draws: int, generator: torch.Generator
 ) -> Bool[Tensor, "draw player"]:
-    """Random sets with as many players of every cell as the set has."""
+    """Random sets with as many players of every cell as the set has: others first, members where there are too few."""
     sets = torch.zeros(draws, len(members), dtype=torch.bool)
     for cell in cells[members].unique().tolist():
-        here = (cells == cell).nonzero()[:, 0]
-        count = int(members[here].sum())
+        own, others = ((here & (cells == cell)).nonzero()[:, 0] for here in (members, ~members))
         for row in sets:
-            row[here[torch.randperm(len(here), generator=generator)[:count]]] = True
+            order = torch.cat([some[torch.randperm(len(some), generator=generator)] for some in (others, own)])
+            row[order[: len(own)]] = True
     return sets
+
+
+def interval(draws: Float[Tensor, "draw"]) -> dict[str, float]:
+    """The mean over random sets and where it lies by 95 %, by Student's t."""
+    from scipy.stats import t
+
+    mean, n = float(draws.mean()), len(draws)
+    half = float(t.ppf(0.975, n - 1)) * float(draws.std()) / math.sqrt(n) if n > 1 else 0.0
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def overlap(one: Bool[Tensor, "player"], other: Bool[Tensor, "player"]) -> float:

@@ -52,6 +52,8 @@ def prune(
         reaches = [] if grown_by(small) == "weight" else _largest(_listed(small, reach(small)), edge_threshold)
         looked = {edge: kind for edge in reaches if (kind := mostly(small.edges[edge])) in LOOKED}
         small = _without_dead_ends(fold(small, small, flows.union(reaches) - (looked.keys() - flows), looked))
+    if len(small) < len(g):
+        small.graph.pop("sufficiency", None)  # which is of all features
     small.graph["scores"] = {**small.graph.get("scores", {"whole": scores(g)}), "pruned": scores(small)}
     return small
 

@@ -191,10 +191,7 @@ def find_task_circuit(
     """
     removal.check()
     how.check()
-    if len(asked) < LEAST_PROMPTS:
-        raise UserError(
-            f"a task is of {LEAST_PROMPTS} prompts at least, not of {len(asked)}: half of them are tested on"
-        )
+    check_prompts(len(asked))
     if len(lengths := {len(one.prompt) for one in asked}) > 1:
         raise UserError(
             f"prompts of a task have equal structure, token by token; these have {min(lengths)} to {max(lengths)}"
@@ -229,6 +226,12 @@ def find_task_circuit(
         none=Left.of(tested.each(torch.zeros_like(members)[None])),
         settings={**removal.to_dict(), "sufficient": SUFFICIENT, "seconds": how.seconds, "seed": how.seed},
     )
+
+
+def check_prompts(count: int) -> None:
+    """Raises UserError for too few."""
+    if count < LEAST_PROMPTS:
+        raise UserError(f"a task is of {LEAST_PROMPTS} prompts at least, not of {count}: half of them are tested on")
 
 
 def _needed(

@@ -1,12 +1,17 @@
-"""Prompts from a file: one text a line, or JSON lines with a ``text`` each."""
+"""Prompts from a file: one text a line, or JSON lines with a ``text`` each, and for a task its target and contrast."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import UserError
 from ..files import check_unicode, parse_json, read_text
+
+Read = TypeVar("Read")
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:
@@ -14,14 +19,51 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 
     Raises UserError with one line for a file that is missing, no UTF-8, empty, or no JSON lines.
     """
+    return _read(path, lambda line, number: _text(_content(line, number), number), lambda line: line)
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """A prompt of a task. target: as ``logit:" Paris"``; contrast: a prompt as long."""
+
+    text: str
+    target: str | None = None
+    contrast: str | None = None
+
+
+KEYS = ("text", "target", "contrast")
+
+
+def read_task(path: str | os.PathLike[str]) -> list[TaskPrompt]:
+    """The prompts of a task: a text file's lines, or of every line of a .jsonl file ``text``, ``target`` and
+    ``contrast``, the latter two in all lines or in none.
+
+    Raises UserError as :func:`read_prompts` does.
+    """
+    found = _read(path, _task_prompt, TaskPrompt)
+    for key in KEYS[1:]:
+        given = [getattr(one, key) is not None for one in found]
+        if any(given) and not all(given):
+            raise UserError(
+                f"cannot read {Path(path)}: {sum(given)} of its {len(found)} prompts have a {key}; name all or none"
+            )
+    return found
+
+
+def _read(
+    path: str | os.PathLike[str], of_json: Callable[[str, int], Read], of_text: Callable[[str], Read]
+) -> list[Read]:
+    """What every line that is not blank says."""
     path = Path(path)
     try:
         lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
         numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
         if path.suffix.lower() == ".jsonl":
-            found = [text for number, line in numbered if (text := _text(line, number)).strip()]
+            found = [
+                of_json(line, number) for number, line in numbered if _text(_content(line, number), number).strip()
+            ]
         else:
-            found = [line for _, line in numbered]
+            found = [of_text(line) for _, line in numbered]
         if not found:
             raise UserError("there is no prompt in it; it should have one text a line")
     except UserError as error:
@@ -29,13 +71,24 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
     return found
 
 
-def _text(line: str, number: int) -> str:
+def _content(line: str, number: int) -> Any:
     try:
-        content = parse_json(line)
+        return parse_json(line)
     except UserError as error:
         raise UserError(f"line {number}: {str(error).replace('line 1, ', '')}") from None
-    text = content.get("text") if isinstance(content, dict) else None
+
+
+def _text(content: Any, number: int, key: str = "text") -> str:
+    text = content.get(key) if isinstance(content, dict) else None
     if not isinstance(text, str):
-        raise UserError(f'line {number} should be an object with a text, like {{"text": "In economics, ..."}}')
-    check_unicode(text, f"line {number}: its text")
+        raise UserError(f'line {number} should be an object with a {key}, like {{"{key}": "In economics, ..."}}')
+    check_unicode(text, f"line {number}: its {key}")
     return text
+
+
+def _task_prompt(line: str, number: int) -> TaskPrompt:
+    content = _content(line, number)
+    given = {key: _text(content, number, key) for key in KEYS if key == "text" or content.get(key) is not None}
+    if more := [key for key in content if key not in KEYS]:
+        raise UserError(f"line {number} has a key {more[0]!r}; the keys are {', '.join(KEYS)}")
+    return TaskPrompt(**given)

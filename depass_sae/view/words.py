@@ -64,6 +64,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else written(value, "", digits)
 
 
+def within(value: float, half: float, digits: int = 3) -> str:
+    """A number with how far it may be off: ``0.60 ± 0.05``"""
+    return f"{number(value, digits)} ± {number(half, digits)}"
+
+
 def percent(value: float | None) -> str:
     """A share: ``12 %``. One that is there is not told as none: ``<0.5 %``, and below zero ``>−0.5 %``."""
     if value is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from depass_sae.evaluation.circuits import (
     OBJECTS,
     STUDY,
     TASK,
-    _median,
+    Of,
+    _of_sentence,
+    as_many,
     asked,
     exchanged,
     measured,
@@ -26,8 +29,13 @@ from depass_sae.evaluation.circuits import (
     run,
 )  # fmt: skip
 from depass_sae.evaluation.facts import FACTS
-from depass_sae.evaluation.ioi import of_one_structure, sentences
-from depass_sae.graph.circuit import Search
+from depass_sae.evaluation.ioi import Sentence, of_one_structure, sentences
+from depass_sae.evaluation.resumed import median
+from depass_sae.graph.circuit import Search, find_circuit
+from depass_sae.graph.feature_game import Removal
+from depass_sae.passes.settings import Settings
+
+from ..attribution.tiny import fitting_sae, model, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,33 @@ def test_of_one_prompt_everything_is_measured(lm: ds.LM) -> None:
     assert (found["kind"], found["prompt"]) == (FACT, FACTS[0].prompt)
     assert found["sizes"]["circuit"] == found["size"] <= found["players"]
     assert found["kept"]["share"] >= 0.8
+    assert found["spent"] >= found["seconds"] > 0
+    as_much = found["as_many"]["effect"]["kept"]
+    assert as_much < 0.8 if found["sizes"]["effect"] > found["size"] else as_much >= 0.8
+    assert found["as_many"]["contribution"] != found["as_many"]["effect"]
+
+
+def test_what_has_nothing_to_explain_is_not_asked(lm: ds.LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = asked(lm._subject.asked(), FACT, 0)
+    assert question is not None
+    nothing = replace(question, target=LogitTarget(5, 5))
+    monkeypatch.setattr("depass_sae.evaluation.circuits.asked", lambda *_: nothing)
+    found = measured(lm._subject, FACT, 0, Search(seconds=0.01))
+    assert not found["asked"]
+    assert "which is nothing on this prompt" in found["why"]
+
+
+def test_as_many_features_are_the_largest_by_size(lm: ds.LM) -> None:
+    question = asked(lm._subject.asked(), FACT, 0)
+    assert question is not None
+    circuit, _ = find_circuit(lm._subject.asked(), question, None, Removal(), Search(seconds=0.01), Settings.of())
+    found = as_many(circuit)
+    for name, size in (("effect", circuit.effects), ("contribution", circuit.contributions)):
+        bound = sorted(map(abs, size.tolist()), reverse=True)[circuit.found.size - 1]
+        kept = size.abs() >= bound
+        assert int(kept.sum()) == circuit.found.size
+        assert circuit.game.play(kept[None]).share.item() == pytest.approx(found[name]["kept"], abs=1e-5)
+        assert circuit.game.play(~kept[None]).share.item() == pytest.approx(found[name]["removed"], abs=1e-5)
 
 
 def record(kind: str, number: int, circuit: int | None, effect: int = 100, **more: Any) -> dict[str, Any]:
@@ -85,7 +120,8 @@ def record(kind: str, number: int, circuit: int | None, effect: int = 100, **mor
         "size": circuit, "sizes": {"circuit": circuit, "effect": effect, "contribution": 200}, "minimal": True,
         "kept": share, "removed": {"share": 0.25}, "random": random, "no_features": {"share": 0.2},
         "all_without_errors": {"share": 0.61}, "sufficient": True, "necessary": number % 2 == 0, "seconds": 9.0,
-        "stability": {"jaccard": 0.44}, **more,
+        "stability": {"jaccard": 0.44}, "spent": 21.0,
+        "as_many": {"effect": {"kept": 0.55, "removed": 0.33}, "contribution": {"kept": 0.45, "removed": 0.37}}, **more,
     }  # fmt: skip
 
 
@@ -97,18 +133,21 @@ def row(text: str, kind: str, section: str) -> list[str]:
 def test_what_is_unsolved_counts_as_all_features_and_what_was_not_asked_not_at_all() -> None:
     records = [record(FACT, 0, 20), record(FACT, 1, 40, effect=900), record(FACT, 2, None)]
     text = page([*records, {"kind": FACT, "number": 3, "asked": False}], 30)
-    sizes, left = row(text, FACT, "## How many"), row(text, FACT, "## What is left")
+    sizes, left, lost = (row(text, FACT, f"## {name}") for name in ("How many", "What is left", "What is lost"))
     assert sizes[1] == "3"
     assert sizes[3].startswith("40 (20 to 1,000)")
     assert sizes[4].startswith("900 (100 to 1,000)")
     assert sizes[6].startswith("0.20 (0.04 to 1.00)")
-    assert left[1].startswith("0.85")
-    assert left[7:9] == ["2 of 3", "1 of 3"]
+    assert [cell.split()[0] for cell in sizes[8:]] == ["9", "21"]
+    assert [cell.split()[0] for cell in left[1:8]] == ["2", "0.85", "0.55", "0.45", "0.31", "0.20", "0.61"]
+    assert left[8] == "2 of 3"
+    assert [cell.split()[0] for cell in lost[1:6]] == ["2", "0.25", "0.33", "0.37", "0.72"]
+    assert (lost[6], lost[7].split()[0]) == ("1 of 3", "0.44")
     assert row(text, "all", "## How many")[1] == "3"
     assert STUDY not in text[text.index("## How many") :]
 
 
-def test_a_task_has_a_row_of_its_own_and_is_in_no_median() -> None:
+def test_a_task_has_a_row_of_its_own_and_is_in_nomedian() -> None:
     left = {"share": 0.81, "first": 3, "sufficient": 2, "prompts": 4}
     task = {
         "kind": TASK, "number": 1, "asked": True, "players": 5000, "size": 40, "tested": left,
@@ -129,10 +168,34 @@ def test_sentences_of_one_structure_have_the_same_word_at_every_position(lm: ds.
     assert len(givers) == 1
 
 
+def test_other_saes_are_measured_the_same_way_but_for_the_features_of_the_case_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model().save_pretrained(tmp_path / "tiny")
+    tokenizer().save_pretrained(tmp_path / "tiny")
+    fitting_sae("0.resid_post").save_model(tmp_path / "saes")
+    monkeypatch.setattr(
+        "depass_sae.evaluation.circuits.of_one_structure", lambda _: [Sentence("supply", " Parisian", " x")]
+    )
+    of = Of(str(tmp_path / "tiny"), str(tmp_path / "saes"))
+    assert [kind for kind in COUNTS if of.has(kind)] == [OBJECTS, CONTRAST, FACT, TASK]
+    assert all(Of().has(kind) for kind in COUNTS)
+    assert (
+        _of_sentence(of.subject(), Sentence("supply", " Parisian", " x"), contrast=True) is None
+    )  # its tokenizer has the answer in pieces
+    assert [str(hook) for hook in of.subject().saes] == ["0.resid_post"]
+    found = measured(of.subject(), TASK, 1, Search(seconds=0.01))
+    assert not found["asked"]
+    assert "a task is of 4 prompts at least, not of 0" in found["why"]
+    assert "## One circuit" not in page([found], 30)
+    assert f"on {of.model} and the SAEs of {of.sae}, with 30 s" in page([], 30, of)
+    assert "on SmolLM2-135M and the SAEs shipped for it, with 30 s" in page([], 30)
+
+
 def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
-    assert _median([5.0], 0) == "5 (5 to 5)"
-    assert _median([1.0] * 3 + [9.0] * 97, 0) == "9 (9 to 9)"
-    assert _median(list(map(float, range(101))), 0).startswith("50 (")
+    assert median([5.0], 0) == "5 (5 to 5)"
+    assert median([1.0] * 3 + [9.0] * 97, 0) == "9 (9 to 9)"
+    assert median(list(map(float, range(101))), 0).startswith("50 (")
 
 
 def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:

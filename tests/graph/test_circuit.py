@@ -17,9 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import depass_sae as ds
 from depass_sae.attribution.targets import make_target
 from depass_sae.errors import UserError
+from depass_sae.graph import grow
 from depass_sae.graph.circuit import DRAWS
 from depass_sae.graph.circuit_looks import circuit_blocks
 from depass_sae.graph.feature_game import Asked, FeatureGame, Removal, feature_game
+from depass_sae.graph.flow import inflow
 from depass_sae.graph.masks import matched
 from depass_sae.view.terminal import text
 
@@ -193,8 +195,8 @@ def test_against_a_contrast_a_contribution_is_of_what_a_removed_feature_loses() 
 
 def test_random_sets_are_of_the_same_cells_and_count_where_they_are_removed() -> None:
     lm = random_lm()
-    g = lm.circuit(IDS)
-    found, game = g.graph["circuit"], game_of(lm)
+    g = lm.circuit(IDS, logit=11)
+    found, game = g.graph["circuit"], game_of(lm, logit=11)
     chosen = torch.tensor([f"{p.layer}/{i}@{pos}" in members(g) for p, i, pos in game.named])
     random = matched(chosen, game.cells, DRAWS, torch.Generator().manual_seed(0))
     kept, removed = game.play(random).share.double(), game.play(~random).share.double()
@@ -314,8 +316,8 @@ def test_against_a_contrast_only_what_differs_plays_and_the_share_is_of_the_diff
 
 def test_a_circuit_keeps_what_it_says_and_its_checks_are_of_what_it_removes() -> None:
     lm = random_lm()
-    g = lm.circuit(IDS)
-    found, game = g.graph["circuit"], game_of(lm)
+    g = lm.circuit(IDS, logit=11)
+    found, game = g.graph["circuit"], game_of(lm, logit=11)
     chosen = torch.tensor([f"{p.layer}/{i}@{pos}" in members(g) for p, i, pos in game.named])
     assert int(chosen.sum()) == found["size"] == len(members(g))
     assert found["kept"]["share"] == pytest.approx(left(lm, game, chosen), rel=2e-3)
@@ -412,3 +414,25 @@ def test_what_cannot_be_is_one_line(settings: dict[str, Any], why: str) -> None:
 def test_where_all_features_without_errors_are_not_sufficient_there_is_no_circuit() -> None:
     with pytest.raises(UserError, match=r"features together keep .* which is not sufficient"):
         random_lm().circuit(IDS, errors="zero")
+
+
+def test_features_that_are_read_at_one_place_are_expanded_in_one_sweep_in_the_order_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm, sweeps = random_lm(), []
+
+    def counted(seen: Any, standing: Any, low: int, reads: Any, *more: Any) -> Any:
+        sweeps.append(len(reads))
+        return inflow(seen, standing, low, reads, *more)
+
+    monkeypatch.setattr(grow, "inflow", counted)
+    mixed = [f"{layer}/{index}@{pos}" for index in (3, 5) for pos in (4, 6) for layer in (0, 1)]
+    g = lm.graph(IDS, [*mixed, "logit:5"], max_nodes=30, edge_threshold=None)
+    assert sweeps[:3] == [4, 4, 1]
+    assert [name.removeprefix("feature:") for name in (t["node"] for t in g.graph["target"])][:-1] == mixed
+    for name in mixed:
+        alone = lm.graph(IDS, name, max_nodes=30, edge_threshold=None)
+        for of in ("pre_activation", "constant"):
+            assert g.nodes[f"feature:{name}"][of] == pytest.approx(alone.nodes[f"feature:{name}"][of])
+        inflows = [sum(e["weight"] for *_, e in one.in_edges(f"feature:{name}", data=True)) for one in (g, alone)]
+        assert inflows[0] == pytest.approx(inflows[1], rel=1e-4, abs=1e-5)

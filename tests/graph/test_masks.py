@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from depass_sae.graph.masks import Clock, Outcome, learned, matched, overlap, search, smallest, tightened
+from depass_sae.graph.masks import Clock, Outcome, interval, learned, matched, overlap, search, smallest, tightened
 
 Rule = Callable[[Tensor], Tensor]
 
@@ -154,16 +154,33 @@ def test_the_mask_is_that_of_torchs_adam() -> None:
     assert learned(game, start, steps=steps, sparsity=1.5).tolist() == pytest.approx(logits.tolist())
 
 
-def test_random_sets_have_as_many_of_every_cell_and_reach_all_of_it() -> None:
-    cells = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    members = torch.tensor([True, True, False, False, True, False, False, False, False])
+def test_random_sets_have_as_many_of_every_cell_none_of_the_sets_own_where_there_are_others() -> None:
+    cells = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2, 2])
+    members = torch.tensor([True, True, False, False, False, True, False, False, False, False])
     sets = matched(members, cells, 200, torch.Generator().manual_seed(0))
     for cell, count in ((0, 2), (1, 1), (2, 0)):
         assert (sets[:, cells == cell].sum(-1) == count).all()
-    assert sets[:, cells < 2].any(0).all()
-    assert len({tuple(row.tolist()) for row in sets}) == 12
+    assert not (sets & members).any()
+    assert sets[:, (cells < 2) & ~members].any(0).all()
+    assert len({tuple(row.tolist()) for row in sets}) == 3
     again = matched(members, cells, 200, torch.Generator().manual_seed(0))
     assert torch.equal(sets, again)
+
+
+def test_where_a_cell_has_too_few_others_random_sets_have_all_of_them_and_any_of_the_sets_own() -> None:
+    members = torch.tensor([True, True, True, False, True])
+    sets = matched(members, torch.tensor([0, 0, 0, 0, 1]), 100, torch.Generator().manual_seed(0))
+    assert (sets.sum(-1) == 4).all()
+    assert sets[:, 3:].all()
+    assert len({tuple(row.tolist()) for row in sets}) == 3
+
+
+def test_a_mean_over_random_sets_has_students_interval() -> None:
+    found = interval(torch.tensor([1.0, 2.0, 4.0, 5.0], dtype=torch.float64))
+    assert found["mean"] == 3
+    half = 3.182446305 * (10 / 3) ** 0.5 / 2  # t of three degrees of freedom; the sum of squares is 10
+    assert (found["low"], found["high"]) == pytest.approx((3 - half, 3 + half))
+    assert interval(torch.tensor([2.0])) == {"mean": 2.0, "low": 2.0, "high": 2.0}
 
 
 def test_overlap_is_of_what_is_in_either() -> None:

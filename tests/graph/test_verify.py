@@ -16,7 +16,7 @@ from torch import Tensor
 import depass_sae as ds
 from depass_sae.attribution.reservoir import replacements
 from depass_sae.errors import UserError
-from depass_sae.graph.verify import REPLACEMENTS, _shuffled, predicted
+from depass_sae.graph.verify import REPLACEMENTS, predicted
 
 from ..attribution.tiny import (
     BOS,
@@ -417,11 +417,3 @@ def test_a_graph_of_another_model_or_other_saes_is_refused() -> None:
         changed.nodes[g.graph["target"][0]["node"]][value] += 5
     with pytest.raises(UserError, match="other weights, SAEs or dtype"):
         handle_.verify(changed)
-
-
-def test_random_features_are_drawn_where_the_target_can_see_them() -> None:
-    mask = torch.tensor([True, False, False, True, False, False])
-    candidates = torch.tensor([True, True, True, True, False, False])
-    drawn = [_shuffled(mask, candidates, torch.Generator().manual_seed(seed)) for seed in range(20)]
-    assert all(int(found.sum()) == 2 and not found[4:].any() for found in drawn)
-    assert any(not torch.equal(found, mask) for found in drawn)

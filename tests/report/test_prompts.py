@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.report.prompts import read_prompts
+from depass_sae.report.prompts import TaskPrompt, read_prompts, read_task
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -51,3 +51,31 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(UserError, match=f"cannot read {path}: "):
             read_prompts(path)
+
+
+def test_prompts_of_a_task_have_targets_and_contrasts(tmp_path: Path) -> None:
+    lines = (
+        '{"text": "a b", "target": "logit:5", "contrast": "c b"}\n\n{"text": "d b", "target": "1/3", "contrast": "e b"}'
+    )
+    assert read_task(written(tmp_path, "task.jsonl", lines)) == [
+        TaskPrompt("a b", "logit:5", "c b"), TaskPrompt("d b", "1/3", "e b")
+    ]  # fmt: skip
+    assert read_task(written(tmp_path, "task.txt", "a b\n c\n")) == [TaskPrompt("a b"), TaskPrompt(" c")]
+    assert read_task(written(tmp_path, "t.jsonl", '{"text": "a", "target": null}')) == [TaskPrompt("a")]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"text": "a", "target": "logit:5"}\n{"text": "b"}', "1 of its 2 prompts have a target; name all or none"),
+        ('{"text": "a", "contrast": "x"}\n{"text": "b"}', "1 of its 2 prompts have a contrast; name all or none"),
+        ('{"text": "a", "target": 5}', "line 1 should be an object with a target"),
+        ('{"text": "a", "answer": "x"}', "line 1 has a key 'answer'; the keys are text, target, contrast"),
+        ('{"text": "a", "contrast": "half \\ud800"}', "line 1: its contrast is not valid Unicode"),
+        ('{"target": "logit:5"}', "line 1 should be an object with a text"),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_said_in_one_line(tmp_path: Path, content: str, why: str) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*task\.jsonl: ") as error:
+        read_task(written(tmp_path, "task.jsonl", content))
+    assert why in str(error.value)

@@ -24,6 +24,7 @@ from ...view.frame import asset, escaping, inert, policy
 from ..document import document_of
 from ..limits import limited
 from ..names import KINDS, level_words, name_of
+from ..told import removal_line, sufficiency_lines
 
 if TYPE_CHECKING:
     import jinja2
@@ -65,6 +66,7 @@ def to_html(g: nx.DiGraph) -> str:
             strip=_strip(page),
             scores=_scores(page),
             verification=_verification(page.graph.get("verification")),
+            together=[] if "diff" in page.graph else _together(page.graph),
             diff=page.graph.get("diff"),
             folded=_folded(g, page),
             nodes=[(names[node], page.nodes[node]) for node in page],
@@ -136,6 +138,17 @@ def _verification(found: Any) -> list[tuple[str, str]]:
             text = ", ".join(f"{of} {words.number(v, 2)}".strip() for of, v in numbers.items())
             lines.append((key.replace("_", " "), text))
     return lines
+
+
+def _together(graph: Mapping[str, Any]) -> list[str]:
+    """What the features of the graph suffice for, and what the target loses without them."""
+    return [*sufficiency_lines(graph), *(map(removal_line, _known_shares(graph)))]
+
+
+def _known_shares(graph: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    verification = graph.get("verification")
+    together = verification.get("together") if isinstance(verification, Mapping) else None
+    return [together] if isinstance(together, Mapping) and isinstance(together.get("shares"), Mapping) else []
 
 
 def _folded(whole: nx.DiGraph, page: nx.DiGraph) -> dict[str, int] | None:

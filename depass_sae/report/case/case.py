@@ -126,6 +126,7 @@ class Finding:
             left_out_share=None if self.graph is None else ends_in(self.graph, "remainder"),
             replacements=0 if measured is None else measured.replacements,
             agreement=self.target.agreement,
+            together=None if self.graph is None else _together(self.graph),
         )
 
     @property
@@ -411,6 +412,15 @@ def ends_in(g: nx.DiGraph, kind: str) -> float | None:
         return None
     share: float = g.graph["scores"]["pruned"]["shares"][kind]
     return share
+
+
+def _together(g: nx.DiGraph) -> dict[str, Any] | None:
+    """What is left of the target without all of a verified graph's features, and without as many random ones."""
+    together = g.graph.get("verification", {}).get("together", {})
+    if together.get("shares") is None:
+        return None
+    shares = {key: together["shares"][key] for key in ("without_graph", "without_random")}
+    return {"features": together["features"], "shares": shares}
 
 
 def _source(source: Mapping[str, Any], special: Sequence[int]) -> SourceFact:

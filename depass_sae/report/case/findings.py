@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ...attribution.agreement import Agreement
 from ...attribution.looks import agreeing, share_of
+from ...graph.told import removal_line
 from ...view.words import count, number, percent, place, shown, signed
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]
@@ -79,7 +80,8 @@ class Facts:
     opposing: the most negative one, where it is larger in size. special: the special tokens, such as position 0.
     own: the target's own token, where it is among the sources. top_replaced: of the sources that were replaced, the one
     with the largest contribution; most_lost: the one without which most is lost; reversed: the one whose replacement
-    plainly does the opposite of its contribution, where there is one. error_share, left_out_share: of the influence in
+    plainly does the opposite of its contribution, where there is one. together: what all of the graph's features do, of
+    its verification (None where it has none, or no shares). error_share, left_out_share: of the influence in
     the graph, what ends in SAE errors and in what the graph leaves out.
     """
 
@@ -104,6 +106,7 @@ class Facts:
     reversed: SourceFact | None
     agreement: Agreement | None
     verdict: Verdict
+    together: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         document = asdict(self) | {"rank_correlation": None if self.agreement is None else self.agreement.rank}
@@ -186,7 +189,7 @@ def _part(source: SourceFact) -> str:
 def points(facts: Facts) -> tuple[str, ...]:
     """What else was found, each in a line."""
     found = (_own(facts), _against(facts), _special(facts), _heads(facts), _upstream(facts), _errors(facts))
-    return tuple(point for point in (*found, _measured(facts), _signs(facts)) if point)
+    return tuple(point for point in (*found, _measured(facts), _signs(facts), _together(facts)) if point)
 
 
 def sentence(facts: Facts) -> str:
@@ -266,3 +269,10 @@ def _signs(facts: Facts) -> str:
         return ""
     does = f"{'loses' if other.measured > 0 else 'gains'} {number(abs(other.measured), 2)}"
     return f"Signs differ for {other.place}: it contributes {signed(other.value, 2)}, and without it the feature {does}"
+
+
+def _together(facts: Facts) -> str:
+    if facts.together is None:
+        return ""
+    line = removal_line(facts.together)
+    return line[0].upper() + line[1:]

@@ -19,6 +19,7 @@ from ...attribution.looks import (
     token_table,
 )
 from ...graph.looks import between, graph_block
+from ...graph.told import together_lines
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
 from ...view.pointer import At
@@ -183,17 +184,28 @@ def _verified(found: Document) -> Table:
         for of in ("weight", "effect")
         if ranks[of] is not None
     )
+    more = (("all of them, no SAE errors", "all_without_errors"), ("none of them", "no_features"))
     return Table(
         "Against the model: the target when features are taken out",
         (Column("features"), Column("with these alone", "number", 2), Column("without them", "number", 2)),
         (
             Row((f"the graph’s {features} of {active}", together["only_graph"], together["without_graph"])),
-            Row(("as many random ones", together["only_random"], together["without_random"]), "aside"),
+            Row(
+                ("as many random ones, layer by layer and position by position", together["only_random"],
+                 together["without_random"]),
+                "aside",
+            ),
+            *(Row((name, together[key], None), "aside") for name, key in more if together.get(key) is not None),
             Row(("all of the model", found["target"], None), "total"),
         ),
-        f"{words.count(len(found['nodes']))} nodes were taken out one at a time, too"
+        (f"{'. '.join(map(_capital, together_lines(found)))}. " if together.get("shares") else "")
+        + f"{words.count(len(found['nodes']))} nodes were taken out one at a time, too"
         + (f": rank correlation of the target’s loss with what the graph says {by}." if by else "."),
-    )
+    )  # fmt: skip
+
+
+def _capital(line: str) -> str:
+    return line[:1].upper() + line[1:]
 
 
 # ------------------------------------------------------------------------------------------------------ how it was made

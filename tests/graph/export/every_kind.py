@@ -16,6 +16,7 @@ def every_kind() -> nx.DiGraph:
     features = [name for name in g if name.startswith("feature:11/")]
     g.nodes[features[0]].update(target=True, label='plural "nouns"')
     g.graph["groups"] = [{"name": "first </script>", "nodes": features[:2]}, {"name": "second", "nodes": features[2:4]}]
+    g.graph["sufficiency"] = {"features": 1, "active": 5, "share": 0.75, "no_features": 0.125}
     g.graph["verification"] = verification(features[0])
     g.add_node("head:11.3", kind="head", layer=11, index=3, influence=0.0, label="")
     g.add_edge("head:11.3", features[0], kind="head", weight=0.5, effect=0.25)
@@ -36,6 +37,13 @@ def every_kind() -> nx.DiGraph:
 def verification(node: str) -> dict[str, Any]:
     """What a verification that took one node out leaves."""
     together = {"features": 1, "active": 5, "draws": 5, "only_graph": 1.5, "without_graph": 0.5, "only_random": 0.25}
+    around = {"mean": 0.375, "low": 0.25, "high": 0.5}
+    shares = {
+        "only_graph": 0.75, "without_graph": 0.25, "only_random": around, "without_random": around,
+        "no_features": 0.125, "all_features": 1.0, "all_without_errors": 0.625,
+    }  # fmt: skip
+    together |= {"no_features": 0.25, "all_features": 2.0, "all_without_errors": 1.25, "random_own": 0.5,
+                 "interval": "95 % of Student's t", "shares": shares}  # fmt: skip
     return {
         "target": 2.0, "seed": 0, "replacements": 4,
         "nodes": [{"node": node, "weight": 0.5, "effect": 0.25, "observed": 0.375}],

@@ -161,6 +161,13 @@ def test_the_header_has_the_targets_scores_and_verification():
     assert page.count("<td>50 %</td>") == 2
 
 
+def test_the_header_says_what_the_features_suffice_for_and_what_is_lost_without_them():
+    page = to_html(every_kind())
+    assert "keeping only its 1 of 5 active features leaves 0.75 of the target" in page
+    assert "takes 0.75 of the target away; 1 random feature of the same layers and positions: 0.62 ± 0.12" in page
+    assert "keeping only" not in to_html(sample_graph())
+
+
 @pytest.mark.parametrize("verification", [None, [], {"rank_correlation": None}, {"sign_agreement": {"weight": "good"}}])
 def test_a_verification_without_the_expected_numbers_is_passed_over(verification):
     g = sample_graph()

@@ -1,0 +1,63 @@
+"""Measurements that are resumed where they were stopped, and what is told of them: medians with their interval."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .rules import append, lines
+
+Record = dict[str, Any]
+"""What was found, as JSON; ``keys`` of it say of what."""
+RESAMPLED, LEVEL = 2000, 0.95
+"""Draws of prompts with replacement for a median's interval, and its level."""
+
+
+def measure_all(
+    out: Path,
+    wanted: Sequence[tuple[Any, ...]],
+    keys: Sequence[str],
+    work: Callable[..., Record],
+    what: str,
+    workers: int,
+) -> list[Record]:
+    """``work`` for every tuple that is wanted; what ``out`` (JSON lines) holds is not done again.
+
+    keys: under which a record has the tuple. work: a function of a module, which runs in another process.
+    """
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from rich.progress import Progress
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records = [json.loads(line) for line in lines(out)]
+    known = {tuple(record[key] for key in keys) for record in records}
+    missing = [job for job in wanted if job not in known]
+    with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        bar = progress.add_task(what, total=len(wanted), completed=len(wanted) - len(missing))
+        for done in as_completed([pool.submit(work, *job) for job in missing]):
+            append(out, [json.dumps(done.result())])
+            records.append(done.result())
+            progress.advance(bar)
+    return [record for record in records if tuple(record[key] for key in keys) in set(wanted)]
+
+
+def median(numbers: Sequence[float], digits: int) -> str:
+    """The median with its interval, by drawing the prompts again."""
+    numbers = [number for number in numbers if not math.isnan(number)]
+    if not numbers:
+        return ""
+    medians = sorted(_drawn_again(numbers, random.Random(0)))
+    low, high = (medians[round(q * (len(medians) - 1))] for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return f"{statistics.median(numbers):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def _drawn_again(numbers: Sequence[float], draw: random.Random) -> Iterator[float]:
+    for _ in range(RESAMPLED):
+        yield statistics.median(draw.choices(numbers, k=len(numbers)))
