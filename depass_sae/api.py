@@ -574,8 +574,8 @@ class LM:
         ``key``, what their source did as part of heads' queries and keys, which is in no sum. node_threshold,
         edge_threshold: then keep the fewest that have this share of the influence. errors: "roots", or "through" to
         follow errors on the residual stream upstream. heads: also through which heads. At every feature and logit
-        Σ incoming weights + constant = pre-activation. ``.graph["sufficiency"]``: what is left of the target in the live
-        model where only the graph's features are kept.
+        Σ incoming weights + constant = pre-activation. ``.graph["sufficiency"]``: what is left of the target in the
+        live model where only the graph's features are kept.
         """
         given = [] if target is None else [target] if isinstance(target, str) else list(target)
         targets = [parse_target(self._subject, text) for text in given]
