@@ -30,7 +30,7 @@ def without_time(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_tasks_circuit_is_the_one_of_the_library(run: Run, files: Files, tmp_path: Path) -> None:
     path = task(tmp_path, target=lambda n: f"logit:{5 + n % 2}", contrast=lambda n: TEXTS[n - 1])
-    done = run("circuit-of", str(path), *files.options(), "--seconds", "3", "--seed", "4", "--hold", "--json")
+    done = run("circuit-of", str(path), *files.options(), "--seconds", "100", "--seed", "4", "--hold", "--json")
     assert done.status == 0, done.err
     found = ds.load(files.model, saes=files.fitting).circuit_of(
         TEXTS,
