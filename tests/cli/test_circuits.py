@@ -37,7 +37,7 @@ def test_a_tasks_circuit_is_the_one_of_the_library(run: Run, files: Files, tmp_p
         ["logit:5", "logit:6"] * 2,
         contrasts=[TEXTS[n - 1] for n in range(4)],
         recompute=False,
-        seconds=3.0,
+        seconds=100.0,
         seed=4,
     )
     assert without_time(json.loads(done.out)) == without_time(found.to_dict())
