@@ -30,14 +30,14 @@ def without_time(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_tasks_circuit_is_the_one_of_the_library(run: Run, files: Files, tmp_path: Path) -> None:
     path = task(tmp_path, target=lambda n: f"logit:{5 + n % 2}", contrast=lambda n: TEXTS[n - 1])
-    done = run("circuit-of", str(path), *files.options(), "--seconds", "3", "--seed", "4", "--hold", "--json")
+    done = run("circuit-of", str(path), *files.options(), "--seconds", "100", "--seed", "4", "--hold", "--json")
     assert done.status == 0, done.err
     found = ds.load(files.model, saes=files.fitting).circuit_of(
         TEXTS,
         ["logit:5", "logit:6"] * 2,
         contrasts=[TEXTS[n - 1] for n in range(4)],
         recompute=False,
-        seconds=3.0,
+        seconds=100.0,
         seed=4,
     )
     assert without_time(json.loads(done.out)) == without_time(found.to_dict())
