@@ -55,9 +55,10 @@ def game_of(lm: ds.LM, removal: Removal = KEEP, contrast: Any = None, **target: 
 
 
 @torch.no_grad()
-def left(lm: ds.LM, game: FeatureGame, members: Tensor, contrast: Any = None) -> float:
+def left(lm: ds.LM, game: FeatureGame, members: Tensor, contrast: Any = None, logit: int | None = None) -> float:
     """The share of the centred logit that is left, by hooks on transformers' modules and sae-lens alone."""
-    ids, kept, removal, token = torch.tensor([IDS]), {}, game.removal, predicted(lm)
+    ids, kept, removal = torch.tensor([IDS]), {}, game.removal
+    token = predicted(lm) if logit is None else logit
     for (place, index, pos), member in zip(game.named, members.tolist(), strict=True):
         kept.setdefault(place, []).extend([(pos, index)] if member else [])
     players = {(place, pos, index) for place, index, pos in game.named}
@@ -320,8 +321,8 @@ def test_a_circuit_keeps_what_it_says_and_its_checks_are_of_what_it_removes() ->
     found, game = g.graph["circuit"], game_of(lm, logit=11)
     chosen = torch.tensor([f"{p.layer}/{i}@{pos}" in members(g) for p, i, pos in game.named])
     assert int(chosen.sum()) == found["size"] == len(members(g))
-    assert found["kept"]["share"] == pytest.approx(left(lm, game, chosen), rel=2e-3)
-    assert found["removed"]["share"] == pytest.approx(left(lm, game, ~chosen), rel=2e-3, abs=2e-3)
+    assert found["kept"]["share"] == pytest.approx(left(lm, game, chosen, logit=11), rel=2e-3)
+    assert found["removed"]["share"] == pytest.approx(left(lm, game, ~chosen, logit=11), rel=2e-3, abs=2e-3)
     assert found["kept"]["share"] >= 0.8
     assert found["minimal"]
     without = torch.stack([chosen & (torch.arange(game.players) != one) for one in chosen.nonzero()[:, 0]])
