@@ -1,7 +1,7 @@
 """What graphs of different sizes suffice for on SmolLM2 (``make graph-sizes``): docs/graph-sizes.md.
 
 Facts that the model knows, sentences with an indirect object (both for the answer's logit) and the features of the case
-studies, each with graphs of 25 to 1,000 nodes by the defaults of ``lm.graph``. Of every graph: what is left of the
+studies, each with graphs of 25 to 800 nodes, grown by all ways and by what flows alone. Of every graph: what is left of the
 target in the live model with its features alone, and without them; beside as many features by |effect|, and random ones
 of the same layers and positions. So that a default can be chosen by what it leaves and what it takes.
 
@@ -25,22 +25,24 @@ from ..graph.build import GraphSettings, build_graph
 from ..graph.feature_game import Asked, Removal, feature_game
 from ..graph.live import LiveGraph
 from ..graph.masks import DRAWS, SUFFICIENT, matched
+from ..graph.ways import Grow
 from ..passes.settings import Settings
 from ..subject import Subject
 from .circuits import COUNTS, FACT, OBJECTS, STUDY, asked
 from .resumed import LEVEL, Record, measure_all, median
 from .rules import one_subject
 
-SIZES = (25, 50, 100, 200, 400, 700, 1000)
+SIZES = (25, 50, 100, 200, 400, 800)
+GROWN: tuple[Grow, ...] = ("both", "weight")
 KINDS = (FACT, OBJECTS, STUDY)
 SETS = ("graph", "effect", "random")
 
 
-def measured(subject: Subject, kind: str, number: int, size: int) -> Record:
+def measured(subject: Subject, kind: str, number: int, size: int, grow: Grow) -> Record:
     """One graph. ``asked`` is false where the model does not know the answer."""
     subject = subject.asked()
     question = asked(subject, kind, number)
-    record: Record = {"kind": kind, "number": number, "size": size, "asked": question is not None}
+    record: Record = {"kind": kind, "number": number, "size": size, "grow": grow, "asked": question is not None}
     if question is None:
         return record
     start = time.monotonic()
@@ -48,7 +50,7 @@ def measured(subject: Subject, kind: str, number: int, size: int) -> Record:
         subject,
         question.prompt,
         [(question.target, question.pos)],
-        size=GraphSettings(max_nodes=size),
+        size=GraphSettings(max_nodes=size, grow=grow),
         settings=Settings.of(),
     )
     seconds = time.monotonic() - start
@@ -91,12 +93,12 @@ def by_effect(subject: Subject, question: Asked, live: LiveGraph) -> Bool[Tensor
 def run(out: Path, count: int, workers: int, sizes: Sequence[int] = SIZES) -> list[Record]:
     """Graphs of at most ``count`` prompts of every kind; what ``out`` (JSON lines) holds is not measured again."""
     numbers = [(kind, number) for kind in KINDS for number in range(min(count, COUNTS[kind]))]
-    wanted = [(kind, number, size) for size in sizes for kind, number in numbers]
-    return measure_all(out, wanted, ("kind", "number", "size"), _work, "growing graphs", workers)
+    wanted = [(kind, number, size, grow) for size in sizes for grow in GROWN for kind, number in numbers]
+    return measure_all(out, wanted, ("kind", "number", "size", "grow"), _work, "growing graphs", workers)
 
 
-def _work(kind: str, number: int, size: int) -> Record:
-    return measured(one_subject(), kind, number, size)
+def _work(kind: str, number: int, size: int, grow: Grow) -> Record:
+    return measured(one_subject(), kind, number, size, grow)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -104,7 +106,7 @@ def _work(kind: str, number: int, size: int) -> Record:
 HEAD = """# What graphs of different sizes suffice for
 
 Made by `make graph-sizes` on SmolLM2-135M and the SAEs shipped for it, by the defaults of `lm.graph` but for
-`max_nodes`. What is left of the target (a logit over the mean of all logits, a feature's pre-activation) in the live
+`max_nodes` and `grow`. What is left of the target (a logit over the mean of all logits, a feature's pre-activation) in the live
 model, where kept features are what the edited model makes of them, and SAE errors and constants stay:
 
 - *alone*: with these features alone; *without*: with all others.
@@ -113,12 +115,12 @@ model, where kept features are what the edited model makes of them, and SAE erro
 - *none*: with no features at all. *{enough:.0%}*: on so many prompts that much is left with the graph's alone.
   *Seconds*: to grow the graph, of one core.
 
-*Nodes* is `max_nodes`. Medians over the prompts that the model answers as asked, with {level:.0%} intervals (prompts
+*Nodes* is `max_nodes`; *grown by* is `grow`: by what flows alone, or by effects and by where heads looked, too. Medians over the prompts that the model answers as asked, with {level:.0%} intervals (prompts
 drawn again with replacement).
 """
 COLUMNS = (
-    "\n| nodes | prompts | features | alone | by effect | random | none | {enough:.0%} | without | by effect "
-    "| random | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+    "\n| nodes | grown by | prompts | features | alone | by effect | random | none | {enough:.0%} | without | by effect "
+    "| random | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -130,14 +132,14 @@ def page(records: Sequence[Record]) -> str:
         some = [record for record in used if record["kind"] in kinds]
         if some:
             parts.append(f"\n## {title}\n{COLUMNS.format(enough=SUFFICIENT)}")
-            parts += [_row(size, some) for size in sorted({record["size"] for record in some})]
+            parts += [_row(*of, some) for of in sorted({(record["size"], record["grow"]) for record in some})]
     return "".join(parts)
 
 
-def _row(size: int, records: Sequence[Record]) -> str:
-    some = [record for record in records if record["size"] == size]
+def _row(size: int, grow: Grow, records: Sequence[Record]) -> str:
+    some = [record for record in records if (record["size"], record["grow"]) == (size, grow)]
     cells = [
-        f"{size:,}", str(len(some)), median([record["features"] for record in some], 0),
+        f"{size:,}", grow, str(len(some)), median([record["features"] for record in some], 0),
         *(median([record["kept"][name] for record in some], 2) for name in SETS),
         median([record["no_features"] for record in some], 2),
         f"{sum(record['kept']['graph'] >= SUFFICIENT for record in some)} of {len(some)}",
