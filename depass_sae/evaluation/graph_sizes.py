@@ -1,9 +1,9 @@
 """What graphs of different sizes suffice for on SmolLM2 (``make graph-sizes``): docs/graph-sizes.md.
 
 Facts that the model knows, sentences with an indirect object (both for the answer's logit) and the features of the case
-studies, each with graphs of 25 to 800 nodes, grown by all ways and by what flows alone. Of every graph: what is left of the
-target in the live model with its features alone, and without them; beside as many features by |effect|, and random ones
-of the same layers and positions. So that a default can be chosen by what it leaves and what it takes.
+studies, each with graphs of 25 to 800 nodes, grown by all ways and by what flows alone. Of every graph: what is left of
+the target in the live model with its features alone, and without them; beside as many features by |effect|, and random
+ones of the same layers and positions. So that a default can be chosen by what it leaves and what it takes.
 
 Single results are kept as JSON lines, so that a stopped run goes on where it was.
 """
@@ -106,8 +106,8 @@ def _work(kind: str, number: int, size: int, grow: Grow) -> Record:
 HEAD = """# What graphs of different sizes suffice for
 
 Made by `make graph-sizes` on SmolLM2-135M and the SAEs shipped for it, by the defaults of `lm.graph` but for
-`max_nodes` and `grow`. What is left of the target (a logit over the mean of all logits, a feature's pre-activation) in the live
-model, where kept features are what the edited model makes of them, and SAE errors and constants stay:
+`max_nodes` and `grow`. What is left of the target (a logit over the mean of all logits, a feature's pre-activation) in
+the live model, where kept features are what the edited model makes of them, and SAE errors and constants stay:
 
 - *alone*: with these features alone; *without*: with all others.
 - *by effect*: as many features, the largest by |effect|. *Random*: as many of the same layers and positions, the mean
@@ -115,12 +115,12 @@ model, where kept features are what the edited model makes of them, and SAE erro
 - *none*: with no features at all. *{enough:.0%}*: on so many prompts that much is left with the graph's alone.
   *Seconds*: to grow the graph, of one core.
 
-*Nodes* is `max_nodes`; *grown by* is `grow`: by what flows alone, or by effects and by where heads looked, too. Medians over the prompts that the model answers as asked, with {level:.0%} intervals (prompts
-drawn again with replacement).
+*Nodes* is `max_nodes`. *Grown by* is `grow`: by what flows alone, or by effects and by where heads looked, too. Medians
+over the prompts that the model answers as asked, with {level:.0%} intervals (prompts drawn again with replacement).
 """
 COLUMNS = (
-    "\n| nodes | grown by | prompts | features | alone | by effect | random | none | {enough:.0%} | without | by effect "
-    "| random | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+    "\n| nodes | grown by | prompts | features | alone | by effect | random | none | {enough:.0%} | without "
+    "| by effect | random | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 

@@ -52,8 +52,8 @@ def test_features_by_effect_are_as_many_and_leave_in_the_graphs_model_what_they_
 
 def record(kind: str, number: int, size: int, kept: float, grow: str = "both") -> dict[str, Any]:
     return {
-        "kind": kind, "number": number, "size": size, "grow": grow, "asked": True, "features": size - 5, "no_features": 0.11,
-        "seconds": 2.5, "kept": {"graph": kept, "effect": 0.52, "random": 0.31},
+        "kind": kind, "number": number, "size": size, "grow": grow, "asked": True, "features": size - 5,
+        "no_features": 0.11, "seconds": 2.5, "kept": {"graph": kept, "effect": 0.52, "random": 0.31},
         "lost": {"graph": 0.42, "effect": 0.23, "random": 0.64},
     }  # fmt: skip
 
