@@ -11,7 +11,6 @@ Neither is a sum over paths of a graph: total counts what passes by all dictiona
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import NUMBER
 from ..attribution.document import Heading, allocation_dict
-from ..attribution.targets import FeatureTarget, LogitTarget, parse_target
+from ..attribution.named import NamedPart
+from ..attribution.targets import LogitTarget, parse_feature
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
@@ -204,60 +203,35 @@ def find_downstream(
 
 # ------------------------------------------------------------------------------------------------------------- sources
 
-_WRITTEN = re.compile(
-    rf"token:(?P<token>{NUMBER})"
-    rf"|(?:head:(?P<head>{NUMBER}\.{NUMBER})|neuron:(?P<neuron>{NUMBER}/{NUMBER}))(?:@(?P<pos>{NUMBER}))?"
-)
-
 
 def _source(subject: Subject, seen: Trace, prompt: Prompt, standing: Standing, text: str) -> Source:
-    found = _WRITTEN.fullmatch(text.strip())
-    if found is None:
+    part, n = NamedPart.of(text), len(prompt)
+    part.check(subject, n)
+    if part.kind == "feature":
         return _feature(subject, standing, prompt, text)
-    n = len(prompt)
-    pos = found["token"] or found["pos"]
-    if pos is not None and int(pos) >= n:
-        raise UserError(f"position {pos} is outside the prompt; its {n} tokens have positions 0 to {n - 1}")
-    where = slice(None) if pos is None else slice(int(pos), int(pos) + 1)
-    at = {} if pos is None else {"pos": int(pos)}
-    if found["token"] is not None:
-        name = f"token {prompt.tokens[int(found['token'])]!r} ({pos})"
-        return Source(
-            name, {"kind": "token", **at}, Given(above={Place(0, "resid_pre"): _only(seen.streams[0], where)})
-        )
-    if found["head"] is not None:
-        return _unit(subject, seen, "head", found["head"], ".", where, at)
-    return _unit(subject, seen, "neuron", found["neuron"], "/", where, at)
-
-
-def _unit(
-    subject: Subject, seen: Trace, kind: str, written: str, between: str, where: slice, at: dict[str, int]
-) -> Source:
-    layer, unit = map(int, written.split(between))
-    if layer >= seen.n_layers:
-        raise UserError(f"there is no layer {layer}; {subject.loaded.name} has layers 0 to {seen.n_layers - 1}")
-    place = Place(layer, "attn_out" if kind == "head" else "mlp_out")
-    frozen = seen.sublayer(place.depth)
-    if unit >= frozen.mixer.n_units:
-        raise UserError(f"layer {layer} has {kind}s 0 to {frozen.mixer.n_units - 1}, and none numbered {unit}")
-    described = {"kind": kind, "layer": layer, "index": unit, **at}
-    name = f"{kind} {written}" + (f" at {at['pos']}" if at else "")
-    if kind == "neuron":
-        return Source(name, described, Given(below={place: _only(frozen.written_by([[unit]])[:, 0], where)}))
+    where = slice(None) if part.pos is None else slice(part.pos, part.pos + 1)
+    if part.kind == "token":
+        name = f"token {prompt.tokens[where.start]!r} ({part.pos})"
+        given = Given(above={Place(0, "resid_pre"): _only(seen.streams[0], where)})
+        return Source(name, part.to_dict(), given)
+    frozen, name = seen.sublayer(part.place.depth), part.name.replace(":", " ").replace("@", " at ")
+    if part.kind == "neuron":
+        given = Given(below={part.place: _only(frozen.written_by([[part.index]])[:, 0], where)})
+        return Source(name, part.to_dict(), given)
     z = frozen.recorded_z().unflatten(-1, (frozen.mixer.n_units, -1))
     own = torch.zeros_like(z)
-    own[:, unit] = z[:, unit]
-    return Source(name, described, Given(below={Place(layer, "hook_z"): _only(own.flatten(1), where)}))
+    own[:, part.index] = z[:, part.index]
+    given = Given(below={Place(part.layer, "hook_z"): _only(own.flatten(1), where)})
+    return Source(name, part.to_dict(), given)
 
 
 def _feature(subject: Subject, standing: Standing, prompt: Prompt, text: str) -> Source:
-    target, pos = parse_target(subject, text)
-    if not isinstance(target, FeatureTarget):
-        raise UserError(f"a source is a feature, token:POS, head:LAYER.HEAD or neuron:LAYER/INDEX, not {text!r}")
+    target, pos = parse_feature(subject, text)
     cut = next((cut for cut in standing.cuts if cut.hook == target.hook and cut.n_features), None)
     if cut is None:
         graph_hooks(subject, [target.hook])  # which says why
         raise UserError(f"no feature of the dictionary at {target.hook} fires on this prompt")
+    target.check(subject)
     which = (cut.active.index == target.index) & (True if pos is None else cut.active.pos == pos)
     if not which.any():
         raise UserError(f"{text} does not fire there, so that it goes on to do nothing")

@@ -150,8 +150,8 @@ def test_the_answer_is_ranked_as_asked_and_is_a_plain_object(lm: ds.LM) -> None:
     ("source", "said"),
     [
         ("token:99", "positions 0 to"), ("head:9.0", "layers 0 to"), ("head:0.77", "heads 0 to"),
-        ("neuron:0/99999", "neurons 0 to"), ("1/99999@3", "features"), ("nonsense", "nonsense"),
-        ("1/3@0", "does not fire"), ("logit:3", "not 'logit:3'"), ("token:3@4", "token:3@4"),
+        ("neuron:0/99999", "neurons 0 to"), ("1/99999@3", "features"), ("nonsense", "write a feature"),
+        ("1/3@0", "does not fire"), ("logit:3", "write a feature"), ("token:3@4", "write a feature"),
     ],
 )  # fmt: skip
 def test_a_source_that_there_is_not_is_told_in_a_line(lm: ds.LM, source: str, said: str) -> None:
