@@ -25,6 +25,7 @@ from .attribution.looks import Order
 from .attribution.measure import Measure, Measures
 from .attribution.measure_heads import HeadMeasure, HeadMeasures
 from .attribution.positions import Pos
+from .attribution.steering import Changes, Steered, changes_of, steer
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Target, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
@@ -605,6 +606,27 @@ class LM:
         passes; effect: what would be lost without it, to first order, in the unfrozen model. sort: which of them ranks.
         """
         return find_downstream(self._subject, self.encode(prompt), source, sort=sort, settings=Settings.of(**how))
+
+    def intervene(
+        self,
+        prompt: PromptLike,
+        changes: Changes | None = None,
+        *,
+        scale: Changes | None = None,
+        add: Changes | None = None,
+        generate: int = 0,
+    ) -> Steered:
+        """The live model with parts set, and what follows: the next token, features, and a continuation.
+
+        changes: parts and what they are set to: ``{"17/2601@7": 0, "neuron:5/301@7": 1.5, "head:5.1": 0, "token:6":
+        " growth"}``; scale, add: what others are multiplied by, or get. Without a position a part is changed at every
+        position, those included that are generated. Of a feature what it writes is exchanged as its dictionary reads
+        what arrives, and the dictionary's error stays; sets in later layers see the earlier ones. generate: so many
+        tokens are written on, before and after, each the likeliest.
+        """
+        return steer(
+            self._subject, self.encode(prompt), changes_of(set=changes, scale=scale, add=add), generate=generate
+        )
 
     def circuit(
         self,

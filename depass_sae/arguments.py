@@ -127,6 +127,13 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _changes(value: Any) -> dict[str, float | str]:
+    """Numbers, or a token's text, by text."""
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {_text(key): each if isinstance(each, str) else _number(each) for key, each in value.items()}
+
+
 def _bool(value: Any) -> bool:
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise TypeError
@@ -250,6 +257,7 @@ EXPECTED = {
     "Slope": Expected('"local" or "mean"', _text),
     "SAEErrors": Expected('"keep", "hold" or "zero"', _text),
     "Newcomers": Expected('"remove" or "keep"', _text),
+    "Changes": Expected("numbers by the parts that they are for, such as {'17/2601@7': 0}", _changes),
     "DrivenBy": Expected('"total", "direct" or "effect"', _text),
     "Grow": Expected('"weight", "effect" or "both"', _text),
     "Errors": Expected('"roots" or "through"', _text),

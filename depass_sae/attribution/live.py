@@ -11,7 +11,7 @@ sees what was set below it. Parts are written at the scale of the stream that ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.adapter import Adapter
 from ..models.place import Place
+from ..passes.frozen import INSIDE
 from ..passes.intervene import Edit, intervene, intervene_differentiably
 from ..saes import live_activations, written
 from ..subject import Subject
@@ -85,6 +87,19 @@ def run_set(
     edits: dict[Place, Edit] = {place.as_post: setting for place, setting in settings.items()}
     run = intervene_differentiably if gradients else intervene
     return run(subject.adapter, ids.expand(copies, -1), edits, {read}, subject.trace_dtype)[read]
+
+
+def seen_at(adapter: Adapter, hook: Place) -> tuple[Place, Callable[[Tensor], Tensor]]:
+    """Where what a transcoder reads can be seen on its way, and what it makes of that."""
+    if INSIDE.get(hook.hook) != "bare":
+        return hook, lambda x: x
+    part = adapter.sublayer(hook.depth)
+
+    def bare(x: Float[Tensor, "copy pos d_model"]) -> Tensor:
+        norm = part.norm.to(x)
+        return norm.bare(x, norm.scale(x))
+
+    return part.reads, bare
 
 
 def copies_at_once(n_pos: int, d_sae: int) -> int:

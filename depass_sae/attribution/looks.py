@@ -25,7 +25,7 @@ from ..view.blocks import (
     Token,
 )
 from ..view.pointer import At
-from ..view.words import count, error, formatted, number, percent, place, signed, written
+from ..view.words import count, error, formatted, named, number, percent, place, shown, signed, written
 
 Document = Mapping[str, Any] | At
 
@@ -781,3 +781,37 @@ def _features_caption(document: Document, layer: Document) -> str:
     if document["sort"] == "specific":
         said.append("Usual is a feature's mean over the prompt's positions, without position 0 and sinks.")
     return " ".join(said)
+
+
+# ------------------------------------------------------------------------------------------------- what is set in it
+
+
+def steered_blocks(found: Mapping[str, Any], top: int | None = None) -> tuple[Block, ...]:
+    """The likeliest tokens before and after, the features that change most, and what is written."""
+    tokens = sorted(found["tokens_likeliest"], key=lambda one: -one["probability_after"])
+    rows = tuple(
+        Row((named(one["token"]), *(one[f"{what}_{when}"] for what in ("probability", "logit") for when in WHEN)))
+        for one in tokens[:top]
+    )
+    columns = (
+        Column("next token"), Column("before", "percent"), Column("after", "percent", bar=True),
+        Column("logit before", "number", 2), Column("logit after", "number", 2),
+    )  # fmt: skip
+    features = tuple(
+        Row((f"{one['name']}@{one['pos']}", Token(one["token"], one["pos"]), one["before"], one["after"],
+             one["after"] - one["before"]))
+        for one in found["features"][:top]
+    )  # fmt: skip
+    numbers = (Column("before", "number", 2), Column("after", "number", 2), Column("change", "signed", bar=True))
+    blocks: list[Block] = [
+        Note(f"{change['part']}: {change['how']} {shown(str(change['amount']))}") for change in found["changes"]
+    ]
+    blocks.append(Table("the next token", columns, rows, f"KL(before, after) {number(found['divergence'], 3)} nats"))
+    if features:
+        blocks.append(Table("the features that change most", (Column("feature"), Column("token"), *numbers), features))
+    if any(found["continuation"].values()):
+        blocks += [Note(f"it goes on, {when}: {shown(found['continuation'][when])}") for when in WHEN]
+    return tuple(blocks)
+
+
+WHEN = ("before", "after")

@@ -391,11 +391,11 @@ class WrittenTarget:
         kind, rest, pos = match.groups()
         at = None if pos is None else int(pos)
         if kind == "logit":
-            return cls({"logit": _named(rest)}, at)
+            return cls({"logit": written_token(rest)}, at)
         two = _TWO.fullmatch(rest)
         if two is None:
             raise UserError(f'write a difference of logits as logit-diff:" Mary"," John", not {text!r}')
-        return cls({"logit_diff": (_named(two[1]), _named(two[2]))}, at)
+        return cls({"logit_diff": (written_token(two[1]), written_token(two[2]))}, at)
 
 
 def parse_target(subject: Subject, text: str) -> tuple[Target, int | None]:
@@ -405,7 +405,7 @@ def parse_target(subject: Subject, text: str) -> tuple[Target, int | None]:
     return target, pos if written.pos is None else written.pos
 
 
-def _named(text: str) -> str | int:
+def written_token(text: str) -> str | int:
     """A token as it is written in a target: in quotes, bare, or by its id."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]

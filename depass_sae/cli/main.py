@@ -29,6 +29,7 @@ COMMANDS = (
     questions.subspace,
     questions.attention,
     questions.downstream,
+    questions.steer,
     reports.feature,
     reports.case_study,
     graphs.graph,

@@ -303,7 +303,61 @@ def downstream(
         lm = loading.load(status, None)
         found = lm.downstream(asked, source, sort=sort, progress=status.progress, **keywords)  # type: ignore[arg-type]
         talk.write(found, to.paths, status)
-    _show(found, found.blocks(top), to)
+    show_answer(found, found.blocks(top), to)
+
+
+def steer(
+    *,
+    prompt: options.Prompt = None,
+    ids: options.Ids = None,
+    set_to: Annotated[
+        list[str] | None, typer.Option("--set", help="PART=VALUE: a feature, neuron, head (0) or token (another one).")
+    ] = None,
+    scale: Annotated[list[str] | None, typer.Option("--scale", help="PART=FACTOR.")] = None,
+    add: Annotated[list[str] | None, typer.Option("--add", help="PART=AMOUNT.")] = None,
+    generate: Annotated[int, typer.Option("--generate", help="Write so many tokens on, before and after.")] = 0,
+    top: options.Top = TOP,
+    to: options.OutOptions,
+    loading: options.Loading,
+) -> None:
+    """The live model with features, heads, neurons or tokens changed: the next token, features, and what it writes."""
+    asked = options.prompt_of(prompt, ids)
+    from ..attribution.steering import Steered, changes_of, check_generate
+
+    wanted = {how: _amounts(how, given) for how, given in (("set", set_to), ("scale", scale), ("add", add))}
+    changes_of(**wanted)
+    check_generate(generate)
+    to.check(Steered)
+    with talk.working() as status:
+        lm = loading.load(status, None)
+        status("running the model, changed")
+        found = lm.intervene(asked, wanted["set"], scale=wanted["scale"], add=wanted["add"], generate=generate)
+        talk.write(found, to.paths, status)
+    show_answer(found, found.blocks(top), to)
+
+
+def _amounts(how: str, given: Sequence[str] | None) -> dict[str, float | str]:
+    """``PART=VALUE`` as parts and values; a token's value is a text in quotes, bare, or an id."""
+    found: dict[str, float | str] = {}
+    for text in given or ():
+        part, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--{how} takes PART=VALUE, for example 17/2601@7=0, not {text!r}")
+        if part.strip() in found:
+            raise UserError(f"{part.strip()} is changed twice; say once what becomes of it")
+        found[part.strip()] = _amount(part, value)
+    return found
+
+
+def _amount(part: str, value: str) -> float | str:
+    from ..attribution.targets import written_token
+
+    if part.strip().startswith("token:"):
+        return written_token(value)
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(f"{part.strip()} is changed by a number, not {value!r}") from None
 
 
 def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:

@@ -8,7 +8,7 @@ features do not feed it: its own part, and its neighbours', would be taken from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..attribution.live import Setting, copies_at_once, no_errors
+from ..attribution.live import Setting, copies_at_once, no_errors, seen_at
 from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
 from ..errors import UserError
 from ..files import same_place
 from ..models.adapter import Adapter
 from ..models.place import Place
 from ..models.prompt import Prompt, check_ids, special_ids
-from ..passes.frozen import INSIDE
 from ..passes.intervene import Edit, intervene
 from ..passes.memory import check_memory
 from ..passes.mixers import mixer_of
@@ -250,7 +249,7 @@ class LiveGraph:
 
     def _noting(self, cut: Cut, read: dict[Place, Tensor]) -> tuple[Place, Edit]:
         """Where what a transcoder reads is seen on its way, and the edit that notes it."""
-        at, made = self._read_by(cut)
+        at, made = seen_at(self.subject.adapter, cut.hook)
 
         def note(x: Float[Tensor, "copy pos d_in"]) -> Tensor:
             read[cut.hook] = made(x)
@@ -295,18 +294,6 @@ class LiveGraph:
         if self._is_token(place):
             parts[:, 0] = 0
         return self._behind(cut, place, parts, torch.arange(read.shape[1]))
-
-    def _read_by(self, cut: Cut) -> tuple[Place, Callable[[Tensor], Tensor]]:
-        """Where what a transcoder reads can be seen on its way, and what it makes of that."""
-        if INSIDE.get(cut.hook.hook) != "bare":
-            return cut.hook, lambda x: x
-        part = self.subject.adapter.sublayer(cut.hook.depth)
-
-        def bare(x: Float[Tensor, "copy pos d_model"]) -> Tensor:
-            norm = part.norm.to(x)
-            return norm.bare(x, norm.scale(x))
-
-        return part.reads, bare
 
     def _is_token(self, place: Place) -> bool:
         """Whether position 0 means nothing at a place."""

@@ -6,6 +6,7 @@ The model runs as it is; at the points named, an edit changes what passes by, fo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
+from ..models.sublayer import given
 from .running import change, hooks, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
@@ -36,6 +38,22 @@ def intervene(
     """
     with recording(adapter, dtype, patterns=False):
         return _read(adapter, token_ids, edits, reads, dtype)
+
+
+def intervene_everywhere(
+    adapter: Adapter,
+    token_ids: Int[Tensor, "batch pos"],
+    edits: Mapping[Place, Edit],
+    reads: Collection[Place | None],
+    neurons: Mapping[int, Edit],
+    dtype: torch.dtype | None = None,
+) -> dict[Place | None, Float[Tensor, "batch pos d"]]:
+    """The same, read at every position. neurons: edits of what a layer's MLP writes out of.
+
+    Raises UserError for neurons of experts, which stand in no module.
+    """
+    with recording(adapter, dtype, patterns=False):
+        return _read(adapter, token_ids, edits, reads, dtype, slice(None), neurons)
 
 
 def intervene_differentiably(
@@ -61,27 +79,39 @@ def _read(
     edits: Mapping[Place, Edit],
     reads: Collection[Place | None],
     dtype: torch.dtype | None,
-) -> dict[Place | None, Float[Tensor, "batch d"]]:
-    """Of the model as it is being recorded."""
+    at: int | slice = -1,
+    neurons: Mapping[int, Edit] = MappingProxyType({}),
+) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
+    """Of the model as it is being recorded. at: which positions are read."""
     found: dict[Place | None, Tensor] = {}
     compute = adapter.compute_dtype(dtype)
 
     def keep(place: Place) -> Callable[[Tensor], None]:
         def note(x: Tensor) -> None:
-            found[place] = x[:, -1].to(adapter.device, compute)
+            found[place] = x[:, at].to(adapter.device, compute)
 
         return note
 
     with hooks() as handles:
         for place, edit in edits.items():
             _edit(adapter, Place(*place), edit, handles)
+        for layer, edit in neurons.items():
+            _edit_neurons(adapter, layer, edit, handles)
         for read in reads:  # after the edits, so that a place that is edited is read as edited
             if read is not None:
                 watch(adapter, Place(*read), handles, keep(read))
-        output = run(adapter, token_ids, logits_to_keep=1)
+        output = run(adapter, token_ids, logits_to_keep=1 if at == -1 else 0)
     if None in reads:
-        found[None] = output.logits[:, -1].to(adapter.device, compute)
+        found[None] = output.logits[:, at].to(adapter.device, compute)
     return found
+
+
+def _edit_neurons(adapter: Adapter, layer: int, edit: Edit, handles: list[Any]) -> None:
+    module = getattr(adapter.layer(layer).sublayers[1].mixer, "down_module", None)
+    if module is None:
+        raise UserError(f"the neurons of layer {layer} are experts', which stand in no module of their own")
+    home = adapter.device
+    change(given(module), handles, lambda x: edit(x.to(home)).to(x))
 
 
 def _edit(adapter: Adapter, place: Place, edit: Edit, handles: list[Any]) -> None:

@@ -362,6 +362,20 @@ def test_downstream_prints_a_table_or_its_own_document(run: Run, files: Files) -
     assert f"{first.layer}/{first.index}@{first.pos}" in table.out
 
 
+def test_steer_prints_a_table_or_its_own_document(run: Run, files: Files) -> None:
+    changes = ["--set", "2/3@4=1.5", "--scale", "neuron:0/7=2", "--add", "2/5=0.5", "--set", "token:3= the"]
+    question = ["steer", *changes, "--prompt", TEXT, *files.options(), "--generate", "2"]
+    table, document = run(*question, "--top", "4"), run(*question, "--json")
+    lm = ds.load(files.model, saes=files.fitting)
+    wanted: dict[str, Any] = {"2/3@4": 1.5, "token:3": " the"}
+    found = lm.intervene(TEXT, wanted, scale={"neuron:0/7": 2}, add={"2/5": 0.5}, generate=2)
+    assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
+    assert json.loads(document.out) == found.to_dict()
+    assert "it goes on, after: " in table.out
+    twice = run(*question, "--set", "2/3@4=2")
+    assert (twice.status, "changed twice" in twice.err) == (2, True)
+
+
 def test_attention_says_where_there_is_nothing_to_hold_a_key_against(run: Run, files: Files) -> None:
     pair = ["-l", "0", "-H", "1", "-q", "0", "-k", "0", "--against", "mean"]
     done = run("attention", *pair, "--ids", "5 6 7", "--model", str(files.bare), "--json")
