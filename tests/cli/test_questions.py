@@ -363,16 +363,16 @@ def test_downstream_prints_a_table_or_its_own_document(run: Run, files: Files) -
 
 
 def test_steer_prints_a_table_or_its_own_document(run: Run, files: Files) -> None:
-    changes = ["--set", "2/3@4=1.5", "--scale", "neuron:0/7=2", "--add", "2/5=0.5", "--set", "token:3= the"]
+    changes = ["--set", "1/3@4=1.5", "--scale", "neuron:0/7=2", "--add", "1/5=0.5", "--set", "token:3= the"]
     question = ["steer", *changes, "--prompt", TEXT, *files.options(), "--generate", "2"]
     table, document = run(*question, "--top", "4"), run(*question, "--json")
     lm = ds.load(files.model, saes=files.fitting)
-    wanted: dict[str, Any] = {"2/3@4": 1.5, "token:3": " the"}
-    found = lm.intervene(TEXT, wanted, scale={"neuron:0/7": 2}, add={"2/5": 0.5}, generate=2)
+    wanted: dict[str, Any] = {"1/3@4": 1.5, "token:3": " the"}
+    found = lm.intervene(TEXT, wanted, scale={"neuron:0/7": 2}, add={"1/5": 0.5}, generate=2)
     assert (table.status, table.err, document.status, document.err) == (0, "", 0, "")
     assert json.loads(document.out) == found.to_dict()
     assert "it goes on, after: " in table.out
-    twice = run(*question, "--set", "2/3@4=2")
+    twice = run(*question, "--set", "1/3@4=2")
     assert (twice.status, "changed twice" in twice.err) == (2, True)
 
 
