@@ -55,9 +55,7 @@ def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> Decode
     return DecoderVotes(tuple(map(vote, order[:top])), tuple(map(vote, order[: -top - 1 : -1])))
 
 
-def vote_logits(
-    subject: Subject, hook: Place, rows: Float[Tensor, "n d_out"]
-) -> Float[Tensor, "n vocab"] | None:
+def vote_logits(subject: Subject, hook: Place, rows: Float[Tensor, "n d_out"]) -> Float[Tensor, "n vocab"] | None:
     """Decoder rows through the final norm's gain and the unembedding.
 
     logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[i] (through W_O for hook_z), g the final

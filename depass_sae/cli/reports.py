@@ -30,11 +30,15 @@ def feature(
         ),
     ] = None,
     labels: options.Labels = None,
+    index: options.IndexOption = None,
     how: options.HowOptions,
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
+    """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it.
+
+    With --index: what it does over the corpus of an index, which needs no model.
+    """
     from ..labels.neuronpedia import labels_from
     from ..report.card.card import FeatureCard
     from ..report.prompts import read_prompts
@@ -43,8 +47,12 @@ def feature(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if contexts not in (None, "neuronpedia"):
         raise UserError(f"--contexts takes neuronpedia, not {contexts!r}")
+    if index is not None:
+        if texts or contexts is not None:
+            raise UserError("--index says where the texts are; leave --prompt, --prompts and --contexts out")
+        return _feature_in_index(which, index, top, out, labels, as_json)
     if not texts and contexts is None:
-        raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
+        raise UserError("give texts to look at with --prompt, or a file of them with --prompts, or an --index")
     if "" in texts:
         raise UserError("the prompt is empty")
     options.check_features([which], pos=False)  # before the work, not after it
@@ -72,6 +80,18 @@ def feature(
         talk.show(card.blocks(top))
     talk.wrote([] if out is None else [out], as_json)
     talk.say(card.note if as_json else None, trouble and f"warning: {trouble}")
+
+
+def _feature_in_index(which: str, folder: Path, top: int, out: Path | None, labels: str | None, as_json: bool) -> None:
+    from ..index.results import FeatureInIndex
+    from .index import answer, open_labelled
+
+    options.check_features([which], pos=False)
+    group = options.OutOptions([] if out is None else [out], as_json)
+    group.check(FeatureInIndex)
+    if labels == "neuronpedia":
+        raise UserError("with --index labels come from a .csv or .json file")
+    answer(open_labelled(folder, labels).feature(which), top, group)
 
 
 def case_study(

@@ -56,7 +56,12 @@ class Comparison(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         said = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        return {"schema_version": SCHEMA_VERSION, "bound": BOUND, **said, "features": [asdict(d) for d in self.features]}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "bound": BOUND,
+            **said,
+            "features": [asdict(d) for d in self.features],
+        }
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per feature that is named."""

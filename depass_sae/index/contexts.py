@@ -136,9 +136,17 @@ def _full(code: UInt[np.ndarray, "n"], most: Int[np.ndarray, "n"]) -> set[int]:
 
 
 def shown(found: Contexts, choosing: Choosing) -> Int[np.ndarray, "shown"]:
-    """Of what was kept, in its order: all top contexts, and samples of documents that no row before them is of."""
+    """Of what was kept, in its order: all top contexts, and samples of documents that are not shown before them."""
     key = found.key if choosing.repeats else found.document
-    rows = np.arange(len(found))[first_of_each(found.feature, key)]
-    starts = starts_of(found.feature[rows], found.kind[rows], np.where(found.kind[rows] == TOP, 0, found.bin[rows]))
-    most = np.where(found.kind[rows] == TOP, choosing.top, choosing.samples)
-    return rows[rank_in(starts, len(rows)) < most]
+    group = np.where(found.kind == TOP, 0, sample_group(found.bin))
+    starts = starts_of(found.feature, group)
+    rows = (group == 0).nonzero()[0]
+    # A feature's octaves one after the other, and those of all features at once.
+    turn = np.repeat(rank_in(starts_of(found.feature[starts]), len(starts)), lengths_of(starts, len(found)))
+    for number in range(turn.max(initial=-1) + 1):
+        some = ((turn == number) & (group > 0)).nonzero()[0]
+        both = np.concatenate([rows, some])
+        some = some[first_of_each(found.feature[both], key[both])[len(rows) :]]
+        rank = rank_in(starts_of(found.feature[some]), len(some))
+        rows = np.concatenate([rows, some[rank < choosing.samples]])
+    return np.sort(rows)

@@ -13,13 +13,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import UserError
 from ..files import expanded
 from .formats import FORMATS, Read
 from .hub import rows
 from .items import Broken, Item, Reading, of_value
+
 
 @dataclass
 class Corpus:
@@ -35,16 +36,24 @@ class Corpus:
 
 
 def corpus(source: Any, how: Reading = Reading()) -> Corpus:  # noqa: B008 (frozen)
-    """What people name: a path, ``hf:OWNER/NAME[/CONFIG][:SPLIT]``, several of these, or texts themselves.
+    """What people name: a path or ``hf:OWNER/NAME[/CONFIG][:SPLIT]`` as a text, a list of paths, or texts themselves.
 
-    Texts: an iterable of them, of token ids, or of mappings with the column; a generator can be gone through once only,
-    and is gone through anew where a scan is resumed.
+    Texts: an iterable of them, of token ids, or of mappings with the column. A generator can be gone through once: where
+    a scan is to be resumed, it is made anew.
 
     Raises UserError for a path that is not there, and for a file whose name says nothing known.
     """
+    if isinstance(source, Corpus):
+        return source
     if isinstance(source, str | os.PathLike):
-        source = [source]
-    if isinstance(source, list | tuple) and source and all(_is_place(one) for one in source):
+        source = [Path(source) if isinstance(source, str) and source and not source.startswith("hf:") else source]
+        if source == [""]:
+            raise UserError("an empty name is no path")
+    if (
+        isinstance(source, list | tuple)
+        and source
+        and all(isinstance(one, os.PathLike) or (isinstance(one, str) and one.startswith("hf:")) for one in source)
+    ):
         parts: list[tuple[Path | str, Callable[[Corpus], Iterator[Item]], int | None]] = []
         for one in source:
             text = os.fspath(one)
@@ -67,20 +76,6 @@ def corpus(source: Any, how: Reading = Reading()) -> Corpus:  # noqa: B008 (froz
     return Corpus(lambda progress: _given(source, how.column))
 
 
-def _is_place(one: Any) -> bool:
-    """Whether a text of a list names a corpus: of these every one does, or none."""
-    if isinstance(one, os.PathLike):
-        return True
-    return isinstance(one, str) and (one.startswith("hf:") or (len(one) < 4096 and "\n" not in one and _exists(one)))
-
-
-def _exists(path: str) -> bool:
-    try:
-        return bool(path) and Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
-        return False
-
-
 def _given(source: Iterable[Any], column: str) -> Iterator[Item]:
     for number, one in enumerate(source):
         yield of_value(one.get(column) if isinstance(one, Mapping) else one, f"document {number}")
@@ -88,7 +83,7 @@ def _given(source: Iterable[Any], column: str) -> Iterator[Item]:
 
 # --------------------------------------------------------------------------------------------------------------- files
 
-OPENED: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}  # type: ignore[dict-item]
+OPENED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def _files(text: str) -> list[Path]:

@@ -20,15 +20,15 @@ from ..saes import CrossLayerFeatures
 from ..subject import Subject
 from ..texts import joined
 from .arrays import Ragged, rank_in, starts_of
-from .contexts import TOP, Choosing, low_edge, shown, window_key
+from .contexts import Choosing, low_edge, shown, window_key
 from .counts import Counts
 from .parts import GROUPS, Part, write_offsets
 from .settings import MOST
 from .summary import TABLES, Summary
 from .tables import GROUP, Writer, blocks
 
-PARTNERS = 20
-"""So many are in the index, of those that were kept to be merged."""
+SHOWN = {"before": 64, "after": 64, "partners": 20}
+"""So many of a feature's are in the index, of those that were kept to be merged; of tokens all."""
 VOTES = 10
 """Tokens that a decoder raises and lowers most."""
 LOGITS = 2**24
@@ -61,7 +61,8 @@ def finish_sae(
                 "histogram": _binned(counted["histogram"], low_edge(counted["histogram"].key)),
                 "positions": _binned(counted["positions"], np.where(
                     counted["positions"].key > 0, 2.0 ** (counted["positions"].key - 1), 0).astype(np.int64)),
-                **{name: _keyed(counted[name], "token") for name in ("tokens", "before", "after")},
+                "tokens": _keyed(counted["tokens"], "token"),
+                **{name: _keyed(counted[name], "token", SHOWN[name]) for name in ("before", "after")},
                 "partners": _partners(counted["partners"]),
                 "contexts": _contexts(some, keys, choosing),
             }  # fmt: skip
@@ -79,8 +80,10 @@ def _binned(counts: Counts, low: Any) -> dict[str, Any]:
     return {"feature": counts.feature, "low": low, "count": counts.count}
 
 
-def _keyed(counts: Counts, key: str) -> dict[str, Any]:
+def _keyed(counts: Counts, key: str, most: int | None = None) -> dict[str, Any]:
+    """Each feature's most frequent first."""
     rows = counts.most_frequent_first()
+    rows = rows if most is None else rows.take(rank_in(starts_of(rows.feature), len(rows)) < most)
     return {
         "feature": rows.feature, key: rows.key, "count": rows.count, "mean": (rows.total / rows.count).astype(np.float32),
         "max": rows.largest,
@@ -88,10 +91,9 @@ def _keyed(counts: Counts, key: str) -> dict[str, Any]:
 
 
 def _partners(counts: Counts) -> dict[str, Any]:
-    """Each feature's most frequent ones, itself first: that is on how many of the drawn tokens it fires."""
-    others = counts.take(counts.feature != counts.key).most_frequent_first()
-    others = others.take(rank_in(starts_of(others.feature), len(others)) < PARTNERS)
-    return {name: column for name, column in _keyed(others, "partner").items() if name != "max"}
+    """Those that are not the feature itself."""
+    found = _keyed(counts.take(counts.feature != counts.key), "partner", SHOWN["partners"])
+    return {name: found[name] for name in ("feature", "partner", "count")}
 
 
 def _features(counts: Mapping[str, Counts], low: int, high: int, tokens: int) -> dict[str, Any]:

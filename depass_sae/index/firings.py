@@ -33,6 +33,8 @@ TOGETHER = 2048
 """Positions that go through the model at once."""
 AT_ONCE = 2**24
 """Numbers of an SAE's features at once: 64 MiB, however wide it is."""
+MOST_ACTIVE = 4096
+"""Features per token. An SAE with more, that are a large share of all, is fed a wrong scale, and fills any memory."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _encoded(
         pos, feature = acts.nonzero(as_tuple=True)
         fires += len(pos)
         parts.append((feature, at.to(acts.device)[begin : begin + step][pos], acts[pos, feature]))
-    if fires > DENSEST * len(x) * sae.cfg.d_sae and not hasattr(sae.cfg, "k"):
+    if fires > max(DENSEST * sae.cfg.d_sae, MOST_ACTIVE) * len(x):
         raise UserError(
             f"the SAE at {hook} has {fires / len(x):,.0f} of its {sae.cfg.d_sae:,} features active per token: it seems "
             "to belong to another model, layer, hook or scale, and no index of it would say anything"

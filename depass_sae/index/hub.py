@@ -19,7 +19,9 @@ def rows(text: str, column: str) -> Callable[[object], Iterator[Item]]:
     """The rows of a data set, by what it is called. Raises UserError for what is no such name."""
     found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/([\w.-]+))?(?::([\w.-]+))?", text)
     if found is None:
-        raise UserError(f"a data set is written hf:OWNER/NAME, hf:OWNER/NAME/CONFIG or with :SPLIT behind, not {text!r}")
+        raise UserError(
+            f"a data set is written hf:OWNER/NAME, hf:OWNER/NAME/CONFIG or with :SPLIT behind, not {text!r}"
+        )
     name, config, split = found[1], found[2], found[3] or SPLIT
 
     def read(progress: object) -> Iterator[Item]:

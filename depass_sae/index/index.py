@@ -46,7 +46,9 @@ def open_index(folder: str | os.PathLike[str], labels: Mapping[str, str] | None 
     if not path.is_dir():
         raise UserError(f"there is no index {path}: no such folder")
     check_labels(labels or {})
-    return Index(path, Manifest.read(path), dict(labels or {}))
+    index = Index(path, Manifest.read(path), dict(labels or {}))
+    index.opened()
+    return index
 
 
 class Index:
@@ -215,8 +217,17 @@ class Index:
     def _windows(self) -> Any:
         return open_parquet(self.folder / "windows.parquet")
 
+    def opened(self) -> None:
+        """Opens all files, so that no answer waits for that."""
+        for hook in self.saes:
+            self.features(hook)
+            for name in self._offsets(hook):
+                self.at(hook, name)
+        _ = self.vocabulary, self._windows
+
     def window(self, number: int) -> dict[str, Any]:
-        return rows_of(self._windows, number, number + 1, GROUPS["windows"]).to_pylist()[0]
+        columns = ["document", "name", "start", "tokens"]
+        return rows_of(self._windows, number, number + 1, GROUPS["windows"], columns).to_pylist()[0]
 
     def _contexts(self, hook: Place, found: Mapping[str, Any]) -> list[Context]:
         made = []
@@ -243,10 +254,10 @@ class Index:
         """The tokens that a feature fires on, or those ``before`` or ``after``; most frequent first."""
         rows = self.at(hook, name).feature(index, top)
         columns = (rows[column].tolist() for column in ("token", "count", "mean", "max"))
-        return tuple(TokenCount(self.text(i), i, count, mean, top) for i, count, mean, top in zip(*columns, strict=True))
+        return tuple(
+            TokenCount(self.text(i), i, count, mean, top) for i, count, mean, top in zip(*columns, strict=True)
+        )
 
     def _votes(self, row: Mapping[str, Any], which: str) -> tuple[tuple[str, int, float], ...]:
         pairs = zip(row[f"{which}_tokens"], row[f"{which}_logits"], strict=True)
         return tuple((self.text(token), token, logit) for token, logit in pairs)
-
-

@@ -75,8 +75,7 @@ class FeatureList(Shown):
 
 def listed(index: Index, which: str, top: int, layer: str | None = None) -> FeatureList:
     """Of all SAEs, or of those of one layer. Raises UserError for another list, and for a layer without an SAE."""
-    if which not in TITLES:
-        raise UserError(f"the lists are {', '.join(TITLES)}, not {which!r}")
+    check_list(which)
     if top < 1:
         raise UserError(f"a list has 1 feature or more, not {top}")
     hooks = [hook for hook in sorted(index.saes) if layer in (None, str(hook.layer), str(hook))]
@@ -89,8 +88,16 @@ def listed(index: Index, which: str, top: int, layer: str | None = None) -> Feat
     widths = np.array([index.saes[hook] for hook in hooks])
     starts = np.cumsum(widths) - widths
     number = np.searchsorted(starts, best, side="right") - 1
-    found = [_listed(index, hooks[n], int(row - starts[n])) for n, row in zip(number.tolist(), best.tolist(), strict=True)]
+    found = [
+        _listed(index, hooks[n], int(row - starts[n])) for n, row in zip(number.tolist(), best.tolist(), strict=True)
+    ]
     return FeatureList(which, index.manifest.model["name"], len(rows), tuple(found))
+
+
+def check_list(which: str) -> None:
+    """Raises UserError for a list that there is not."""
+    if which not in TITLES:
+        raise UserError(f"the lists are {', '.join(TITLES)}, not {which!r}")
 
 
 def _listed(index: Index, hook: Place, feature: int) -> Listed:

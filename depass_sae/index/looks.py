@@ -8,7 +8,7 @@ from typing import Any
 
 from .._version import __version__
 from ..view import words
-from ..view.blocks import Bars, Beside, Block, Column, Feature, Mark, Note, Page, Pairs, Row, Section, Strip, Table, Token
+from ..view.blocks import Beside, Block, Column, Feature, Mark, Note, Page, Pairs, Row, Section, Strip, Table, Token
 from ..view.pointer import At
 
 CONTEXTS, TOKENS = 20, 20
@@ -49,7 +49,7 @@ def feature(document: Document, top: int | None) -> tuple[Block, ...]:
         Section("Where it fires most", _strips(f["contexts"], top)),
         *([Section("Samples, the strongest first", _strips(f["samples"], top))] if len(f["samples"]) else []),
         Section("What it fires on", _tokens(f, top)),
-        Section("How strongly", (_histogram(f), _positions(f))),
+        Section("How strongly, and at which positions", (Beside((_histogram(f), _positions(f))),)),
         *_partners(f, top),
         *_written(f, top),
     )
@@ -93,17 +93,16 @@ def _tokens(f: Document, top: int | None) -> tuple[Block, ...]:
     return Table("Tokens", columns, rows, caption), Beside(beside)
 
 
-def _histogram(f: Document) -> Bars:
-    bins = list(f["histogram"])
-    names = tuple(words.number(one["activation"], 2) for one in bins)
+def _histogram(f: Document) -> Table:
+    rows = tuple(Row((words.number(one["activation"], 2), one["count"])) for one in f["histogram"])
     caption = "From each value up to the next, each √2 times as large as the one before."
-    return Bars("Activations", names, tuple(one["count"] for one in bins), "tokens", caption)
+    return Table("Activations", (Column("from"), Column("tokens", "count", bar=True)), rows, caption)
 
 
-def _positions(f: Document) -> Bars:
-    bins = list(f["positions"])
-    names = tuple(words.count(one["pos"]) for one in bins)
-    return Bars("Positions in the window", names, tuple(one["count"] for one in bins), "tokens", "From each on.")
+def _positions(f: Document) -> Table:
+    rows = tuple(Row((words.count(one["pos"]), one["count"])) for one in f["positions"])
+    caption = "From each position of the window up to the next."
+    return Table("Positions", (Column("from"), Column("tokens", "count", bar=True)), rows, caption)
 
 
 def _partners(f: Document, top: int | None) -> tuple[Block, ...]:
@@ -195,7 +194,9 @@ def found(document: Document, top: int | None) -> tuple[Block, ...]:
     )  # fmt: skip
     caption = "Of its activation: the share on tokens that have it. Contexts: of its strongest, those with it near by."
     best = d["features"][0]
-    said = f"{best['feature']} is nearest to “{words.shown(d['query'])}”, of {words.count(many)} features that are listed"
+    said = (
+        f"{best['feature']} is nearest to “{words.shown(d['query'])}”, of {words.count(many)} features that are listed"
+    )
     return Note(said, "answer"), Table("Features", columns, rows, caption)
 
 

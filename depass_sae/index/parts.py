@@ -24,15 +24,15 @@ from jaxtyping import Int
 from ..errors import UserError
 from ..files import write_text
 from ..models.place import Place
-from .contexts import Choosing, window_key
 from .arrays import Ragged
+from .contexts import Choosing, window_key
 from .summary import TABLES, Summary
 from .tables import GROUP, Sorted, Writer, blocks, columns_of, open_parquet, rows_of
 from .units import Entry, Window
 
 TOGETHER = 16
 """So many parts become one."""
-GROUPS = {"contexts": 2**10, "windows": 2**8}
+GROUPS = {"contexts": 2**9, "windows": 2**6}
 """Rows of a row group, of tables with lists in them."""
 BLOCK = 2**18
 """Rows that a merge holds of all parts together, a context counting as many."""
@@ -71,7 +71,7 @@ class Part:
     def windows(self, kept: Int[np.ndarray, "key"] | None = None) -> Iterator[dict[str, Any]]:
         """In their order, some at a time. kept: the keys of those that are wanted, sorted; None: all."""
         file = open_parquet(self.folder / "windows.parquet")
-        step = 16 * GROUPS["windows"]
+        step = 64 * GROUPS["windows"]
         for begin in range(0, file.metadata.num_rows, step):
             end = min(begin + step, file.metadata.num_rows)
             found = columns_of(rows_of(file, begin, end, GROUPS["windows"]))
@@ -162,7 +162,9 @@ class Parts:
 
     def _merged(self, parts: Sequence[Part], hook: Place) -> Iterator[Summary]:
         offsets = [part.offsets(hook) for part in parts]
-        tables = [{name: part.table(hook, name, at) for name in TABLES} for part, at in zip(parts, offsets, strict=True)]
+        tables = [
+            {name: part.table(hook, name, at) for name in TABLES} for part, at in zip(parts, offsets, strict=True)
+        ]
         for low, high in blocks([at[name] * WEIGHT.get(name, 1) for at in offsets for name in TABLES], BLOCK):
             some = [
                 Summary.of_tables({name: table.features(low, high) for name, table in of_part.items()})

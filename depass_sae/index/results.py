@@ -182,7 +182,9 @@ class Overview(Shown):
         manifest, saes = index.manifest, []
         for hook, width in index.saes.items():
             count = index.features(hook)["count"]
-            saes.append(SaeOverview(str(hook), width, int((count == 0).sum()), float(count.sum() / max(index.tokens, 1))))
+            saes.append(
+                SaeOverview(str(hook), width, int((count == 0).sum()), float(count.sum() / max(index.tokens, 1)))
+            )
         return cls(
             str(index.folder), manifest.model, manifest.corpus, manifest.tokens, manifest.settings, manifest.left_out,
             tuple(saes),
@@ -194,7 +196,7 @@ class Overview(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         saes = [asdict(sae) for sae in self.saes]
-        return {"schema_version": SCHEMA_VERSION, **{**vars(self), "saes": saes}}
+        return {"schema_version": SCHEMA_VERSION, **vars(self), "saes": saes}
 
     def blocks(self, top: int | None = None) -> tuple[Block, ...]:
         return looks.overview(self.to_dict(), top)

@@ -14,15 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import UserError
 from ..files import check_place, expanded, write_text
 from ..models.place import Place
 from ..passes.settings import Settings
 from ..subject import Subject
 from ..view import words
-from .contexts import window_key
 from .corpus import Corpus
 from .finish import finish_sae, write_vocabulary, write_windows
 from .firings import Tokens, fired
@@ -51,7 +48,7 @@ def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, s
     folder = check_index_folder(out)
     widths = {hook: sae.cfg.d_sae for hook, sae in sorted(subject.saes.items())}
     full = how.full_of(widths)
-    window = _window(subject, how)
+    window = window_of(subject, how)
     saes = described_saes(subject.saes)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -152,13 +149,15 @@ class Pace:
         return max(at, min(found)) if found else None
 
 
-def _window(subject: Subject, how: ScanSettings) -> int:
+def window_of(subject: Subject, how: ScanSettings) -> int:
     """Tokens of a window: as they are asked for, or as the SAEs were trained; the model's context at most."""
     sizes = [getattr(sae.cfg.metadata, "context_size", None) for sae in subject.saes.values()]
     known = [int(size) for size in sizes if isinstance(size, int) and size >= 4]
     longest = subject.adapter.context_length
     if how.window is not None and longest is not None and how.window > longest:
-        raise UserError(f"{subject.loaded.name} takes {longest:,} tokens at most, and a window would have {how.window:,}")
+        raise UserError(
+            f"{subject.loaded.name} takes {longest:,} tokens at most, and a window would have {how.window:,}"
+        )
     return min(how.window or min(known, default=WINDOW), longest or WINDOW * WINDOW)
 
 

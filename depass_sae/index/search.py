@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..attribution.document import SCHEMA_VERSION
 from ..errors import UserError
+from ..files import check_unicode
 from ..texts import joined
 from ..view.blocks import Block
 from ..view.shown import Shown
@@ -71,8 +72,7 @@ class Found(Shown):
 
 def search(index: Index, text: str, top: int) -> Found:
     """Raises UserError for no words, and where DuckDB is missing."""
-    if not text.strip():
-        raise UserError("search for a word, or for several: the text is empty")
+    check_query(text)
     if top < 1:
         raise UserError(f"a search gives 1 feature or more, not {top}")
     query = text.strip().casefold()
@@ -84,11 +84,25 @@ def search(index: Index, text: str, top: int) -> Found:
         labelled = {i for i in _labelled(index, hook) if query in (index.label(hook, i) or "").casefold()}
         counts = index.features(hook)["count"]
         hits += [
-            Hit(index.name(hook, i), index.label(hook, i), i in labelled, shares.get(i, 0.0), contexts[i], int(counts[i]))
+            Hit(
+                index.name(hook, i),
+                index.label(hook, i),
+                i in labelled,
+                shares.get(i, 0.0),
+                contexts[i],
+                int(counts[i]),
+            )
             for i in labelled | shares.keys() | contexts.keys()
         ]
     hits.sort(key=lambda hit: (not hit.in_label, -hit.token_share - hit.contexts / 20, -hit.count, hit.feature))
     return Found(text.strip(), index.manifest.model["name"], tuple(hits[:top]))
+
+
+def check_query(text: str) -> None:
+    """Raises UserError for no words, and for what is no text."""
+    check_unicode(text, "the text")
+    if not text.strip():
+        raise UserError("search for a word, or for several: the text is empty")
 
 
 def connected() -> DuckDBPyConnection:
@@ -110,7 +124,12 @@ def _shares(database: DuckDBPyConnection, index: Index, hook: Place, tokens: lis
         "SELECT t.feature, sum(t.count * t.mean) / any_value(f.count * f.mean) AS share"
         " FROM read_parquet(?) t JOIN read_parquet(?) f USING (feature)"
         " WHERE t.token IN (SELECT unnest(?::INTEGER[])) GROUP BY t.feature HAVING share >= ?",
-        [str(index.folder / str(hook) / "tokens.parquet"), str(index.folder / str(hook) / "features.parquet"), tokens, LEAST],
+        [
+            str(index.folder / str(hook) / "tokens.parquet"),
+            str(index.folder / str(hook) / "features.parquet"),
+            tokens,
+            LEAST,
+        ],
     ).fetchall()
     return {feature: min(float(share), 1.0) for feature, share in rows}
 

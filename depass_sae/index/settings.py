@@ -16,7 +16,7 @@ UNIT = 2**15
 """Tokens: two minutes of a small model on one core, a second or two of a large one on a GPU."""
 RATE = 32
 """On one in so many tokens it is counted which features fire together."""
-MOST = {"tokens": 128, "before": 32, "after": 32, "partners": 64}
+MOST = {"tokens": 1024, "before": 512, "after": 512, "partners": 512}
 """Of what there is no end of, a feature keeps so many while parts are merged."""
 
 

@@ -169,11 +169,11 @@ class Sorted:
         return columns_of(rows_of(self._file, begin, end, self.group))
 
 
-def rows_of(file: Any, begin: int, end: int, group: int) -> pa.Table:
-    """Rows of an open file whose row groups are all of one size, but the last."""
+def rows_of(file: Any, begin: int, end: int, group: int, columns: list[str] | None = None) -> pa.Table:
+    """Rows of an open file whose row groups are all of one size, but the last. columns: None is all of them."""
     first = begin // group
     groups = range(first, -(-end // group)) if end > begin else ()
-    return file.read_row_groups(list(groups), use_threads=False).slice(begin - first * group, end - begin)
+    return file.read_row_groups(list(groups), columns, use_threads=False).slice(begin - first * group, end - begin)
 
 
 def _opened(path: Path) -> Any:
