@@ -26,6 +26,7 @@ from .graphs import every_layer, graph
 from .measure import Row, measured
 from .scan import scan
 from .start import start
+from .wide import wide
 
 CPU = {
     "512x8": (32, 64, 128, 512),
@@ -117,8 +118,13 @@ def _name(options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
-    parser.add_argument("work", nargs="?", choices=("passes", "start", "scan"), default="passes",
-                        help="start: of one command; scan: of a corpus")
+    parser.add_argument(
+        "work",
+        nargs="?",
+        choices=("passes", "start", "scan", "wide"),
+        default="passes",
+        help="start: of one command; scan: of a corpus; wide: memory of a scan",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
     parser.add_argument("--big", action="store_true", help="the same shape, most of it on the disk (16 GB)")
@@ -128,7 +134,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
     if options.work != "passes":
-        for line in {"start": start, "scan": scan}[options.work](options.threads):
+        for line in {"start": start, "scan": scan, "wide": wide}[options.work](options.threads):
             print(line)
         return
     out = options.out or Path(__file__).parent / "results" / f"{_name(options)}.json"

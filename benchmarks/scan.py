@@ -1,8 +1,8 @@
 """How fast a corpus is scanned, beside the bare forward pass of the same windows in the same packs, in turn.
 
-SmolLM2 with its five SAEs, on the texts that come with the package. Bare is transformers' own model, with its logits and
-without; seconds are of the processor, since what else runs on a machine comes and goes. What an index costs once, whatever
-the corpus (its decoders' votes, its vocabulary), stands apart.
+SmolLM2 with its five SAEs, on the texts that come with the package. Bare is transformers' own model, with its logits
+and without; seconds are of the processor, since what else runs on a machine comes and goes. What an index costs once,
+whatever the corpus (its decoders' votes, its vocabulary), stands apart.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def scan(threads: int) -> Iterator[str]:
         for name, run in runs.items():
             taken[name].append(_seconds(run))
     speed = {name: unit.entry.tokens / median(seconds) for name, seconds in taken.items()}
-    yield f"{unit.entry.tokens} tokens in {len(rows)} windows, {padded:.1%} of padding; {threads} thread(s), {len(widths)} SAEs"
+    yield f"{unit.entry.tokens} tokens in {len(rows)} windows, {padded:.1%} of padding"
+    yield f"{threads} thread(s), {len(widths)} SAEs"
     for name, value in speed.items():
         yield f"{name:32} {value:8.0f} tokens/s"
     with_logits, without, scanned = speed.values()

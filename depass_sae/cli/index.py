@@ -1,4 +1,4 @@
-"""Features over a corpus: ``scan`` makes an index, and ``index``, ``search``, ``compare`` and ``feature --index`` ask it."""
+"""Features over a corpus: ``scan`` makes an index; ``index``, ``search``, ``compare`` and ``feature --index`` ask."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def scan(
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """What every feature does over a corpus, into a folder: contexts, tokens, densities. Goes on where it was stopped."""
+    """What every feature does over a corpus, into a folder: contexts, tokens, densities. It can be stopped, and goes on."""
     from ..index.corpus import corpus
     from ..index.items import Reading
     from ..index.scan import check_index_folder

@@ -50,7 +50,8 @@ def feature(
     if index is not None:
         if texts or contexts is not None:
             raise UserError("--index says where the texts are; leave --prompt, --prompts and --contexts out")
-        return _feature_in_index(which, index, top, out, labels, as_json)
+        _feature_in_index(which, index, top, out, labels, as_json)
+        return
     if not texts and contexts is None:
         raise UserError("give texts to look at with --prompt, or a file of them with --prompts, or an --index")
     if "" in texts:

@@ -1,7 +1,7 @@
 """Two indexes of the same SAEs, side by side: which features fire more, or less, over another corpus.
 
-z is that of two shares, as if tokens were drawn one by one: (p₁ − p₂) / √(p (1 − p) (1/n₁ + 1/n₂)), p the share over both.
-Tokens of a text go together, so it says in which order to look, and is no test.
+z is that of two shares, as if tokens were drawn one by one: (p₁ − p₂) / √(p (1 − p) (1/n₁ + 1/n₂)), p the share over
+both. Tokens of a text go together, so it says in which order to look, and is no test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..attribution.document import SCHEMA_VERSION
+from .._version import SCHEMA_VERSION
 from ..errors import UserError
 from ..view.blocks import Block
 from ..view.shown import Shown

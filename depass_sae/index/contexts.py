@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt
@@ -31,7 +32,7 @@ def octave(size: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 
 def half_octave(size: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Which bin of the histogram it is, from 0 on: each begins √2 times as high as the one before (:func:`low_edge`)."""
+    """Which bin of the histogram it is, from 0 on: each begins √2 times as high as the last (:func:`low_edge`)."""
     mantissa, exponent = np.frexp(size.astype(np.float64))
     bins = 2 * (exponent - 1 - LOWEST) + (mantissa >= np.sqrt(0.5))
     return np.clip(bins, 0, 2 * (HIGHEST - LOWEST)).astype(np.int32)
@@ -76,13 +77,15 @@ class Contexts:
 
     def take(self, rows: Int[np.ndarray, "chosen"]) -> Contexts:
         columns = (getattr(self, field.name) for field in fields(self))
-        return Contexts(*(x.take(rows) if isinstance(x, Ragged) else x[rows] for x in columns))
+        taken: list[Any] = [x.take(rows) if isinstance(x, Ragged) else x[rows] for x in columns]
+        return Contexts(*taken)
 
     @classmethod
     def merged(cls, parts: Sequence[Contexts], choosing: Choosing) -> Contexts:
         """parts: in the order of their documents."""
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
-        whole = cls(*(Ragged.joined(x) if isinstance(x[0], Ragged) else np.concatenate(x) for x in columns))
+        joined: list[Any] = [Ragged.joined(x) if isinstance(x[0], Ragged) else np.concatenate(x) for x in columns]
+        whole = cls(*joined)
         return whole.take(chosen(whole, choosing))
 
 

@@ -12,6 +12,7 @@ import lzma
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ class Corpus:
 def corpus(source: Any, how: Reading = Reading()) -> Corpus:  # noqa: B008 (frozen)
     """What people name: a path or ``hf:OWNER/NAME[/CONFIG][:SPLIT]`` as a text, a list of paths, or texts themselves.
 
-    Texts: an iterable of them, of token ids, or of mappings with the column. A generator can be gone through once: where
-    a scan is to be resumed, it is made anew.
+    Texts: an iterable of them, of token ids, or of mappings with the column. A generator can be gone through once:
+    where a scan is to be resumed, it is made anew.
 
     Raises UserError for a path that is not there, and for a file whose name says nothing known.
     """
@@ -60,7 +61,9 @@ def corpus(source: Any, how: Reading = Reading()) -> Corpus:  # noqa: B008 (froz
             if text.startswith("hf:"):
                 parts.append((text, rows(text, how.column), None))
             else:
-                parts += [(path, _reader(path, how), path.stat().st_size) for path in _files(text)]
+                paths, closed = _files(text)
+                parts += [(text, partial(_closed, broken), 0) for broken in closed]
+                parts += [(path, _reader(path, how), path.stat().st_size) for path in paths]
         sizes = [size for _, _, size in parts]
 
         def items(progress: Corpus) -> Iterator[Item]:
@@ -86,19 +89,28 @@ def _given(source: Iterable[Any], column: str) -> Iterator[Item]:
 OPENED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-def _files(text: str) -> list[Path]:
+def _files(text: str) -> tuple[list[Path], list[Broken]]:
+    """The files of a path, in order, and the folders in it that nobody may look into."""
     path = expanded(text)
     if path.is_dir():
-        inside = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
-        known = sorted(p for p in inside if p.is_file() and _format(p) is not None)
+        closed: list[OSError] = []
+        known: list[Path] = []
+        for folder, folders, names in os.walk(path, onerror=closed.append):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+            known += [one for one in paths if _format(one) is not None and one.is_file()]
         if not known:
             raise UserError(f"{path} has no files of texts; they end with {', '.join(FORMATS)}")
-        return known
+        return known, [Broken(str(error.filename), f"it cannot be opened: {error.strerror}") for error in closed]
     if not path.exists():
         raise UserError(f"there is no {path}; a corpus is a file, a folder, or a data set as hf:OWNER/NAME")
     if _format(path) is None:
         raise UserError(f"{path} does not say what it is: let it end with {', '.join(FORMATS)}")
-    return [path]
+    return [path], []
+
+
+def _closed(broken: Broken, progress: Corpus) -> Iterator[Item]:
+    yield broken
 
 
 def _format(path: Path) -> Read | None:

@@ -1,8 +1,8 @@
 """How often a feature fires with something: a token, a position, another feature. Counts add up, whoever counted.
 
 Where there may be no end of such things, a feature keeps those that are most frequent. What a count may then miss is
-known: a key that was dropped with the count c in one part was there at most as often as that part's bound and c say, and
-bounds add up as counts do. No count is ever too high.
+known: a key that was dropped with the count c in one part was there at most as often as that part's bound and c say,
+and bounds add up as counts do. No count is ever too high.
 """
 
 from __future__ import annotations

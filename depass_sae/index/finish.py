@@ -22,10 +22,10 @@ from ..texts import joined
 from .arrays import Ragged, rank_in, starts_of
 from .contexts import Choosing, low_edge, shown, window_key
 from .counts import Counts
-from .parts import GROUPS, Part, write_offsets
+from .parts import Part, write_offsets
 from .settings import MOST
 from .summary import TABLES, Summary
-from .tables import GROUP, Writer, blocks
+from .tables import GROUP, GROUPS, Writer, blocks
 
 SHOWN = {"before": 64, "after": 64, "partners": 20}
 """So many of a feature's are in the index, of those that were kept to be merged; of tokens all."""
@@ -85,9 +85,12 @@ def _keyed(counts: Counts, key: str, most: int | None = None) -> dict[str, Any]:
     rows = counts.most_frequent_first()
     rows = rows if most is None else rows.take(rank_in(starts_of(rows.feature), len(rows)) < most)
     return {
-        "feature": rows.feature, key: rows.key, "count": rows.count, "mean": (rows.total / rows.count).astype(np.float32),
+        "feature": rows.feature,
+        key: rows.key,
+        "count": rows.count,
+        "mean": (rows.total / rows.count).astype(np.float32),
         "max": rows.largest,
-    }  # fmt: skip
+    }
 
 
 def _partners(counts: Counts) -> dict[str, Any]:

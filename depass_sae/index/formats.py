@@ -76,7 +76,7 @@ def separated(by: str) -> Read:
 
         def lines() -> Iterator[str]:
             nonlocal number
-            for number, line in _lines(file):
+            for number, line in _lines(file):  # noqa: B007 (the reader's own)
                 # Bytes that are no UTF-8 become halves of characters, which are seen below.
                 yield "\udcff\n" if line is None else line.decode("utf-8", "surrogateescape") + "\n"
 
@@ -111,7 +111,7 @@ def separated(by: str) -> Read:
 
 
 def parquet(name: str, file: IO[bytes], how: Reading) -> Iterator[Item]:
-    """A column of texts, or of lists of token ids. A row group that cannot be read is told of, and the next one read."""
+    """A column of texts, or of lists of token ids. A row group that cannot be read is told of; the next is read."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 

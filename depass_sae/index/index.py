@@ -20,10 +20,9 @@ from ..files import expanded
 from ..labels.files import check_labels
 from ..models.place import Place
 from .manifest import Manifest
-from .parts import GROUPS
 from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
 from .settings import named_feature
-from .tables import GROUP, Sorted, columns_of, open_parquet, rows_of
+from .tables import GROUP, GROUPS, Sorted, columns_of, open_parquet, rows_of
 
 if TYPE_CHECKING:
     import pandas
@@ -164,7 +163,7 @@ class Index:
 
         return compare(self, other, top)
 
-    # ------------------------------------------------------------------------------------------------- what it is made of
+    # --------------------------------------------------------------------------------------------- what it is made of
 
     def at(self, hook: Place, name: str) -> Sorted:
         """A table of an SAE."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..attribution.document import SCHEMA_VERSION
+from .._version import SCHEMA_VERSION
 from ..errors import UserError
 from ..models.place import Place
 from ..view.blocks import Block
@@ -58,9 +58,14 @@ class FeatureList(Shown):
     def to_dict(self) -> dict[str, Any]:
         title, counted = TITLES[self.which]
         return {
-            "schema_version": SCHEMA_VERSION, "model": self.model, "list": self.which, "title": title, "which": counted,
-            "count": self.count, "features": [asdict(one) for one in self.features],
-        }  # fmt: skip
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "list": self.which,
+            "title": title,
+            "which": counted,
+            "count": self.count,
+            "features": [{**asdict(one), "fires_on": list(map(asdict, one.fires_on))} for one in self.features],
+        }
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per feature."""
@@ -103,6 +108,10 @@ def check_list(which: str) -> None:
 def _listed(index: Index, hook: Place, feature: int) -> Listed:
     scalars = index.features(hook)
     return Listed(
-        index.name(hook, feature), index.label(hook, feature), int(scalars["count"][feature]),
-        float(scalars["density"][feature]), float(scalars["max"][feature]), index.token_counts(hook, "tokens", feature, TOKENS),
-    )  # fmt: skip
+        index.name(hook, feature),
+        index.label(hook, feature),
+        int(scalars["count"][feature]),
+        float(scalars["density"][feature]),
+        float(scalars["max"][feature]),
+        index.token_counts(hook, "tokens", feature, TOKENS),
+    )

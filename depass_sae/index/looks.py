@@ -41,8 +41,8 @@ def feature(document: Document, top: int | None) -> tuple[Block, ...]:
         return (Note(said, "answer"), *_written(f, top))
     on = ", ".join(f"“{words.named(token['token'])}”" for token in list(f["fires_on"])[:3])
     said = (
-        f"{name} fires at {words.count(f['count'])} of {words.count(f['tokens'])} tokens ({_share(f['density'])}), most "
-        f"often on {on}; {words.number(f['max'])} at most, {words.number(f['mean'])} on average"
+        f"{name} fires at {words.count(f['count'])} of {words.count(f['tokens'])} tokens ({_share(f['density'])}), "
+        f"most often on {on}; {words.number(f['max'])} at most, {words.number(f['mean'])} on average"
     )
     return (
         Note(said, "answer"),
@@ -165,7 +165,8 @@ def feature_list(document: Document, top: int | None) -> tuple[Block, ...]:
     rows = tuple(
         Row((
             Feature(one["feature"], one["label"] or ""), one["count"], _share(one["density"]) if one["count"] else "",
-            one["max"], Pairs(tuple((Token(token["token"]), float(token["count"])) for token in one["fires_on"]), "count"),
+            one["max"],
+            Pairs(tuple((Token(token["token"]), float(token["count"])) for token in one["fires_on"]), "count"),
         ))
         for one in list(d["features"])[:top]
     )  # fmt: skip
@@ -203,8 +204,8 @@ def found(document: Document, top: int | None) -> tuple[Block, ...]:
 def comparison(document: Document, top: int | None) -> tuple[Block, ...]:
     d: Any = At(document)
     columns = (
-        Column("feature"), Column("first", "count"), Column("second", "count"), Column("log₂ of the ratio", "signed", 2),
-        Column("z", "signed", 1),
+        Column("feature"), Column("first", "count"), Column("second", "count"),
+        Column("log₂ of the ratio", "signed", 2), Column("z", "signed", 1),
     )  # fmt: skip
     rows = tuple(
         Row((Feature(one["feature"], one["label"] or ""), *one["count"], one["log2_ratio"], one["z"]))

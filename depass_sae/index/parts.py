@@ -1,9 +1,9 @@
 """Parts of an index on the disk: a unit's, or several that were merged. What has no manifest does not exist.
 
 A part is a folder: of every SAE a table for each of :data:`.TABLES` and the offsets of their rows, the windows that its
-contexts are in, and a manifest that is written last. It is a function of its units alone, so that it is of no matter who
-makes it, in what order, or whether somebody was interrupted. So many parts that follow each other make one of the next
-level, along a tree that depends on the units' numbers alone; so their number, and the disk they take, stay small.
+contexts are in, and a manifest that is written last. It is a function of its units alone, so that it is of no matter
+who makes it, in what order, or whether somebody was interrupted. So many parts that follow each other make one of the
+next level, along a tree that depends on the units' numbers alone; so their number, and the disk they take, stay small.
 
 Merging reads a block of features at a time out of all parts, and is bounded by that block, however wide an SAE is.
 """
@@ -27,13 +27,11 @@ from ..models.place import Place
 from .arrays import Ragged
 from .contexts import Choosing, window_key
 from .summary import TABLES, Summary
-from .tables import GROUP, Sorted, Writer, blocks, columns_of, open_parquet, rows_of
+from .tables import GROUP, GROUPS, Sorted, Writer, blocks, columns_of, open_parquet, rows_of
 from .units import Entry, Window
 
 TOGETHER = 16
 """So many parts become one."""
-GROUPS = {"contexts": 2**9, "windows": 2**6}
-"""Rows of a row group, of tables with lists in them."""
 BLOCK = 2**18
 """Rows that a merge holds of all parts together, a context counting as many."""
 WEIGHT = {"contexts": 16}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.document import SCHEMA_VERSION
+from .._version import SCHEMA_VERSION
 from ..models.place import Place
 from ..view.blocks import Block, Page
 from ..view.shown import Shown
@@ -62,10 +62,10 @@ class FeatureInIndex(Shown):
     """A feature over a corpus. scanned: tokens of it at which features count.
 
     contexts: strongest first, no two of one document unless the scan was asked for that. samples: of every octave of
-    activation, strongest octave first, drawn by a hash. fires_on, before, after: the tokens it fires on and those beside
-    them, most frequent first. partners: features of the same SAE with (name, label, on how many of the ``drawn`` tokens
-    on which this one fires they fire, too). missed: by how much a count may be too low where a feature has more keys than
-    are kept. top, bottom: tokens that its decoder raises and lowers most: (text, id, logit).
+    activation, strongest octave first, drawn by a hash. fires_on, before, after: the tokens it fires on and those
+    beside them, most frequent first. partners: features of the same SAE with (name, label, on how many of the ``drawn``
+    tokens on which this one fires they fire, too). missed: by how much a count may be too low where a feature has more
+    keys than are kept. top, bottom: tokens that its decoder raises and lowers most: (text, id, logit).
     """
 
     model: str

@@ -1,7 +1,7 @@
 """A corpus read once for all features of all SAEs, into a folder that can be asked (:mod:`.index`).
 
-Units of windows go through the model one after the other, and each becomes a part on the disk (:mod:`.parts`). Parts are
-merged on the way; the last one becomes the index. A scan that was interrupted, at whatever moment, goes on from the
+Units of windows go through the model one after the other, and each becomes a part on the disk (:mod:`.parts`). Parts
+are merged on the way; the last one becomes the index. A scan that was interrupted, at whatever moment, goes on from the
 parts that are there, and ends with the same files, byte by byte.
 """
 
@@ -21,9 +21,10 @@ from ..passes.settings import Settings
 from ..subject import Subject
 from ..view import words
 from .corpus import Corpus
+from .described import described_model, described_saes
 from .finish import finish_sae, write_vocabulary, write_windows
 from .firings import Tokens, fired
-from .manifest import NAME, Manifest, described_model, described_saes
+from .manifest import NAME, Manifest
 from .parts import Part, Parts
 from .settings import ScanSettings
 from .summary import Summary, drawn, summarized

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..attribution.document import SCHEMA_VERSION
+from .._version import SCHEMA_VERSION
 from ..errors import UserError
 from ..files import check_unicode
 from ..texts import joined

@@ -1,9 +1,9 @@
-"""What is kept of an SAE: counts, contexts and, where it is asked for, every activation. Bounded, and made to be merged.
+"""What is kept of an SAE: counts, contexts and, where it is asked for, every activation. All is made to be merged.
 
 histogram (by half octaves of activation), positions (by octaves of the position), tokens that a feature fires on,
-tokens before and after these, partners that fire on the same tokens; ``missed``: by how much a count of what there is no
-end of may be too low. Partners are counted on tokens drawn by the hash of their place; a feature is its own partner on
-all of its tokens there.
+tokens before and after these, partners that fire on the same tokens; ``missed``: by how much a count of what there is
+no end of may be too low. Partners are counted on tokens drawn by the hash of their place; a feature is its own partner
+on all of its tokens there.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Summary:
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """As columns of tables that are sorted by feature."""
-        things = {**self.counts, "contexts": self.contexts, "activations": self.activations}
+        things: dict[str, Any] = {**self.counts, "contexts": self.contexts, "activations": self.activations}
         return {name: {f.name: getattr(thing, f.name) for f in fields(thing)} for name, thing in things.items()}
 
     @classmethod

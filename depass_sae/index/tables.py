@@ -23,7 +23,7 @@ from .arrays import Ragged
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP = 2**14
+GROUP, GROUPS = 2**14, {"contexts": 2**9, "windows": 2**6}
 """Rows of a row group; of tables with lists in them, fewer."""
 Column = Shaped[np.ndarray, "n"] | Ragged | list[str]
 
@@ -191,7 +191,7 @@ open_parquet = _opened
 
 def blocks(offsets: Sequence[Int[np.ndarray, "d_sae+1"]], most: int) -> Iterator[tuple[int, int]]:
     """Ranges of features that have at most so many rows over all files together, or one feature each."""
-    rows = sum(o for o in offsets)
+    rows = np.sum(offsets, axis=0)
     low, last = 0, len(rows) - 1
     while low < last:
         high = int(np.searchsorted(rows, rows[low] + most, side="right")) - 1

@@ -1,8 +1,8 @@
 """A corpus cut into windows, and these into units of work: the same ones whoever does them, from wherever they begin.
 
 A long document is cut into windows, each with its start token where it has one. A unit is the windows that follow until
-there are so many tokens; a document may go on in the next unit. A unit that is done already is passed over without being
-tokenized, once it is sure that the documents up to its end are those that it was made of.
+there are so many tokens; a document may go on in the next unit. A unit that is done already is passed over without
+being tokenized, once it is sure that the documents up to its end are those that it was made of.
 """
 
 from __future__ import annotations

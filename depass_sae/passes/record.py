@@ -302,7 +302,8 @@ def read_places(
     places: Collection[tuple[int, str]],
     dtype: torch.dtype | None = None,
 ) -> dict[Place, Float[Tensor, "batch pos d"]]:
-    """The activations at places of a batch of prompts. The model runs as it is, and no further than the last of them."""
+    """The activations at places of a batch of prompts. The model runs as it is, and no further than the last of
+    them."""
     compute, asked = adapter.compute_dtype(dtype), {Place(*place) for place in places}
     noted: dict[Place, Tensor] = {}
 

@@ -25,9 +25,8 @@ def texts(count: int = 60, seed: int = 0, longest: int = 40) -> list[str]:
 def lm() -> ds.LM:
     """Two SAEs on two layers."""
     metadata = {"prepend_bos": True, "context_size": WINDOW}
-    return handle([
-        random_sae("topk", "0.resid_post", metadata=metadata), random_sae("jumprelu", "1.resid_post", metadata=metadata),
-    ])  # fmt: skip
+    kinds = {"0.resid_post": "topk", "1.resid_post": "jumprelu"}
+    return handle([random_sae(kind, hook, metadata=metadata) for hook, kind in kinds.items()])
 
 
 def scanned(folder: Path, source: Any = None, **options: Any) -> Any:

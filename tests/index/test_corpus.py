@@ -62,7 +62,12 @@ def test_every_format_gives_the_texts(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_is_its_files_and_several_sources_follow_each_other(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for name, text in (("in/b.txt", "third\n"), ("in/.hidden.txt", "no\n"), ("a.txt", "first\nsecond\n"), ("z.bin", "no")):
+    for name, text in (
+        ("in/b.txt", "third\n"),
+        ("in/.hidden.txt", "no\n"),
+        ("a.txt", "first\nsecond\n"),
+        ("z.bin", "no"),
+    ):
         (tmp_path / name).write_text(text)
     assert read(tmp_path) == [("a.txt:1", "first"), ("a.txt:2", "second"), ("b.txt:1", "third")]
     assert contents([tmp_path / "in", tmp_path / "a.txt"]) == ["third", "first", "second"]
@@ -81,14 +86,25 @@ def test_texts_ids_and_mappings_are_handed_over(tmp_path: Path) -> None:
     import torch
 
     given = ["a", [5, 6], {"text": "b"}, torch.tensor([7]), np.array([8, 9]), {"txt": "c"}, None, 5, b"d"]
-    expected = ["a", (5, 6), "b", (7,), (8, 9), "!it has no text", "!it has no text", "!it is no text", "!it is no text"]
+    expected = [
+        "a",
+        (5, 6),
+        "b",
+        (7,),
+        (8, 9),
+        "!it has no text",
+        "!it has no text",
+        "!it is no text",
+        "!it is no text",
+    ]
     assert contents(one for one in given) == expected
     assert contents([{"body": "b"}], column="body") == ["b"]
 
 
 BROKEN = {
     "a.jsonl": (
-        b'{"text": "one"}\n{"text": \n{"txt": "x"}\n[1]\n\xff\xfe\n{"text": 5}\n{"text": null}\n\n{"text": "two"}\n'
+        b'{"text": "one"}\n{"text": \n{"txt": "x"}\n[1]\n\xff\xfe\n{"text": 5}\n{"text": null}\n\n'
+        + b'{"text": "two"}\n'
         + b"[" * 100_000 + b"\n",
         ["one", "!it is not JSON", "!it has no text", "!it is no JSON object", "!it is not UTF-8 text", "!it is no text",
          "!it has no text", "two", "!it is not JSON"],

@@ -126,9 +126,14 @@ def test_two_indexes_are_compared_feature_by_feature(tmp_path: Path, index: Inde
 
 @pytest.mark.parametrize(
     ("feature", "why"),
-    [("5/3", "no SAE at 5"), ("1/40", "features are 0 to 39"), ("x", "LAYER/INDEX"), ("1.mlp_out/3", "no SAE at 1.mlp_out"),
-     ("1/3@4", "LAYER/INDEX")],
-)  # fmt: skip
+    [
+        ("5/3", "no SAE at 5"),
+        ("1/40", "features are 0 to 39"),
+        ("x", "LAYER/INDEX"),
+        ("1.mlp_out/3", "no SAE at 1.mlp_out"),
+        ("1/3@4", "LAYER/INDEX"),
+    ],
+)
 def test_a_feature_that_is_none_is_told_of(index: Index, feature: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
         index.feature(feature)
@@ -162,14 +167,16 @@ def test_what_is_no_index_is_told_of(tmp_path: Path, index: Index) -> None:
 
 
 def test_texts_of_a_corpus_give_no_orders(tmp_path: Path) -> None:
-    orders = "\x1b[31m \x9b \u202e \u2028 \x07 ]]> </script><script>alert(1)</script> <img src=x onerror=alert(1)> [red]"
+    orders = (
+        "\x1b[31m \x9b \u202e \u2028 \x07 ]]> </script><script>alert(1)</script> <img src=x onerror=alert(1)> [red]"
+    )
     path = tmp_path / "c\x1b[31m.txt"
     path.write_text("\n".join(f"{orders.replace(chr(0x2028), '')} {text} {' '.join(HOSTILE)}" for text in texts(20)))
     with path.open("ab") as file:
         file.write(b"\n\xff\xfe\n")
     found = scanned(tmp_path / "ix", path)
     assert any("\x1b" in token for token in found.vocabulary)
-    labelled = ds.open_index(found.folder, labels={name: orders for name in ("1/1", "1/2", "0/1")})
+    labelled = ds.open_index(found.folder, labels=dict.fromkeys(("1/1", "1/2", "0/1"), orders))
     answers = [
         labelled.feature("1/1"), labelled.feature("0/1"), labelled.overview(), labelled.dense(50),
         labelled.search("alert", top=50), labelled.search("\u202e"), labelled.compare(scanned(tmp_path / "plain")),
@@ -185,7 +192,9 @@ def test_texts_of_a_corpus_give_no_orders(tmp_path: Path) -> None:
 
 
 def test_what_was_left_out_is_in_the_index(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "supply"}\n{"text": ""}\nx\n{"text": "a \\ud800"}\n{"text": "price"}\n')
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"text": "supply"}\n{"text": ""}\nx\n{"text": "a \\ud800"}\n{"text": "price"}\n'
+    )
     found = scanned(tmp_path / "ix", tmp_path / "a.jsonl")
     left = found.manifest.left_out
     assert left["count"] == 3
