@@ -51,7 +51,7 @@ def scan(
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """What every feature does over a corpus, into a folder: contexts, tokens, densities. It can be stopped, and goes on."""
+    """What every feature does over a corpus, into a folder: contexts, tokens, densities. It can be stopped."""
     from ..index.corpus import corpus
     from ..index.items import Reading
     from ..index.scan import check_index_folder

@@ -39,6 +39,11 @@ def feature(
 
     With --index: what it does over the corpus of an index, which needs no model.
     """
+    if index is not None:
+        if prompt or prompts is not None or contexts is not None:
+            raise UserError("--index says where the texts are; leave --prompt, --prompts and --contexts out")
+        _feature_in_index(which, index, top, out, labels, as_json)
+        return
     from ..labels.neuronpedia import labels_from
     from ..report.card.card import FeatureCard
     from ..report.prompts import read_prompts
@@ -47,11 +52,6 @@ def feature(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if contexts not in (None, "neuronpedia"):
         raise UserError(f"--contexts takes neuronpedia, not {contexts!r}")
-    if index is not None:
-        if texts or contexts is not None:
-            raise UserError("--index says where the texts are; leave --prompt, --prompts and --contexts out")
-        _feature_in_index(which, index, top, out, labels, as_json)
-        return
     if not texts and contexts is None:
         raise UserError("give texts to look at with --prompt, or a file of them with --prompts, or an --index")
     if "" in texts:
@@ -87,7 +87,6 @@ def _feature_in_index(which: str, folder: Path, top: int, out: Path | None, labe
     from ..index.results import FeatureInIndex
     from .index import answer, open_labelled
 
-    options.check_features([which], pos=False)
     group = options.OutOptions([] if out is None else [out], as_json)
     group.check(FeatureInIndex)
     if labels == "neuronpedia":

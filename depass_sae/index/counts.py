@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .arrays import rank_in, starts_of
+from .arrays import lengths_of, rank_in, starts_of
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,16 @@ class Counts:
 
     def kept(self, most: int, which: int) -> tuple[Counts, Counts]:
         """Each feature's ``most`` frequent keys, and the largest count that it drops, under the key ``which``."""
-        ordered = self.most_frequent_first()
-        rank = rank_in(starts_of(ordered.feature), len(ordered))
-        lost = ordered.take(rank == most)
+        starts = starts_of(self.feature)
+        lengths = lengths_of(starts, len(self))
+        rows = np.repeat(lengths > most, lengths).nonzero()[0]  # few features have as many
+        rows = rows[np.lexsort((self.key[rows], -self.count[rows], self.feature[rows]))]
+        rank = rank_in(starts_of(self.feature[rows]), len(rows))
+        lost = self.take(rows[rank == most])
         lost = Counts(lost.feature, np.full_like(lost.key, which), lost.count, 0 * lost.total, 0 * lost.largest)
-        kept = ordered.take(rank < most)
-        return kept.take(np.lexsort((kept.key, kept.feature))), lost
+        kept = np.ones(len(self), dtype=bool)
+        kept[rows[rank >= most]] = False
+        return self.take(kept), lost
 
     def _grouped(self) -> Counts:
         if not len(self):

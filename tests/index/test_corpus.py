@@ -106,8 +106,8 @@ BROKEN = {
         b'{"text": "one"}\n{"text": \n{"txt": "x"}\n[1]\n\xff\xfe\n{"text": 5}\n{"text": null}\n\n'
         + b'{"text": "two"}\n'
         + b"[" * 100_000 + b"\n",
-        ["one", "!it is not JSON", "!it has no text", "!it is no JSON object", "!it is not UTF-8 text", "!it is no text",
-         "!it has no text", "two", "!it is not JSON"],
+        ["one", "!it is not JSON", "!it has no text", "!it is no JSON object", "!it is not UTF-8 text",
+         "!it is no text", "!it has no text", "two", "!it is not JSON"],
     ),
     "a.txt": (b"one\ncaf\xe9\ntwo\n", ["one", "!it is not UTF-8 text", "two"]),
     "a.csv": (
