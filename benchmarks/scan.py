@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 REPEATS = 3
-TOKENS = 16_384
+TOKENS = 8_192
 """Of the corpus; it is one unit of work."""
 GOAL = 0.6
 """Of the bare pass's tokens per second."""
