@@ -19,7 +19,8 @@ COMMIT = "a" * 40
 class Hub:
     """What there is, and what happened.
 
-    files: by path, ``/OWNER/NAME/resolve/main/FILE``, of a data set ``/datasets/OWNER/...``. refused: by repository, the status and the hub's code for it.
+    files: by path, ``/OWNER/NAME/resolve/main/FILE``, of a data set ``/datasets/OWNER/...``.
+    refused: by repository, the status and the hub's code for it.
     broken: paths whose first transfer ends halfway. ranges: the parts that were asked for, by path.
     """
 

@@ -22,7 +22,7 @@ from ..models.place import Place
 from .manifest import Manifest
 from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
 from .settings import named_feature
-from .tables import GROUP, GROUPS, Sorted, columns_of, open_parquet, rows_of
+from .tables import Sorted, columns_of, open_parquet, rows_of
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +82,7 @@ class Index:
         """
         hook, index = named_feature(feature, self.saes)
         scalars, at = self.features(hook), self.at
-        row = rows_of(self._features(hook), index, index + 1, GROUP).to_pylist()[0]
+        row = rows_of(self._features(hook), index, index + 1).to_pylist()[0]
         found = at(hook, "contexts").feature(index)
         contexts = self._contexts(hook, found)
         kinds = found["kind"]
@@ -172,7 +172,7 @@ class Index:
             if name not in offsets:
                 raise UserError(f"{self.folder / str(hook)} has no table {name}")
             path = self.folder / str(hook) / f"{name}.parquet"
-            self._tables[hook, name] = Sorted.open(path, offsets[name], GROUPS.get(name, GROUP))
+            self._tables[hook, name] = Sorted.open(path, offsets[name])
         return self._tables[hook, name]
 
     def features(self, hook: Place) -> dict[str, Any]:
@@ -226,7 +226,7 @@ class Index:
 
     def window(self, number: int) -> dict[str, Any]:
         columns = ["document", "name", "start", "tokens"]
-        return rows_of(self._windows, number, number + 1, GROUPS["windows"], columns).to_pylist()[0]
+        return rows_of(self._windows, number, number + 1, columns).to_pylist()[0]
 
     def _contexts(self, hook: Place, found: Mapping[str, Any]) -> list[Context]:
         made = []

@@ -61,7 +61,7 @@ class Part:
             raise UserError(f"{folder / MANIFEST} is damaged; remove {folder}, and the scan makes it anew") from None
 
     def table(self, hook: Place, name: str, offsets: Mapping[str, Any]) -> Sorted:
-        return Sorted.open(self.folder / str(hook) / f"{name}.parquet", offsets[name], GROUPS.get(name, GROUP))
+        return Sorted.open(self.folder / str(hook) / f"{name}.parquet", offsets[name])
 
     def offsets(self, hook: Place) -> dict[str, Any]:
         return columns_of(open_parquet(self.folder / str(hook) / "offsets.parquet").read())
@@ -72,7 +72,7 @@ class Part:
         step = 64 * GROUPS["windows"]
         for begin in range(0, file.metadata.num_rows, step):
             end = min(begin + step, file.metadata.num_rows)
-            found = columns_of(rows_of(file, begin, end, GROUPS["windows"]))
+            found = columns_of(rows_of(file, begin, end))
             if kept is not None:
                 key = window_key(found["document"], found["window"])
                 rows = np.isin(key, kept).nonzero()[0]

@@ -149,12 +149,11 @@ class Sorted:
 
     path: Path
     offsets: Int[np.ndarray, "d_sae+1"]
-    group: int = GROUP
     _file: Any = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, path: Path, offsets: Int[np.ndarray, "d_sae+1"], group: int = GROUP) -> Sorted:
-        return cls(path, offsets, group, _opened(path))
+    def open(cls, path: Path, offsets: Int[np.ndarray, "d_sae+1"]) -> Sorted:
+        return cls(path, offsets, open_parquet(path))
 
     def feature(self, index: int, first: int | None = None) -> dict[str, Any]:
         """One feature's rows, or the first of them."""
@@ -166,17 +165,19 @@ class Sorted:
         return self.rows(int(self.offsets[low]), int(self.offsets[high]))
 
     def rows(self, begin: int, end: int) -> dict[str, Any]:
-        return columns_of(rows_of(self._file, begin, end, self.group))
+        return columns_of(rows_of(self._file, begin, end))
 
 
-def rows_of(file: Any, begin: int, end: int, group: int, columns: list[str] | None = None) -> pa.Table:
+def rows_of(file: Any, begin: int, end: int, columns: list[str] | None = None) -> pa.Table:
     """Rows of an open file whose row groups are all of one size, but the last. columns: None is all of them."""
+    group = max(file.metadata.row_group(0).num_rows, 1)
     first = begin // group
     groups = range(first, -(-end // group)) if end > begin else ()
     return file.read_row_groups(list(groups), columns, use_threads=False).slice(begin - first * group, end - begin)
 
 
-def _opened(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
+    """A file open for reading. Raises UserError where it is none."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -184,9 +185,6 @@ def _opened(path: Path) -> Any:
         return ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-
-
-open_parquet = _opened
 
 
 def blocks(offsets: Sequence[Int[np.ndarray, "d_sae+1"]], most: int) -> Iterator[tuple[int, int]]:
