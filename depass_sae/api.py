@@ -721,7 +721,7 @@ class LM:
         window: tokens that the model sees at once (default: as the SAEs were trained); a longer document is cut.
         top, samples: contexts of each feature, the strongest and those drawn from each octave of activation; no two are
         of one document unless repeats. full: features of which every activation is kept, or "all". limit: stop after so
-        many tokens. unit: tokens of a unit of work.
+        many tokens. unit: tokens of a unit of work. progress: its steps in all are 0 where nobody knows how many.
 
         One pass of the model serves all features. What cannot be read is left out and listed in the index. A scan that
         was interrupted goes on when it is asked for with the same words, and the files become the same, byte by byte.

@@ -22,7 +22,7 @@ from ..texts import joined
 from .arrays import Ragged, rank_in, starts_of
 from .contexts import Choosing, low_edge, shown, window_key
 from .counts import Counts
-from .parts import Part, write_offsets
+from .parts import BLOCK, WEIGHT, Part, write_offsets
 from .settings import MOST
 from .summary import TABLES, Summary
 from .tables import GROUP, GROUPS, Writer, blocks
@@ -33,7 +33,6 @@ VOTES = 10
 """Tokens that a decoder raises and lowers most."""
 LOGITS = 2**24
 """Logits that are held at a time."""
-BLOCK = 2**18
 KINDS = ("top", "sample")
 
 
@@ -54,7 +53,7 @@ def finish_sae(
             name: stack.enter_context(Writer(folder / f"{name}.parquet", GROUPS.get(name, GROUP)))
             for name in [*names, "features"]
         }
-        for low, high in blocks([offsets[name] for name in TABLES], BLOCK):
+        for low, high in blocks([offsets[name] * WEIGHT.get(name, 1) for name in TABLES], BLOCK):
             some = Summary.of_tables({name: table.features(low, high) for name, table in tables.items()})
             counted = some.counts
             found: dict[str, dict[str, Any]] = {

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UserError
 from ..files import check_place, expanded, write_text
@@ -30,13 +31,11 @@ from .settings import ScanSettings
 from .summary import Summary, drawn, summarized
 from .units import Cutter, Unit
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
 WINDOW = 1024
 """Tokens of a window, where the SAEs do not say how long their contexts were."""
 ASKED = "scan.json"
 """What a scan that is not finished was asked for."""
+LOCK = ".lock"
 
 
 def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, settings: Settings) -> Path:
@@ -91,7 +90,8 @@ def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, s
             },
         ).write(folder)
         shutil.rmtree(parts.folder)
-        (folder / ASKED).unlink(missing_ok=True)
+        for name in (ASKED, LOCK):
+            (folder / name).unlink(missing_ok=True)
     return folder
 
 
@@ -191,13 +191,17 @@ def _same(folder: Path, asked: Mapping[str, Any]) -> None:
             )
 
 
-def _alone(folder: Path) -> BaseFileLock:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
     """Raises UserError where another scan works in the folder."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"another scan is working in {folder}") from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()

@@ -36,8 +36,4 @@ def scanned(folder: Path, source: Any = None, **options: Any) -> Any:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of an index."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

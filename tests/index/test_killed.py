@@ -40,6 +40,8 @@ def test_a_scan_that_is_killed_over_and_over_ends_with_the_same_files(
     subprocess.run(command(files, corpus, tmp_path / "plain"), check=True, capture_output=True)
     folder, draw, killed = tmp_path / "killed", random.Random(0), 0
     for number in range(KILLS):
+        if (folder / "manifest.json").exists():
+            break
         while_finishing = number >= KILLS - 3
         killed += kill(command(files, corpus, folder), folder, draw.uniform(0, 0.4), while_finishing)
         assert not (folder / "manifest.json").exists() or while_finishing
@@ -55,9 +57,9 @@ def kill(arguments: list[str], folder: Path, wait: float, while_finishing: bool)
     def seen() -> set[Path]:
         return set(folder.glob("vocabulary.parquet" if while_finishing else "parts/*"))
 
-    running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (folder / "vocabulary.parquet").unlink(missing_ok=True)
     before = seen()
+    running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while seen() == before and running.poll() is None:
         time.sleep(0.005)
     time.sleep(wait)
