@@ -88,7 +88,7 @@ class Firings:
             return cls(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32))
         feature, at, activation = (torch.cat(x).cpu().numpy() for x in zip(*parts, strict=True))
         order = np.argsort(feature.astype(np.int64) << 32 | at)  # no two are equal
-        return cls(feature[order].astype(np.int32), at[order], activation[order].astype(np.float32))
+        return cls(feature[order].astype(np.int32), at[order].astype(np.int32), activation[order].astype(np.float32))
 
 
 def fired(
@@ -119,7 +119,7 @@ def fired(
             found[hook] += _encoded(sae, hook, x, at[real])
         done += int(real.sum())
         tell(done)
-    return {hook: Firings.joined(parts) for hook, parts in found.items()}
+    return {hook: Firings.joined(found.pop(hook)) for hook in list(found)}
 
 
 def _encoded(
@@ -132,7 +132,8 @@ def _encoded(
         acts = activations(sae, x[begin : begin + step])
         pos, feature = acts.nonzero(as_tuple=True)
         fires += len(pos)
-        parts.append((feature, at.to(acts.device)[begin : begin + step][pos], acts[pos, feature]))
+        here = at.to(acts.device)[begin : begin + step]
+        parts.append((feature.int(), here[pos].int(), acts[pos, feature]))
     if fires > max(DENSEST * sae.cfg.d_sae, MOST_ACTIVE) * len(x):
         raise UserError(
             f"the SAE at {hook} has {fires / len(x):,.0f} of its {sae.cfg.d_sae:,} features active per token: it seems "

@@ -22,7 +22,7 @@ from ..models.place import Place
 from .manifest import Manifest
 from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
 from .settings import named_feature
-from .tables import Sorted, columns_of, open_parquet, rows_of
+from .tables import Sorted, check_arrow, columns_of, open_parquet, rows_of
 
 if TYPE_CHECKING:
     import pandas
@@ -41,6 +41,7 @@ def open_index(folder: str | os.PathLike[str], labels: Mapping[str, str] | None 
 
     Raises UserError where there is none, or where its scan was not finished.
     """
+    check_arrow()
     path = expanded(folder)
     if not path.is_dir():
         raise UserError(f"there is no index {path}: no such folder")

@@ -145,8 +145,7 @@ class Parts:
                 self.merge(parts, level, number)
 
     def merge(self, parts: Sequence[Part], level: int, number: int) -> Part:
-        """parts: by their first unit. They are removed."""
-        parts = sorted(parts, key=lambda part: part.entries[0].number)
+        """parts: by their first unit, as :meth:`all` gives them. They are removed."""
         entries = tuple(entry for part in parts for entry in part.entries)
         whole = Part(self.path(level, number), level, number, entries, sum(part.drawn for part in parts))
         made = self._write(

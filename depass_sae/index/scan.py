@@ -29,6 +29,7 @@ from .manifest import NAME, Manifest
 from .parts import Part, Parts
 from .settings import ScanSettings
 from .summary import Summary, drawn, summarized
+from .tables import check_arrow
 from .units import Cutter, Unit
 
 WINDOW = 1024
@@ -164,6 +165,7 @@ def window_of(subject: Subject, how: ScanSettings) -> int:
 
 def check_index_folder(out: str | Path) -> Path:
     """Raises UserError for a folder that cannot be written, that is an index already, or that holds other things."""
+    check_arrow()
     folder = expanded(out)
     if (folder / NAME).exists():
         raise UserError(f"{folder} is an index already, or holds a {NAME}; name another folder, or remove it")

@@ -28,6 +28,14 @@ GROUP, GROUPS = 2**14, {"contexts": 2**9, "windows": 2**6}
 Column = Shaped[np.ndarray, "n"] | Ragged | list[str]
 
 
+def check_arrow() -> None:
+    """Raises UserError where pyarrow is missing."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UserError("an index needs pyarrow: pip install 'depass-sae[index]'") from None
+
+
 def arrow_table(columns: Mapping[str, Column]) -> pa.Table:
     import pyarrow as pa
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,7 @@ def test_a_document_has_what_is_asked_of_one(index: Index) -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 def test_the_logits_are_those_of_a_card(index: Index) -> None:
     from .scanned import lm
 
@@ -139,6 +143,20 @@ def test_a_feature_that_is_none_is_told_of(index: Index, feature: str, why: str)
         index.feature(feature)
 
 
+def test_a_feature_is_answered_in_milliseconds(index: Index) -> None:
+    name = busiest(index)
+
+    def seconds(ask: Callable[[], object]) -> float:
+        began = time.process_time()
+        ask()
+        return time.process_time() - began
+
+    assert min(seconds(lambda: index.feature(name)) for _ in range(5)) < 0.05
+    hook = next(hook for hook in index.saes if hook.layer == int(name.partition("/")[0]))
+    table, number = index.at(hook, "tokens"), int(name.partition("/")[2])
+    assert min(seconds(lambda: table.feature(number)) for _ in range(5)) < 0.005
+
+
 def test_what_is_no_index_is_told_of(tmp_path: Path, index: Index) -> None:
     def changed(name: str, text: str) -> Path:
         folder = tmp_path / name
@@ -166,6 +184,16 @@ def test_what_is_no_index_is_told_of(tmp_path: Path, index: Index) -> None:
         ds.open_index(half)
 
 
+def test_a_library_that_is_missing_is_told_of(tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(UserError, match="searching needs duckdb: pip install"):
+        index.search("supply")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    for ask in (lambda: ds.open_index(index.folder), lambda: scanned(tmp_path / "ix")):
+        with pytest.raises(UserError, match="an index needs pyarrow: pip install"):
+            ask()
+
+
 def test_texts_of_a_corpus_give_no_orders(tmp_path: Path) -> None:
     orders = (
         "\x1b[31m \x9b \u202e \u2028 \x07 ]]> </script><script>alert(1)</script> <img src=x onerror=alert(1)> [red]"
@@ -184,11 +212,11 @@ def test_texts_of_a_corpus_give_no_orders(tmp_path: Path) -> None:
     assert labelled.overview().left_out["count"] == 1
     for answer in answers:
         text = str(answer.table())
-        assert not any(is_hidden(c) for c in text if c != "\n"), answer.title
+        assert not any(is_hidden(c) for c in set(text) - {"\n"}), answer.title
         page = answer.to_html()
         assert "<img src=x" not in page
         assert "alert(1)</script>" not in page.replace("&lt;", "<x")
-        assert not any(is_hidden(c) for c in page if c not in "\n\t"), answer.title
+        assert not any(is_hidden(c) for c in set(page) - {"\n", "\t"}), answer.title
 
 
 def test_what_was_left_out_is_in_the_index(tmp_path: Path) -> None:
