@@ -69,11 +69,25 @@ def test_answers_are_written_and_have_labels(run: Run, folder: Path, tmp_path: P
     assert "0/3" in run("search", "fruit", "--index", str(folder), "--labels", str(labels)).out
 
 
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+def test_the_strongest_contexts_of_an_index_are_taken_apart(run: Run, files: Files, folder: Path) -> None:
+    contexts = ds.open_index(folder).feature("0/3").contexts
+    asked = ["feature", "0/3", "--index", str(folder), "--contexts", "index", "--strongest", "2"]
+    done = run(*asked, *files.options("saes"), "--json")
+    assert done.status == 0
+    card = json.loads(done.out)
+    assert [prompt["token_ids"] for prompt in card["prompts"]] == [list(context.token_ids) for context in contexts]
+    assert card["firings"][0]["activation"] == pytest.approx(contexts[0].activation, rel=1e-4)
+    assert len(card["sources"]["firings"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (["feature", "0/3", "--index", "{folder}", "-p", TEXT], "leave --prompt"),
         (["feature", "0/3", "--index", "{folder}", "--contexts", "neuronpedia"], "leave --prompt"),
+        (["feature", "0/3", "--contexts", "index"], "name its folder with --index"),
+        (["feature", "0/3", "--index", "{tmp}/none", "--contexts", "index"], "no such folder"),
         (["feature", "0/99", "--index", "{folder}"], "features are 0 to 39"),
         (["feature", "9/3", "--index", "{folder}"], "there is no SAE at 9"),
         (["feature", "1/3", "--index", "{folder}"], "layer 1 has several SAEs"),
