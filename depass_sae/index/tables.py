@@ -23,7 +23,7 @@ from .arrays import Ragged
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP, GROUPS = 2**14, {"contexts": 2**9, "windows": 2**6}
+GROUP, GROUPS = 2**14, {"contexts": 2**9, "features": 2**9, "windows": 2**6}
 """Rows of a row group; of tables with lists in them, fewer."""
 Column = Shaped[np.ndarray, "n"] | Ragged | list[str]
 

@@ -254,3 +254,28 @@ def test_what_a_scan_is_resumed_with_must_be_what_it_began_with(tmp_path: Path) 
     scanned(tmp_path / "ix")
     with pytest.raises(ValueError, match="is an index already"):
         scanned(tmp_path / "ix")
+
+
+def test_progress_says_what_is_left_where_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on a minute whenever somebody looks."""
+    clock = iter(range(0, 10**6, 60))
+    monkeypatch.setattr("depass_sae.index.scan.time.monotonic", lambda: float(next(clock)))
+    (tmp_path / "a.txt").write_text("\n".join(texts()))
+
+    def told(folder: str, source: object, **options: int) -> list[tuple[str, int, int]]:
+        found: list[tuple[str, int, int]] = []
+        scanned(tmp_path / folder, source, progress=lambda *said: found.append(said), **options)
+        return [said for said in found if said[0].startswith("scanning")]
+
+    known = told("file", tmp_path / "a.txt")
+    whole = known[-1][1]
+    assert known[-1][1:] == (1370, 1370)
+    assert known[-1][0] == f"scanning: 1,370 tokens, {1370 / (60 * len(known)):,.0f} tokens/s, less than a minute left"
+    for number, (what, done, total) in enumerate(known[:-1], start=1):
+        minutes = (total - done) * number / done
+        assert f"about {minutes:,.0f} min left" in what or minutes <= 1
+        assert done <= total
+    assert abs(known[len(known) // 2][2] - whole) < 0.2 * whole
+    assert {(done, total) for _, done, total in told("texts", iter(texts()))} == {(0, 0)}
+    assert "left" not in told("more", iter(texts()))[3][0]
+    assert {total for _, _, total in told("limited", iter(texts()), limit=500)[:-1]} == {500}
