@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-WIDTH, ACTIVE, UNITS = 2**18, 100, 32
-WINDOW, VOCABULARY, REPORTED = 128, 50_000, (1, 15, 16, 32)
+WIDTH, ACTIVE, UNITS = 2**18, 100, 17
+WINDOW, VOCABULARY, REPORTED = 128, 50_000, (1, 15, 16, 17)
 
 
 def wide(threads: int) -> Iterator[str]:

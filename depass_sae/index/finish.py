@@ -25,10 +25,12 @@ from .counts import Counts
 from .parts import BLOCK, WEIGHT, Part, write_offsets
 from .settings import MOST
 from .summary import TABLES, Summary
-from .tables import GROUP, GROUPS, Writer, blocks
+from .tables import GROUP, Writer, blocks, count_rows
 
 SHOWN = {"before": 64, "after": 64, "partners": 20}
 """So many of a feature's are in the index, of those that were kept to be merged; of tokens all."""
+GROUPS = {"contexts": 2**11, "features": 2**11, "windows": 2**7}
+"""Rows of a row group, of tables with lists in them: few enough that reading one takes a millisecond."""
 VOTES = 10
 """Tokens that a decoder raises and lowers most."""
 LOGITS = 2**24
@@ -54,7 +56,7 @@ def finish_sae(
             for name in [*names, "features"]
         }
         for low, high in blocks([offsets[name] * WEIGHT.get(name, 1) for name in TABLES], BLOCK):
-            some = Summary.of_tables({name: table.features(low, high) for name, table in tables.items()})
+            some = Summary.of_tables({name: table.until(high) for name, table in tables.items()})
             counted = some.counts
             found: dict[str, dict[str, Any]] = {
                 "histogram": _binned(counted["histogram"], low_edge(counted["histogram"].key)),
@@ -68,7 +70,7 @@ def finish_sae(
             if full:
                 found["activations"] = _activations(some, keys)
             for name, columns in found.items():
-                rows[name] += np.bincount(columns["feature"], minlength=d_sae)
+                count_rows(rows[name], columns["feature"])
                 writers[name].add(columns)
             raised = [next(votes) for _ in range(high - low)]
             writers["features"].add({**_features(counted, low, high, tokens), **_voted(raised)})

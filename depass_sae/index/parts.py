@@ -27,12 +27,14 @@ from ..models.place import Place
 from .arrays import Ragged
 from .contexts import Choosing, window_key
 from .summary import TABLES, Summary
-from .tables import GROUP, GROUPS, Sorted, Writer, blocks, columns_of, open_parquet, rows_of
+from .tables import GROUP, Cursor, Writer, blocks, columns_of, count_rows, open_parquet
 from .units import Entry, Window
 
 TOGETHER = 16
 """So many parts become one."""
-BLOCK = 2**18
+GROUPS = {"contexts": 2**13, "windows": 2**10}
+"""Rows of a row group, of tables with lists in them."""
+BLOCK = 2**19
 """Rows that a merge holds of all parts together, a context counting as many."""
 WEIGHT = {"contexts": 16}
 MANIFEST = "manifest.json"
@@ -60,19 +62,17 @@ class Part:
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{folder / MANIFEST} is damaged; remove {folder}, and the scan makes it anew") from None
 
-    def table(self, hook: Place, name: str, offsets: Mapping[str, Any]) -> Sorted:
-        return Sorted.open(self.folder / str(hook) / f"{name}.parquet", offsets[name])
+    def table(self, hook: Place, name: str, offsets: Mapping[str, Any]) -> Cursor:
+        return Cursor.open(self.folder / str(hook) / f"{name}.parquet", offsets[name])
 
     def offsets(self, hook: Place) -> dict[str, Any]:
-        return columns_of(open_parquet(self.folder / str(hook) / "offsets.parquet").read())
+        return columns_of(open_parquet(self.folder / str(hook) / "offsets.parquet", mapped=False).read())
 
     def windows(self, kept: Int[np.ndarray, "key"] | None = None) -> Iterator[dict[str, Any]]:
         """In their order, some at a time. kept: the keys of those that are wanted, sorted; None: all."""
-        file = open_parquet(self.folder / "windows.parquet")
-        step = 64 * GROUPS["windows"]
-        for begin in range(0, file.metadata.num_rows, step):
-            end = min(begin + step, file.metadata.num_rows)
-            found = columns_of(rows_of(file, begin, end))
+        file = open_parquet(self.folder / "windows.parquet", mapped=False)
+        for group in range(file.num_row_groups):
+            found = columns_of(file.read_row_group(group, use_threads=False))
             if kept is not None:
                 key = window_key(found["document"], found["window"])
                 rows = np.isin(key, kept).nonzero()[0]
@@ -162,10 +162,9 @@ class Parts:
         tables = [
             {name: part.table(hook, name, at) for name in TABLES} for part, at in zip(parts, offsets, strict=True)
         ]
-        for low, high in blocks([at[name] * WEIGHT.get(name, 1) for at in offsets for name in TABLES], BLOCK):
+        for _, high in blocks([at[name] * WEIGHT.get(name, 1) for at in offsets for name in TABLES], BLOCK):
             some = [
-                Summary.of_tables({name: table.features(low, high) for name, table in of_part.items()})
-                for of_part in tables
+                Summary.of_tables({name: table.until(high) for name, table in of_part.items()}) for of_part in tables
             ]
             yield Summary.merged(some, self.choosing)
 
@@ -202,7 +201,7 @@ class Parts:
             for summary in found:
                 for name, columns in summary.tables().items():
                     writers[name].add(columns)
-                    rows[name] += np.bincount(columns["feature"], minlength=self.saes[hook])
+                    count_rows(rows[name], columns["feature"])
                 used.add(summary.contexts.key)
         write_offsets(folder / "offsets.parquet", rows)
         return used.all()

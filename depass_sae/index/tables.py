@@ -23,7 +23,7 @@ from .arrays import Ragged
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP, GROUPS = 2**14, {"contexts": 2**9, "features": 2**9, "windows": 2**6}
+GROUP = 2**14
 """Rows of a row group; of tables with lists in them, fewer."""
 Column = Shaped[np.ndarray, "n"] | Ragged | list[str]
 
@@ -168,12 +168,37 @@ class Sorted:
         begin, end = int(self.offsets[index]), int(self.offsets[index + 1])
         return self.rows(begin, end if first is None else min(end, begin + first))
 
-    def features(self, low: int, high: int) -> dict[str, Any]:
-        """Those from low on, before high."""
-        return self.rows(int(self.offsets[low]), int(self.offsets[high]))
-
     def rows(self, begin: int, end: int) -> dict[str, Any]:
         return columns_of(rows_of(self._file, begin, end))
+
+
+@dataclass
+class Cursor:
+    """Reads a file that is sorted by feature from its beginning, each row group once; not mapped, so that what was read
+    is gone."""
+
+    offsets: Int[np.ndarray, "d_sae+1"]
+    _file: Any
+    _group: int = 0
+    _at: int = 0
+    _held: Any = None
+
+    @classmethod
+    def open(cls, path: Path, offsets: Int[np.ndarray, "d_sae+1"]) -> Cursor:
+        return cls(offsets, open_parquet(path, mapped=False))
+
+    def until(self, feature: int) -> dict[str, Any]:
+        """The rows that were not read yet, of all features before this one."""
+        import pyarrow as pa
+
+        wanted = int(self.offsets[feature]) - self._at
+        held = [self._file.schema_arrow.empty_table() if self._held is None else self._held]
+        while sum(table.num_rows for table in held) < wanted:
+            held.append(self._file.read_row_group(self._group, use_threads=False))
+            self._group += 1
+        table = pa.concat_tables(held)
+        self._held, self._at = table.slice(wanted), self._at + wanted
+        return columns_of(table.slice(0, wanted))
 
 
 def rows_of(file: Any, begin: int, end: int, columns: list[str] | None = None) -> pa.Table:
@@ -184,15 +209,22 @@ def rows_of(file: Any, begin: int, end: int, columns: list[str] | None = None) -
     return file.read_row_groups(list(groups), columns, use_threads=False).slice(begin - first * group, end - begin)
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: Path, mapped: bool = True) -> Any:
     """A file open for reading. Raises UserError where it is none."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     try:
-        return ParquetFile(path, memory_map=True)
+        return ParquetFile(path, memory_map=mapped, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def count_rows(rows: Int[np.ndarray, "d_sae"], feature: Int[np.ndarray, "n"]) -> None:
+    """Adds to how many rows each feature has. feature: sorted."""
+    if len(feature):
+        counts = np.bincount(feature - feature[0])
+        rows[feature[0] : feature[0] + len(counts)] += counts
 
 
 def blocks(offsets: Sequence[Int[np.ndarray, "d_sae+1"]], most: int) -> Iterator[tuple[int, int]]:

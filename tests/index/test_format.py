@@ -77,7 +77,7 @@ def test_tables_are_sorted_by_feature_with_offsets_and_even_row_groups(index: In
             assert np.array_equal(offsets[name], np.searchsorted(feature, np.arange(width + 1)))
             assert (np.diff(feature) >= 0).all()
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            assert set(rows[:-1]) <= {16384, 512}
+            assert set(rows[:-1]) <= {16384, 2048}
             columns = [file.metadata.row_group(0).column(i) for i in range(file.metadata.num_columns)]
             assert {column.compression for column in columns} == {"ZSTD"}
     activations = pq.ParquetFile(index.folder / "1.resid_post" / "activations.parquet")
