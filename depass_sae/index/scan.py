@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, s
         if not left:
             first = cutter.left.first[0] if cutter.left.first else None
             why = f"; the first thing in it, {first['where']}, was left out: {first['why']}" if first else ""
+            (folder / ASKED).unlink()
             raise UserError(f"there are no documents in the corpus{why}")
         root = left[0] if len(left) == 1 else parts.merge(left, max(part.level for part in left) + 1, 0)
         settings.tell("putting names to tokens", 0, 1)
@@ -91,8 +92,7 @@ def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, s
             },
         ).write(folder)
         shutil.rmtree(parts.folder)
-        for name in (ASKED, LOCK):
-            (folder / name).unlink(missing_ok=True)
+        (folder / ASKED).unlink()
     return folder
 
 
@@ -207,3 +207,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if not (folder / ASKED).exists():  # nothing is to be gone on with
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # where there is nothing in it
