@@ -101,7 +101,7 @@ def _files(text: str) -> tuple[list[Path], list[Broken]]:
             known += [one for one in paths if _format(one) is not None and one.is_file()]
         if not known:
             raise UserError(f"{path} has no files of texts; they end with {', '.join(FORMATS)}")
-        return known, [Broken(str(error.filename), f"it cannot be opened: {error.strerror}") for error in closed]
+        return known, [Broken(repr(error.filename), f"it cannot be opened: {error.strerror}") for error in closed]
     if not path.exists():
         raise UserError(f"there is no {path}; a corpus is a file, a folder, or a data set as hf:OWNER/NAME")
     if _format(path) is None:
@@ -122,15 +122,15 @@ def _format(path: Path) -> Read | None:
 
 def _reader(path: Path, how: Reading) -> Callable[[Corpus], Iterator[Item]]:
     def read(progress: Corpus) -> Iterator[Item]:
-        before, items = progress.read, _format(path)
+        before, items, name = progress.read, _format(path), path.name.encode("utf-8", "replace").decode()
         assert items is not None
         try:
             with path.open("rb") as raw:
                 opened = OPENED.get(path.suffix.lower())
-                for item in items(path.name, raw if opened is None else opened(raw), how):
+                for item in items(name, raw if opened is None else opened(raw), how):
                     progress.read = before + raw.tell()
                     yield item
         except (OSError, EOFError, lzma.LZMAError, ValueError) as error:  # a disk's, or a packed file that is damaged
-            yield Broken(path.name, f"it cannot be read on from here: {getattr(error, 'strerror', None) or error}")
+            yield Broken(name, f"it cannot be read on from here: {getattr(error, 'strerror', None) or error}")
 
     return read

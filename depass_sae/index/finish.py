@@ -222,7 +222,7 @@ def write_windows(root: Part, path: Path, texts: list[str]) -> Int[np.ndarray, "
                 {
                     "window": np.arange(number, number + n, dtype=np.int64),
                     "document": found["document"],
-                    "name": [_clean(name) for name in found["name"]],
+                    "name": found["name"],
                     "start": found["start"],
                     "tokens": found["tokens"],
                     "text": [joined(texts[i] for i in row) for row in rows],

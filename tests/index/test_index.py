@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -232,6 +233,15 @@ def test_what_was_left_out_is_in_the_index(tmp_path: Path) -> None:
     assert "a.jsonl:3" in str(found.overview().table())
     with pytest.raises(UserError, match="no documents in the corpus; the first thing in it, document 0, was left out"):
         scanned(tmp_path / "other", [""])
+
+
+def test_a_file_whose_name_is_no_unicode_is_named_as_well_as_it_can_be(tmp_path: Path) -> None:
+    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt")
+    with open(path, "wb") as file:
+        file.write(b"supply\n\xff\n")
+    found = scanned(tmp_path / "ix", Path(os.fsdecode(path)))
+    assert found.feature(busiest(found)).contexts[0].document == "caf?.txt:1"
+    assert found.manifest.left_out["first"] == [{"where": "caf?.txt:2", "why": "it is not UTF-8 text"}]
 
 
 def test_ids_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:
