@@ -24,8 +24,10 @@ from depass_sae.files import write_text
 from .big import big
 from .graphs import every_layer, graph
 from .measure import Row, measured
+from .scan import scan
 from .shapley import shapley
 from .start import start
+from .wide import wide
 
 CPU = {
     "512x8": (32, 64, 128, 512),
@@ -36,7 +38,7 @@ CPU = {
 }
 GPU = {"llama-3.1-8b": (32, 128, 512)}
 GRAPHS = (35, 200)
-PRINTED = {"start": start, "shapley": shapley}
+PRINTED = {"start": start, "shapley": shapley, "scan": scan, "wide": wide}
 """What is timed on its own, and printed."""
 COSTLY = 128
 """The longest prompt on which a large model's tokens are carried forward, too; on longer ones, only the sweep."""
@@ -121,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
     parser.add_argument(
         "work", nargs="?", choices=("passes", *PRINTED), default="passes",
-        help="start: of one command; shapley: of a measurement",
+        help="start: of one command; shapley: of a measurement; scan: of a corpus; wide: memory of a scan",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")

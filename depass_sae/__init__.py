@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .graph.group import group_automatically, with_groups
     from .graph.labels import with_labels
     from .graph.prune import prune
+    from .index.index import Index, open_index
     from .labels.files import read_labels
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
     from .report.card.card import FeatureCard
@@ -42,6 +43,7 @@ _HOME = {
     "Decomposition": ".attribution.decompose",
     "FeatureCard": ".report.card.card",
     "FeatureReport": ".attribution.features",
+    "Index": ".index.index",
     "TokenAttribution": ".attribution.tokens",
     "Heads": ".passes.sources",
     "Modules": ".passes.sources",
@@ -53,6 +55,7 @@ _HOME = {
     "group_automatically": ".graph.group",
     "plot_graph": ".graph.plot",
     "plot_verification": ".graph.plot",
+    "open_index": ".index.index",
     "prune": ".graph.prune",
     "read_labels": ".labels.files",
     "with_groups": ".graph.group",
@@ -70,6 +73,7 @@ __all__ = [
     "FeatureCard",
     "FeatureReport",
     "Heads",
+    "Index",
     "Modules",
     "Neurons",
     "SAEFitWarning",
@@ -82,6 +86,7 @@ __all__ = [
     "estimate",
     "group_automatically",
     "load",
+    "open_index",
     "plot_graph",
     "plot_verification",
     "prune",

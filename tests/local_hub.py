@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 COMMIT = "a" * 40
 
@@ -19,7 +19,8 @@ COMMIT = "a" * 40
 class Hub:
     """What there is, and what happened.
 
-    files: by path, ``/OWNER/NAME/resolve/main/FILE``. refused: by repository, the status and the hub's code for it.
+    files: by path, ``/OWNER/NAME/resolve/main/FILE``, of a data set ``/datasets/OWNER/...``.
+    refused: by repository, the status and the hub's code for it.
     broken: paths whose first transfer ends halfway. ranges: the parts that were asked for, by path.
     """
 
@@ -39,14 +40,46 @@ class Hub:
 
     def answer(self, path: str) -> bytes | None:
         """A file, or what the hub's API says of a repository: its files, or their sizes."""
-        asked = re.fullmatch(rf"/api/models/([^/]+/[^/]+)(/revision/main|/tree/{COMMIT}\?.*)?", path)
-        if asked is None or not (files := self.listed(asked[1])):
+        asked = re.fullmatch(rf"{API}(/revision/\w+|/tree/{COMMIT}([^?]*)(\?.*)?)?", path)
+        if asked is None or not (files := self.listed(_named(asked))):
             return self.files.get(path)
-        if (asked[2] or "").startswith("/tree"):
-            tree = [{"type": "file", "path": name, "size": len(c), "oid": _blob(c)} for name, c in files.items()]
-            return json.dumps(tree).encode()
+        if (asked[3] or "").startswith("/tree"):
+            every = "recursive=true" in (asked[5] or "").lower()
+            return json.dumps(_tree(files, unquote(asked[4]).strip("/"), every)).encode()
         names = [{"rfilename": name} for name in files]
-        return json.dumps({"id": asked[1], "sha": COMMIT, "siblings": names}).encode()
+        return json.dumps({"id": asked[2], "sha": COMMIT, "siblings": names}).encode()
+
+    def about(self, path: str, names: list[str]) -> bytes | None:
+        """What the API says of some files and folders of a repository."""
+        asked = re.fullmatch(rf"{API}/paths-info/{COMMIT}", path)
+        if asked is None or not (files := self.listed(_named(asked))):
+            return None
+        found = [_entry(name, files[name]) for name in names if name in files]
+        folders = [name for name in names if any(file.startswith(f"{name}/") for file in files)]
+        return json.dumps(
+            [*found, *({"type": "directory", "path": name, "oid": "0" * 40} for name in folders)]
+        ).encode()
+
+
+API = r"/api/(models|datasets)/([^/]+/[^/]+)"
+
+
+def _named(asked: re.Match[str]) -> str:
+    return asked[2] if asked[1] == "models" else f"datasets/{asked[2]}"
+
+
+def _tree(files: Mapping[str, bytes], folder: str, every: bool) -> list[dict[str, object]]:
+    """What is in a folder; every: in the folders in it, too."""
+    within = f"{folder}/" if folder else ""
+    inside = {name: content for name, content in files.items() if name.startswith(within)}
+    direct = {name: "/" not in name.removeprefix(within) for name in inside}
+    folders = {within + name.removeprefix(within).partition("/")[0] for name in inside if not direct[name]}
+    found = [_entry(name, content) for name, content in inside.items() if every or direct[name]]
+    return [*found, *({"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders))]
+
+
+def _entry(name: str, content: bytes) -> dict[str, object]:
+    return {"type": "file", "path": name, "size": len(content), "oid": _blob(content)}
 
 
 def _blob(content: bytes) -> str:
@@ -65,31 +98,40 @@ def serve() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             path, content = self.known()
-            start = 0
-            if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            start, end = 0, None
+            if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
                 hub.ranges.setdefault(path, []).append(asked[0])
-                start = int(asked[1])
-            if not self.head(start) or content is None:
+                start, end = int(asked[1]), int(asked[2]) + 1 if asked[2] else None
+            if not self.head(start, end, partial=asked is not None) or content is None:
                 return
-            rest = content[start:]
+            rest = content[start:end]
             if path in hub.broken:
                 hub.broken.remove(path)
                 rest = rest[: len(rest) // 2]
                 self.close_connection = True
             self.wfile.write(rest)
 
+        def do_POST(self) -> None:
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            content = hub.about(self.path, form.get("paths", []))
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
         def known(self) -> tuple[str, bytes | None]:
             path = unquote(self.path).replace(f"/resolve/{COMMIT}/", "/resolve/main/")
             return path, hub.answer(path)
 
-        def head(self, start: int = 0) -> bool:
+        def head(self, start: int = 0, end: int | None = None, partial: bool = False) -> bool:
             """Whether a body follows."""
             path, content = self.known()
-            of = path.removeprefix("/api/models")
+            of = re.sub("^/api/(models(?=/)|(?=datasets/))", "", path)
             refused = next((why for name, why in hub.refused.items() if f"{of}/".startswith(f"/{name}/")), None)
-            known = of == path or hub.listed("/".join(of.split("/")[1:3]))
+            of = of if of.startswith("/") else f"/{of}"
+            known = of == path or hub.listed("/".join(of.split("/")[1 : 4 if of.startswith("/datasets/") else 3]))
             missing = (404, "EntryNotFound" if known else "RepoNotFound")
-            status, code = refused or (missing if content is None else (206 if start else 200, ""))
+            status, code = refused or (missing if content is None else (206 if partial else 200, ""))
             self.send_response(status)
             if status >= 400 or content is None:
                 self.send_header("X-Error-Code", code)
@@ -97,9 +139,10 @@ def serve() -> Iterator[Hub]:
             else:
                 self.send_header("ETag", f'"{sha256(content).hexdigest()}"')  # the cache keeps one file per tag
                 self.send_header("X-Repo-Commit", COMMIT)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
+            last = len(content) if end is None else min(end, len(content))
+            if partial:
+                self.send_header("Content-Range", f"bytes {start}-{last - 1}/{len(content)}")
+            self.send_header("Content-Length", str(last - start))
             self.end_headers()
             return status < 400
 

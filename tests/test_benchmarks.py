@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import wide as wide_module
 from benchmarks.__main__ import cells, markdown, merged
 from benchmarks.measure import Row, clock, product_seconds, works
 from benchmarks.shapes import Shape, prompt
@@ -65,3 +66,12 @@ def test_the_parts_of_a_command_and_everything_else_are_all_of_it() -> None:
         (0.0, 9.0, '{"a": 3, "b": 2}'),
     ]
     assert [line.split()[-2] for line in _parts(runs)] == ["1.00", "2.00", "3.00"]
+
+
+def test_the_memory_of_a_scan_is_simulated_with_its_own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WIDTH", 512), ("ACTIVE", 5), ("UNITS", 3), ("WINDOW", 512), ("REPORTED", (1, 3))):
+        monkeypatch.setattr(wide_module, name, value)
+    lines = list(wide_module.wide(1))
+    assert [line.partition(":")[0].split()[0] for line in lines] == ["before", "after", "after", "merged"]
+    assert "98,304 tokens" in lines[2]
+    assert "3 units" in lines[3]

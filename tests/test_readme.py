@@ -43,6 +43,8 @@ IN_TEXT = {
     "diff a.json b.json": "diff g.json g.json",
     'title="Climate change")': 'title="Climate change", ablate=1, verify=3)',
     "--out case-study": "--out case-study --ablate 1 --verify 3",
+    "--out index": "--out made --layer 17",
+    'lm.scan("corpus.jsonl", "index")': 'ds.load("smollm2", layers=17).scan("corpus.jsonl", "made")',
 }
 """What an example says, and what is said instead of it here."""
 
@@ -128,14 +130,27 @@ def graph(lm: ds.LM) -> Any:
     return lm.graph(PROMPT, "17/2601@7", max_nodes=30)
 
 
+@pytest.fixture(scope="session")
+def index(lm: ds.LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one SAE, over texts about a few things."""
+    one = ds.load(lm.model, lm.tokenizer, saes=lm.saes[17])
+    return one.scan([PROMPT, *(case.prompt for case in CASES)], tmp_path_factory.mktemp("made") / "index").folder
+
+
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Any) -> None:
-    """A folder in which an example may leave files; a graph lies there, a file of prompts and one of a task."""
+def elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Any, request: pytest.FixtureRequest, example: Example
+) -> None:
+    """A folder in which an example may leave files; a graph, texts, a task and an index of some texts lie there."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text(f"{PROMPT}\n\n{PROMPT}\n")
+    Path("corpus.jsonl").write_text(json.dumps({"text": PROMPT}) + "\n")
+    Path("meanings.csv").write_text("feature,label\n17/2601,climate\n")
     task = [{"text": f"The capital of {country} is"} for country in ("France", "Italy", "Germany", "Japan")]
     Path("task.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in task))
     ds.write_graph(graph, "g.json")
+    if "index" in example.text:
+        Path("index").symlink_to(request.getfixturevalue("index"))
 
 
 def test_the_readme_has_examples_of_both_kinds() -> None:

@@ -82,7 +82,7 @@ FLOORS = (
     ("saes",),
     ("subject", "loading"),
     ("attribution",),
-    ("graph",),
+    ("graph", "index"),
     ("report", "evaluation"),
     ("estimating",),
     ("api",),

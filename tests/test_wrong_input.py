@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.DepassWarning
 __all__ = ["files", "run"]
 Run = Callable[..., Done]
 
+ROOT = Path(__file__).parent.parent
 ENDLESS = "9" * 5000
 """More digits than Python makes a number of."""
 HUGE = str(10**30)
@@ -51,6 +52,7 @@ COMPLETE = {
     "circuit-of": ["tests/task.jsonl"],
     "feature": [*P, "1/3"],
     "case-study": [*P, "-f", "1/3", "--out", "no-such-folder"],
+    "scan": ["tests/p.txt", "--out", "no-such-folder"],
 }
 """Every command that loads a model, with what it needs; an option that follows goes before one of these."""
 QUESTIONS = ["tokens", "heads", "modules", "neurons", "subspace"]
@@ -199,7 +201,17 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["graph", "circuit", "feature"], "--out", NO_PLACE),
     ([*QUESTIONS, "features", "attention", "downstream", "circuit-of"], "--out", NO_OUT),
     (["feature"], "--prompts", NO_FILE),
-    (["case-study"], "--out", ["", NOBODY, LONG, "nu\0l", "pyproject.toml"]),
+    (["case-study", "scan"], "--out", ["", NOBODY, LONG, "nu\0l", "pyproject.toml"]),
+    (["scan"], "--out", ["tests", "", NOBODY, "nu\0l", "pyproject.toml"]),
+    (["scan"], "--top", [*NO_COUNT, HUGE, "1001"]),
+    (["scan"], "--samples", [*NO_WHOLE, "-1", HUGE]),
+    (["scan"], "--window", [*NO_COUNT, "3", HUGE]),
+    (["scan"], "--limit", NO_COUNT),
+    (["scan"], "--unit", [*NO_COUNT, HUGE]),
+    (["scan"], "--documents", ["", "Line", "lines", "word", "²", "x" * 5000]),
+    (["scan"], "--column", ["", " "]),
+    (["scan"], "--full", [*NO_FEATURE, "1/3@4", "1/3,", "ALL", "1/3,x"]),
+    (["feature"], "--index", [*NO_FILE, "x"]),
     (["case-study"], "--title", ["", " ", "two\nlines", "\x1b[1m", "\u202eback", "a\ufeffb", "\udce9", "\u2029"]),
     (["graph", "circuit", "feature", "case-study"], "--labels", NO_FILE),
     (["subspace"], "--at", ["", "x", "1", "1.", "resid_post", "1.RESID", f"{ENDLESS}.resid_post", "-1.x", "²"]),
@@ -231,6 +243,9 @@ def early() -> Iterator[list[str]]:
         yield [command, *COMPLETE[command], "stray", "words"]
         if command != "feature":
             yield [command, *COMPLETE[command], "--ids", "5"]
+    for value in [*NO_FILE[1:5], NO_FILE[-1], "hf:", "hf:x", "hf:a/b c", "pyproject.toml", "tests/none.txt"]:
+        yield ["scan", value, "--out", "no-such-folder"]
+        yield ["scan", "tests/p.txt", value, "--out", "no-such-folder"]
     for value in NO_FEATURE:
         yield ["feature", *P, value]
     yield ["feature", *P, "1/3@4"]
@@ -401,6 +416,11 @@ LATE = [
     ["feature", *P, "1/160"],
     ["tokens", *P, "-f", "1/160", "--out", "a.html", "--out", "new/a.json"],
     ["case-study", *P, "-f", "1/3@99", "--out", "no-such-folder"],
+    ["scan", __file__.replace(".py", ".md"), "--out", "ix"],
+    ["scan", str(ROOT / "README.md"), "--out", "ix", "--full", "1/160"],
+    ["scan", str(ROOT / "README.md"), "--out", "ix", "--full", "7/3"],
+    ["scan", str(ROOT / "README.md"), "--out", "ix", "--window", "100000"],
+    ["scan", str(ROOT / "README.md"), "--out", "ix", "--layer", "7"],
 ]
 """What it takes a model to know. ² is no number: int() takes none of what str.isdigit() takes beyond decimals."""
 
@@ -487,6 +507,42 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         [5, None, "a", [5, 6], {}, [None], [[]], [5.5], b"ab"],
     ),
     "a card's prompts": (lambda lm, x: lm.card("1/3", x), [5, None, {}, [], [None], [[]], b"ab", [b"ab"]]),
+    "a corpus": (
+        lambda lm, x: lm.scan(x, "ix"),
+        [
+            5,
+            None,
+            1.5,
+            True,
+            b"x",
+            {},
+            object(),
+            "",
+            "missing.txt",
+            "hf:x",
+            [],
+            [""],
+            [None],
+            [b"x"],
+            [[]],
+            [5],
+            iter([]),
+        ],
+    ),
+    "an index": (lambda lm, x: ds.open_index(x), [*NO_PATH, "", "missing", ".", None]),
+    "where a corpus goes": (lambda lm, x: lm.scan(["a"], x), [*NO_PATH, "", None]),
+    "window": (
+        lambda lm, x: lm.scan(["a"], "ix", window=x),
+        [v for v in NOTHING_LIKE_IT if v is not None] + [3, 10**9],
+    ),
+    "contexts": (lambda lm, x: lm.scan(["a"], "ix", top=x), [*NOTHING_LIKE_IT, 0, 1001]),
+    "samples": (lambda lm, x: lm.scan(["a"], "ix", samples=x), [*NOTHING_LIKE_IT, -1, 101]),
+    "repeats": (lambda lm, x: lm.scan(["a"], "ix", repeats=x), NO_FLAG),
+    "full": (lambda lm, x: lm.scan(["a"], "ix", full=x), [5, True, b"x", {}, "", "x", "1/3@4", ["1/3", 5], "ALL"]),
+    "limit": (lambda lm, x: lm.scan(["a"], "ix", limit=x), [v for v in NOTHING_LIKE_IT if v is not None] + [0, -1]),
+    "documents": (lambda lm, x: lm.scan(["a"], "ix", documents=x), [*NO_TEXT, None, "", "word"]),
+    "column": (lambda lm, x: lm.scan(["a"], "ix", column=x), [*NO_TEXT, None, "", " "]),
+    "unit": (lambda lm, x: lm.scan(["a"], "ix", unit=x), [*NOTHING_LIKE_IT, 0, 10**9]),
     "features layer": (
         lambda lm, x: lm.features(TEXT, x),
         [v for v in NOTHING_LIKE_IT if v is not None] + [-1, 10**30],

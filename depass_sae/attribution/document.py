@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from .._version import __version__
+from .._version import SCHEMA_VERSION, __version__
 from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.forward import Allocation
@@ -17,9 +17,6 @@ from ..passes.rows import BIAS, PATTERN, REST
 from ..saes import Fit, describe
 from ..subject import Subject
 from ..view.blocks import Block, Page
-
-SCHEMA_VERSION = 1
-"""Of every JSON document that the package writes. It rises when a key changes its meaning or goes."""
 
 
 @dataclass(frozen=True)

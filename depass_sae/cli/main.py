@@ -17,7 +17,7 @@ import typer
 from .._version import __version__
 from ..errors import UserError
 from ..texts import make_printable, one_line
-from . import circuits, graphs, models, questions, reports
+from . import circuits, graphs, index, models, questions, reports
 from .options import spelled_out
 
 COMMANDS = (
@@ -37,6 +37,10 @@ COMMANDS = (
     circuits.circuit_of,
     graphs.verify,
     graphs.diff,
+    index.scan,
+    index.index,
+    index.search,
+    index.compare,
     models.models,
     models.estimate,
 )

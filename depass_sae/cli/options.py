@@ -266,6 +266,10 @@ WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which hea
 Labels = Annotated[
     str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
 ]
+LabelFile = Annotated[str | None, typer.Option("--labels", help="What features mean: a .csv or .json file.")]
+IndexOption = Annotated[
+    Path | None, typer.Option("--index", help="The folder of an index, as scan makes it.", show_default=False)
+]
 Grouped = Annotated[bool, typer.Option("--group", help="Group features that say the same thing into supernodes.")]
 
 # --------------------------------------------------------------------------------------- options that commands share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,25 +26,39 @@ def feature(
         str | None,
         typer.Option(
             "--contexts",
-            help="neuronpedia: what its API has of the feature; without a text its strongest contexts are the texts.",
+            help="neuronpedia: what its API has of the feature; without a text its strongest contexts are the texts. "
+            "index: those of the --index are the texts.",
         ),
     ] = None,
     labels: options.Labels = None,
+    index: options.IndexOption = None,
     how: options.HowOptions,
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it."""
+    """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it.
+
+    With --index: what it does over the corpus of an index, which needs no model; with --contexts index, too, the card
+    of its strongest contexts there.
+    """
+    if index is not None:
+        if prompt or prompts is not None or contexts not in (None, "index"):
+            raise UserError("--index says where the texts are; leave --prompt and --prompts out")
+        if contexts is None:
+            _feature_in_index(which, index, top, out, labels, as_json)
+            return
     from ..labels.neuronpedia import labels_from
     from ..report.card.card import FeatureCard
     from ..report.prompts import read_prompts
     from ..view.shown import check_out
 
-    texts = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
-    if contexts not in (None, "neuronpedia"):
-        raise UserError(f"--contexts takes neuronpedia, not {contexts!r}")
+    texts: list[Any] = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
+    if contexts not in (None, "neuronpedia", "index"):
+        raise UserError(f"--contexts takes neuronpedia or index, not {contexts!r}")
+    if contexts == "index":
+        texts, contexts = _contexts_of(which, index), None
     if not texts and contexts is None:
-        raise UserError("give texts to look at with --prompt, or a file of them with --prompts")
+        raise UserError("give texts to look at with --prompt, or a file of them with --prompts, or an --index")
     if "" in texts:
         raise UserError("the prompt is empty")
     options.check_features([which], pos=False)  # before the work, not after it
@@ -72,6 +86,29 @@ def feature(
         talk.show(card.blocks(top))
     talk.wrote([] if out is None else [out], as_json)
     talk.say(card.note if as_json else None, trouble and f"warning: {trouble}")
+
+
+def _contexts_of(which: str, folder: Path | None) -> list[tuple[int, ...]]:
+    """The token ids of a feature's strongest contexts in an index."""
+    from ..index.index import open_index
+
+    if folder is None:
+        raise UserError("--contexts index takes the texts of an index: name its folder with --index")
+    found = [context.token_ids for context in open_index(folder).feature(which).contexts]
+    if not found:
+        raise UserError(f"feature {which} fires nowhere in {folder}, so it has no contexts there")
+    return found
+
+
+def _feature_in_index(which: str, folder: Path, top: int, out: Path | None, labels: str | None, as_json: bool) -> None:
+    from ..index.results import FeatureInIndex
+    from .index import answer, open_labelled
+
+    group = options.OutOptions([] if out is None else [out], as_json)
+    group.check(FeatureInIndex)
+    if labels == "neuronpedia":
+        raise UserError("with --index labels come from a .csv or .json file")
+    answer(open_labelled(folder, labels).feature(which), top, group)
 
 
 def case_study(

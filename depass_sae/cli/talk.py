@@ -34,7 +34,9 @@ class Status:
             self._live.update(f"{_plain(doing)} ...")
 
     def progress(self, doing: str, done: int, total: int) -> None:
-        if self._live is not None:
+        if self._live is not None and not total:  # nobody knows how much there is
+            self._live.update(f"{_plain(doing)} ...")
+        elif self._live is not None:
             bar = "━" * round(24 * done / total)
             self._live.update(f"{_plain(doing)} [blue]{bar:<24}[/blue] {done}/{total}")
 

@@ -111,6 +111,19 @@ def several(given: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------- texts and chats
 
 
+def text_ids(loaded: Loaded, text: str) -> list[int]:
+    """A text's ids as :func:`encode` has them, of a text of any length, which is no chat's.
+
+    Raises UserError for an empty text, one that is no Unicode, and where there is no tokenizer.
+    """
+    return _tokenized(loaded, text)
+
+
+def begins_with_start(loaded: Loaded, ids: Sequence[int]) -> bool:
+    """Whether ids begin with a start token, as pieces of them should, too."""
+    return len(ids) > 0 and ids[0] in _start_ids(loaded)
+
+
 def _tokenized(loaded: Loaded, text: str, as_written: bool = False) -> list[int]:
     """A text's ids with exactly one start token, where the tokenizer or the SAEs want one, whoever wrote it.
 
@@ -121,7 +134,7 @@ def _tokenized(loaded: Loaded, text: str, as_written: bool = False) -> list[int]
     if loaded.tokenizer is None:
         raise UserError(f"{loaded.name} came without a tokenizer, so its prompts are token ids, not text")
     check_unicode(text, "the prompt")
-    ids = list(loaded.tokenizer(text, add_special_tokens=not as_written)["input_ids"])
+    ids = list(loaded.tokenizer(text, add_special_tokens=not as_written, verbose=False)["input_ids"])
     if ids[:1] == ids[1:2] and ids[:1] and ids[0] in _start_ids(loaded):
         written = list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
         if _leading(ids) > _leading(written) > 0:  # one is the text's, one the tokenizer's

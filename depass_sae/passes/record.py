@@ -294,3 +294,30 @@ def read_batch(
         except _Stop:
             return noted[0]
     return output.logits[:, -1].to(adapter.device, compute)
+
+
+def read_places(
+    adapter: Adapter,
+    token_ids: Int[Tensor, "batch pos"],
+    places: Collection[tuple[int, str]],
+    dtype: torch.dtype | None = None,
+) -> dict[Place, Float[Tensor, "batch pos d"]]:
+    """The activations at places of a batch of prompts. The model runs as it is, and no further than the last of
+    them."""
+    compute, asked = adapter.compute_dtype(dtype), {Place(*place) for place in places}
+    noted: dict[Place, Tensor] = {}
+
+    def keep(place: Place) -> Callable[[Tensor], None]:
+        def note(x: Tensor) -> None:
+            noted[place] = x.to(adapter.device, compute)
+            if len(noted) == len(asked):
+                raise _Stop
+
+        return note
+
+    with recording(adapter, dtype, patterns=False), hooks() as handles:
+        for place in asked:
+            watch(adapter, place, handles, keep(place))
+        with suppress(_Stop):
+            run(adapter, token_ids, logits_to_keep=1)
+    return noted

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...attribution.answer import pattern_note
 from ...attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ...attribution.tokens import TokenTarget
+from ...attribution.votes import DecoderVotes
 from ...labels.contexts import PublicFeature
 from ...labels.files import check_labels
 from ...labels.neuronpedia import feature_page
@@ -31,7 +32,7 @@ from ...texts import together
 from ...view.blocks import Block, Page
 from ...view.html import Html, fragment
 from ...view.shown import Shown
-from .neighbours import Alike, DecoderVotes
+from .neighbours import Alike
 
 if TYPE_CHECKING:
     import pandas

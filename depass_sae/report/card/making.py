@@ -12,6 +12,7 @@ import torch
 from ...attribution.answer import Asked
 from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
+from ...attribution.votes import decoder_votes, writes_at
 from ...errors import SAEFitWarning, UserError, warn
 from ...labels.contexts import PublicFeature, fetch_feature, text_of
 from ...models.place import Place
@@ -27,13 +28,11 @@ from .card import CardPrompt, Compared, Drive, FeatureCard, Firing, Flow, FlowFe
 from .neighbours import (
     Arrived,
     ByFeature,
-    decoder_votes,
     inflow_from,
     nearest,
     next_hook,
     outflow_to,
     previous_hook,
-    writes_at,
 )
 
 STRONGEST = 8

@@ -1,4 +1,4 @@
-"""A feature among others: what its decoder direction votes for, and which features are like it, before it, behind it.
+"""A feature among others: which features are like it, before it, behind it.
 
 Behind it and before it are meant by flow. What the features at the previous SAE layer contribute to this one's
 pre-activation is one backward sweep, and their first-order effect on it another; what this one contributes to the
@@ -17,70 +17,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...attribution.votes import into_stream, writes_at
 from ...graph.cuts import Standing, sae_cut
 from ...graph.flow import inflow
 from ...graph.reads import encoder_reads
 from ...graph.standing import is_whole
-from ...models.place import Place, stream_at
-from ...models.prompt import Prompt, token_text
-from ...passes.frozen import INSIDE
-from ...passes.mixers import mixer_of
-from ...passes.mixers.mixer import Record
+from ...models.place import Place
+from ...models.prompt import Prompt
 from ...passes.record import Trace
 from ...passes.settings import Settings
 from ...passes.sinks import sinks
 from ...passes.sources import Vectors
-from ...saes import CrossLayerFeatures, encoder_directions, reconstructs
+from ...saes import CrossLayerFeatures, encoder_directions
 from ...subject import Subject
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 AT_ONCE = 2**13
-"""So many columns of the unembedding, or rows of a decoder, are taken to float32 at a time."""
+"""So many rows of a decoder are taken to float32 at a time."""
 
 
 # ------------------------------------------------------------------------------------------------- from the weights
-
-
-@dataclass(frozen=True)
-class Vote:
-    """A token and what a unit of the decoder direction adds to its logit, the mean over the vocabulary taken off."""
-
-    token: str
-    id: int
-    logit: float
-
-
-@dataclass(frozen=True)
-class DecoderVotes:
-    """The tokens that a decoder direction raises most, and those that it lowers most."""
-
-    top: tuple[Vote, ...]
-    bottom: tuple[Vote, ...]
-
-
-def decoder_votes(subject: Subject, hook: Place, index: int, top: int) -> DecoderVotes | None:
-    """The decoder row through the final norm's gain and the unembedding.
-
-    logit_t = ⟨centre(d) ∘ g, W_U[:, t]⟩ − its mean over t, with d = W_dec[index] (through W_O for hook_z), g the final
-    norm's gain, and centre taking off the mean over d_model where the final norm is a LayerNorm. The norm's scale,
-    which no direction has by itself, is left out. d of a cross-layer transcoder is the sum of all that the feature
-    writes. None where the decoder does not write into the stream.
-    """
-    direction = into_stream(subject, hook, _row(subject.saes[hook], index)[None])
-    if direction is None:
-        return None
-    norm, unembed = subject.adapter.final_norm.to(direction), subject.adapter.unembed.weight
-    read = (norm.centre(direction) * norm.gain)[0].to(unembed.device)
-    logits = torch.cat([read @ columns.to(read.dtype) for columns in unembed.split(AT_ONCE, dim=1)])
-    logits = logits - logits.mean()
-    order = logits.argsort(descending=True, stable=True).tolist()
-
-    def vote(token: int) -> Vote:
-        return Vote(token_text(subject.loaded.tokenizer, token), token, logits[token].item())
-
-    return DecoderVotes(tuple(map(vote, order[:top])), tuple(map(vote, order[: -top - 1 : -1])))
 
 
 @dataclass(frozen=True)
@@ -105,11 +63,6 @@ def nearest(sae: SAE, index: int, top: int) -> tuple[Alike, ...]:
     return tuple(Alike(i, cosines[i].item()) for i in order.tolist())
 
 
-def _row(sae: SAE, index: int) -> Float[Tensor, "d_out"]:
-    """What a unit of the feature writes, wherever it does."""
-    return sae.decoders(index).sum(0) if isinstance(sae, CrossLayerFeatures) else sae.W_dec[index].detach()
-
-
 def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return torch.nn.functional.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
 
@@ -132,36 +85,6 @@ def next_hook(subject: Subject, hook: Place) -> Place | None:
     from_ = place.depth + (hook.hook == place.hook)
     behind = [other for other in subject.saes if is_whole(subject, other) and other.depth >= from_]
     return min(behind, key=lambda other: (other.depth, other), default=None)
-
-
-def writes_at(subject: Subject, hook: Place) -> Place | None:
-    """Where on the stream the decoder's output arrives; None where it does not (a reconstructed MLP input).
-
-    Of a cross-layer transcoder it is where the first of it arrives.
-    """
-    if not reconstructs(subject.saes[hook]):
-        return Place(hook.layer, "resid_post")
-    if hook.is_stream:
-        return hook
-    writes = hook.is_output or INSIDE[hook.hook] == "z"
-    return stream_at(hook.behind, subject.adapter.n_layers).as_post if writes else None
-
-
-def into_stream(
-    subject: Subject, hook: Place, rows: Float[Tensor, "n d_out"], scale: Float[Tensor, "n 1"] | float = 1.0
-) -> Float[Tensor, "n d_model"] | None:
-    """Decoder rows, or multiples of them, as what they add to the stream.
-
-    scale: of the norm behind the sublayer, for what stands before it.
-    """
-    if writes_at(subject, hook) is None:
-        return None
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    if INSIDE.get(hook.hook) != "z" or not reconstructs(subject.saes[hook]):
-        return rows
-    part = subject.adapter.sublayer(hook.depth)
-    out = mixer_of(part.mixer).write(rows, Record())
-    return out if part.post is None else part.post.to(out).frozen(out, scale)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,263 @@
+"""An index opened: what features do over its corpus, asked without a model (:func:`open_index`).
+
+Nothing is read but what an answer needs: of a feature the few row groups that its rows are in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..arguments import typed
+from ..errors import UserError
+from ..files import expanded
+from ..labels.files import check_labels
+from ..models.place import Place
+from .manifest import Manifest
+from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
+from .settings import named_feature
+from .tables import Sorted, check_arrow, columns_of, open_parquet, rows_of
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .compare import Comparison
+    from .lists import FeatureList
+    from .search import Found
+
+SCALARS = ("feature", "count", "density", "mean", "max", "drawn")
+"""Columns of all features that are read at once."""
+
+
+@typed
+def open_index(folder: str | os.PathLike[str], labels: Mapping[str, str] | None = None) -> Index:
+    """The index in a folder. labels: what features mean, ``17/2601`` to a text (:func:`.read_labels`).
+
+    Raises UserError where there is none, or where its scan was not finished.
+    """
+    check_arrow()
+    path = expanded(folder)
+    if not path.is_dir():
+        raise UserError(f"there is no index {path}: no such folder")
+    check_labels(labels or {})
+    index = Index(path, Manifest.read(path), dict(labels or {}))
+    index.opened()
+    return index
+
+
+class Index:
+    """A corpus's index. manifest: of what it was made, and how."""
+
+    def __init__(self, folder: Path, manifest: Manifest, labels: Mapping[str, str]) -> None:
+        self.folder, self.manifest, self.labels = folder, manifest, labels
+        self.saes = manifest.widths
+        self._tables: dict[tuple[Place, str], Sorted] = {}
+        self._scalars: dict[Place, dict[str, Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"Index({str(self.folder)!r}, {self.tokens:,} tokens, SAEs at {', '.join(map(str, self.saes))})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_index, (str(self.folder), self.labels)
+
+    @property
+    def tokens(self) -> int:
+        """At how many features count."""
+        return self.manifest.tokens
+
+    def overview(self) -> Overview:
+        """What the index is of, and what of the corpus was left out."""
+        return Overview.of(self)
+
+    @typed
+    def feature(self, feature: str) -> FeatureInIndex:
+        """What one feature ("LAYER/INDEX") does over the corpus.
+
+        Raises UserError for one that is not there.
+        """
+        hook, index = named_feature(feature, self.saes)
+        scalars, at = self.features(hook), self.at
+        row = rows_of(self._features(hook), index, index + 1).to_pylist()[0]
+        found = at(hook, "contexts").feature(index)
+        contexts = self._contexts(hook, found)
+        kinds = found["kind"]
+        positions = at(hook, "positions").feature(index)
+        histogram = at(hook, "histogram").feature(index)
+        partners = at(hook, "partners").feature(index)
+        return FeatureInIndex(
+            model=self.manifest.model["name"],
+            sae=self.manifest.saes[str(hook)],
+            hook=hook,
+            index=index,
+            name=self.name(hook, index),
+            label=self.label(hook, index),
+            count=int(scalars["count"][index]),
+            scanned=self.tokens,
+            mean=float(scalars["mean"][index]),
+            largest=float(scalars["max"][index]),
+            histogram=Histogram(tuple(histogram["low"].tolist()), tuple(histogram["count"].tolist())),
+            positions=Histogram(tuple(map(float, positions["low"].tolist())), tuple(positions["count"].tolist())),
+            contexts=tuple(c for c, kind in zip(contexts, kinds, strict=True) if kind == "top"),
+            samples=tuple(c for c, kind in zip(contexts, kinds, strict=True) if kind == "sample"),
+            fires_on=self.token_counts(hook, "tokens", index),
+            before=self.token_counts(hook, "before", index),
+            after=self.token_counts(hook, "after", index),
+            partners=tuple(
+                (self.name(hook, i), self.label(hook, i), count)
+                for i, count in zip(partners["partner"].tolist(), partners["count"].tolist(), strict=True)
+            ),
+            drawn=int(scalars["drawn"][index]),
+            missed={name.removesuffix("_missed"): row[name] for name in row if name.endswith("_missed")},
+            top=self._votes(row, "top"),
+            bottom=self._votes(row, "bottom"),
+        )
+
+    def activations(self, feature: str) -> pandas.DataFrame:
+        """Every activation of a feature of which all are kept: window, pos, token, document and activation.
+
+        Raises UserError where they are not kept.
+        """
+        import pandas
+
+        hook, index = named_feature(feature, self.saes)
+        kept = self.manifest.full.get(str(hook))
+        if kept is None or (kept != "all" and index not in kept):
+            raise UserError(f"not every activation of {feature} is kept; scan with --full {feature}, or --full all")
+        return pandas.DataFrame(self.at(hook, "activations").feature(index)).drop(columns="feature")
+
+    # ------------------------------------------------------------------------------------------------- lists of them
+
+    def dense(self, top: int = 20, layer: str | None = None) -> FeatureList:
+        """The features that fire at most tokens."""
+        from .lists import listed
+
+        return listed(self, "dense", top, layer)
+
+    def rare(self, top: int = 20, layer: str | None = None) -> FeatureList:
+        """Those that fire, but at fewest tokens."""
+        from .lists import listed
+
+        return listed(self, "rare", top, layer)
+
+    def dead(self, top: int = 20, layer: str | None = None) -> FeatureList:
+        """Those that fire nowhere."""
+        from .lists import listed
+
+        return listed(self, "dead", top, layer)
+
+    @typed
+    def search(self, text: str, top: int = 20) -> Found:
+        """Features by the tokens that they fire on, by their contexts and by their labels."""
+        from .search import search
+
+        return search(self, text, top)
+
+    def compare(self, other: Index, top: int = 20) -> Comparison:
+        """Which features of the same SAEs fire more, or less, over another corpus."""
+        from .compare import compare
+
+        return compare(self, other, top)
+
+    # --------------------------------------------------------------------------------------------- what it is made of
+
+    def at(self, hook: Place, name: str) -> Sorted:
+        """A table of an SAE."""
+        if (hook, name) not in self._tables:
+            offsets = self._offsets(hook)
+            if name not in offsets:
+                raise UserError(f"{self.folder / str(hook)} has no table {name}")
+            path = self.folder / str(hook) / f"{name}.parquet"
+            self._tables[hook, name] = Sorted.open(path, offsets[name])
+        return self._tables[hook, name]
+
+    def features(self, hook: Place) -> dict[str, Any]:
+        """Numbers of all features of an SAE, by column."""
+        if hook not in self._scalars:
+            self._scalars[hook] = columns_of(self._features(hook).read(columns=list(SCALARS), use_threads=False))
+        return self._scalars[hook]
+
+    def name(self, hook: Place, index: int) -> str:
+        shared = sum(other.layer == hook.layer for other in self.saes) > 1
+        return f"{hook if shared else hook.layer}/{index}"
+
+    def label(self, hook: Place, index: int) -> str | None:
+        return self.labels.get(f"{hook}/{index}", self.labels.get(f"{hook.layer}/{index}"))
+
+    def text(self, token: int) -> str:
+        """A token's text."""
+        return self.vocabulary[token]
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        return open_parquet(self.folder / "vocabulary.parquet").read(columns=["text"])["text"].to_pylist()
+
+    def _offsets(self, hook: Place) -> dict[str, Int[np.ndarray, "d_sae+1"]]:
+        key = (hook, "offsets")
+        if key not in self._opened:
+            self._opened[key] = columns_of(open_parquet(self.folder / str(hook) / "offsets.parquet").read())
+        return self._opened[key]
+
+    def _features(self, hook: Place) -> Any:
+        key = (hook, "features")
+        if key not in self._opened:
+            self._opened[key] = open_parquet(self.folder / str(hook) / "features.parquet")
+        return self._opened[key]
+
+    @cached_property
+    def _opened(self) -> dict[tuple[Place, str], Any]:
+        return {}
+
+    @cached_property
+    def _windows(self) -> Any:
+        return open_parquet(self.folder / "windows.parquet")
+
+    def opened(self) -> None:
+        """Opens all files, so that no answer waits for that."""
+        for hook in self.saes:
+            self.features(hook)
+            for name in self._offsets(hook):
+                self.at(hook, name)
+        _ = self.vocabulary, self._windows
+
+    def window(self, number: int) -> dict[str, Any]:
+        columns = ["document", "name", "start", "tokens"]
+        return rows_of(self._windows, number, number + 1, columns).to_pylist()[0]
+
+    def _contexts(self, hook: Place, found: Mapping[str, Any]) -> list[Context]:
+        made = []
+        for i, number in enumerate(found["window"].tolist()):
+            window = self.window(number)
+            ids = window["tokens"]
+            values = np.zeros(len(ids), dtype=np.float32)
+            values[found["at"].row(i)] = found["activations"].row(i)
+            made.append(
+                Context(
+                    activation=float(found["activation"][i]),
+                    pos=int(found["pos"][i]),
+                    token_ids=tuple(ids),
+                    tokens=tuple(map(self.text, ids)),
+                    activations=tuple(values.tolist()),
+                    document=window["name"],
+                    number=window["document"],
+                    start=window["start"],
+                )
+            )
+        return made
+
+    def token_counts(self, hook: Place, name: str, index: int, top: int | None = None) -> tuple[TokenCount, ...]:
+        """The tokens that a feature fires on, or those ``before`` or ``after``; most frequent first."""
+        rows = self.at(hook, name).feature(index, top)
+        columns = (rows[column].tolist() for column in ("token", "count", "mean", "max"))
+        return tuple(
+            TokenCount(self.text(i), i, count, mean, top) for i, count, mean, top in zip(*columns, strict=True)
+        )
+
+    def _votes(self, row: Mapping[str, Any], which: str) -> tuple[tuple[str, int, float], ...]:
+        pairs = zip(row[f"{which}_tokens"], row[f"{which}_logits"], strict=True)
+        return tuple((self.text(token), token, logit) for token, logit in pairs)
