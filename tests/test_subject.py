@@ -58,7 +58,6 @@ def lm() -> ds.LM:
         lambda lm: lm.attribute_heads(TEXT, "1/3", by_token=True),
         lambda lm: lm.attribute_attention(TEXT, 1, 2, 6, 4, by="features"),
         lambda lm: lm.card("1/3", TEXT),
-        lambda lm: lm.graph(TEXT, "2/3"),
         lambda lm: lm.contrast(TEXT, TEXT, "1/3"),
     ],
 )
@@ -67,6 +66,19 @@ def test_a_question_runs_a_prompt_once_and_encodes_it_once_by_each_sae(lm: ds.LM
         ask(lm)
     assert counts["recorded"] == 1
     assert max(counts.values()) == 1
+
+
+def test_a_graph_does_so_too_but_for_the_live_model_in_which_its_features_are_kept(
+    lm: ds.LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with counted(lm) as counts:
+        g = lm.graph(TEXT, "2/3")
+    assert "sufficiency" in g.graph
+    assert counts["recorded"] == 1
+    monkeypatch.setattr("depass_sae.api.sufficiency", lambda subject, g: None)
+    with counted(lm) as counts:
+        lm.graph(TEXT, "2/3")
+    assert counts["recorded"] == max(counts.values()) == 1
 
 
 def test_nothing_is_kept_between_questions(lm: ds.LM) -> None:
