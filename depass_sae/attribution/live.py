@@ -24,6 +24,7 @@ from ..models.adapter import Adapter
 from ..models.place import Place
 from ..passes.frozen import INSIDE
 from ..passes.intervene import Edit, intervene, intervene_differentiably
+from ..passes.mixers import mixer_of
 from ..saes import live_activations, written
 from ..subject import Subject
 
@@ -100,6 +101,16 @@ def seen_at(adapter: Adapter, hook: Place) -> tuple[Place, Callable[[Tensor], Te
         return norm.bare(x, norm.scale(x))
 
     return part.reads, bare
+
+
+def n_heads(adapter: Adapter, layer: int) -> int:
+    return mixer_of(adapter.sublayer(Place(layer, "hook_z").depth).mixer).n_units
+
+
+def head_slice(adapter: Adapter, layer: int, head: int) -> slice:
+    """What of hook_z is a head's."""
+    width = adapter.width(Place(layer, "hook_z")) // n_heads(adapter, layer)
+    return slice(head * width, (head + 1) * width)
 
 
 def copies_at_once(n_pos: int, d_sae: int) -> int:

@@ -23,15 +23,14 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_id, token_text
-from ..passes.intervene import Edit, intervene_everywhere
-from ..passes.mixers import mixer_of
+from ..passes.intervene import Edit, in_turn, intervene_everywhere
 from ..saes import CrossLayerFeatures, live_activations, reconstructs, stands_for, written
 from ..subject import Subject
 from ..view.blocks import Block, Page
 from ..view.shown import Shown
 from . import looks
 from .document import Heading
-from .live import seen_at
+from .live import head_slice, seen_at
 from .named import NamedPart
 from .targets import parse_feature
 
@@ -199,7 +198,7 @@ def steer(subject: Subject, prompt: Prompt, changes: Sequence[Change], *, genera
     reads: set[Place | None] = {None, *(hook for hook in hooks if hook.layer < subject.adapter.n_layers)}
     before = intervene_everywhere(subject.adapter, ids, {}, reads, {}, subject.trace_dtype)
     after = intervene_everywhere(subject.adapter, replaced, edits, reads, neurons, subject.trace_dtype)
-    logits_before, logits_after = before[None][0, -1], after[None][0, -1]
+    logits_before, logits_after = before[None][0], after[None][0]
     likely = [token for x in (logits_before, logits_after) for token in x.topk(min(LIKELIEST, len(x))).indices.tolist()]
     names = {token: token_text(subject.loaded.tokenizer, token) for token in dict.fromkeys(likely)}
     written_before, written_after = (
@@ -228,54 +227,42 @@ def _with_tokens(subject: Subject, ids: Int[Tensor, "1 pos"], changes: Sequence[
 
 
 def _edits(subject: Subject, prompt: Prompt, changes: Sequence[Change]) -> tuple[dict[Place, Edit], dict[int, Edit]]:
+    """What is done at places, and to the neurons of layers."""
     edits: dict[Place, list[Edit]] = {}
-    neurons: dict[int, Edit] = {}
+    neurons: dict[int, list[tuple[Change, slice]]] = {}
     features: dict[Place, list[tuple[Change, int]]] = {}
-    units: dict[tuple[str, int], list[Change]] = {}
     for change in changes:
         part = change.part
         if part.kind == "feature":
             target, _ = parse_feature(subject, part.name)
             target.check(subject)
             features.setdefault(target.hook, []).append((change, target.index))
-        elif part.kind != "token":
-            units.setdefault((part.kind, part.layer), []).append(change)
-    for (kind, layer), own in units.items():
-        if kind == "neuron":
-            neurons[layer] = partial(_units_changed, own, 1, 0)
-        else:
-            place = Place(layer, "hook_z")
-            edits.setdefault(place, []).append(partial(_units_changed, own, _head_width(subject, layer), 0))
+        elif part.kind == "head":
+            own = [(change, head_slice(subject.adapter, part.layer, part.index))]
+            edits.setdefault(Place(part.layer, "hook_z"), []).append(partial(_units_changed, own))
+        elif part.kind == "neuron":
+            neurons.setdefault(part.layer, []).append((change, slice(part.index, part.index + 1)))
     first = int(prompt.special[0])
-    for hook, wanted in features.items():
+    for hook, wanted in sorted(features.items()):  # where dictionaries change one place, the lower one first
         for place, edit in _feature_edits(subject, hook, wanted, first):
             edits.setdefault(place.as_post, []).append(edit)
-    return {place: partial(_one_by_one, several) for place, several in edits.items()}, neurons
-
-
-def _head_width(subject: Subject, layer: int) -> int:
-    place = Place(layer, "hook_z")
-    return subject.adapter.width(place) // mixer_of(subject.adapter.sublayer(place.depth).mixer).n_units
+    return in_turn(edits), {layer: partial(_units_changed, own) for layer, own in neurons.items()}
 
 
 def _units_changed(
-    changes: Sequence[Change], width: int, first: int, x: Float[Tensor, "batch pos d"]
+    changes: Sequence[tuple[Change, slice]], x: Float[Tensor, "batch pos d"]
 ) -> Float[Tensor, "batch pos d"]:
-    """Heads or neurons, each of them ``width`` numbers."""
+    """Heads or neurons, each of them some of the d numbers."""
     x = x.clone()
-    for change in changes:
-        own = slice(change.part.index * width, (change.part.index + 1) * width)
-        for at in _positions(change.part, first, x.shape[1]):
-            x[:, at, own] = change(x[:, at, own])
+    for change, own in changes:
+        at = _positions(change.part)
+        x[:, at, own] = change(x[:, at, own])
     return x
 
 
-def _positions(part: NamedPart, first: int, n: int) -> Iterator[slice]:
-    """Where a part is changed."""
-    if part.pos is None:
-        yield slice(first, n)
-    elif part.pos < n:
-        yield slice(part.pos, part.pos + 1)
+def _positions(part: NamedPart, first: int = 0) -> slice:
+    """Where a part is changed. first: the first position at which it is there."""
+    return slice(first, None) if part.pos is None else slice(part.pos, part.pos + 1)
 
 
 def _feature_edits(
@@ -291,8 +278,8 @@ def _feature_edits(
         old = live_activations(sae, flat).unflatten(0, x.shape[:2])
         new = old.clone()
         for change, index in wanted:
-            for at in _positions(change.part, first, x.shape[1]):
-                new[:, at, index] = change(old[:, at, index])
+            at = _positions(change.part, first)
+            new[:, at, index] = change(old[:, at, index])
         return written(sae, flat, (new - old).flatten(0, 1)).unflatten(0, x.shape[:2])
 
     if reconstructs(sae):
@@ -302,7 +289,6 @@ def _feature_edits(
     if stands.before_norm and subject.adapter.sublayer(stands.place.depth).post is not None:
         raise UserError(f"what the transcoder at {hook} writes is normed before it is added, so that no feature is set")
     kept: list[Tensor] = []
-
     at, made = seen_at(subject.adapter, hook)
 
     def note(x: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
@@ -313,12 +299,6 @@ def _feature_edits(
     yield stands.place, lambda x: x + kept[0].to(x)
 
 
-def _one_by_one(edits: Sequence[Edit], x: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
-    for edit in edits:
-        x = edit(x)
-    return x
-
-
 # ------------------------------------------------------------------------------------------------------------- results
 
 
@@ -326,8 +306,8 @@ def _features(
     subject: Subject,
     prompt: Prompt,
     hooks: Sequence[Place],
-    before: Mapping[Place | None, Float[Tensor, "1 pos d"]],
-    after: Mapping[Place | None, Float[Tensor, "1 pos d"]],
+    before: Mapping[Place | None, Float[Tensor, "1 *pos d"]],
+    after: Mapping[Place | None, Float[Tensor, "1 *pos d"]],
 ) -> tuple[ChangedFeature, ...]:
     """Those that change most, of all dictionaries, wherever they are read."""
     found = []
@@ -355,5 +335,5 @@ def _continuation(
     start = ids.shape[1]
     for _ in range(count):
         logits = intervene_everywhere(subject.adapter, ids, edits, {None}, neurons, subject.trace_dtype)[None]
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1).to(ids)], dim=1)
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True).to(ids)], dim=1)
     return "".join(token_text(subject.loaded.tokenizer, token) for token in ids[0, start:].tolist())

@@ -63,11 +63,18 @@ def vote_logits(subject: Subject, hook: Place, rows: Float[Tensor, "n d_out"]) -
     which no direction has by itself, is left out. d of a cross-layer transcoder is the sum of all that the feature
     writes. None where the decoder does not write into the stream.
     """
-    direction = into_stream(subject, hook, rows)
-    if direction is None:
-        return None
-    norm, unembed = subject.adapter.final_norm.to(direction), subject.adapter.unembed.weight
-    read = (norm.centre(direction) * norm.gain).to(unembed.device)
+    directions = into_stream(subject, hook, rows)
+    return None if directions is None else unembedded(subject, directions)
+
+
+def unembedded(
+    subject: Subject, directions: Float[Tensor, "n d_model"], scale: Float[Tensor, "n 1"] | float = 1.0
+) -> Float[Tensor, "n vocab"]:
+    """Directions of the last stream as what they add to the logits, over the mean of all tokens. scale: the final
+    norm's.
+    """
+    norm, unembed = subject.adapter.final_norm.to(directions), subject.adapter.unembed.weight
+    read = norm.frozen(directions, scale).to(unembed.device)
     logits = torch.cat([read @ columns.to(read.dtype) for columns in unembed.split(AT_ONCE, dim=1)], dim=1)
     return logits - logits.mean(dim=1, keepdim=True)
 

@@ -12,7 +12,7 @@ Neither is a sum over paths of a graph: total counts what passes by all dictiona
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,10 +24,11 @@ from torch import Tensor
 from ..attribution.document import Heading, allocation_dict
 from ..attribution.named import NamedPart
 from ..attribution.targets import LogitTarget, parse_feature
+from ..attribution.votes import unembedded
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
-from ..passes.choices import CONTRIBUTION, EFFECT, Choices
+from ..passes.choices import CONTRIBUTION, EFFECT
 from ..passes.forward import Allocation
 from ..passes.onwards import Arrived, Ends, Given, onwards
 from ..passes.record import Trace
@@ -172,33 +173,31 @@ def find_downstream(
     seen = subject.trace(prompt, None, places | crossed(subject, hooks, None))
     standing = standing_on(subject, seen, prompt, hooks)
     found = _source(subject, seen, prompt, standing, source)
-    tokens, dictionaries = _likeliest(seen), [cut for cut in standing.cuts[1:] if cut.n_features]
-    reads = _logit_reads(subject, seen, tokens)
-    each = {
-        name: _carried(subject, seen, found, dictionaries, reads, choices, ends)
-        for name, choices, ends in (
-            ("direct", CONTRIBUTION[settings.rule], _ends(standing)),
-            ("total", CONTRIBUTION[settings.rule], Ends()),
-            ("effect", EFFECT, Ends()),
-        )
-    }
-    features = _features(prompt, dictionaries, {name: numbers.by_hook for name, numbers in each.items()})
-    last, totals = len(prompt) - 1, each["total"].vocabulary
-    assert seen.logits is not None
-    logits = tuple(
-        Driven(
-            "logit", subject.adapter.n_layers, None, token, last, token_text(subject.loaded.tokenizer, token),
-            seen.logits[last, token].item(), reads.pre[i].item(),
-            *(each[name].logits[i].item() for name in ("direct", "total", "effect")),
-        )
-        for i, token in enumerate(tokens)
-    )  # fmt: skip
-    order = totals.argsort(descending=True).tolist()
+    frozen = CONTRIBUTION[settings.rule]
+    features: list[Driven] = []
+    # The same places in the same order; what is read at each is found once.
+    ways = zip(
+        onwards(seen, found.given, frozen, _ends(standing)),
+        onwards(seen, found.given, frozen),
+        onwards(seen, found.given, EFFECT),
+        strict=True,
+    )
+    for arrived in ways:
+        for cut in standing.cuts[1:]:
+            if cut.n_features and cut.hook != found.hook and _is_at(cut.hook, arrived[0]):
+                features += _features(prompt, cut, arrived)
+    last = len(prompt) - 1
+    logits = [_logit(subject, seen, token, last, arrived) for token in _likeliest(seen)]
+    scale = subject.adapter.final_norm.to(seen.resid_post).scale(seen.resid_post[last:])
+    (votes,) = unembedded(subject, arrived[1].above[last:], scale)
+    order = votes.argsort(descending=True).tolist()
     raised, lowered = (
-        tuple((token_text(subject.loaded.tokenizer, token), token, totals[token].item()) for token in some[:RAISED])
+        tuple((token_text(subject.loaded.tokenizer, token), token, votes[token].item()) for token in some[:RAISED])
         for some in (order, order[::-1])
     )
-    return Downstream(Heading.of(subject, prompt), found, settings.allocation, features, logits, raised, lowered, sort)
+    return Downstream(
+        Heading.of(subject, prompt), found, settings.allocation, tuple(features), tuple(logits), raised, lowered, sort
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- sources
@@ -258,73 +257,42 @@ def _only(x: Float[Tensor, "pos d"], where: slice) -> Float[Tensor, "pos d"]:
 # ------------------------------------------------------------------------------------------------------------ readings
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """by_hook: of the features of a dictionary that fire, by position, then index. vocabulary: over the mean."""
-
-    by_hook: dict[Place, Float[Tensor, "read"]]
-    logits: Float[Tensor, "read"]
-    vocabulary: Float[Tensor, "vocab"]
-
-
-def _carried(
-    subject: Subject,
-    seen: Trace,
-    source: Source,
-    dictionaries: Sequence[Cut],
-    logits: Reads,
-    choices: Choices,
-    ends: Ends,
-) -> _Numbers:
-    """What the source comes to at everything that is read above it, by one pass."""
-    by_hook, arrived = {}, None
-    for arrived in onwards(seen, source.given, choices, ends):
-        for cut in dictionaries:
-            if cut.hook != source.hook and _is_at(cut.hook, arrived):
-                reads = feature_reads(cut, cut.active.pos, cut.active.index)
-                part = arrived.below if cut.place == cut.hook else arrived.above
-                w = reads.slope if choices == EFFECT else reads.w
-                by_hook[cut.hook] = (w * part[reads.pos].to(w)).sum(1)
-    assert arrived is not None
-    last = arrived.above[-1]
-    w = logits.slope if choices == EFFECT else logits.w
-    norm = subject.adapter.final_norm.to(last)
-    unembedded = subject.adapter.unembed.to(last)(norm.frozen(last, norm.scale(seen.resid_post[-1])))
-    bias = subject.adapter.unembed.to(last).bias
-    vocabulary = unembedded if bias is None else unembedded - bias
-    return _Numbers(by_hook, w @ last, vocabulary - vocabulary.mean())
+Ways = tuple[Arrived, Arrived, Arrived]
+"""What has come to a place: directly, in total, and as an effect."""
 
 
 def _is_at(hook: Place, arrived: Arrived) -> bool:
     return hook == arrived.place or (hook.is_stream and arrived.place.is_stream and hook.depth == arrived.place.depth)
 
 
-def _features(
-    prompt: Prompt, dictionaries: Sequence[Cut], numbers: Mapping[str, Mapping[Place, Float[Tensor, "read"]]]
-) -> tuple[Driven, ...]:
-    found = []
-    for cut in dictionaries:
-        if cut.hook not in numbers["total"]:
-            continue
-        assert cut.encoded is not None
-        where = zip(cut.active.pos.tolist(), cut.active.index.tolist(), strict=True)
-        each = [numbers[name][cut.hook].tolist() for name in ("direct", "total", "effect")]
-        for (pos, index), *values in zip(where, *each, strict=True):
-            if any(values):
-                activation, pre = (x[pos, index].item() for x in (cut.encoded.activations, cut.encoded.pre))
-                place = (cut.hook.layer, cut.hook.hook)
-                found.append(Driven("feature", *place, index, pos, prompt.tokens[pos], activation, pre, *values))
-    return tuple(found)
+def _features(prompt: Prompt, cut: Cut, arrived: Ways) -> Iterator[Driven]:
+    """The features of a dictionary that fire, by position, then index; of those that nothing comes to none."""
+    reads = feature_reads(cut, cut.active.pos, cut.active.index)
+    # A cut's own features read what lies below it, a transcoder's what stands above where others end.
+    parts = [(one.below if cut.place == cut.hook else one.above)[reads.pos] for one in arrived]
+    numbers = zip(*((w * x).sum(1).tolist() for w, x in zip(_along(reads), parts, strict=True)), strict=True)
+    columns = (x.tolist() for x in (reads.pos, cut.active.index, cut.active.activation, reads.pre))
+    for pos, index, activation, pre, values in zip(*columns, numbers, strict=True):
+        if any(values):
+            yield Driven("feature", *cut.hook, index, pos, prompt.tokens[pos], activation, pre, *values)
+
+
+def _along(reads: Reads) -> tuple[Float[Tensor, "read d"], ...]:
+    """What each of the ways is read along."""
+    return reads.w, reads.w, reads.slope
+
+
+def _logit(subject: Subject, seen: Trace, token: int, pos: int, arrived: Ways) -> Driven:
+    reads = target_read(subject, seen, LogitTarget(token), pos)
+    values = ((w[0] @ one.above[pos]).item() for w, one in zip(_along(reads), arrived, strict=True))
+    assert seen.logits is not None
+    named = (subject.adapter.n_layers, None, token, pos, token_text(subject.loaded.tokenizer, token))
+    return Driven("logit", *named, seen.logits[pos, token].item(), reads.pre.item(), *values)
 
 
 def _likeliest(seen: Trace) -> list[int]:
     assert seen.logits is not None
     return seen.logits[-1].topk(min(TOP_LOGITS, seen.logits.shape[1])).indices.tolist()
-
-
-def _logit_reads(subject: Subject, seen: Trace, tokens: Sequence[int]) -> Reads:
-    last = len(seen.token_ids) - 1
-    return Reads.joined([target_read(subject, seen, LogitTarget(token), last) for token in tokens])
 
 
 def _ends(standing: Standing) -> Ends:

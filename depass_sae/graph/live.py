@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..attribution.live import Setting, copies_at_once, no_errors, seen_at
+from ..attribution.live import Setting, copies_at_once, head_slice, n_heads, no_errors, seen_at
 from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
 from ..errors import UserError
 from ..files import same_place
-from ..models.adapter import Adapter
 from ..models.place import Place
 from ..models.prompt import Prompt, check_ids, special_ids
-from ..passes.intervene import Edit, intervene
+from ..passes.intervene import Edit, in_turn, intervene
 from ..passes.memory import check_memory
-from ..passes.mixers import mixer_of
 from ..passes.record import Trace
 from ..saes import CrossLayerFeatures, written_by
 from ..subject import Subject
@@ -149,10 +147,8 @@ class LiveGraph:
     # --- one part
 
     def without_head(self, layer: int, head: int) -> Taken:
-        place = Place(layer, "hook_z")
-        d_head = self.subject.adapter.width(place) // _n_heads(self.subject.adapter, layer)
-        own = slice(head * d_head, (head + 1) * d_head)
-        return {None: {place: lambda z: _zeroed(z, own)}}
+        own = head_slice(self.subject.adapter, layer, head)
+        return {None: {Place(layer, "hook_z"): lambda z: _zeroed(z, own)}}
 
     def without_node(self, node: Mapping[str, Any]) -> Taken:
         """Without a feature's part, an error, or a token that stands for the whole of position 0, as recorded."""
@@ -343,7 +339,7 @@ def _merged(taken: Sequence[Taken], aim: Place | None) -> Edits:
             if hook is None or _is_below(hook, aim):
                 for place, edit in own.items():
                     edits.setdefault(place.as_post, []).append(edit)
-    return {place: partial(_one_by_one, several) for place, several in edits.items()}
+    return in_turn(edits)
 
 
 # ------------------------------------------------------------------------------------------- what the graph stands on
@@ -370,12 +366,8 @@ def _check_fits(subject: Subject, g: nx.DiGraph) -> None:
         if d_sae != (loaded := subject.saes[hook].cfg.d_sae):
             raise UserError(f"the graph stands on an SAE of {d_sae} features at {hook}, and one of {loaded} is loaded")
     for node in g.nodes.values():
-        if node["kind"] == "head" and node["index"] >= (n := _n_heads(adapter, node["layer"])):
+        if node["kind"] == "head" and node["index"] >= (n := n_heads(adapter, node["layer"])):
             raise UserError(f"the graph has a head {node['layer']}.{node['index']}, and the heads are 0 to {n - 1}")
-
-
-def _n_heads(adapter: Adapter, layer: int) -> int:
-    return mixer_of(adapter.sublayer(Place(layer, "hook_z").depth).mixer).n_units
 
 
 def _hooks(g: nx.DiGraph) -> dict[Place, int]:
@@ -416,12 +408,6 @@ def _written(
     acts = cut.sae.encode(x) * which
     index = acts.any(0).nonzero()[:, 0]
     return acts[:, index] @ cut.sae.whole.decoder(cut.layer, index.cpu(), place.layer).to(acts)
-
-
-def _one_by_one(edits: Sequence[Edit], x: Float[Tensor, "copy pos d"]) -> Tensor:
-    for edit in edits:
-        x = edit(x)
-    return x
 
 
 def _less(x: Float[Tensor, "copy pos d"], pos: int, part: Float[Tensor, "d"]) -> Tensor:

@@ -61,6 +61,11 @@ class Ragged:
         return len(self.ends) - 1
 
     @classmethod
+    def of(cls, rows: Sequence[Shaped[np.ndarray, "some"]]) -> Ragged:
+        """Rows one after the other."""
+        return cls(np.cumsum([0, *map(len, rows)], dtype=np.int64), np.concatenate(rows))
+
+    @classmethod
     def cut(
         cls, values: Shaped[np.ndarray, "n"], starts: Int[np.ndarray, "row"], lengths: Int[np.ndarray, "row"]
     ) -> Ragged:

@@ -187,12 +187,8 @@ def _decoder_rows(sae: Any, begin: int, end: int) -> Float[torch.Tensor, "n d_ou
 
 
 def _voted(raised: list[Raised]) -> dict[str, Ragged]:
-    found = {}
-    for number, name in enumerate(("top_logits", "top_tokens", "bottom_logits", "bottom_tokens")):
-        rows = [row[number] for row in raised]
-        ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-        found[name] = Ragged(ends, np.concatenate(rows))
-    return found
+    names = ("top_logits", "top_tokens", "bottom_logits", "bottom_tokens")
+    return {name: Ragged.of(rows) for name, rows in zip(names, zip(*raised, strict=True), strict=True)}
 
 
 # -------------------------------------------------------------------------------------------------- texts of the index

@@ -127,7 +127,7 @@ class Parts:
             "window": np.array([window.number for window in windows], dtype=np.int32),
             "start": np.array([window.start for window in windows], dtype=np.int64),
             "name": [window.name for window in windows],
-            "tokens": _ragged([window.token_ids for window in windows]),
+            "tokens": Ragged.of([np.array(window.token_ids, dtype=np.int32) for window in windows]),
         }
         part = Part(self.path(0, entry.number), 0, entry.number, (entry,), drawn)
         return self._write(part, {hook: iter([summary]) for hook, summary in summaries.items()}, lambda kept: [columns])
@@ -228,8 +228,3 @@ def write_offsets(path: Path, rows: Mapping[str, Int[np.ndarray, "d_sae"]]) -> N
     """Where each feature's rows begin in each table. rows: how many it has."""
     with Writer(path) as writer:
         writer.add({name: np.concatenate([[0], np.cumsum(counts)]) for name, counts in rows.items()})
-
-
-def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Ragged(ends, np.array([i for row in rows for i in row], dtype=np.int32))

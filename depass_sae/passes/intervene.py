@@ -5,7 +5,8 @@ The model runs as it is; at the points named, an edit changes what passes by, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,15 @@ from ..models.sublayer import given
 from .running import change, hooks, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
+
+
+def in_turn(edits: Mapping[Place, Sequence[Edit]]) -> dict[Place, Edit]:
+    """Several edits at each place, one after the other."""
+
+    def together(several: Sequence[Edit]) -> Edit:
+        return lambda x: reduce(lambda changed, edit: edit(changed), several, x)
+
+    return {place: together(several) for place, several in edits.items()}
 
 
 def intervene(
@@ -47,8 +57,9 @@ def intervene_everywhere(
     reads: Collection[Place | None],
     neurons: Mapping[int, Edit],
     dtype: torch.dtype | None = None,
-) -> dict[Place | None, Float[Tensor, "batch pos d"]]:
-    """The same, read at every position. neurons: edits of what a layer's MLP writes out of.
+) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
+    """The same, places read at every position, the logits at the last one as there. neurons: edits of what a layer's
+    MLP writes out of.
 
     Raises UserError for neurons of experts, which stand in no module.
     """
@@ -82,7 +93,7 @@ def _read(
     at: int | slice = -1,
     neurons: Mapping[int, Edit] = MappingProxyType({}),
 ) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
-    """Of the model as it is being recorded. at: which positions are read."""
+    """Of the model as it is being recorded. at: which positions of places are read."""
     found: dict[Place | None, Tensor] = {}
     compute = adapter.compute_dtype(dtype)
 
@@ -100,9 +111,9 @@ def _read(
         for read in reads:  # after the edits, so that a place that is edited is read as edited
             if read is not None:
                 watch(adapter, Place(*read), handles, keep(read))
-        output = run(adapter, token_ids, logits_to_keep=1 if at == -1 else 0)
+        output = run(adapter, token_ids, logits_to_keep=1)
     if None in reads:
-        found[None] = output.logits[:, at].to(adapter.device, compute)
+        found[None] = output.logits[:, -1].to(adapter.device, compute)
     return found
 
 
@@ -110,17 +121,17 @@ def _edit_neurons(adapter: Adapter, layer: int, edit: Edit, handles: list[Any]) 
     module = getattr(adapter.layer(layer).sublayers[1].mixer, "down_module", None)
     if module is None:
         raise UserError(f"the neurons of layer {layer} are experts', which stand in no module of their own")
+    change(given(module), handles, _at_home(adapter, edit))
+
+
+def _at_home(adapter: Adapter, edit: Edit) -> Edit:
+    """What an edit is made of lies where components do, whichever device computes the place."""
     home = adapter.device
-    change(given(module), handles, lambda x: edit(x.to(home)).to(x))
+    return lambda x: edit(x.to(home)).to(x)
 
 
 def _edit(adapter: Adapter, place: Place, edit: Edit, handles: list[Any]) -> None:
-    home = adapter.device
-
-    def at_home(x: Tensor) -> Tensor:
-        """What an edit is made of lies where components do, whichever device computes the place."""
-        return edit(x.to(home)).to(x)
-
+    at_home = _at_home(adapter, edit)
     if place.hook != "resid_mid":
         tap = adapter.tap(place)
         if tap.derived:

@@ -167,6 +167,30 @@ def test_a_transcoders_feature_is_set_in_what_its_mlp_adds(reads: str) -> None:
     assert (found.logits_after - found.logits_before).abs().max() > 1e-3
 
 
+def test_where_two_dictionaries_change_one_place_the_order_in_which_they_are_named_is_none(lm: ds.LM) -> None:
+    reads = random_sae("transcoder", "1.mlp_in", metadata={"hook_name_out": "blocks.1.hook_mlp_out"})
+    both = handle([reads, random_sae("jumprelu", "1.mlp_out", seed=2)])
+    lower, upper = ("1.mlp_in/5@3", 4.0), ("1.mlp_out/7@3", 9.0)
+    one, other = (both.intervene(TEXT, dict(order)).logits_after for order in ((lower, upper), (upper, lower)))
+    assert torch.equal(one, other)
+    block = both.model.model.layers[1]
+    read: list[Tensor] = []
+
+    def edit(x: Tensor) -> Tensor:
+        acts = reads.encode(read[0])
+        new = acts.clone()
+        new[:, 3, 5] = 4.0
+        x = x + (new - acts) @ reads.W_dec
+        sae = both.saes["1.mlp_out"]
+        acts = sae.encode(x)
+        new = acts.clone()
+        new[:, 3, 7] = 9.0
+        return x + sae.decode(new) - sae.decode(acts)
+
+    note = {block.post_attention_layernorm: lambda x: read.append(x) or x}
+    assert torch.allclose(one, hooked(both, ids_of(both), note | {block.mlp: edit}), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

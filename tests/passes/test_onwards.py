@@ -10,11 +10,15 @@ from depass_sae.passes.backward import Cuts, steps, sweep
 from depass_sae.passes.choices import CONTRIBUTION, EFFECT
 from depass_sae.passes.onwards import Ends, Given, onwards
 from depass_sae.passes.record import Trace
+from depass_sae.passes.settings import Settings
 
 from .agreement import IDS, both, noise
 from .models import EVERY, LAYERS, PARALLEL, tiny
 
-CHOICES = {"half": CONTRIBUTION["half"], "linear": CONTRIBUTION["linear"], "effect": EFFECT}
+CHOICES = {
+    "half": CONTRIBUTION["half"], "linear": CONTRIBUTION["linear"], "half-qk": Settings.of("half-qk").choices,
+    "effect": EFFECT,
+}  # fmt: skip
 
 
 def width(seen: Trace, place: Place) -> int:

@@ -223,12 +223,11 @@ class Attention(Mixer):
         factor = self._frozen_factor(normed, self.value_map.to(normed)(normed), record)
         moved = gradient if factor is None else gradient * factor
         scores, found = self.part.scores.to(gradient), []
-        for linear, each in zip(
-            (scores.q, scores.k), sharing.back(moved.unflatten(-1, (self.part.n_heads, -1))), strict=True
-        ):
-            shared = each.shape[2] * each.shape[3] // linear.d_out
-            y = each.unflatten(2, (-1, shared)).sum(3).flatten(2)
-            found.append((y @ linear.weight.T, y.new_zeros(y.shape[:2]) if linear.bias is None else y @ linear.bias))
+        sides = sharing.back(moved.unflatten(-1, (self.part.n_heads, -1)))
+        for linear, each in zip((scores.q, scores.k), sides, strict=True):
+            b = each.new_zeros(linear.d_out) if linear.bias is None else linear.bias
+            back = torch.einsum("tkhe,dhe->tkd", each, self._by_head(linear.weight))
+            found.append((back, torch.einsum("tkhe,he->tk", each, self._by_head(b))))
         return found
 
     def _shared(
