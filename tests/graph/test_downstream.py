@@ -1,6 +1,5 @@
 """What a source goes on to do, against the graph's edges, a sweep without cuts, and the model itself."""
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,10 +7,11 @@ import torch
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.graph.live import hook_of
 from depass_sae.models.place import Place
 from depass_sae.passes.intervene import intervene
 
-from ..attribution.tiny import TEXT, handle, random_sae
+from ..attribution.tiny import TEXT, VOCAB, handle, random_sae
 from ..test_documents import InFloat64
 from .test_cuts import CLOSE, IDS, grown, loaded, made
 
@@ -29,29 +29,17 @@ def test_direct_is_the_graphs_edges_and_no_others(shape: str, seed: int) -> None
     g = grown(lm)
     features = [name for name, kind in g.nodes(data="kind") if kind == "feature" and g.out_degree(name)]
     compared = 0
-    for name in features[:: max(1, len(features) // 8)]:
+    for name in [*features[:: max(1, len(features) // 8)], "token:0", "token:2"]:
         node = g.nodes[name]
-        hook = next(
-            s["hook"]
-            for s in g.graph["saes"]
-            if s["layer"] == node["layer"] and node.get("hook", s["hook"]) == s["hook"]
-        )
-        found = of(lm, f"{node['layer']}.{hook}/{node['index']}@{node['pos']}")
+        found = of(lm, name if node["kind"] == "token" else f"{hook_of(g, node)}/{node['index']}@{node['pos']}")
         direct = {(one.layer, one.hook, one.index, one.pos): one.direct for one in found.features}
         size = max((abs(value) for value in direct.values()), default=1.0)
         for _, target, edge in g.out_edges(name, data=True):
             to = g.nodes[target]
-            if to["kind"] == "logit":
-                continue
-            to_hook = next(
-                s["hook"]
-                for s in g.graph["saes"]
-                if s["layer"] == to["layer"] and to.get("hook", s["hook"]) == s["hook"]
-            )
-            assert direct[to["layer"], to_hook, to["index"], to["pos"]] == pytest.approx(
-                edge["weight"], abs=CLOSE * size
-            )
-            compared += 1
+            if to["kind"] == "feature":
+                key = (*hook_of(g, to), to["index"], to["pos"])
+                assert direct[key] == pytest.approx(edge["weight"], abs=CLOSE * size)
+                compared += 1
         reached = {target for _, target in g.out_edges(name)}
         for (layer, own, index, pos), value in direct.items():
             several = sum(s["layer"] == layer for s in g.graph["saes"]) > 1
@@ -125,14 +113,14 @@ def test_effects_are_what_the_model_itself_does_with_a_little_less_of_it() -> No
 
 def test_the_vocabularys_extremes_are_those_of_the_totals(lm: ds.LM) -> None:
     found = lm.downstream(TEXT, "token:4")
-    totals = torch.tensor([lm.attribute_tokens(TEXT, logit=t).contributions[4].item() for t in range(60)])
-    named = {token: total for _, token, total in (*found.raised, *found.lowered)}
-    values = [value for _, _, value in found.raised]
-    assert values == sorted(values, reverse=True)
-    assert found.lowered[0][2] == min(value for _, _, value in found.lowered)
-    both = [token for token in named if token < 60]
-    for a, b in pairwise(both):
-        assert named[a] - named[b] == pytest.approx((totals[a] - totals[b]).item(), abs=1e-3)
+    answers = lm.attribute_tokens_each(TEXT, [f"logit:{token}" for token in range(VOCAB)])
+    totals = torch.tensor([answer.contributions[4].item() for answer in answers])
+    totals -= totals.mean()
+    order = totals.argsort(descending=True)
+    for some, tokens in ((found.raised, order), (found.lowered, order.flip(0))):
+        expected = totals[tokens[: len(some)]].tolist()
+        assert [total for *_, total in some] == pytest.approx(expected, abs=1e-4)
+        assert [totals[token].item() for _, token, _ in some] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_answer_is_ranked_as_asked_and_is_a_plain_object(lm: ds.LM) -> None:
