@@ -25,7 +25,7 @@ from ..view.blocks import (
     Token,
 )
 from ..view.pointer import At
-from ..view.words import count, error, formatted, named, number, percent, place, shown, signed, written
+from ..view.words import capital, count, error, formatted, named, number, percent, place, shown, signed, written
 
 Document = Mapping[str, Any] | At
 
@@ -517,7 +517,7 @@ def _layer_map(title: str, parts: Sequence[Document], kind: str, sort: Order) ->
             caption="Each layer's parts and what the stream before them brings sum to the whole pre-activation, so "
             "that rows overlap and are not to be added up."
             if key == "value"
-            else f"{EFFECTS[:1].upper()}{EFFECTS[1:]}.",
+            else f"{capital(EFFECTS)}.",
             totals=sums,
             total=f"all {kind}" if sums else "",
             notes=partial(_part_note, [[layers[layer].get(name) for name in columns] for layer in down], kind),

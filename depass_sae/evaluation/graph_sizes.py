@@ -113,7 +113,7 @@ the live model, where kept features are what the edited model makes of them, and
 - *by effect*: as many features, the largest by |effect|. *Random*: as many of the same layers and positions, the mean
   of {draws} sets.
 - *none*: with no features at all. *{enough:.0%}*: on so many prompts that much is left with the graph's alone.
-  *Seconds*: to grow the graph, of one core.
+  *Seconds*: to grow the graph, of one core, whatever else the machine does.
 
 *Nodes* is `max_nodes`. *Grown by* is `grow`: by what flows alone, or by effects and by where heads looked, too. Medians
 over the prompts that the model answers as asked, with {level:.0%} intervals (prompts drawn again with replacement).

@@ -8,10 +8,9 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .rules import append, lines
-
+Done = TypeVar("Done")
 Record = dict[str, Any]
 """What was found, as JSON; ``keys`` of it say of what."""
 RESAMPLED, LEVEL = 2000, 0.95
@@ -30,22 +29,39 @@ def measure_all(
 
     keys: under which a record has the tuple. work: a function of a module, which runs in another process.
     """
+    records = [json.loads(line) for line in lines(out)]
+    known = {tuple(record[key] for key in keys) for record in records}
+    for record in finished(work, [job for job in wanted if job not in known], what, workers, len(wanted)):
+        append(out, [json.dumps(record)])
+        records.append(record)
+    return [record for record in records if tuple(record[key] for key in keys) in set(wanted)]
+
+
+def finished(
+    work: Callable[..., Done], jobs: Sequence[tuple[Any, ...]], what: str, workers: int, total: int
+) -> Iterator[Done]:
+    """What work gives for each job, as they end, in other processes. total: with the jobs that were done before."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
     from rich.progress import Progress
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = [json.loads(line) for line in lines(out)]
-    known = {tuple(record[key] for key in keys) for record in records}
-    missing = [job for job in wanted if job not in known]
     with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        bar = progress.add_task(what, total=len(wanted), completed=len(wanted) - len(missing))
-        for done in as_completed([pool.submit(work, *job) for job in missing]):
-            append(out, [json.dumps(done.result())])
-            records.append(done.result())
+        bar = progress.add_task(what, total=total, completed=total - len(jobs))
+        for done in as_completed([pool.submit(work, *job) for job in jobs]):
+            yield done.result()
             progress.advance(bar)
-    return [record for record in records if tuple(record[key] for key in keys) in set(wanted)]
+
+
+def lines(path: Path) -> list[str]:
+    """Of a file that may not be there yet."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def append(path: Path, some: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(f"{line}\n" for line in some))
 
 
 def median(numbers: Sequence[float], digits: int) -> str:

@@ -41,6 +41,7 @@ from ..passes.record import Trace
 from ..passes.sources import Heads, Split, Vectors
 from ..subject import Subject
 from .ioi import sentences
+from .resumed import append, finished, lines
 
 FEATURE_FROM, FEATURE_TO = 17, 23
 HEADS_TO = 23
@@ -296,34 +297,14 @@ def measure(subject: Subject, source: str, number: int, count: int) -> list[Meas
 
 def run(out: Path, count: int, workers: int) -> list[Measurement]:
     """Measure ``count`` prompts, several at once; what ``out`` (JSON lines) holds already is not measured again."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    from rich.progress import Progress
-
     records = [Measurement(**json.loads(line)) for line in lines(out)]
     known = {(record.source, record.prompt) for record in records}
     wanted = [(source, number) for source, question in QUESTIONS.items() for number in question.texts(count)]
-    missing = [job for job in wanted if job not in known]
-    with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        bar = progress.add_task("measuring", total=len(wanted), completed=len(wanted) - len(missing))
-        for done in as_completed([pool.submit(_work, *job, count) for job in missing]):
-            found = done.result()
-            append(out, [json.dumps(record.__dict__) for record in found])
-            records += found
-            progress.advance(bar)
+    missing = [(*job, count) for job in wanted if job not in known]
+    for found in finished(_work, missing, "measuring", workers, len(wanted)):
+        append(out, [json.dumps(record.__dict__) for record in found])
+        records += found
     return records
-
-
-def lines(path: Path) -> list[str]:
-    """Of a file that may not be there yet."""
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def append(path: Path, some: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(f"{line}\n" for line in some))
 
 
 @cache

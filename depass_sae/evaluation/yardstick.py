@@ -39,7 +39,8 @@ from ..passes.record import Trace, read_batch
 from ..passes.settings import Settings
 from ..passes.sinks import sinks
 from ..subject import Subject
-from .rules import Measurement, Study, append, lines, one_subject
+from .resumed import append, finished, lines
+from .rules import Measurement, Study, one_subject
 
 SHORTEST, LONGEST = 12, 14
 """Tokens of a sentence with the start token and without its last sign: the shortest with ten sources beside its last
@@ -313,11 +314,6 @@ def run(measured_in: Path, scored_in: Path, count: int, workers: int, kept: Path
     """Measure and score ``count`` sentences to choose by and as many to confirm. What the files (JSON lines) hold is
     not done again. kept: earlier measurements, compressed: measuring takes hours, scoring minutes.
     """
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    from rich.progress import Progress
-
     wanted = [*range(count), *range(CHOOSING, CHOOSING + count)]
     known: dict[int, list[Measured]] = {}
     before = lzma.decompress(kept.read_bytes()).decode().splitlines() if kept is not None and kept.exists() else []
@@ -326,15 +322,12 @@ def run(measured_in: Path, scored_in: Path, count: int, workers: int, kept: Path
         known.setdefault(one.prompt, []).append(one)
     records = [Measurement(**json.loads(line)) for line in lines(scored_in)]
     missing = [number for number in wanted if number not in {record.prompt for record in records}]
-    with Progress() as progress, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        bar = progress.add_task("measuring", total=len(wanted), completed=len(wanted) - len(missing))
-        for done in as_completed([pool.submit(_work, number, known.get(number)) for number in missing]):
-            number, taken, found = done.result()
-            if number not in known:
-                append(measured_in, [one.to_json() for one in taken])
-            append(scored_in, [json.dumps(record.__dict__) for record in found])
-            records += found
-            progress.advance(bar)
+    jobs = [(number, known.get(number)) for number in missing]
+    for number, taken, found in finished(_work, jobs, "measuring", workers, len(wanted)):
+        if number not in known:
+            append(measured_in, [one.to_json() for one in taken])
+        append(scored_in, [json.dumps(record.__dict__) for record in found])
+        records += found
     return [record for record in records if record.prompt in wanted]
 
 

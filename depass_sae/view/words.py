@@ -64,6 +64,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else written(value, "", digits)
 
 
+def capital(line: str) -> str:
+    """A line that opens with a large letter."""
+    return line[:1].upper() + line[1:]
+
+
 def within(value: float, half: float, digits: int = 3) -> str:
     """A number with how far it may be off: ``0.60 ± 0.05``"""
     return f"{number(value, digits)} ± {number(half, digits)}"

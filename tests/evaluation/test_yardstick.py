@@ -14,6 +14,7 @@ import torch
 from depass_sae.attribution.agreement import rank_correlation, twice
 from depass_sae.attribution.targets import LogitTarget, parse_feature
 from depass_sae.evaluation import yardstick
+from depass_sae.evaluation.resumed import append
 from depass_sae.evaluation.rules import Measurement, Study
 from depass_sae.evaluation.yardstick import ALONE, CEILING, PATTERN, REPLACED, SHAPLEY, Measured, measured, scored
 from depass_sae.evaluation.yardstick_report import CANDIDATES, IDEAS, ahead, chosen, tokens_page
@@ -144,5 +145,5 @@ def test_a_rule_that_leaves_much_to_no_token_is_no_default(left: float, verdict:
 def test_what_is_known_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scored_in = tmp_path / "scored.jsonl"
     known = [m for number in (0, yardstick.CHOOSING) for m in made({"half": [0.5]}, first=number)]
-    yardstick.append(scored_in, [yardstick.json.dumps(m.__dict__) for m in known])
+    append(scored_in, [yardstick.json.dumps(m.__dict__) for m in known])
     assert yardstick.run(tmp_path / "measured.jsonl", scored_in, 1, 1) == known

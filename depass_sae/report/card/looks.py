@@ -86,7 +86,7 @@ def _at(c: Document, firing: Document) -> Token:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return words.capital(text) + ("" if text.endswith(".") else ".")
 
 
 def _explained(c: Document) -> list[str]:
@@ -224,7 +224,7 @@ def _near(c: Document, top: int | None) -> tuple[Block, ...]:
             *(Row((*row, None, None), "aside") for row in rows),
             Row(("pre-activation", whole, None, None), "total"),
         )
-        said = f"{EFFECTS[:1].upper()}{EFFECTS[1:]}"
+        said = words.capital(EFFECTS)
         caption = f"What they contribute at {firings}, summed (rule {c['flow']['rule']}). {said}."
         title = f"Layer {before['layer']}, before it"
         tables.append(_features(title, listed, "contribution", ("firings",), ends, caption, ("effect",)))

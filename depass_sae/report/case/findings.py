@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ...attribution.agreement import Agreement
 from ...attribution.looks import agreeing, share_of
 from ...graph.told import removal_line
-from ...view.words import count, number, percent, place, shown, signed
+from ...view.words import capital, count, number, percent, place, shown, signed
 
 Verdict = Literal["agree", "disagree", "nothing lost", "not measured"]
 
@@ -274,5 +274,4 @@ def _signs(facts: Facts) -> str:
 def _together(facts: Facts) -> str:
     if facts.together is None:
         return ""
-    line = removal_line(facts.together)
-    return line[0].upper() + line[1:]
+    return capital(removal_line(facts.together))

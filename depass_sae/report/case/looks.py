@@ -198,14 +198,10 @@ def _verified(found: Document) -> Table:
             *(Row((name, together[key], None), "aside") for name, key in more if together.get(key) is not None),
             Row(("all of the model", found["target"], None), "total"),
         ),
-        (f"{'. '.join(map(_capital, together_lines(found)))}. " if together.get("shares") else "")
+        (f"{'. '.join(map(words.capital, together_lines(found)))}. " if together.get("shares") else "")
         + f"{words.count(len(found['nodes']))} nodes were taken out one at a time, too"
         + (f": rank correlation of the target’s loss with what the graph says {by}." if by else "."),
     )  # fmt: skip
-
-
-def _capital(line: str) -> str:
-    return line[:1].upper() + line[1:]
 
 
 # ------------------------------------------------------------------------------------------------------ how it was made
