@@ -37,6 +37,8 @@ def corpus(tmp_path: Path) -> Path:
 def test_a_scan_that_is_killed_over_and_over_ends_with_the_same_files(
     tmp_path: Path, files: Files, corpus: Path
 ) -> None:
+    # several times as long as all that is done until the kills while finishing
+    corpus.write_text("\n".join(texts(300)))
     subprocess.run(command(files, corpus, tmp_path / "plain"), check=True, capture_output=True)
     folder, draw, killed = tmp_path / "killed", random.Random(0), 0
     for number in range(KILLS):
