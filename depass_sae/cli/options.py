@@ -264,9 +264,12 @@ GrowBy = Annotated[
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
 WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
 Labels = Annotated[
-    str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or neuronpedia (its API).")
+    str | None,
+    typer.Option("--labels", help="What features mean: a .csv or .json file, an index, or neuronpedia (its API)."),
 ]
-LabelFile = Annotated[str | None, typer.Option("--labels", help="What features mean: a .csv or .json file.")]
+LabelFile = Annotated[
+    str | None, typer.Option("--labels", help="What features mean: a .csv or .json file, or an index.")
+]
 IndexOption = Annotated[
     Path | None, typer.Option("--index", help="The folder of an index, as scan makes it.", show_default=False)
 ]

@@ -111,7 +111,7 @@ def compare(first: Index, second: Index, top: int = 20) -> Comparison:
         notes=tuple(notes),
         features=tuple(
             Difference(
-                first.name(*names[i]), first.label(*names[i]) or second.label(*names[i]),
+                first.name(*names[i]), first.given_label(*names[i]) or second.label(*names[i]),
                 (int(count[0, i]), int(count[1, i])), float(ratio[i]), float(z[i]),
             )
             for i in order.tolist()

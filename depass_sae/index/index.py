@@ -18,6 +18,7 @@ from ..arguments import typed
 from ..errors import UserError
 from ..files import expanded
 from ..labels.files import check_labels
+from ..labels.kept import read_kept
 from ..models.place import Place
 from .manifest import Manifest
 from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
@@ -187,7 +188,17 @@ class Index:
         return f"{hook if shared else hook.layer}/{index}"
 
     def label(self, hook: Place, index: int) -> str | None:
+        """The one that was given; else the automatic one."""
+        return self.given_label(hook, index) or self._automatic(hook).get(index)
+
+    def given_label(self, hook: Place, index: int) -> str | None:
         return self.labels.get(f"{hook}/{index}", self.labels.get(f"{hook.layer}/{index}"))
+
+    def _automatic(self, hook: Place) -> dict[int, str]:
+        key = (hook, "labels")
+        if key not in self._opened:
+            self._opened[key] = read_kept(self.folder / str(hook))
+        return self._opened[key]
 
     def text(self, token: int) -> str:
         """A token's text."""
@@ -221,6 +232,7 @@ class Index:
         """Opens all files, so that no answer waits for that."""
         for hook in self.saes:
             self.features(hook)
+            self._automatic(hook)
             for name in self._offsets(hook):
                 self.at(hook, name)
         _ = self.vocabulary, self._windows

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import check_place, expanded, write_text
+from ..labels.automatic import Spelled
 from ..models.place import Place
 from ..passes.settings import Settings
 from ..subject import Subject
@@ -26,6 +27,7 @@ from .described import described_model, described_saes
 from .finish import finish_sae, write_vocabulary, write_windows
 from .firings import Tokens, fired
 from .manifest import NAME, Manifest
+from .naming import write_labels
 from .parts import Part, Parts
 from .settings import ScanSettings
 from .summary import Summary, drawn, summarized
@@ -71,11 +73,13 @@ def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, s
         settings.tell("putting names to tokens", 0, 1)
         tell = lambda at, of: settings.tell("putting names to tokens", at, of)  # noqa: E731
         texts, vocabulary = write_vocabulary(subject, folder / "vocabulary.parquet", tell)
+        spelled = Spelled.tokens(texts)
         keys = write_windows(root, folder / "windows.parquet", texts)
         for hook in widths:
             finish_sae(
                 subject, hook, root, folder / str(hook), keys, how.choosing, cutter.tokens, hook in full, settings
             )
+            write_labels(folder / str(hook), spelled)
         Manifest(
             model=described_model(subject),
             tokenizer={"tokens": len(texts), "sha256": vocabulary},

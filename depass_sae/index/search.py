@@ -81,7 +81,7 @@ def search(index: Index, text: str, top: int) -> Found:
     hits: list[Hit] = []
     for hook in index.saes:
         shares, contexts = _shares(database, index, hook, tokens), _contexts(database, index, hook, query)
-        labelled = {i for i in _labelled(index, hook) if query in (index.label(hook, i) or "").casefold()}
+        labelled = {i for i in _labelled(index, hook) if query in (index.given_label(hook, i) or "").casefold()}
         counts = index.features(hook)["count"]
         hits += [
             Hit(
@@ -149,7 +149,7 @@ def _contexts(database: DuckDBPyConnection, index: Index, hook: Place, query: st
 
 
 def _labelled(index: Index, hook: Place) -> list[int]:
-    """The features of an SAE that have labels."""
+    """The features of an SAE that were given labels; automatic ones are made of the tokens."""
     width = index.saes[hook]
     found = []
     for key in index.labels:

@@ -4,7 +4,7 @@ A label belongs to a feature of a layer's SAE, at whatever position it fires: ``
 the layer has several. Files are tables (CSV with
 the columns feature,label or layer,index,label), JSON objects (``{"17/1208": "text"}``), JSON lists of objects with
 layer, index and label, or Neuronpedia's exports (lists of objects with layer ``"17-res-jb"``, index ``"1208"`` and
-description). The first label of a feature counts.
+description). The first label of a feature counts. The folder of an index has automatic ones.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from ..arguments import typed
 from ..errors import UserError
 from ..files import check_unicode, parse_json, read_text
+from .kept import read_index_labels
 
 FEATURE = re.compile(r"(\d{1,9}(?:\.[a-z][a-z0-9_]{0,30})?)/(\d{1,9})", re.ASCII)
 LAYER = re.compile(r"(\d{1,9})(?:-\S*)?", re.ASCII)
@@ -36,8 +37,13 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 @typed
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The labels in a .csv or .json file, by ``layer/index``. Raises UserError with one line: where it breaks."""
+    """The labels in a .csv or .json file, or in the folder of an index, by ``layer/index``.
+
+    Raises UserError with one line: where it breaks.
+    """
     path = Path(path)
+    if os.path.isdir(path):  # which, other than Path.is_dir, no name is too long for
+        return read_index_labels(path)
     parsers = {".csv": _from_csv, ".json": _from_json}
     parse = parsers.get(path.suffix.lower())
     if parse is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 
 import depass_sae as ds
@@ -264,3 +265,48 @@ def test_a_limit_ends_a_scan_and_one_that_is_resumed_as_well(tmp_path: Path) -> 
         scanned(tmp_path / "b", limit=200, progress=stop)
     scanned(tmp_path / "b", limit=200)
     assert contents(tmp_path / "b") == contents(plain.folder)
+
+
+def test_features_have_automatic_names_and_given_ones_go_before_them(index: Index) -> None:
+    hook = next(place for place in index.saes if place.layer == 1)
+    names = pandas.read_parquet(index.folder / str(hook) / "labels.parquet").set_index("feature")["label"].to_dict()
+    assert names
+    assert all(label.endswith(" (auto)") for label in names.values())
+    dead = {int(one.feature.split("/")[1]) for one in index.dead(10_000, layer="1").features}
+    assert not dead & names.keys()
+    assert dead | names.keys() == set(range(index.saes[hook]))
+    number, label = next(
+        (i, label) for i, label in names.items() if not label.startswith(("after", "always", "writes"))
+    )
+    assert index.feature(f"1/{number}").label == label
+    named = label.removesuffix(" (auto)").split(" · ")
+    on = index.feature(f"1/{number}").fires_on
+    share = sum(t.count * t.mean for t in on if t.token.strip().lower() in named) / sum(t.count * t.mean for t in on)
+    assert share >= 0.2
+    given = ds.open_index(index.folder, labels={f"1/{number}": "mine"})
+    assert given.feature(f"1/{number}").label == "mine"
+    read = ds.read_labels(index.folder)
+    assert read[f"1/{number}"] == label
+    assert ds.open_index(index.folder, labels=read).feature(f"1/{number}").label == label
+
+
+def test_an_index_without_names_opens(tmp_path: Path) -> None:
+    found = scanned(tmp_path / "ix")
+    for path in found.folder.rglob("labels.parquet"):
+        path.unlink()
+    one = ds.open_index(found.folder)
+    assert one.feature("1/0").label is None
+    assert ds.read_labels(found.folder) == {}
+
+
+def test_names_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
+    found = scanned(tmp_path / "ix")
+    next(found.folder.rglob("labels.parquet")).write_bytes(b"none")
+    for ask in (ds.open_index, ds.read_labels):
+        with pytest.raises(ds.UserError, match=r"labels\.parquet"):
+            ask(found.folder)
+
+
+def test_labels_of_a_folder_that_is_no_index_are_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ds.UserError, match="no index"):
+        ds.read_labels(tmp_path)
