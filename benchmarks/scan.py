@@ -31,9 +31,10 @@ def scan(threads: int) -> Iterator[str]:
     from depass_sae.index.corpus import corpus
     from depass_sae.index.firings import TOGETHER
     from depass_sae.index.parts import Parts
-    from depass_sae.index.scan import do_unit, window_of
+    from depass_sae.index.scan import window_of
     from depass_sae.index.settings import ScanSettings
     from depass_sae.index.units import Cutter
+    from depass_sae.index.work import Work
     from depass_sae.passes.many import alike_in_length
 
     torch.set_num_threads(threads)
@@ -56,7 +57,7 @@ def scan(threads: int) -> Iterator[str]:
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            do_unit(subject, Parts(Path(folder) / "parts", widths, how.choosing), unit, {})
+            Work(Parts(Path(folder) / "parts", widths, how.choosing)).do(subject, unit)
 
     runs: dict[str, Callable[[], None]] = {
         "bare forward pass, with logits": lambda: bare(lm.model),

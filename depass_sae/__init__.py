@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .graph.labels import with_labels
     from .graph.prune import prune
     from .index.index import Index, open_index
+    from .index.shards import merge_shards
     from .labels.files import read_labels
     from .passes.sources import Heads, Modules, Neurons, Spans, Subspace, Vectors
     from .report.card.card import FeatureCard
@@ -56,6 +57,7 @@ _HOME = {
     "plot_graph": ".graph.plot",
     "plot_verification": ".graph.plot",
     "open_index": ".index.index",
+    "merge_shards": ".index.shards",
     "prune": ".graph.prune",
     "read_labels": ".labels.files",
     "with_groups": ".graph.group",
@@ -86,6 +88,7 @@ __all__ = [
     "estimate",
     "group_automatically",
     "load",
+    "merge_shards",
     "open_index",
     "plot_graph",
     "plot_verification",

@@ -40,11 +40,12 @@ from .graph.feature_game import Newcomers, Removal, predicted_logit
 from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import sufficiency, verify_graph
 from .graph.ways import Grow
+from .index.asking import Scanning
+from .index.asking import asked as asked_scan
 from .index.corpus import corpus
 from .index.index import Index, open_index
-from .index.items import Reading
-from .index.scan import scan
-from .index.settings import ScanSettings
+from .index.scan import scan, scan_shard
+from .index.shards import parse_shard
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
 from .models.place import Place
@@ -743,38 +744,28 @@ class LM:
             settings=Settings.of(memory=memory, progress=progress),
         )  # fmt: skip
 
-    def scan(
-        self,
-        source: Any,
-        out: str | Path,
-        *,
-        window: int | None = None,
-        top: int = ScanSettings.top,
-        samples: int = ScanSettings.samples,
-        repeats: bool = False,
-        full: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        documents: str = Reading.documents,
-        column: str = Reading.column,
-        unit: int = ScanSettings.unit,
-        progress: Progress | None = None,
-    ) -> Index:
+    def scan(self, source: Any, out: str | Path, **how: Unpack[Scanning]) -> Index:
         """What every feature of all SAEs does over a corpus, in a folder that :func:`depass_sae.open_index` opens.
 
         source: a path, ``"hf:OWNER/NAME/CONFIG:SPLIT"``, a list of ``Path``, or texts: an iterable of them, of token
-        ids, or of mappings with the ``column``. documents: what is one in a plain text, a line, a paragraph or a file.
-        window: tokens that the model sees at once (default: as the SAEs were trained); a longer document is cut.
-        top, samples: contexts of each feature, the strongest and those drawn from each octave of activation; no two are
-        of one document unless repeats. full: features of which every activation is kept, or "all". limit: stop after so
-        many tokens. unit: tokens of a unit of work. progress: its steps in all are 0 where nobody knows how many.
+        ids, or of mappings with the ``column``. how: :class:`.Scanning`.
 
         One pass of the model serves all features. What cannot be read is left out and listed in the index. A scan that
         was interrupted goes on when it is asked for with the same words, and the files become the same, byte by byte.
         Raises UserError for a source that is not there, and for a folder that holds other things.
         """
-        named = (full,) if isinstance(full, str) else tuple(full or ())
-        how = ScanSettings(window, top, samples, repeats, named, unit, limit, Reading(documents, column))
-        return open_index(scan(self._subject, corpus(source, how.reading), out, how, Settings.of(progress=progress)))
+        asked, engine, settings = asked_scan(**how)
+        return open_index(scan(self._subject, corpus(source, asked.reading), out, asked, settings, engine))
+
+    def scan_shard(self, source: Any, out: str | Path, shard: tuple[int, int] | str, **how: Unpack[Scanning]) -> Path:
+        """One of so many shards of a scan, ``(1, 8)`` or ``"1/8"``; :func:`depass_sae.merge_shards` puts them together.
+
+        For the jobs of an array: all are asked for the same but for shard and folder, and each does its share of the
+        units. Everything else is as in :meth:`scan`. Returns the shard's folder.
+        """
+        asked, engine, settings = asked_scan(**how)
+        which = parse_shard(shard) if isinstance(shard, str) else shard
+        return scan_shard(self._subject, corpus(source, asked.reading), out, asked, settings, which, engine)
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
         target, at = make_target(

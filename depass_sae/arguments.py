@@ -245,6 +245,8 @@ EXPECTED = {
         'a list of layers, or of hooks such as "17.mlp_out"', _several(_either(_whole, _text))
     ),
     "Sequence[Sequence[int]]": Expected("a list of lists of whole numbers", _several(_several(_whole))),
+    "Sequence[str | Path]": Expected("a list of paths", _several(_path)),
+    "tuple[int, int]": Expected("two whole numbers", _pair(_whole, _whole)),
     "tuple[str | int, str | int]": Expected("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
     "Pos": Expected('"max", "all" or a position', _either(_whole, _text)),
     "By": Expected('"token", "word" or "sentence"', _text),
@@ -260,6 +262,7 @@ EXPECTED = {
     "Changes": Expected("numbers by the parts that they are for, such as {'17/2601@7': 0}", _changes),
     "DrivenBy": Expected('"total", "direct" or "effect"', _text),
     "Grow": Expected('"weight", "effect" or "both"', _text),
+    "EngineName": Expected('"local" or "ray"', _text),
     "Errors": Expected('"roots" or "through"', _text),
     "Literal['attn', 'mlp']": Expected('"attn" or "mlp"', _text),
     "Place": Expected("a layer and a hook, such as (17, 'resid_post')", _pair(_whole, _text)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,15 @@ if TYPE_CHECKING:
 
 
 def load_subject(
-    model: str | Path | PreTrainedModel = "smollm2",
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    model: str | Path | PreTrainedModel = "smollm2", tokenizer: PreTrainedTokenizerBase | None = None, **how: Any
+) -> Subject:
+    """See :func:`depass_sae.load`. What is loaded says how it was."""
+    return replace(_loaded(model, tokenizer, **how), again=partial(load_subject, model, tokenizer, **how))
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
     saes: Any = None,
     layers: Sequence[int] | int | None = None,
@@ -40,7 +48,6 @@ def load_subject(
     chat: bool = False,
     **checkpoint: Any,
 ) -> Subject:
-    """See :func:`depass_sae.load`."""
     tracing = dtype_named(trace_dtype)
     check_folder(saes, sae_format)
     if isinstance(model, str | Path):

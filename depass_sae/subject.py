@@ -7,7 +7,7 @@ all of it is gone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -61,6 +61,7 @@ class Kept(Generic[Thing]):
 class Subject:
     """trace_dtype: what the model runs in while it is traced (None: its own dtype). checked: at loading.
 
+    again: loads it once more, as it was loaded, in another process if need be; None where nobody said how.
     traces_kept, encodings_kept: of the question that is being answered; None outside of one, where nothing is kept.
     """
 
@@ -69,6 +70,7 @@ class Subject:
     saes: dict[Place, SAE]
     checked: Checked
     trace_dtype: torch.dtype | None = None
+    again: Callable[..., Subject] | None = field(default=None, repr=False, compare=False)
     traces_kept: Kept[Trace] | None = field(default=None, repr=False)
     encodings_kept: Kept[Encoded] | None = field(default=None, repr=False)
 

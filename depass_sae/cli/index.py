@@ -1,9 +1,9 @@
-"""Features over a corpus: ``scan`` makes an index; ``index``, ``search``, ``compare`` and ``feature --index`` ask."""
+"""Features over a corpus: ``scan`` and ``merge`` make an index; the other commands ask it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from . import options, talk
 
 if TYPE_CHECKING:
     from ..index.index import Index
+    from ..index.results import Overview
     from ..view.shown import Shown
 
 
@@ -47,30 +48,77 @@ def scan(
     ] = "line",
     column: Annotated[str, typer.Option("--column", help="Where the text is, in files with columns.")] = "text",
     unit: Annotated[int, typer.Option("--unit", help="Tokens of a unit of work: what an interruption costs.")] = 2**15,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", help="Processes, each with a model of its own.", show_default="1; with Ray, one a GPU"
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or ray: this machine, or a cluster that shares the folder.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", help="Of a Ray cluster, or auto.", show_default="this machine alone"),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", help="Do one of so many shards, such as 1/8, for merge to put together.", show_default=False
+        ),
+    ] = None,
     layer: options.Layers = None,
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
     """What every feature does over a corpus, into a folder: contexts, tokens, densities. It can be stopped."""
+    from ..index.asking import asked
     from ..index.corpus import corpus
-    from ..index.items import Reading
-    from ..index.scan import check_index_folder
-    from ..index.settings import ScanSettings
+    from ..index.folder import check_index_folder
+    from ..index.shards import parse_shard
 
     if out is None:
         raise UserError("name the folder of the index with --out")
-    how = ScanSettings(
-        window=window, top=top, samples=samples, repeats=repeats, full=named(full), unit=unit, limit=limit,
-        reading=Reading(documents, column),
-    )  # fmt: skip
-    texts = corpus([one if one.startswith("hf:") else Path(one) for one in source], how.reading)
+    which = None if shard is None else parse_shard(shard)
+    how: dict[str, Any] = {
+        "window": window, "top": top, "samples": samples, "repeats": repeats, "full": named(full), "limit": limit,
+        "documents": documents, "column": column, "unit": unit, "workers": workers, "engine": engine,
+        "ray_address": ray_address,
+    }  # fmt: skip
+    settings, _, _ = asked(**how)
+    texts = corpus([one if one.startswith("hf:") else Path(one) for one in source], settings.reading)
     check_index_folder(out)
     with talk.working() as status:
         lm = loading.load(status, layer)
-        found = lm.scan(
-            texts, out, window=window, top=top, samples=samples, repeats=repeats, full=how.full, limit=limit,
-            documents=documents, column=column, unit=unit, progress=status.progress,
-        ).overview()  # fmt: skip
+        how["progress"] = status.progress
+        if which is None:
+            found = lm.scan(texts, out, **how).overview()
+        else:
+            lm.scan_shard(texts, out, which, **how)
+    if which is None:
+        told(found, out, as_json)
+    else:
+        talk.wrote([Path(out)], as_json)
+
+
+def merge(
+    *,
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="The folders of all shards of a scan.")],
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The folder of the index.", show_default=False)] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """One index of the shards of a scan. It loads no model."""
+    from ..index.shards import merge_shards
+
+    if out is None:
+        raise UserError("name the folder of the index with --out")
+    with talk.working() as status:
+        found = merge_shards(shards, out, progress=status.progress).overview()
+    told(found, out, as_json)
+
+
+def told(found: Overview, out: str, as_json: bool) -> None:
+    """What a new index is of."""
     if as_json:
         talk.print_json(found.to_dict())
     else:

@@ -38,6 +38,7 @@ COMMANDS = (
     graphs.verify,
     graphs.diff,
     index.scan,
+    index.merge,
     index.index,
     index.search,
     index.compare,

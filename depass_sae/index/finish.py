@@ -1,55 +1,119 @@
-"""The last part of a scan as the files of an index: what :mod:`docs/index-format.md` describes."""
+"""The last part of a scan as the files of an index: what docs/index-format.md describes. It takes no model."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from ..attribution.votes import decoder_row, vote_logits
+from ..labels.automatic import Spelled
 from ..models.place import Place
 from ..models.prompt import token_text
 from ..passes.settings import Settings
-from ..saes import CrossLayerFeatures
 from ..subject import Subject
 from ..texts import joined
-from .arrays import Ragged, rank_in, starts_of
+from .arrays import rank_in, starts_of
 from .contexts import Choosing, low_edge, shown, window_key
 from .counts import Counts
-from .parts import BLOCK, WEIGHT, Part, write_offsets
+from .folder import ASKED
+from .manifest import Manifest
+from .naming import write_labels
+from .parts import BLOCK, WEIGHT, Part, Parts, write_offsets
 from .settings import MOST
 from .summary import TABLES, Summary
-from .tables import GROUP, Writer, blocks, count_rows
+from .tables import GROUP, Writer, blocks, columns_of, count_rows, open_parquet, rows_of
 
 SHOWN = {"before": 64, "after": 64, "partners": 20}
 """So many of a feature's are in the index, of those that were kept to be merged; of tokens all."""
 GROUPS = {"contexts": 2**11, "features": 2**11, "windows": 2**7}
 """Rows of a row group, of tables with lists in them: few enough that reading one takes a millisecond."""
-VOTES = 10
-"""Tokens that a decoder raises and lowers most."""
-LOGITS = 2**24
-"""Logits that are held at a time."""
 KINDS = ("top", "sample")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a scan was asked for, of what: JSON all through. full: of which features every activation is kept."""
+
+    settings: dict[str, Any]
+    window: int
+    model: dict[str, Any]
+    saes: dict[str, dict[str, Any]]
+    full: dict[str, Any]
+
+    def parts(self, folder: Path) -> Parts:
+        """The parts that are in a scan's folder."""
+        widths = {Place.parse(hook): int(sae["d_sae"]) for hook, sae in self.saes.items()}
+        choosing = Choosing(*(self.settings[name] for name in ("top", "samples", "repeats")))
+        return Parts(folder / "parts", dict(sorted(widths.items())), choosing, keep_windows=bool(self.full))
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What was found of a corpus. tokens: at which features count. left_out: see :class:`.Manifest`."""
+
+    asked: Asked
+    documents: int
+    digest: str
+    tokens: int
+    left_out: dict[str, Any]
+
+
+def decoders_of(folder: Path, hook: Place) -> Path:
+    """Where what an SAE's decoder writes is kept until a scan is finished."""
+    return folder / "decoders" / f"{hook}.parquet"
+
+
+def finish(folder: Path, parts: Parts, scanned: Scanned, settings: Settings) -> None:
+    """Makes the index in a scan's folder, and removes what it was made of."""
+    left, asked = parts.all(), scanned.asked
+    root = left[0] if len(left) == 1 else parts.merge(left, max(part.level for part in left) + 1, 0)
+    texts = columns_of(open_parquet(folder / "vocabulary.parquet", mapped=False).read(["text"]))["text"]
+    spelled = Spelled.tokens(texts)
+    keys = write_windows(root, folder / "windows.parquet", texts)
+    for hook, d_sae in parts.saes.items():
+        finish_sae(
+            hook, d_sae, root, decoders_of(folder, hook), folder / str(hook), keys, parts.choosing, scanned.tokens,
+            str(hook) in asked.full, partial(settings.tell, f"writing what was found at {hook}"),
+        )  # fmt: skip
+        write_labels(folder / str(hook), spelled)
+    Manifest(
+        model=asked.model,
+        tokenizer={"tokens": len(texts), "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest()},
+        saes=asked.saes,
+        corpus={"documents": scanned.documents, "windows": len(keys), "blake2b": scanned.digest},
+        settings={**asked.settings, "window": asked.window},
+        tokens=scanned.tokens,
+        drawn=root.drawn,
+        full=asked.full,
+        left_out=scanned.left_out,
+    ).write(folder)
+    shutil.rmtree(parts.folder)
+    shutil.rmtree(folder / "decoders")
+    (folder / ASKED).unlink()
+
+
 def finish_sae(
-    subject: Subject, hook: Place, root: Part, folder: Path, keys: Int[np.ndarray, "window"], choosing: Choosing,
-    tokens: int, full: bool, settings: Settings,
+    hook: Place, d_sae: int, root: Part, decoders: Path, folder: Path, keys: Int[np.ndarray, "window"],
+    choosing: Choosing, tokens: int, full: bool, tell: Callable[[int, int], None],
 ) -> None:  # fmt: skip
-    """The tables of one SAE. root: the part that has all. keys: of the index's windows, in their order."""
+    """The tables of one SAE. root: the part that has all. keys: of the index's windows, in their order.
+
+    decoders: what :func:`.write_decoders` wrote. tell: is called with how many features are done, of how many.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    d_sae = subject.saes[hook].cfg.d_sae
     offsets = root.offsets(hook)
     tables = {name: root.table(hook, name, offsets) for name in TABLES}
     names = ["histogram", "positions", *MOST, "contexts", *(["activations"] if full else [])]
     rows = {name: np.zeros(d_sae, dtype=np.int64) for name in names}
-    votes = _votes(subject, hook, settings)
+    votes = open_parquet(decoders, mapped=False)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(Writer(folder / f"{name}.parquet", GROUPS.get(name, GROUP)))
@@ -72,8 +136,9 @@ def finish_sae(
             for name, columns in found.items():
                 count_rows(rows[name], columns["feature"])
                 writers[name].add(columns)
-            raised = [next(votes) for _ in range(high - low)]
-            writers["features"].add({**_features(counted, low, high, tokens), **_voted(raised)})
+            raised = columns_of(rows_of(votes, low, high))
+            writers["features"].add({**_features(counted, low, high, tokens), **raised})
+            tell(high, d_sae)
     write_offsets(folder / "offsets.parquet", rows)
 
 
@@ -154,48 +219,11 @@ def _activations(some: Summary, keys: Int[np.ndarray, "window"]) -> dict[str, An
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- decoders
-
-Raised = tuple[Float[np.ndarray, "vote"], Int[np.ndarray, "vote"], Float[np.ndarray, "vote"], Int[np.ndarray, "vote"]]
-
-
-def _votes(subject: Subject, hook: Place, settings: Settings) -> Iterator[Raised]:
-    """Of every feature in turn, the logits and ids of the tokens that it raises and lowers most."""
-    sae, vocabulary = subject.saes[hook], subject.adapter.vocab_size
-    none = (np.zeros(0, np.float32), np.zeros(0, np.int32)) * 2
-    step = max(LOGITS // vocabulary, 1)
-    d_sae = sae.cfg.d_sae
-    for begin in range(0, d_sae, step):
-        end = min(begin + step, d_sae)
-        with torch.no_grad():
-            logits = vote_logits(subject, hook, _decoder_rows(sae, begin, end))
-        settings.tell(f"what the features at {hook} write", end, d_sae)
-        if logits is None:
-            yield from [none] * (end - begin)
-            continue
-        k = min(VOTES, logits.shape[1])
-        top, bottom = logits.topk(k), logits.topk(k, largest=False)
-        columns = [x.cpu().numpy() for x in (top.values, top.indices, bottom.values, bottom.indices)]
-        for a, b, c, d in zip(*columns, strict=True):
-            yield a.astype(np.float32), b.astype(np.int32), c.astype(np.float32), d.astype(np.int32)
-
-
-def _decoder_rows(sae: Any, begin: int, end: int) -> Float[torch.Tensor, "n d_out"]:
-    if isinstance(sae, CrossLayerFeatures):
-        return torch.stack([decoder_row(sae, i) for i in range(begin, end)])
-    return sae.W_dec[begin:end].detach()
-
-
-def _voted(raised: list[Raised]) -> dict[str, Ragged]:
-    names = ("top_logits", "top_tokens", "bottom_logits", "bottom_tokens")
-    return {name: Ragged.of(rows) for name, rows in zip(names, zip(*raised, strict=True), strict=True)}
-
-
 # -------------------------------------------------------------------------------------------------- texts of the index
 
 
-def write_vocabulary(subject: Subject, path: Path, tell: Callable[[int, int], None]) -> tuple[list[str], str]:
-    """Every token's text; and their hash."""
+def write_vocabulary(subject: Subject, path: Path, tell: Callable[[int, int], None]) -> None:
+    """Every token's text."""
     size = subject.adapter.vocab_size
     texts = []
     for i in range(size):
@@ -204,7 +232,6 @@ def write_vocabulary(subject: Subject, path: Path, tell: Callable[[int, int], No
             tell(i, size)
     with Writer(path) as writer:
         writer.add({"token": np.arange(size, dtype=np.int32), "text": texts})
-    return texts, hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def write_windows(root: Part, path: Path, texts: list[str]) -> Int[np.ndarray, "window"]:

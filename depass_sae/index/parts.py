@@ -100,24 +100,29 @@ class Parts:
         return self.folder / f"{level}-{number:08d}"
 
     def all(self) -> list[Part]:
-        """Those that are there, by their first unit; what was not finished, or is in another, is removed."""
-        if not self.folder.exists():
-            return []
-        found: list[Part] = []
-        for folder in sorted(self.folder.iterdir()):
-            part = Part.found(folder) if folder.is_dir() else None
-            if part is None:
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-            else:
-                found.append(part)
+        """Those that are finished and in no other, by their first unit. What somebody is at stays as it is."""
+        found = self._finished()
+        inside = self._inside(found)
+        kept = [part for part in found if (part.level, part.number) not in inside]
+        return sorted(kept, key=lambda part: part.entries[0].number)
+
+    def clean(self) -> None:
+        """Removes what was not finished, or is in another; for whoever is alone in the folder."""
+        kept = {part.folder for part in self.all()}
+        for path in self.folder.iterdir() if self.folder.exists() else ():
+            if path not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _finished(self) -> list[Part]:
+        folders = sorted(self.folder.iterdir()) if self.folder.exists() else []
+        return [part for folder in folders if folder.is_dir() and (part := Part.found(folder)) is not None]
+
+    def _inside(self, found: Sequence[Part]) -> set[tuple[int, int]]:
+        """Levels and numbers of all parts that would be in these."""
         inside = {(part.level - 1, part.number * TOGETHER + i) for part in found for i in range(TOGETHER)}
         while more := {(lv - 1, n * TOGETHER + i) for lv, n in inside if lv > 0 for i in range(TOGETHER)} - inside:
             inside |= more
-        for part in found:
-            if (part.level, part.number) in inside:
-                shutil.rmtree(part.folder)
-        kept = [part for part in found if (part.level, part.number) not in inside]
-        return sorted(kept, key=lambda part: part.entries[0].number)
+        return inside
 
     def write_unit(
         self, entry: Entry, windows: Sequence[Window], summaries: Mapping[Place, Summary], drawn: int

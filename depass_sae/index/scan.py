@@ -1,151 +1,166 @@
 """A corpus read once for all features of all SAEs, into a folder that can be asked (:mod:`.index`).
 
-Units of windows go through the model one after the other, and each becomes a part on the disk (:mod:`.parts`). Parts
-are merged on the way; the last one becomes the index. A scan that was interrupted, at whatever moment, goes on from the
-parts that are there, and ends with the same files, byte by byte.
+Units of windows go through the model (:mod:`.engines`), and each becomes a part on the disk (:mod:`.parts`). Parts are
+merged on the way; the last one becomes the index (:mod:`.finish`). A scan that was interrupted, at whatever moment,
+goes on from the parts that are there, and ends with the same files, byte by byte. So does one that several machines
+shared that know nothing of each other: each does a shard, and :mod:`.shards` makes the index of them.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
-from ..files import check_place, expanded, write_text
-from ..labels.automatic import Spelled
-from ..models.place import Place
 from ..passes.settings import Settings
 from ..subject import Subject
 from ..view import words
 from .corpus import Corpus
+from .decoders import write_decoders
 from .described import described_model, described_saes
-from .finish import finish_sae, write_vocabulary, write_windows
-from .firings import Tokens, fired
-from .manifest import NAME, Manifest
-from .naming import write_labels
-from .parts import Part, Parts
+from .engines import HERE, Engine
+from .finish import Asked, Scanned, decoders_of, finish, write_vocabulary
+from .folder import ASKED, alone, check_index_folder, same
+from .parts import TOGETHER, Parts
 from .settings import ScanSettings
-from .summary import Summary, drawn, summarized
-from .tables import check_arrow
+from .shards import Shard, check_shard
 from .units import Cutter, Unit
+from .work import Work
 
 WINDOW = 1024
 """Tokens of a window, where the SAEs do not say how long their contexts were."""
-ASKED = "scan.json"
-"""What a scan that is not finished was asked for."""
-LOCK = ".lock"
 
 
-def scan(subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, settings: Settings) -> Path:
+def scan(
+    subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, settings: Settings, engine: Engine = HERE
+) -> Path:
     """The folder of the finished index. settings: for its progress alone.
 
     Raises UserError where there are no SAEs, where the folder holds something else, and for a corpus without documents.
     """
+    with _begun(subject, out, how) as begun:
+        scanned, parts = begun.units(corpus, engine, settings)
+        begun.write_names(settings)
+        finish(begun.folder, parts, scanned, settings)
+    return begun.folder
+
+
+def scan_shard(
+    subject: Subject, corpus: Corpus, out: str | Path, how: ScanSettings, settings: Settings, shard: tuple[int, int],
+    engine: Engine = HERE,
+) -> Path:  # fmt: skip
+    """The folder of one of so many shards of a scan, of which :func:`.merge_shards` makes the index. shard: (1, 8).
+
+    The corpus is read and cut whole for each, which takes a small part of the time that the model does. Raises
+    UserError as :func:`scan` does, and for a shard that there is not.
+    """
+    number, count = check_shard(shard)
+    with _begun(subject, out, how, shard) as begun:
+        scanned, _ = begun.units(corpus, engine, settings, lambda unit: unit // TOGETHER % count == number - 1)
+        if number == 1:
+            begun.write_names(settings)
+        Shard(number, count, scanned).write(begun.folder)
+        (begun.folder / ASKED).unlink()
+    return begun.folder
+
+
+@contextmanager
+def _begun(
+    subject: Subject, out: str | Path, how: ScanSettings, shard: tuple[int, int] | None = None
+) -> Iterator[_Begun]:
+    """Raises UserError where a scan cannot begin, or go on, in this folder."""
     if not subject.saes:
         raise UserError("no SAEs are loaded; name some with --sae (saes=)")
-    folder = check_index_folder(out)
+    folder = check_index_folder(out).absolute()
     widths = {hook: sae.cfg.d_sae for hook, sae in sorted(subject.saes.items())}
-    full = how.full_of(widths)
-    window = window_of(subject, how)
-    saes = described_saes(subject.saes)
+    full = {str(hook): "all" if some is None else list(some) for hook, some in how.full_of(widths).items()}
+    asked = Asked(how.to_dict(), window_of(subject, how), described_model(subject), described_saes(subject.saes), full)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        _same(folder, {"settings": how.to_dict(), "window": window, "model": described_model(subject), "saes": saes})
-        parts = Parts(folder / "parts", widths, how.choosing, keep_windows=bool(full))
-        cutter = Cutter(subject.loaded, subject.adapter, window, how.unit, how.limit)
+    with alone(folder):
+        same(folder, vars(asked) | ({} if shard is None else {"shard": "/".join(map(str, shard))}))
+        yield _Begun(subject, folder, how, asked)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A scan that has its folder for itself."""
+
+    subject: Subject
+    folder: Path
+    how: ScanSettings
+    asked: Asked
+
+    def units(
+        self, corpus: Corpus, engine: Engine, settings: Settings, mine: Callable[[int], bool] = lambda unit: True
+    ) -> tuple[Scanned, Parts]:
+        """Does the units whose numbers are to be done here. Raises UserError for a corpus without documents."""
+        parts = self.asked.parts(self.folder)
+        parts.clean()
+        cutter = Cutter(self.subject.loaded, self.subject.adapter, self.asked.window, self.how.unit, self.how.limit)
         done = {entry.number: entry for part in parts.all() for entry in part.entries}
-        pace = Pace(settings, corpus, cutter, how.limit)
-        for unit in cutter.units(corpus, done):
-            do_unit(subject, parts, unit, full, pace.of(unit))
+        pace = Pace(settings, corpus, cutter, self.how.limit)
+        units = (pace.cut(unit) for unit in cutter.units(corpus, done) if mine(unit.entry.number))
+        work = Work(parts, self.how.full_of(parts.saes))
+        for _ in engine.run(self.subject, work, units, pace.done):
             parts.merge_finished()
-        left = parts.all()
-        if not left:
-            first = cutter.left.first[0] if cutter.left.first else None
-            why = f"; the first thing in it, {first['where']}, was left out: {first['why']}" if first else ""
-            (folder / ASKED).unlink()
-            raise UserError(f"there are no documents in the corpus{why}")
-        root = left[0] if len(left) == 1 else parts.merge(left, max(part.level for part in left) + 1, 0)
+        left = cutter.left
+        if not cutter.documents:
+            why = f"; the first thing in it, {left.first[0]['where']}, was left out: {left.first[0]['why']}"
+            (self.folder / ASKED).unlink()
+            raise UserError(f"there are no documents in the corpus{why if left.first else ''}")
+        left_out = {"count": sum(left.why.values()), "why": dict(sorted(left.why.items())), "first": left.first}
+        return Scanned(self.asked, cutter.documents, cutter.digest, cutter.tokens, left_out), parts
+
+    def write_names(self, settings: Settings) -> None:
+        """Tokens' texts, and what decoders write: what finishing an index takes of the model."""
         settings.tell("putting names to tokens", 0, 1)
         tell = lambda at, of: settings.tell("putting names to tokens", at, of)  # noqa: E731
-        texts, vocabulary = write_vocabulary(subject, folder / "vocabulary.parquet", tell)
-        spelled = Spelled.tokens(texts)
-        keys = write_windows(root, folder / "windows.parquet", texts)
-        for hook in widths:
-            finish_sae(
-                subject, hook, root, folder / str(hook), keys, how.choosing, cutter.tokens, hook in full, settings
-            )
-            write_labels(folder / str(hook), spelled)
-        Manifest(
-            model=described_model(subject),
-            tokenizer={"tokens": len(texts), "sha256": vocabulary},
-            saes=saes,
-            corpus={"documents": cutter.documents, "windows": len(keys), "blake2b": cutter.digest},
-            settings={**how.to_dict(), "window": window},
-            tokens=cutter.tokens,
-            drawn=root.drawn,
-            full={str(hook): "all" if some is None else list(some) for hook, some in full.items()},
-            left_out={
-                "count": sum(cutter.left.why.values()),
-                "why": dict(sorted(cutter.left.why.items())),
-                "first": cutter.left.first,
-            },
-        ).write(folder)
-        shutil.rmtree(parts.folder)
-        (folder / ASKED).unlink()
-    return folder
-
-
-def do_unit(
-    subject: Subject,
-    parts: Parts,
-    unit: Unit,
-    full: Mapping[Place, tuple[int, ...] | None],
-    tell: Callable[[int], None] = lambda done: None,
-) -> Part:
-    """A unit as a part on the disk. tell: is called with how many of its tokens are done."""
-    tokens = Tokens.of(unit.windows)
-    found = fired(subject, unit.windows, tokens, tell)
-    summaries: dict[Place, Summary] = {}
-    for hook in parts.saes:
-        summaries[hook] = summarized(tokens, found.pop(hook), parts.choosing, full.get(hook, ()))
-    return parts.write_unit(unit.entry, unit.windows, summaries, int(drawn(tokens).sum()))
+        write_vocabulary(self.subject, self.folder / "vocabulary.parquet", tell)
+        for hook in sorted(self.subject.saes):
+            path = decoders_of(self.folder, hook)
+            path.parent.mkdir(exist_ok=True)
+            write_decoders(self.subject, hook, path, settings)
 
 
 class Pace:
     """Tells how far a scan is. How long it still takes it says where it is known how much there is to read.
 
-    The time of this run's units is set against what they are of the corpus; what was done before counts in neither.
+    The time is set against what of the corpus was passed in it, other shards' units too; what was done before this run
+    counts in neither.
     """
 
     def __init__(self, settings: Settings, corpus: Corpus, cutter: Cutter, limit: int | None) -> None:
         self._settings, self._corpus, self._cutter, self._limit = settings, corpus, cutter, limit
         self._began: float | None = None
-        self._here = 0
+        self._before = self._here = 0
+        self._waiting: dict[int, int] = {}
+        """Of units that were cut, how many tokens are still to be done."""
 
-    def of(self, unit: Unit) -> Callable[[int], None]:
-        """What is to be called with how many tokens of the unit are done."""
-        before, here = self._cutter.tokens - unit.entry.tokens, self._here
+    def cut(self, unit: Unit) -> Unit:
+        """A unit that is to be done."""
         if self._began is None:
-            self._began = time.monotonic()
-        self._here += unit.entry.tokens
-        return lambda done: self._tell(before + done, here + done)
+            self._began, self._before = time.monotonic(), self._cutter.tokens - unit.entry.tokens
+        self._waiting[unit.entry.number] = unit.entry.tokens
+        return unit
 
-    def _tell(self, at: int, here: int) -> None:
-        """at: tokens of the corpus that are done. here: of them, in this run."""
+    def done(self, unit: Unit, tokens: int) -> None:
+        """So many tokens of a unit are done."""
+        number, left = unit.entry.number, unit.entry.tokens - tokens
+        self._here += self._waiting.pop(number) - left
+        self._waiting |= {number: left} if left else {}
+        at = self._cutter.tokens - sum(self._waiting.values())
         seconds = max(time.monotonic() - (self._began or 0.0), 1e-9)
         total = self._total(at)
-        said = f"scanning: {words.count(at)} tokens, {words.count(here / seconds)} tokens/s"
+        said = f"scanning: {words.count(at)} tokens, {words.count(self._here / seconds)} tokens/s"
         if total is None:
             self._settings.tell(said, 0, 0)
             return
-        minutes = (total - at) * seconds / here / 60
-        left = f"about {words.count(minutes)} min" if minutes > 1 else "less than a minute"
-        self._settings.tell(f"{said}, {left} left", at, total)
+        minutes = (total - at) * seconds / max(at - self._before, 1) / 60
+        left_over = f"about {words.count(minutes)} min" if minutes > 1 else "less than a minute"
+        self._settings.tell(f"{said}, {left_over} left", at, total)
 
     def _total(self, at: int) -> int | None:
         """How many tokens the corpus has, by what was read of it; None: nobody knows."""
@@ -165,53 +180,3 @@ def window_of(subject: Subject, how: ScanSettings) -> int:
             f"{subject.loaded.name} takes {longest:,} tokens at most, and a window would have {how.window:,}"
         )
     return min(how.window or min(known, default=WINDOW), longest or WINDOW * WINDOW)
-
-
-def check_index_folder(out: str | Path) -> Path:
-    """Raises UserError for a folder that cannot be written, that is an index already, or that holds other things."""
-    check_arrow()
-    folder = expanded(out)
-    if (folder / NAME).exists():
-        raise UserError(f"{folder} is an index already, or holds a {NAME}; name another folder, or remove it")
-    check_place(folder, folder=True)
-    if folder.exists() and any(folder.iterdir()) and not (folder / ASKED).exists():
-        raise UserError(f"{folder} holds other things; an index has a folder of its own")
-    return folder
-
-
-def _same(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Raises UserError where the scan in a folder was begun with something else."""
-    path, asked = folder / ASKED, json.loads(json.dumps(asked))
-    if not path.exists():
-        write_text(path, json.dumps(asked, indent=1) + "\n")
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"cannot read {path}; remove {folder} to scan from the beginning") from None
-    flat, known = ({**x, **x.get("settings", {})} for x in (asked, before))
-    for name in sorted(flat.keys() - {"settings"}):
-        if flat[name] != known.get(name):
-            raise UserError(
-                f"the scan in {folder} was begun with another {name}; ask for the same, or name another folder"
-            )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Raises UserError where another scan works in the folder."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another scan is working in {folder}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if not (folder / ASKED).exists():  # nothing is to be gone on with
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()  # where there is nothing in it

@@ -55,7 +55,7 @@ class Oracle:
         self.tokens += len(ids) - 1
         for pos in range(1, len(ids)):
             for feature in acts[pos].nonzero()[:, 0].tolist():
-                self.firings.append(Fired(feature, document, number, pos, float(acts[pos, feature])))
+                self.firings.append(Fired(feature, document, number, pos, float(acts[pos, feature].float())))
 
     def of_feature(self, feature: int) -> list[Fired]:
         return [one for one in self.firings if one.feature == feature]

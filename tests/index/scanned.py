@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import depass_sae as ds
 
-from ..attribution.tiny import handle, random_sae
+from ..attribution.tiny import model, random_sae, tokenizer
 
 WORDS = ("supply", "demand", "price", "Mary", "John", "gave", "Paris", "Rome", "the", "of", "a", "economics,", "mark.")
 WINDOW = 12
@@ -23,10 +25,11 @@ def texts(count: int = 60, seed: int = 0, longest: int = 40) -> list[str]:
 
 @cache
 def lm() -> ds.LM:
-    """Two SAEs on two layers."""
+    """Two SAEs on two layers, in float64: what is equal must stay so in whatever batch a machine computes it."""
     metadata = {"prepend_bos": True, "context_size": WINDOW}
     kinds = {"0.resid_post": "topk", "1.resid_post": "jumprelu"}
-    return handle([random_sae(kind, hook, metadata=metadata) for hook, kind in kinds.items()])
+    saes = [random_sae(kind, hook, metadata=metadata).to(torch.float64) for hook, kind in kinds.items()]
+    return ds.load(model("llama", torch.float64), tokenizer(), saes=saes)
 
 
 def scanned(folder: Path, source: Any = None, **options: Any) -> Any:

@@ -18,9 +18,9 @@ from depass_sae.index.contexts import Choosing, picked
 from depass_sae.index.corpus import corpus
 from depass_sae.index.counts import Counts
 from depass_sae.index.parts import Part, Parts
-from depass_sae.index.scan import do_unit
 from depass_sae.index.settings import MOST
 from depass_sae.index.units import Cutter
+from depass_sae.index.work import Work
 
 from .oracle import Oracle
 from .scanned import WINDOW, contents, lm, scanned, texts
@@ -33,11 +33,12 @@ def parts(tmp_path: Path) -> Parts:
     made = Parts(tmp_path / "parts", {hook: sae.cfg.d_sae for hook, sae in subject.saes.items()}, Choosing())
     units = Cutter(subject.loaded, subject.adapter, WINDOW, 30).units(corpus(texts()), {})
     for unit, _ in zip(units, range(17), strict=False):
-        do_unit(subject, made, unit, {})
+        Work(made).do(subject, unit)
     return made
 
 
 def names(parts: Parts) -> list[str]:
+    parts.clean()
     return [part.folder.name for part in parts.all()]
 
 
@@ -54,6 +55,13 @@ def test_parts_that_are_in_another_and_parts_that_are_not_finished_are_removed(t
     (parts.folder / "stray").touch()
     assert names(parts) == merged
     assert sorted(path.name for path in parts.folder.iterdir()) == sorted(merged)
+
+
+def test_what_somebody_is_at_stays_while_others_are_merged(parts: Parts) -> None:
+    (parts.folder / "0-00000099").mkdir()
+    parts.merge_finished()
+    assert [part.folder.name for part in parts.all()] == ["1-00000000", "0-00000016"]
+    assert (parts.folder / "0-00000099").exists()
 
 
 def test_a_damaged_manifest_is_told_of(parts: Parts) -> None:

@@ -12,9 +12,10 @@ from depass_sae.index.corpus import corpus
 from depass_sae.index.hashing import place_hash
 from depass_sae.index.index import Index
 from depass_sae.index.parts import Parts
-from depass_sae.index.scan import do_unit, scan
+from depass_sae.index.scan import scan
 from depass_sae.index.settings import RATE, ScanSettings
 from depass_sae.index.units import Cutter
+from depass_sae.index.work import Work
 from depass_sae.passes.settings import Settings
 
 from .oracle import Fired, Oracle
@@ -191,7 +192,7 @@ def test_the_files_are_the_same_whoever_does_the_units_and_in_what_order(tmp_pat
         assert len(units) > 17
         random.Random(order).shuffle(units)
         for unit in units:
-            do_unit(subject, parts, unit, how.full_of(widths))
+            Work(parts, how.full_of(widths)).do(subject, unit)
             parts.merge_finished()
         scan(subject, corpus(texts()), folder, how, Settings())
         assert contents(folder) == contents(plain.folder)
