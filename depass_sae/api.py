@@ -182,13 +182,17 @@ class LM:
         """The prompt as the model sees it: ``.token_ids``, ``.tokens``, ``.special``. BOS is there where it belongs."""
         return encode(self._subject.loaded, self._subject.adapter, prompt)
 
-    def features(self, prompt: PromptLike, layer: int | None = None, sort: Sort = "activation") -> FeatureReport:
+    def features(
+        self, prompt: PromptLike, layer: int | None = None, sort: Sort = "activation", index: Index | None = None
+    ) -> FeatureReport:
         """Which features fire on the prompt, strongest first, per layer and position.
 
         sort: "specific" puts first what is most above the feature's own mean over the prompt, so that features which
-        fire everywhere (marked with * in tables) head no position.
+        fire everywhere (marked with * in tables) head no position. index: of the same SAEs over a corpus
+        (:func:`.open_index`); features have its names, and "specific" puts first what fires so strongly at the smallest
+        share of the corpus's tokens.
         """
-        return find_features(self._subject, self.encode(prompt), layer, sort)
+        return find_features(self._subject, self.encode(prompt), layer, sort, index)
 
     def attribute_tokens(
         self,

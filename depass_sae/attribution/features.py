@@ -4,16 +4,20 @@ A feature that fires everywhere heads every position and says nothing about any.
 ``sort="specific"`` puts first what a position has beyond a feature's usual activation on the prompt:
 
     |activation| − mean of |activation| over the prompt's positions, without position 0, special tokens and sinks
+
+Where there is an index of a corpus, it puts first what is rarest there: at what share of its tokens the feature fires
+as strongly, or more. Then names are there, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from ..errors import SAEFitWarning, UserError, warn
+from ..labels.automatic import ALWAYS as ALWAYS_OVER
 from ..models.place import Place
 from ..models.prompt import Prompt
 from ..passes.sinks import sinks
@@ -37,22 +41,45 @@ ALWAYS, ENOUGH = 0.9, 8
 """A feature is always on where it fires at such a share of the positions that count, and there are so many of them."""
 
 
+class Corpus(Protocol):
+    """What is known of features over a corpus: an index."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    def check_saes(self, saes: Mapping[Place, Any]) -> None:
+        """Raises UserError where it is of others."""
+
+    def densities(self, hook: Place, features: Sequence[int]) -> list[float]:
+        """At what share of its tokens each fires."""
+
+    def shares(self, hook: Place, features: Sequence[int], activations: Sequence[float]) -> list[float]:
+        """At what share of its tokens each fires as strongly, or more."""
+
+    def label(self, hook: Place, index: int) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class ActiveAt:
-    """The active features of one position in the report's order; none at position 0 where that is a special token."""
+    """The active features of one position in the report's order; none at position 0 where that is a special token.
+
+    shares: see :meth:`.Corpus.shares`; none without a corpus.
+    """
 
     pos: int
     token: str
     indices: tuple[int, ...]
     activations: tuple[float, ...]
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class LayerFeatures:
     """One SAE on the prompt. ``name``: what its features are written with; ``17.attn_out`` where SAEs share a layer.
 
-    usual: every active feature's mean activation by size; always_on: those that fire at nearly every position. Neither
-    counts position 0, special tokens and attention sinks.
+    usual: every active feature's mean activation by size; always_on: those that fire at nearly every position, or at
+    half of a corpus's tokens. Neither counts position 0, special tokens and attention sinks. density, labels: of the
+    active ones, over a corpus.
     """
 
     hook: Place
@@ -62,24 +89,36 @@ class LayerFeatures:
     positions: tuple[ActiveAt, ...]
     usual: Mapping[int, float]
     always_on: tuple[int, ...]
+    density: Mapping[int, float] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+    def over_corpus(self, at: ActiveAt, number: int) -> dict[str, Any]:
+        """What a corpus says of a feature that is active."""
+        index = at.indices[number]
+        if not at.shares:
+            return {}
+        return {"label": self.labels.get(index), "density": self.density[index], "share": at.shares[number]}
 
 
 @dataclass(frozen=True)
 class FeatureReport(Shown):
     """Every active feature of every SAE that was asked, layers ascending.
 
-    sort: what comes first at a position: the strongest ("activation"), or what is most above its usual ("specific").
+    sort: what comes first at a position: the strongest ("activation"), or what is most above its usual, or rarest over
+    a corpus ("specific"). corpus: of how many tokens it is; None without one.
     """
 
     heading: Heading
     layers: tuple[LayerFeatures, ...]
     sort: Sort = "activation"
+    corpus: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The document that ``depass-sae features --json`` prints."""
         return {
             **self.heading.to_dict(),
             "sort": self.sort,
+            **({} if self.corpus is None else {"corpus": {"tokens": self.corpus}}),
             "layers": [
                 {
                     "layer": layer.hook.layer,
@@ -92,7 +131,8 @@ class FeatureReport(Shown):
                             "pos": at.pos,
                             "token": at.token,
                             "features": [
-                                {"index": i, "activation": a} for i, a in zip(at.indices, at.activations, strict=True)
+                                {"index": i, "activation": a, **layer.over_corpus(at, n)}
+                                for n, (i, a) in enumerate(zip(at.indices, at.activations, strict=True))
                             ],
                         }
                         for at in layer.positions
@@ -103,19 +143,21 @@ class FeatureReport(Shown):
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per active feature. above_usual: what ``sort="specific"`` goes by."""
+        """One row per active feature. above_usual, or share over a corpus: what ``sort="specific"`` goes by."""
         import pandas
 
         rows = [
             (
                 *(layer.hook.layer, layer.hook.name, at.pos, at.token, f"{layer.name}/{index}", index, activation),
                 *(abs(activation) - layer.usual.get(index, 0.0), index in layer.always_on),
+                *layer.over_corpus(at, number).values(),
             )
             for layer in self.layers
             for at in layer.positions
-            for index, activation in zip(at.indices, at.activations, strict=True)
+            for number, (index, activation) in enumerate(zip(at.indices, at.activations, strict=True))
         ]
         columns = ["layer", "hook", "pos", "token", "feature", "index", "activation", "above_usual", "always_on"]
+        columns += [] if self.corpus is None else ["label", "density", "share"]
         return pandas.DataFrame(rows, columns=columns)
 
     @property
@@ -135,11 +177,15 @@ class FeatureReport(Shown):
 
 
 def find_features(
-    subject: Subject, prompt: Prompt, layer: int | None = None, sort: Sort = "activation"
+    subject: Subject,
+    prompt: Prompt,
+    layer: int | None = None,
+    sort: Sort = "activation",
+    corpus: Corpus | None = None,
 ) -> FeatureReport:
     """The features that fire on a prompt, for all SAEs or those of one layer.
 
-    Raises UserError where there is no SAE at the layer, and for an order that is none.
+    Raises UserError where there is no SAE at the layer, for an order that is none, and for a corpus of other SAEs.
     """
     check_sort(sort)
     hooks = sorted(hook for hook in subject.saes if layer in (None, hook.layer))
@@ -148,6 +194,8 @@ def find_features(
     too_deep = [hook for hook in hooks if hook.layer >= subject.adapter.n_layers]
     if too_deep:
         raise UserError(f"{subject.loaded.name} has {subject.adapter.n_layers} layers; no SAE can be at {too_deep[0]}")
+    if corpus is not None:
+        corpus.check_saes({hook: subject.saes[hook] for hook in hooks})
     seen = subject.trace(prompt, hooks[-1].layer, hooks)
     layers = []
     for hook in hooks:
@@ -171,8 +219,26 @@ def find_features(
                 zip(prompt.tokens, (_ordered(at, usual, sort) for at in positions), strict=True)
             )
         )
-        layers.append(LayerFeatures(hook, name, describe(encoded.sae), encoded.fit, ordered, usual, always_on))
-    return FeatureReport(Heading.of(subject, prompt), tuple(layers), sort)
+        found = LayerFeatures(hook, name, describe(encoded.sae), encoded.fit, ordered, usual, always_on)
+        layers.append(found if corpus is None else _over(corpus, found, sort))
+    return FeatureReport(Heading.of(subject, prompt), tuple(layers), sort, None if corpus is None else corpus.tokens)
+
+
+def _over(corpus: Corpus, layer: LayerFeatures, sort: Sort) -> LayerFeatures:
+    """With what a corpus says of the features."""
+    active = sorted({index for at in layer.positions for index in at.indices})
+    density = dict(zip(active, corpus.densities(layer.hook, active), strict=True))
+    labels = {index: label for index in active if (label := corpus.label(layer.hook, index)) is not None}
+    positions = []
+    for at in layer.positions:
+        shares = corpus.shares(layer.hook, at.indices, at.activations)
+        order = list(range(len(shares)))
+        if sort == "specific":
+            order.sort(key=lambda n, shares=shares, at=at: (shares[n], -abs(at.activations[n])))  # type: ignore[misc]
+        indices, activations = tuple(at.indices[n] for n in order), tuple(at.activations[n] for n in order)
+        positions.append(ActiveAt(at.pos, at.token, indices, activations, tuple(shares[n] for n in order)))
+    always_on = sorted({*layer.always_on, *(index for index in active if density[index] >= ALWAYS_OVER)})
+    return replace(layer, positions=tuple(positions), density=density, labels=labels, always_on=tuple(always_on))
 
 
 def _usual(positions: Sequence[Mapping[int, float]]) -> tuple[dict[int, float], tuple[int, ...]]:

@@ -722,6 +722,7 @@ FEATURES_FIRST = {
     "activation": "strongest features (activation)",
     "specific": "features most above their usual activation (activation)",
 }
+RAREST = "features whose activation is rarest over a corpus (activation)"
 
 
 def features_blocks(document: Document, top: int | None = None) -> tuple[Block, ...]:
@@ -729,7 +730,8 @@ def features_blocks(document: Document, top: int | None = None) -> tuple[Block, 
     blocks: list[Block] = []
     for layer in document["layers"]:
         title = f"layer {layer['layer']:d}, {layer['hook']}"
-        columns = (Column("position"), Column(FEATURES_FIRST[document["sort"]]))
+        rarest = document["sort"] == "specific" and "corpus" in document
+        columns = (Column("position"), Column(RAREST if rarest else FEATURES_FIRST[document["sort"]]))
         rows = [
             Row((Token(at["token"], at["pos"]), _active(document, layer, at, top)), pos=at["pos"])
             for at in layer["positions"]
@@ -764,8 +766,14 @@ def _feature_map(document: Document, layer: Document) -> HeatMap:
 def _active(document: Document, layer: Document, at: Document, top: int | None) -> Pairs:
     features = list(at["features"])
     listed = features[:top]
-    entries = tuple((_feature_name(document, layer, f["index"]), f["activation"]) for f in listed)
+    entries = tuple((_named(document, layer, f), f["activation"]) for f in listed)
     return Pairs(entries, "number", more=len(features) - len(listed))
+
+
+def _named(document: Document, layer: Document, feature: Document) -> str | Feature:
+    name = _feature_name(document, layer, feature["index"])
+    label = feature["label"] if "corpus" in document else None
+    return Feature(name, label) if label else name
 
 
 def _feature_name(document: Document, layer: Document, index: int) -> str:
@@ -778,7 +786,10 @@ def _features_caption(document: Document, layer: Document) -> str:
     said = [fit_sentence(layer)]
     if len(layer["always_on"]):
         said.append("* fires at nearly every position, so that it says little about any one.")
-    if document["sort"] == "specific":
+    if "corpus" in document:
+        tokens = words.count(document["corpus"]["tokens"])
+        said.append(f"Names, and what is rare, are of a corpus of {tokens} tokens.")
+    elif document["sort"] == "specific":
         said.append("Usual is a feature's mean over the prompt's positions, without position 0 and sinks.")
     return " ".join(said)
 

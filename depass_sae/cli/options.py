@@ -24,6 +24,7 @@ from ..passes import DEFAULT_RULE
 
 if TYPE_CHECKING:
     from ..api import LM
+    from ..index.index import Index
     from ..models.prompt import PromptLike
     from ..passes.forward import Allocation
 
@@ -624,3 +625,10 @@ def meanings_of(labels: Any) -> Any:
     from ..labels.files import read_labels
 
     return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
+
+
+def opened_index(folder: Path) -> Index:
+    """An index; its folder is wrong before any model is loaded."""
+    from ..index.index import open_index
+
+    return open_index(folder)

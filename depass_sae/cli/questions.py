@@ -26,6 +26,7 @@ def features(
     given: options.PromptOptions,
     layer: options.Layer = None,
     sort: options.Sort = "activation",
+    index: options.IndexOption = None,
     top: options.Top = 5,
     to: options.OutOptions,
     loading: options.Loading,
@@ -37,6 +38,7 @@ def features(
 
     check_sort(sort)
     to.check(Several if isinstance(asked, options.Texts) else FeatureReport)
+    opened = None if index is None else options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None if layer is None else [layer])
         status("reading the features")
@@ -44,11 +46,11 @@ def features(
         if isinstance(asked, options.Texts):
             reports = []
             for number, text in enumerate(_checked(lm, asked), start=1):
-                reports.append(lm.features(text, layer, sort))  # type: ignore[arg-type]
+                reports.append(lm.features(text, layer, sort, opened))  # type: ignore[arg-type]
                 status.progress("reading the features", number, len(asked))
             found = Several(tuple(reports))
         else:
-            found = lm.features(asked, layer, sort)  # type: ignore[arg-type]
+            found = lm.features(asked, layer, sort, opened)  # type: ignore[arg-type]
         talk.write(found, to.paths, status)
     show_answer(found, found.blocks(top), to)
 

@@ -6,7 +6,7 @@ Nothing is read but what an answer needs: of a feature the few row groups that i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from ..files import expanded
 from ..labels.files import check_labels
 from ..labels.kept import read_kept
 from ..models.place import Place
+from .contexts import half_octave, low_edge
 from .manifest import Manifest
 from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
 from .settings import named_feature
@@ -182,6 +183,38 @@ class Index:
         if hook not in self._scalars:
             self._scalars[hook] = columns_of(self._features(hook).read(columns=list(SCALARS), use_threads=False))
         return self._scalars[hook]
+
+    def densities(self, hook: Place, features: Sequence[int]) -> list[float]:
+        """At what share of the tokens each fires."""
+        density: list[float] = self.features(hook)["density"][list(features)].tolist()
+        return density
+
+    def shares(self, hook: Place, features: Sequence[int], activations: Sequence[float]) -> list[float]:
+        """At what share of the tokens each feature fires as strongly as that, or more; within a bin of the histogram.
+
+        An activation above all of the corpus's counts as one of its tokens: it is not known to be any rarer.
+        """
+        table, found = self.at(hook, "histogram"), []
+        edges = low_edge(half_octave(np.abs(np.asarray(activations, dtype=np.float64))))
+        for index, edge in zip(features, edges, strict=True):
+            key = (hook, f"histogram {index}")
+            if key not in self._opened:
+                rows = table.feature(index)
+                self._opened[key] = rows["low"], [*rows["count"][::-1].cumsum()[::-1].tolist(), 1]
+            low, at_least = self._opened[key]
+            found.append(at_least[int(np.searchsorted(low, edge * (1 - 1e-6)))])
+        return [count / max(self.tokens, 1) for count in found]
+
+    def check_saes(self, saes: Mapping[Place, Any]) -> None:
+        """Raises UserError for SAEs that are not those of the index."""
+        from .described import described_saes
+
+        missing = [hook for hook in saes if hook not in self.saes]
+        if missing:
+            raise UserError(f"the index in {self.folder} has no SAE at {missing[0]}; it is of others")
+        for hook, sae in described_saes(saes).items():
+            if sae["sha256"] != self.manifest.saes[hook]["sha256"]:
+                raise UserError(f"the index in {self.folder} is of another SAE at {hook}: its weights differ")
 
     def name(self, hook: Place, index: int) -> str:
         shared = sum(other.layer == hook.layer for other in self.saes) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -20,13 +21,22 @@ from depass_sae.errors import UserError
 from depass_sae.index.index import Index
 from depass_sae.texts import is_hidden
 
-from ..attribution.tiny import HOSTILE
-from .scanned import contents, scanned, texts
+from ..attribution.tiny import HOSTILE, handle, random_sae
+from ..cli.calling import Run, run
+from .oracle import Oracle
+from .scanned import WINDOW, contents, lm, scanned, texts
+
+__all__ = ["run"]
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return scanned(tmp_path_factory.mktemp("index") / "ix")
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[int, Oracle]:
+    return {layer: Oracle.of(lm(), texts(), layer, WINDOW) for layer in (0, 1)}
 
 
 def busiest(index: Index) -> str:
@@ -53,8 +63,6 @@ def test_a_document_has_what_is_asked_of_one(index: Index) -> None:
 
 @pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 def test_the_logits_are_those_of_a_card(index: Index) -> None:
-    from .scanned import lm
-
     for name in ("1/3", "0/7"):
         card = lm().card(name, texts()[0]).to_dict()["logits"]
         found = index.feature(name).to_dict()["logits"]
@@ -310,3 +318,49 @@ def test_names_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
 def test_labels_of_a_folder_that_is_no_index_are_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(ds.UserError, match="no index"):
         ds.read_labels(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- features of a prompt
+
+
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+def test_a_prompts_features_are_by_how_rarely_they_fire_so_strongly(index: Index, oracle: dict[int, Oracle]) -> None:
+    prompt = "Mary gave John the price of supply in Paris"
+    plain, found = lm().features(prompt), lm().features(prompt, sort="specific", index=index)
+    assert found.corpus == index.tokens
+    seen = 0
+    for layer, before in zip(found.layers, plain.layers, strict=True):
+        firings = oracle[layer.hook.layer]
+        for at, was in zip(layer.positions, before.positions, strict=True):
+            assert dict(zip(at.indices, at.activations, strict=True)) == dict(
+                zip(was.indices, was.activations, strict=True)
+            )
+            assert list(at.shares) == sorted(at.shares)
+            for i, activation, share in zip(at.indices, at.activations, at.shares, strict=True):
+                low = 2 ** (math.floor(2 * math.log2(abs(activation))) / 2)
+                as_strong = [one for one in firings.of_feature(i) if abs(one.value) >= low * (1 - 1e-7)]
+                assert share == max(len(as_strong), 1) / index.tokens
+                assert layer.density[i] == len(firings.of_feature(i)) / index.tokens
+                assert layer.labels.get(i) == index.label(layer.hook, i)
+                seen += len(as_strong) > 1
+    assert seen > 50
+    always = [i for layer in found.layers for i in layer.always_on if layer.density[i] >= 0.5]
+    assert always
+    entry = found.to_dict()["layers"][0]["positions"][3]["features"][0]
+    assert set(entry) == {"index", "activation", "label", "density", "share"}
+    assert list(found.to_frame().columns[-3:]) == ["label", "density", "share"]
+    assert "corpus" not in plain.to_dict()
+
+
+def test_an_index_of_other_saes_is_refused_for_a_prompts_features(index: Index) -> None:
+    others = handle([random_sae("topk", "0.resid_post", seed=5)])
+    with pytest.raises(UserError, match=r"is of another SAE at 0\.resid_post"):
+        others.features("Mary", index=index)
+    with pytest.raises(UserError, match=r"has no SAE at 0\.attn_out"):
+        handle([random_sae("topk", "0.attn_out")]).features("Mary", index=index)
+
+
+def test_the_features_command_takes_an_index(run: Run, index: Index, tmp_path: Path) -> None:
+    wrong = run("features", "--prompt", "Mary", "--index", str(tmp_path / "nowhere"))
+    assert wrong.status == 2
+    assert "there is no index" in wrong.err
