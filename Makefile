@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long rules circuits graph-sizes models-table pictures gallery notebooks bench lint format clean
+.PHONY: demo test test-long rules circuits graph-sizes models-table pictures gallery index notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -40,6 +40,9 @@ pictures: $(READY)  ## the README's pictures: docs/*.svg, docs/*.png
 
 gallery: $(READY)  ## the case studies, their pages and graphs: graphs/
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.demo.gallery
+
+index: $(READY)  ## what the demo SAEs' features fire on, over what SmolLM2 wrote: depass_sae/index/shipped/
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.demo.index --workers 2
 
 notebooks: $(READY)  ## run the notebooks that need SmolLM2 alone, outputs and all: notebooks/
 	$(PY) -m depass_sae.demo.notebooks

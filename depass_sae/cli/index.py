@@ -30,6 +30,10 @@ def scan(
     top: Annotated[int, typer.Option("--top", help="How many contexts of each feature are kept.")] = 20,
     samples: Annotated[int, typer.Option("--samples", help="And how many drawn from each octave of activation.")] = 4,
     repeats: Annotated[bool, typer.Option("--repeats", help="Contexts may be of one document.")] = False,
+    kept_tokens: Annotated[
+        int, typer.Option("--kept-tokens", help="Of how many tokens that a feature fires on it is kept how often.")
+    ] = 1024,
+    kept_beside: Annotated[int, typer.Option("--kept-beside", help="And of how many before and after these.")] = 64,
     full: Annotated[
         str | None,
         typer.Option(
@@ -81,7 +85,8 @@ def scan(
         raise UserError("name the folder of the index with --out")
     which = None if shard is None else parse_shard(shard)
     how: dict[str, Any] = {
-        "window": window, "top": top, "samples": samples, "repeats": repeats, "full": named(full), "limit": limit,
+        "window": window, "top": top, "samples": samples, "repeats": repeats, "kept_tokens": kept_tokens,
+        "kept_beside": kept_beside, "full": named(full), "limit": limit,
         "documents": documents, "column": column, "unit": unit, "workers": workers, "engine": engine,
         "ray_address": ray_address,
     }  # fmt: skip

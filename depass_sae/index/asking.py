@@ -23,9 +23,10 @@ class Scanning(TypedDict, total=False):
 
     window: tokens that the model sees at once (default: as the SAEs were trained); a longer document is cut.
     top (20), samples (4): contexts of each feature, the strongest and those drawn from each octave of activation; no
-    two are of one document unless repeats. full: features of which every activation is kept, or "all". limit: stop
-    after so many tokens. documents: what is one in a plain text, a line, a paragraph or a file. column: where the text
-    is, in files with columns. unit (32,768): tokens of a unit of work.
+    two are of one document unless repeats. kept_tokens (1,024), kept_beside (64): of how many tokens that a feature
+    fires on, and of how many before and after these, it is kept how often. full: features of which every activation is
+    kept, or "all". limit: stop after so many tokens. documents: what is one in a plain text, a line, a paragraph or a
+    file. column: where the text is, in files with columns. unit (32,768): tokens of a unit of work.
 
     workers: processes that do units (default: 1, this one; with Ray, one a GPU). engine: "local", or "ray", which is
     this machine alone unless ray_address names a cluster. The files are the same. A process beside this one has a model
@@ -36,6 +37,8 @@ class Scanning(TypedDict, total=False):
     top: int
     samples: int
     repeats: bool
+    kept_tokens: int
+    kept_beside: int
     full: str | Sequence[str] | None
     limit: int | None
     documents: str

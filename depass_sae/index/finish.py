@@ -31,11 +31,12 @@ from .settings import MOST
 from .summary import TABLES, Summary
 from .tables import GROUP, Writer, blocks, columns_of, count_rows, open_parquet, rows_of
 
-SHOWN = {"before": 64, "after": 64, "partners": 20}
-"""So many of a feature's are in the index, of those that were kept to be merged; of tokens all."""
+PARTNERS = 20
+"""So many of a feature's are in the index, of those that were kept to be merged."""
 GROUPS = {"contexts": 2**11, "features": 2**11, "windows": 2**7}
 """Rows of a row group, of tables with lists in them: few enough that reading one takes a millisecond."""
 KINDS = ("top", "sample")
+TABLES_OF_TOKENS = {"tokens": "tokens", "before": "beside", "after": "beside"}
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ def finish(folder: Path, parts: Parts, scanned: Scanned, settings: Settings) -> 
     texts = columns_of(open_parquet(folder / "vocabulary.parquet", mapped=False).read(["text"]))["text"]
     spelled = Spelled.tokens(texts)
     keys = write_windows(root, folder / "windows.parquet", texts)
+    kept = {name: asked.settings[f"kept_{of}"] for name, of in TABLES_OF_TOKENS.items()}
     for hook, d_sae in parts.saes.items():
         finish_sae(
-            hook, d_sae, root, decoders_of(folder, hook), folder / str(hook), keys, parts.choosing, scanned.tokens,
-            str(hook) in asked.full, partial(settings.tell, f"writing what was found at {hook}"),
+            hook, d_sae, root, decoders_of(folder, hook), folder / str(hook), keys, parts.choosing, kept,
+            scanned.tokens, str(hook) in asked.full, partial(settings.tell, f"writing what was found at {hook}"),
         )  # fmt: skip
         write_labels(folder / str(hook), spelled)
     Manifest(
@@ -102,11 +104,12 @@ def finish(folder: Path, parts: Parts, scanned: Scanned, settings: Settings) -> 
 
 def finish_sae(
     hook: Place, d_sae: int, root: Part, decoders: Path, folder: Path, keys: Int[np.ndarray, "window"],
-    choosing: Choosing, tokens: int, full: bool, tell: Callable[[int, int], None],
+    choosing: Choosing, kept: Mapping[str, int], tokens: int, full: bool, tell: Callable[[int, int], None],
 ) -> None:  # fmt: skip
     """The tables of one SAE. root: the part that has all. keys: of the index's windows, in their order.
 
-    decoders: what :func:`.write_decoders` wrote. tell: is called with how many features are done, of how many.
+    kept: of the tables of tokens, how many rows a feature has. decoders: what :func:`.write_decoders` wrote. tell: is
+    called with how many features are done, of how many.
     """
     folder.mkdir(parents=True, exist_ok=True)
     offsets = root.offsets(hook)
@@ -126,8 +129,7 @@ def finish_sae(
                 "histogram": _binned(counted["histogram"], low_edge(counted["histogram"].key)),
                 "positions": _binned(counted["positions"], np.where(
                     counted["positions"].key > 0, 2.0 ** (counted["positions"].key - 1), 0).astype(np.int64)),
-                "tokens": _keyed(counted["tokens"], "token"),
-                **{name: _keyed(counted[name], "token", SHOWN[name]) for name in ("before", "after")},
+                **{name: _keyed(counted[name], "token", most) for name, most in kept.items()},
                 "partners": _partners(counted["partners"]),
                 "contexts": _contexts(some, keys, choosing),
             }  # fmt: skip
@@ -146,10 +148,10 @@ def _binned(counts: Counts, low: Any) -> dict[str, Any]:
     return {"feature": counts.feature, "low": low, "count": counts.count}
 
 
-def _keyed(counts: Counts, key: str, most: int | None = None) -> dict[str, Any]:
+def _keyed(counts: Counts, key: str, most: int) -> dict[str, Any]:
     """Each feature's most frequent first."""
     rows = counts.most_frequent_first()
-    rows = rows if most is None else rows.take(rank_in(starts_of(rows.feature), len(rows)) < most)
+    rows = rows.take(rank_in(starts_of(rows.feature), len(rows)) < most)
     return {
         "feature": rows.feature,
         key: rows.key,
@@ -161,7 +163,7 @@ def _keyed(counts: Counts, key: str, most: int | None = None) -> dict[str, Any]:
 
 def _partners(counts: Counts) -> dict[str, Any]:
     """Those that are not the feature itself."""
-    found = _keyed(counts.take(counts.feature != counts.key), "partner", SHOWN["partners"])
+    found = _keyed(counts.take(counts.feature != counts.key), "partner", PARTNERS)
     return {name: found[name] for name in ("feature", "partner", "count")}
 
 

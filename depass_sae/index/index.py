@@ -18,7 +18,7 @@ from ..arguments import typed
 from ..errors import UserError
 from ..files import expanded
 from ..labels.files import check_labels
-from ..labels.kept import read_kept
+from ..labels.kept import index_folder, read_kept
 from ..models.place import Place
 from .contexts import half_octave, low_edge
 from .manifest import Manifest
@@ -39,12 +39,14 @@ SCALARS = ("feature", "count", "density", "mean", "max", "drawn")
 
 @typed
 def open_index(folder: str | os.PathLike[str], labels: Mapping[str, str] | None = None) -> Index:
-    """The index in a folder. labels: what features mean, ``17/2601`` to a text (:func:`.read_labels`).
+    """The index in a folder, or ``"smollm2"`` for that of the SAEs which come with the package.
+
+    labels: what features mean, ``17/2601`` to a text (:func:`.read_labels`).
 
     Raises UserError where there is none, or where its scan was not finished.
     """
     check_arrow()
-    path = expanded(folder)
+    path = expanded(index_folder(folder))
     if not path.is_dir():
         raise UserError(f"there is no index {path}: no such folder")
     check_labels(labels or {})

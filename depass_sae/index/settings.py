@@ -24,9 +24,10 @@ MOST = {"tokens": 1024, "before": 512, "after": 512, "partners": 512}
 class ScanSettings:
     """window: tokens that the model sees at once, the start token among them; None: as the SAEs were trained.
 
-    top, samples, repeats: of each feature's contexts (:mod:`.contexts`). full: of which features every activation is
-    kept, as ``17/2601``; or ``all``. unit: tokens of a unit of work. limit: of the corpus; None: all of it.
-    reading: how files are read.
+    top, samples, repeats: of each feature's contexts (:mod:`.contexts`). kept_tokens, kept_beside: rows of a feature in
+    the tables of the tokens that it fires on, and of those before and after them. full: of which features every
+    activation is kept, as ``17/2601``; or ``all``. unit: tokens of a unit of work. limit: of the corpus; None: all of
+    it. reading: how files are read.
 
     Raises UserError for what cannot be.
     """
@@ -35,13 +36,19 @@ class ScanSettings:
     top: int = 20
     samples: int = 4
     repeats: bool = False
+    kept_tokens: int = MOST["tokens"]
+    kept_beside: int = 64
     full: tuple[str, ...] = ()
     unit: int = UNIT
     limit: int | None = None
     reading: Reading = Reading()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        for name, least, most in (("window", 4, 2**20), ("top", 1, 1000), ("samples", 0, 100), ("unit", 1, 2**24)):
+        bounds = {
+            "window": (4, 2**20), "top": (1, 1000), "samples": (0, 100), "unit": (1, 2**24),
+            "kept_tokens": (1, MOST["tokens"]), "kept_beside": (1, MOST["before"]),
+        }  # fmt: skip
+        for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UserError(f"{name} should be {least:,} to {most:,}, not {value:,}")

@@ -14,13 +14,12 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..arguments import typed
 from ..errors import UserError
 from ..files import check_unicode, parse_json, read_text
-from .kept import read_index_labels
+from .kept import index_folder, read_index_labels
 
 FEATURE = re.compile(r"(\d{1,9}(?:\.[a-z][a-z0-9_]{0,30})?)/(\d{1,9})", re.ASCII)
 LAYER = re.compile(r"(\d{1,9})(?:-\S*)?", re.ASCII)
@@ -39,9 +38,11 @@ def check_labels(labels: Mapping[str, str]) -> None:
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     """The labels in a .csv or .json file, or in the folder of an index, by ``layer/index``.
 
+    ``"smollm2"``: the index of the SAEs that come with the package.
+
     Raises UserError with one line: where it breaks.
     """
-    path = Path(path)
+    path = index_folder(path)
     if os.path.isdir(path):  # which, other than Path.is_dir, no name is too long for
         return read_index_labels(path)
     parsers = {".csv": _from_csv, ".json": _from_json}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,14 @@ from pathlib import Path
 from ..errors import UserError
 
 NAME = "labels.parquet"
+SHIPPED = Path(__file__).parents[1] / "index" / "shipped"
+"""The index that comes with the package: of SmolLM2's SAEs."""
 HOOK = re.compile(r"(\d{1,9})\.[a-z][a-z0-9_]{0,30}", re.ASCII)
+
+
+def index_folder(path: str | os.PathLike[str]) -> Path:
+    """Where an index is: ``smollm2`` stands for the one that comes with the package, unless a folder has that name."""
+    return SHIPPED if os.fspath(path) == "smollm2" and not os.path.isdir(path) else Path(path)
 
 
 def read_kept(folder: Path) -> dict[int, str]:

@@ -176,6 +176,20 @@ def test_contexts_may_repeat_a_document_where_that_is_asked_for(tmp_path: Path, 
     assert repeated > 5
 
 
+def test_fewer_tokens_are_kept_where_that_is_asked_for(tmp_path: Path, index: Index) -> None:
+    """The most frequent ones; everything else stays as it is."""
+    found, cut = scanned(tmp_path / "ix", top=5, samples=2, kept_tokens=3, kept_beside=1), 0
+    for layer, i in features(index):
+        few, all_ = (ix.feature(f"{layer}/{i}").to_dict() for ix in (found, index))
+        for key, most in (("fires_on", 3), ("before", 1), ("after", 1)):
+            cut += len(all_[key]) > most
+            assert few.pop(key) == all_.pop(key)[:most]
+        few.pop("label"), all_.pop("label")
+        few["partners"], all_["partners"] = None, None
+        assert few == all_
+    assert cut > 50
+
+
 # ------------------------------------------------------------------------------------------------------ the same bytes
 
 
