@@ -24,6 +24,7 @@ from depass_sae.files import write_text
 from .big import big
 from .graphs import every_layer, graph
 from .measure import Row, measured
+from .scale import scale
 from .scan import scan
 from .shapley import shapley
 from .start import start
@@ -38,7 +39,7 @@ CPU = {
 }
 GPU = {"llama-3.1-8b": (32, 128, 512)}
 GRAPHS = (35, 200)
-PRINTED = {"start": start, "shapley": shapley, "scan": scan, "wide": wide}
+PRINTED = {"start": start, "shapley": shapley, "scan": scan, "wide": wide, "scale": scale}
 """What is timed on its own, and printed."""
 COSTLY = 128
 """The longest prompt on which a large model's tokens are carried forward, too; on longer ones, only the sweep."""
