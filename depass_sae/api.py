@@ -40,11 +40,13 @@ from .graph.feature_game import Newcomers, Removal, predicted_logit
 from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import sufficiency, verify_graph
 from .graph.ways import Grow
+from .index.causes import Causes
 from .index.corpus import corpus
 from .index.index import Index, open_index
 from .index.items import Reading
 from .index.scan import scan
 from .index.settings import ScanSettings
+from .index.why import CONTEXTS, find_causes
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
 from .models.place import Place
@@ -776,6 +778,17 @@ class LM:
         how = ScanSettings(window, top, samples, repeats, named, unit, limit, Reading(documents, column))
         return open_index(scan(self._subject, corpus(source, how.reading), out, how, Settings.of(progress=progress)))
 
+    def why(self, index: Index, feature: str, *, contexts: int = CONTEXTS, **how: Unpack[How]) -> Causes:
+        """Why a feature fires over an index's corpus: its strongest contexts taken apart.
+
+        By source token, head and feature of the SAEs below, in shares of the pre-activation; see
+        :mod:`depass_sae.index.causes`. contexts: how many. What was found is kept in the index, where the same question
+        finds it, ``index.feature(...).causes`` has it without a model, and the feature may get its name from it.
+
+        Raises UserError where model or SAEs are not those of the index.
+        """
+        return find_causes(self._subject, index, feature, contexts, _settings(how))
+
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
         target, at = make_target(
             self._subject,
@@ -840,7 +853,7 @@ def _several(prompts: Any) -> list[PromptLike]:
     return given
 
 
-def _settings(question: Question) -> Settings:
+def _settings(question: How) -> Settings:
     return Settings.of(**{key: question[key] for key in How.__annotations__ if key in question})  # type: ignore
 
 
