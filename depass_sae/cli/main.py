@@ -40,7 +40,9 @@ COMMANDS = (
     index.scan,
     index.index,
     index.search,
+    index.similar,
     index.compare,
+    index.export,
     models.models,
     models.estimate,
 )

@@ -6,7 +6,7 @@ Nothing is read but what an answer needs: of a feature the few row groups that i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ..api import LM
+    from ..passes.forward import Progress
     from .causes import Causes
     from .compare import Comparison
     from .lists import FeatureList
@@ -154,6 +155,31 @@ class Index:
         from .similar import similar
 
         return similar(self, feature, top)
+
+    @typed
+    def export_contexts(
+        self,
+        path: str | os.PathLike[str],
+        features: Sequence[str] | None = None,
+        *,
+        format: str = "autointerp",
+        layer: str | None = None,
+        list: str | None = None,
+        top: int = 20,
+        contexts: int = 20,
+        progress: Progress | None = None,
+    ) -> int:
+        """Features with their contexts, for other programs; how many were written.
+
+        features: these; None: the ``top`` of a list ("dense", "rare"), else all that fire, of one layer's SAE or of
+        all. format: "autointerp", JSON lines; or "neuronpedia", a folder with a file for each, or JSON lines where the
+        name ends so. See :mod:`depass_sae.index.export`.
+
+        Raises UserError for what cannot be written.
+        """
+        from .export import Chosen, export
+
+        return export(self, path, format, Chosen(features, layer, list, top), contexts, progress)
 
     def activations(self, feature: str) -> pandas.DataFrame:
         """Every activation of a feature of which all are kept: window, pos, token, document and activation.
