@@ -90,8 +90,8 @@ def feature(
     with talk.working() as status:
         lm = loading.load(status, None)
         card = lm.card(
-            which, texts or None, top=top, strongest=8 if strongest is None else strongest, contexts=contexts, cache_dir=loading.kept,
-            progress=status.progress, **keywords,
+            which, texts or None, top=top, strongest=8 if strongest is None else strongest, contexts=contexts,
+            cache_dir=loading.kept, progress=status.progress, **keywords,
         )  # fmt: skip
         trouble = None
         if meanings is not None:
@@ -132,12 +132,13 @@ class Why:
     def ask(self, index: Index, feature: str) -> Causes:
         """The index keeps the answer. Only the SAEs up to the feature's are loaded."""
         from ..index.settings import named_feature
+        from ..index.why import CONTEXTS
 
         hook, _ = named_feature(feature, index.saes)
-        contexts = {} if self.contexts is None else {"contexts": self.contexts}
         with talk.working() as status:
             lm = self.loading.load(status, sorted({place.layer for place in index.saes if place.layer <= hook.layer}))
-            return lm.why(index, feature, **contexts, progress=status.progress, **self.how)
+            many = CONTEXTS if self.contexts is None else self.contexts
+            return lm.why(index, feature, contexts=many, progress=status.progress, **self.how)
 
 
 def _feature_in_index(
