@@ -247,7 +247,10 @@ class Causes(Shown):
                 "others": {key: fsum(getattr(source, key) for source in others) for key in ("own", "earlier")},
             },
             "heads": [asdict(head) for head in self.heads],
-            "below": [{**asdict(one), "hook": str(one.hook)} for one in self.below],
+            "below": [
+                {**asdict(one), "hook": str(one.hook), "features": list(map(asdict, one.features))}
+                for one in self.below
+            ],
             "contexts": [_context_dict(context) for context in self.contexts],
         }
 
