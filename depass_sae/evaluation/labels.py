@@ -1,7 +1,7 @@
 """Do automatic names predict where features fire? On SmolLM2, over text that no name was made of: docs/names.md.
 
-Names come from an index of the texts that SmolLM2 wrote and the SAEs were trained on; they are tested on those that were
-held out. A name of tokens says at every token whether the feature should fire there: where the token, or the one
+Names come from an index of the texts that SmolLM2 wrote and the SAEs were trained on; they are tested on those that
+were held out. A name of tokens says at every token whether the feature should fire there: where the token, or the one
 before it for an "after" name, reads as one of the name's texts. Of such a yes or no the area under the ROC curve for
 firing is (true positive rate + true negative rate) / 2: a half is chance. Beside it stand the names of other features
 that fire about as often.
@@ -48,7 +48,7 @@ KINDS = ("on", "after")
 
 @dataclass(frozen=True)
 class Read:
-    """What was read, token by token: what each reads, and what the one before it reads. at: where each feature fires."""
+    """What was read: what each token reads, and what the one before it reads. at: where each feature fires."""
 
     text: Int[np.ndarray, "token"]
     before: Int[np.ndarray, "token"]
@@ -79,7 +79,7 @@ def read(
             found[hook].append((firings.feature, place[firings.at].astype(np.int32)))
         done += len(rows)
         settings.tell("reading held-out texts", done, limit or 0)
-    at = {}
+    at: dict[tuple[Place, int], np.ndarray] = {}
     for hook, parts in found.items():
         feature, where = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(feature, kind="stable")
@@ -183,9 +183,9 @@ TAIL = """
 {better} of {n} features ({share:.0%}) fire more as their own name says than as another's does.
 
 What this does not say: that a name is the feature's meaning. It knows no context, so that a feature which fires on
-“bank” in texts about rivers alone is named as well as one that always does; it says nothing of how strongly a feature
-fires; and features without a name of tokens, {rest} of those that fire often enough, are not in these numbers. Texts of
-one writer, on the same topics, are alike: over other text names will do worse. Features that exchange names may have the
+“bank” in texts about rivers alone is named as one that always does; it says nothing of how strongly a feature fires;
+and features without a name of tokens, {rest} of those that fire often enough, are not in these numbers. Texts of one
+writer, on the same topics, are alike: over other text names will do worse. Features that exchange names may have the
 same one. The intervals are over features, for these texts.
 """
 
