@@ -22,8 +22,6 @@ from ..errors import UserError
 from ..files import check_place, expanded, whole_file, whole_folder
 from ..graph.export.neuronpedia import cantor
 from ..models.place import Place
-from ..passes.forward import Progress
-from ..passes.settings import Settings
 from ..view import words
 from .causes import CausedContext
 from .contexts import octave
@@ -33,6 +31,7 @@ from .results import Context, FeatureInIndex
 from .settings import named_feature
 
 if TYPE_CHECKING:
+    from ..passes.forward import Progress
     from .index import Index
 
 FORMATS = ("autointerp", "neuronpedia")
@@ -134,11 +133,11 @@ def _each(
     progress: Progress | None,
     write: Callable[[bytes], Any],
 ) -> None:
-    settings = Settings(progress=progress)
     for done, (hook, i) in enumerate(features, start=1):
         document = of(index.feature(f"{hook}/{i}"), contexts)
         write((json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n").encode())
-        settings.tell("exporting features", done, len(features))
+        if progress is not None:
+            progress("exporting features", done, len(features))
 
 
 def _check_layers(features: Sequence[tuple[Place, int]]) -> None:
