@@ -160,7 +160,7 @@ def index_of(subject: Subject, work: Path, tokens: int | None, progress: Progres
 
 HEAD = """# Do automatic names predict where features fire?
 
-Made by `make names` on SmolLM2-135M and the SAEs shipped for it. An index of {scanned:,} tokens, which SmolLM2 wrote,
+Made by `{made}` on SmolLM2-135M and the SAEs shipped for it. An index of {scanned:,} tokens, which SmolLM2 wrote,
 names features by the tokens that they fire on, or by those before them (“after …”). The names are tested on {tested:,}
 tokens of other texts, which it wrote as well, and on which neither SAE nor name was made: {n} features, drawn at random
 from those that have such a name and fire at least {least} times there.
@@ -190,11 +190,13 @@ same one. The intervals are over features, for these texts.
 """
 
 
-def page(records: Sequence[Record], scanned: int, tested: int, nameless: float) -> str:
-    """Markdown. nameless: the share of the features that fire often enough which have no name of tokens."""
-    parts = [
-        HEAD.format(scanned=scanned, tested=tested, n=len(records), least=LEAST, group=GROUP, level=LEVEL),
-    ]
+def page(records: Sequence[Record], scanned: int, tested: int, nameless: float, made: str = "make names") -> str:
+    """Markdown. nameless: the share of the features that fire often enough which have no name of tokens.
+
+    made: the command.
+    """
+    head = {"scanned": scanned, "tested": tested, "n": len(records), "least": LEAST, "group": GROUP, "level": LEVEL}
+    parts = [HEAD.format(made=made, **head)]
     named = [("all", list(records))]
     named += [(f"named {kind} tokens", [one for one in records if one["kind"] == kind]) for kind in KINDS]
     saes = sorted({one["sae"] for one in records}, key=Place.parse)
@@ -242,7 +244,15 @@ def main() -> None:
         heard = read(subject, held_out(), window, spelled, args.held_out, Settings(progress=tell))
     records = measured(index, heard, candidates(index, heard, args.features))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, page(records, index.tokens, len(heard.text), nameless(index, heard)))
+    write_text(args.out, page(records, index.tokens, len(heard.text), nameless(index, heard), command(args)))
+
+
+def command(args: argparse.Namespace) -> str:
+    """As one that makes the same page is written."""
+    limits = {"tokens": args.tokens, "held-out": args.held_out}
+    given = [f" --{name} {value}" for name, value in limits.items() if value is not None]
+    given += [f" --features {args.features}"] if args.features != FEATURES else []
+    return f"python -m depass_sae.evaluation.labels{''.join(given)}" if given else "make names"
 
 
 if __name__ == "__main__":
