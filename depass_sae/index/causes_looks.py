@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from .._version import __version__
@@ -38,7 +37,7 @@ def causes(document: Document, top: int | None) -> tuple[Block, ...]:
     """top: how many rows a table has at most."""
     c: Any = At(document)
     name = f"{c['name']} ({words.shown(c['label'])})" if c["label"] else c["name"]
-    return (Note(f"{name}: {_answer(c)}", "answer"), *_parts(c, top))
+    return (Note(f"{name}: {_answer(c)}", "answer"), *_parts(c, top), *_fires(c, top), *_caused(c, top))
 
 
 def causes_sections(f: Document, top: int | None) -> tuple[Section, ...]:
@@ -46,7 +45,8 @@ def causes_sections(f: Document, top: int | None) -> tuple[Section, ...]:
     if "causes" not in f:
         return ()
     c = f["causes"]
-    return (Section("Why it fires", (Note(words.capital(_answer(c)), "lead"), *_parts(c, top))),)
+    lead = Note(words.capital(_answer(c)), "lead")
+    return (Section("Why it fires", (lead, *_parts(c, top), *_caused(c, top))),)
 
 
 def _answer(c: Document) -> str:
@@ -63,12 +63,7 @@ def _answer(c: Document) -> str:
 
 
 def _parts(c: Document, top: int | None) -> tuple[Block, ...]:
-    return (
-        _shares(c),
-        _texts(c, top),
-        Beside((_heads(c, top), *(_below(one, top) for one in c["below"]))),
-        *_strips(c, top),
-    )
+    return _shares(c), _texts(c, top), Beside((_heads(c, top), *(_below(one, top) for one in c["below"])))
 
 
 def _shares(c: Document) -> Table:
@@ -139,20 +134,31 @@ def _below(below: Document, top: int | None) -> Table:
     return Table(f"From which features at {below['hook']}", columns, tuple(rows))
 
 
-def _strips(c: Document, top: int | None) -> Iterable[Strip]:
-    """Every context twice: by where the feature fires, and by what it fires for; both are of one size."""
-    title = "Its strongest contexts: where it fires, and what each token gives it where it is strongest"
+def _fires(c: Document, top: int | None) -> tuple[Block, ...]:
+    """Its contexts by where it fires."""
+    title = "Where it fires in its strongest contexts"
+    return (*_strips(c, "activations", "activation", title, top), Note("The same by what it fires for:", "quiet"))
+
+
+def _caused(c: Document, top: int | None) -> tuple[Strip, ...]:
+    """Its contexts by what each token gives it where it is strongest."""
+    return _strips(c, "contributions", "contribution", "What each token gives it where it is strongest", top)
+
+
+def _strips(c: Document, key: str, unit: str, title: str, top: int | None) -> tuple[Strip, ...]:
+    found = []
     for number, context in enumerate(list(c["contexts"])[:top], start=1):
         pos = context["pos"]
         low = max(pos - AROUND, 0)
-        for key, label in (("activations", f"{number} fires"), ("contributions", "caused by")):
-            marks = tuple(
-                Mark(token, at, value, aimed=at == pos)
-                for at, (token, value) in enumerate(zip(context["tokens"], context[key], strict=True))
-                if at >= low
-            )
-            caption = _far(context, low) if key == "contributions" else ""
-            yield Strip(title if number == 1 and key == "activations" else "", marks, "activation", caption, label)
+        marks = tuple(
+            Mark(token, at, value, aimed=at == pos)
+            for at, (token, value) in enumerate(zip(context["tokens"], context[key], strict=True))
+            if at >= low
+        )
+        caption = _far(context, low) if key == "contributions" else ""
+        label = f"{number} {words.number(context['activations'][pos], 1)}"
+        found.append(Strip(title if number == 1 else "", marks, unit, caption, label))
+    return tuple(found)
 
 
 def _far(context: Document, low: int) -> str:

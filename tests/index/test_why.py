@@ -23,6 +23,7 @@ from depass_sae.labels.automatic import Named, spelled
 from depass_sae.models.place import Place
 from depass_sae.passes.settings import Settings
 from depass_sae.texts import is_hidden
+from depass_sae.view.blocks import Strip
 
 from ..attribution.tiny import HOSTILE, handle, model, random_sae, tokenizer
 from .scanned import WINDOW, lm, scanned, texts
@@ -210,8 +211,12 @@ def test_an_answer_shows_itself(asked: dict[str, Causes]) -> None:
         assert sums.tolist() == pytest.approx([context.pre_activation for context in causes.contexts], rel=1e-4)
         text = str(causes.table())
         assert causes.feature in text
-        page = causes.to_html()
-        assert page.count("caused by") == len(causes.contexts)
+        assert "What each token gives it" in causes.to_html()
+        strips = [block for block in causes.blocks() if isinstance(block, Strip)]
+        for key, some in (("activations", strips[:6]), ("contributions", strips[6:])):
+            for context, strip in zip(causes.contexts, some, strict=True):
+                assert [mark.value for mark in strip.marks] == list(getattr(context, key))
+                assert [mark.pos for mark in strip.marks if mark.aimed] == [context.pos]
 
 
 def test_another_model_or_other_saes_are_refused(index: Index) -> None:
