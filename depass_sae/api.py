@@ -42,10 +42,12 @@ from .graph.verify import sufficiency, verify_graph
 from .graph.ways import Grow
 from .index.asking import Scanning
 from .index.asking import asked as asked_scan
+from .index.causes import Causes
 from .index.corpus import corpus
 from .index.index import Index, open_index
 from .index.scan import scan, scan_shard
 from .index.shards import parse_shard
+from .index.why import CONTEXTS, find_causes
 from .labels.neuronpedia import labels_from
 from .loading import load_subject
 from .models.place import Place
@@ -771,6 +773,17 @@ class LM:
         which = parse_shard(shard) if isinstance(shard, str) else shard
         return scan_shard(self._subject, corpus(source, asked.reading), out, asked, settings, which, engine)
 
+    def why(self, index: Index, feature: str, *, contexts: int = CONTEXTS, **how: Unpack[How]) -> Causes:
+        """Why a feature fires over an index's corpus: its strongest contexts taken apart.
+
+        By source token, head and feature of the SAEs below, in shares of the pre-activation; see
+        :mod:`depass_sae.index.causes`. contexts: how many. What was found is kept in the index, where the same question
+        finds it, ``index.feature(...).causes`` has it without a model, and the feature may get its name from it.
+
+        Raises UserError where model or SAEs are not those of the index.
+        """
+        return find_causes(self._subject, index, feature, contexts, _settings(how))
+
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
         target, at = make_target(
             self._subject,
@@ -835,7 +848,7 @@ def _several(prompts: Any) -> list[PromptLike]:
     return given
 
 
-def _settings(question: Question) -> Settings:
+def _settings(question: How) -> Settings:
     return Settings.of(**{key: question[key] for key in How.__annotations__ if key in question})  # type: ignore
 
 

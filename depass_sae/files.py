@@ -7,10 +7,11 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import UserError
 from .texts import quoted
@@ -174,6 +175,51 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 os.replace(temporary, target)
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write into, piece by piece; it takes its place when the block ends well, else nothing is left of it.
+
+    Raises UserError where it cannot be written.
+    """
+    try:
+        path = Path(path).expanduser()
+        there = _status(path)
+        if there is not None and not _is_replaced(there):
+            with path.open("wb") as device:
+                yield device
+            return
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".depass-sae-{secrets.token_hex(6)}")
+        with _made(target.parent):
+            try:
+                with temporary.open("xb") as file:
+                    yield file
+                if there is not None:
+                    temporary.chmod(stat.S_IMODE(there.st_mode))
+                os.replace(temporary, target)
+            finally:
+                _remove(temporary)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The same for a folder that is empty, or not there: it is filled under another name beside it."""
+    try:
+        target = Path(os.path.realpath(Path(path).expanduser()))
+        temporary = target.with_name(f".depass-sae-{secrets.token_hex(6)}")
+        with _made(target.parent):
+            try:
+                temporary.mkdir()
+                yield temporary
+                os.replace(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cannot_write(path, error) from error
 
 
 def _status(path: str | os.PathLike[str]) -> os.stat_result | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from depass_sae.errors import UserError
-from depass_sae.files import check_place, parse_json, same_place, write_files, write_text
+from depass_sae.files import check_place, parse_json, same_place, whole_file, whole_folder, write_files, write_text
 from depass_sae.graph.export import write_graph
 from depass_sae.texts import visible
 
@@ -226,3 +226,39 @@ def test_a_folder_that_is_read_only_is_one_line_before_the_work_and_after_it(clo
         check_place(closed / "missing" / "folder", folder=True)
     assert sorted(os.listdir(closed)) == ["g.json", "old.json"]
     assert (closed / "old.json").read_text() == "old"
+
+
+def test_what_is_written_piece_by_piece_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    path, folder = tmp_path / "made" / "a.txt", tmp_path / "b" / "c"
+    with whole_file(path) as file, whole_folder(folder) as inner:
+        file.write(b"one")
+        (inner / "x").write_bytes(b"two")
+        assert not path.exists()
+        assert not folder.exists()
+        file.write(b"three")
+    assert path.read_bytes() == b"onethree"
+    assert (folder / "x").read_bytes() == b"two"
+    path.chmod(0o600)
+    with whole_file(path) as file:
+        file.write(b"other")
+    assert path.read_bytes() == b"other"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b", "c", "made", "x"]
+
+
+def test_of_what_is_not_finished_nothing_is_left(tmp_path: Path) -> None:
+    old = tmp_path / "old.txt"
+    old.write_text("old")
+    for error, expected in ((KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "disk full"), UserError)):
+        for whole in (whole_file(tmp_path / "x" / "a.txt"), whole_folder(tmp_path / "x" / "y"), whole_file(old)):
+            with pytest.raises(expected), whole:
+                raise error
+    assert [p.name for p in tmp_path.rglob("*")] == ["old.txt"]
+    assert old.read_text() == "old"
+    with pytest.raises(UserError, match="cannot write"), whole_file(tmp_path):
+        pass
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "z").touch()
+    with pytest.raises(UserError, match="cannot write"), whole_folder(tmp_path / "full"):
+        pass
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["full", "old.txt", "z"]

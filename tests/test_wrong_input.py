@@ -7,7 +7,9 @@ import json
 import os
 import pickle
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -471,6 +473,11 @@ def lm() -> ds.LM:
     return handle([fitting_sae(), random_sae("gated", "0.resid_post")])
 
 
+@cache
+def an_index(lm: ds.LM) -> ds.Index:
+    return lm.scan([TEXT], Path(tempfile.mkdtemp()) / "ix")
+
+
 NOTHING_LIKE_IT = [
     True,
     1.5,
@@ -530,6 +537,22 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         ],
     ),
     "an index": (lambda lm, x: ds.open_index(x), [*NO_PATH, "", "missing", ".", None]),
+    "the index of a why": (lambda lm, x: lm.why(x, "1/3"), [None, 5, "ix", Path("ix"), {}, object()]),
+    "why's contexts": (lambda lm, x: lm.why(an_index(lm), "1/3", contexts=x), [*NOTHING_LIKE_IT, 0, 101]),
+    "why's feature": (lambda lm, x: lm.why(an_index(lm), x), [*NO_TEXT, None, "", "1", "1/3@4", "9/3"]),
+    "why's rule": (lambda lm, x: lm.why(an_index(lm), "1/3", rule=x), [*NO_TEXT, "", "Half"]),
+    "why's model": (lambda lm, x: an_index(lm).why("1/3", x), [5, "x", {}, object()]),
+    "similar": (lambda lm, x: an_index(lm).similar(x), [*NO_TEXT, None, "", "1", "1/3@4", "9/3"]),
+    "similar top": (lambda lm, x: an_index(lm).similar("1/3", x), [*NOTHING_LIKE_IT, 0]),
+    "export path": (lambda lm, x: an_index(lm).export_contexts(x), [*NO_PATH, "", None, "a.txt", f"{NOBODY}.jsonl"]),
+    "export features": (
+        lambda lm, x: an_index(lm).export_contexts("a.jsonl", x),
+        [5, "1/3", True, [], [5], ["x"], ["1/3@4"], {}],
+    ),
+    "export format": (lambda lm, x: an_index(lm).export_contexts("a.jsonl", format=x), [*NO_TEXT, None, "", "csv"]),
+    "export list": (lambda lm, x: an_index(lm).export_contexts("a.jsonl", list=x), [*NO_TEXT, "", "dead", "Dense"]),
+    "export layer": (lambda lm, x: an_index(lm).export_contexts("a.jsonl", layer=x), [*NO_TEXT, "", "x", "99"]),
+    "export contexts": (lambda lm, x: an_index(lm).export_contexts("a.jsonl", contexts=x), [*NOTHING_LIKE_IT, 0]),
     "where a corpus goes": (lambda lm, x: lm.scan(["a"], x), [*NO_PATH, "", None]),
     "window": (
         lambda lm, x: lm.scan(["a"], "ix", window=x),

@@ -185,6 +185,66 @@ def search(
     answer(open_labelled(folder, labels).search(text, top=top), top, out)
 
 
+def similar(
+    *,
+    which: Annotated[str, typer.Argument(metavar="FEATURE", help="LAYER/INDEX, e.g. 17/1208.")],
+    folder: options.IndexOption = None,
+    top: options.Top = 20,
+    labels: options.LabelFile = None,
+    out: options.OutOptions,
+) -> None:
+    """The features of all SAEs that fire on the same tokens as one."""
+    from ..index.similar import Similar
+
+    if folder is None:
+        raise UserError("name the folder of an index with --index")
+    out.check(Similar)
+    answer(open_labelled(folder, labels).similar(which, top=top), top, out)
+
+
+def export(
+    *,
+    folder: IndexFolder,
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="autointerp: for whoever names features; neuronpedia: feature details."),
+    ] = "autointerp",
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A .jsonl file; of neuronpedia a folder, with a file for each feature."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", help="17/2601,11/223: these alone.", show_default="those that fire"),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", "-l", help="Only the SAE of this layer, or at this hook.", show_default=False),
+    ] = None,
+    list_: Annotated[
+        str | None,
+        typer.Option("--list", help="Those of a list: dense or rare.", show_default=False),
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", help="How many of the --list.", min=1, show_default="20")] = None,
+    contexts: Annotated[int, typer.Option("--contexts", help="How many of a feature, at most.", min=1)] = 20,
+    labels: options.LabelFile = None,
+) -> None:
+    """Features with their contexts as files for other programs: those that name features, and Neuronpedia."""
+    from ..index.export import Chosen, check_export, export
+
+    if target is None:
+        raise UserError("name what to write with --out")
+    if top is not None and list_ is None:
+        raise UserError("--top says how many of a list: name that with --list")
+    check_export(target, format_)
+    chosen = Chosen(named(features) or None, layer, list_, top or 20)
+    opened = open_labelled(folder, labels)
+    with talk.working() as status:
+        many = export(opened, target, format_, chosen, contexts, status.progress)
+    talk.wrote([target])
+    talk.say(f"{many:,} features")
+
+
 def compare(
     *,
     first: IndexFolder,

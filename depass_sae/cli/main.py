@@ -41,7 +41,9 @@ COMMANDS = (
     index.merge,
     index.index,
     index.search,
+    index.similar,
     index.compare,
+    index.export,
     models.models,
     models.estimate,
 )

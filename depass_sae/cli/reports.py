@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
 from . import options, talk
+
+if TYPE_CHECKING:
+    from ..index.causes import Causes
+    from ..index.index import Index
 
 
 def feature(
@@ -19,7 +23,15 @@ def feature(
         list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.", show_default=False)
     ] = None,
     prompts: options.PromptsFile = None,
-    strongest: Annotated[int, typer.Option("--strongest", help="How many firings are taken apart.", min=1)] = 8,
+    strongest: Annotated[
+        int | None,
+        typer.Option(
+            "--strongest",
+            help="How many firings are taken apart; with --why how many contexts.",
+            min=1,
+            show_default="8; 10 with --why",
+        ),
+    ] = None,
     top: options.Top = 10,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.html or FILE.json.")] = None,
     contexts: Annotated[
@@ -32,6 +44,12 @@ def feature(
     ] = None,
     labels: options.Labels = None,
     index: options.IndexOption = None,
+    why: Annotated[
+        bool,
+        typer.Option(
+            "--why", help="Of an --index: also what makes it fire in its strongest contexts; takes the model."
+        ),
+    ] = False,
     how: options.HowOptions,
     as_json: options.AsJson = False,
     loading: options.Loading,
@@ -39,13 +57,16 @@ def feature(
     """A feature's card: where it fires, which tokens drive it, what it writes, and which features are near it.
 
     With --index: what it does over the corpus of an index, which needs no model; with --contexts index, too, the card
-    of its strongest contexts there.
+    of its strongest contexts there. With --why the model says what makes it fire in these; the index keeps the answer.
     """
+    if why and (index is None or contexts is not None):
+        raise UserError("--why asks about the contexts of an index: name that with --index, and leave --contexts out")
     if index is not None:
         if prompt or prompts is not None or contexts not in (None, "index"):
             raise UserError("--index says where the texts are; leave --prompt and --prompts out")
         if contexts is None:
-            _feature_in_index(which, index, top, out, labels, as_json)
+            asked = Why(loading, strongest, how.keywords()) if why else None
+            _feature_in_index(which, index, top, out, labels, as_json, asked)
             return
     from ..labels.neuronpedia import labels_from
     from ..report.card.card import FeatureCard
@@ -69,8 +90,8 @@ def feature(
     with talk.working() as status:
         lm = loading.load(status, None)
         card = lm.card(
-            which, texts or None, top=top, strongest=strongest, contexts=contexts, cache_dir=loading.kept,
-            progress=status.progress, **keywords,
+            which, texts or None, top=top, strongest=8 if strongest is None else strongest, contexts=contexts,
+            cache_dir=loading.kept, progress=status.progress, **keywords,
         )  # fmt: skip
         trouble = None
         if meanings is not None:
@@ -100,7 +121,29 @@ def _contexts_of(which: str, folder: Path | None) -> list[tuple[int, ...]]:
     return found
 
 
-def _feature_in_index(which: str, folder: Path, top: int, out: Path | None, labels: str | None, as_json: bool) -> None:
+@dataclass(frozen=True)
+class Why:
+    """That --why was asked, of which model and how. contexts: how many; None: as many as there are by default."""
+
+    loading: options.Loading
+    contexts: int | None
+    how: dict[str, Any]
+
+    def ask(self, index: Index, feature: str) -> Causes:
+        """The index keeps the answer. Only the SAEs up to the feature's are loaded."""
+        from ..index.settings import named_feature
+        from ..index.why import CONTEXTS
+
+        hook, _ = named_feature(feature, index.saes)
+        with talk.working() as status:
+            lm = self.loading.load(status, sorted({place.layer for place in index.saes if place.layer <= hook.layer}))
+            many = CONTEXTS if self.contexts is None else self.contexts
+            return lm.why(index, feature, contexts=many, progress=status.progress, **self.how)
+
+
+def _feature_in_index(
+    which: str, folder: Path, top: int, out: Path | None, labels: str | None, as_json: bool, why: Why | None
+) -> None:
     from ..index.results import FeatureInIndex
     from .index import answer, open_labelled
 
@@ -108,7 +151,10 @@ def _feature_in_index(which: str, folder: Path, top: int, out: Path | None, labe
     group.check(FeatureInIndex)
     if labels == "neuronpedia":
         raise UserError("with --index labels come from a .csv or .json file")
-    answer(open_labelled(folder, labels).feature(which), top, group)
+    opened = open_labelled(folder, labels)
+    causes = None if why is None else why.ask(opened, which)
+    found = opened.feature(which)
+    answer(found if causes is None else replace(found, causes=causes), top, group)
 
 
 def case_study(

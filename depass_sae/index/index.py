@@ -29,9 +29,13 @@ from .tables import Sorted, check_arrow, columns_of, open_parquet, rows_of
 if TYPE_CHECKING:
     import pandas
 
+    from ..api import LM
+    from ..passes.forward import Progress
+    from .causes import Causes
     from .compare import Comparison
     from .lists import FeatureList
     from .search import Found
+    from .similar import Similar
 
 SCALARS = ("feature", "count", "density", "mean", "max", "drawn")
 """Columns of all features that are read at once."""
@@ -120,7 +124,65 @@ class Index:
             missed={name.removesuffix("_missed"): row[name] for name in row if name.endswith("_missed")},
             top=self._votes(row, "top"),
             bottom=self._votes(row, "bottom"),
+            causes=self.causes(hook, index),
         )
+
+    def strongest(self, hook: Place, index: int, count: int) -> list[Context]:
+        """So many contexts of a feature, strongest first."""
+        found = self.at(hook, "contexts").feature(index)
+        pairs = zip(self._contexts(hook, found), found["kind"], strict=True)
+        return [context for context, kind in pairs if kind == "top"][:count]
+
+    @typed
+    def why(self, feature: str, lm: LM | None = None, contexts: int = 10, **how: Any) -> Causes:
+        """Why a feature fires: :meth:`depass_sae.LM.why`; without a model, what was found before.
+
+        Raises UserError where nothing was.
+        """
+        if lm is not None:
+            return lm.why(self, feature, contexts=contexts, **how)
+        kept = self.causes(*named_feature(feature, self.saes))
+        if kept is None:
+            raise UserError(f"nobody has asked yet why {feature} fires; that takes the model: index.why(feature, lm)")
+        return kept
+
+    def causes(self, hook: Place, index: int) -> Causes | None:
+        """What was found of why a feature fires, and kept; None: nothing was."""
+        from .causes_kept import read_causes
+
+        return read_causes(self, hook, index)
+
+    @typed
+    def similar(self, feature: str, top: int = 20) -> Similar:
+        """The features of all SAEs that fire on the same tokens, the likest first."""
+        from .similar import similar
+
+        return similar(self, feature, top)
+
+    @typed
+    def export_contexts(
+        self,
+        path: str | os.PathLike[str],
+        features: Sequence[str] | None = None,
+        *,
+        format: str = "autointerp",
+        layer: str | None = None,
+        list: str | None = None,
+        top: int = 20,
+        contexts: int = 20,
+        progress: Progress | None = None,
+    ) -> int:
+        """Features with their contexts, for other programs; how many were written.
+
+        features: these; None: the ``top`` of a list ("dense", "rare"), else all that fire, of one layer's SAE or of
+        all. format: "autointerp", JSON lines; or "neuronpedia", a folder with a file for each, or JSON lines where the
+        name ends so. See :mod:`depass_sae.index.export`.
+
+        Raises UserError for what cannot be written.
+        """
+        from .export import Chosen, export
+
+        return export(self, path, format, Chosen(features, layer, list, top), contexts, progress)
 
     def activations(self, feature: str) -> pandas.DataFrame:
         """Every activation of a feature of which all are kept: window, pos, token, document and activation.
@@ -234,6 +296,10 @@ class Index:
         if key not in self._opened:
             self._opened[key] = read_kept(self.folder / str(hook))
         return self._opened[key]
+
+    def forget_labels(self, hook: Place) -> None:
+        """Automatic names are read again: one of them has changed."""
+        self._opened.pop((hook, "labels"), None)
 
     def text(self, token: int) -> str:
         """A token's text."""

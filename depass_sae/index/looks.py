@@ -10,6 +10,7 @@ from .._version import __version__
 from ..view import words
 from ..view.blocks import Beside, Block, Column, Feature, Mark, Note, Page, Pairs, Row, Section, Strip, Table, Token
 from ..view.pointer import At
+from . import causes_looks
 
 CONTEXTS, TOKENS = 20, 20
 """So many are shown at most; the document has all."""
@@ -50,6 +51,7 @@ def feature(document: Document, top: int | None) -> tuple[Block, ...]:
         *([Section("Samples, the strongest first", _strips(f["samples"], top))] if len(f["samples"]) else []),
         Section("What it fires on", _tokens(f, top)),
         Section("How strongly, and at which positions", (Beside((_histogram(f), _positions(f))),)),
+        *causes_looks.causes_sections(f, top),
         *_partners(f, top),
         *_written(f, top),
     )
@@ -220,3 +222,18 @@ def comparison(document: Document, top: int | None) -> tuple[Block, ...]:
     caption = f"Times that it fires at {tokens[0]} and at {tokens[1]} tokens. z takes tokens as drawn independently."
     notes = [Note(text, "warning") for text in d["notes"]]
     return Note(said, "answer"), *notes, Table("What differs most", columns, rows, caption)
+
+
+def similar(document: Document, top: int | None) -> tuple[Block, ...]:
+    d: Any = At(document)
+    name = f"{d['feature']} ({words.shown(d['label'])})" if d["label"] else d["feature"]
+    if not len(d["features"]):
+        return (Note(f"no feature fires on any token on which {name} fires", "answer"),)
+    columns = (Column("feature"), Column("alike", "number", bar=True), Column("times", "count"))
+    rows = tuple(
+        Row((Feature(one["feature"], one["label"] or ""), one["alike"], one["count"]))
+        for one in list(d["features"])[:top]
+    )
+    caption = "Alike: Σ √(p q) over the tokens, p and q being the shares of their activations on each; 1 at most."
+    said = f"{d['features'][0]['feature']} fires on most nearly the same tokens as {name}"
+    return Note(said, "answer"), Table("Features", columns, rows, caption)

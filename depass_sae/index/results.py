@@ -15,6 +15,7 @@ from . import looks
 if TYPE_CHECKING:
     import pandas
 
+    from .causes import Causes
     from .index import Index
 
 
@@ -65,7 +66,8 @@ class FeatureInIndex(Shown):
     activation, strongest octave first, drawn by a hash. fires_on, before, after: the tokens it fires on and those
     beside them, most frequent first. partners: features of the same SAE with (name, label, on how many of the ``drawn``
     tokens on which this one fires they fire, too). missed: by how much a count may be too low where a feature has more
-    keys than are kept. top, bottom: tokens that its decoder raises and lowers most: (text, id, logit).
+    keys than are kept. top, bottom: tokens that its decoder raises and lowers most: (text, id, logit). causes: why it
+    fires in its strongest contexts, where that was asked.
     """
 
     model: str
@@ -90,6 +92,7 @@ class FeatureInIndex(Shown):
     missed: Mapping[str, int]
     top: tuple[tuple[str, int, float], ...]
     bottom: tuple[tuple[str, int, float], ...]
+    causes: Causes | None = None
 
     @property
     def density(self) -> float:
@@ -126,6 +129,7 @@ class FeatureInIndex(Shown):
             },
             "missed": dict(self.missed),
             "logits": {key: [_vote_dict(vote) for vote in getattr(self, key)] for key in ("top", "bottom")},
+            **({} if self.causes is None else {"causes": self.causes.to_dict()}),
         }
 
     def to_frame(self) -> pandas.DataFrame:

@@ -3,13 +3,15 @@
 A token speaks for a feature by p log(p / q), the keyness of corpus linguistics: p is its share of the feature's
 activation, q its share of the firings of all features of the SAE. Tokens that differ only by case and spaces are one.
 Where no few tokens have much of the activation, the tokens before them may have it; where these have not either, what
-the decoder raises most is named. Such names say what a feature fires on over that corpus, not what it is for.
+the decoder raises most is named, until it is known from which earlier tokens the feature comes (:func:`caused_label`).
+Such names say what a feature fires on over that corpus, not what it is for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,6 +32,14 @@ BESIDE = 0.25
 """What speaks less for a feature than this share of its first text is not named beside it."""
 LONGEST = 30
 """Characters of a text in a name."""
+BETWEEN = " · "
+"""Stands between the texts of a name."""
+MOSTLY = 0.5
+"""Of a feature's pre-activation, what earlier tokens have at least where it is named by them."""
+OFTEN = 2
+"""In so many contexts at least a text is among the causes, if it is to be in a name."""
+
+Kind = Literal["on", "after", "writes", "always on"]
 
 
 @dataclass(frozen=True)
@@ -93,18 +103,72 @@ def automatic_label(
     :class:`Spelled`.
     """
 
-    def written(which: Sequence[int]) -> str:
-        return " · ".join(texts[i] for i in which)
+    def named(kind: Kind, which: Sequence[int]) -> str:
+        return Named(kind, tuple(texts[i] for i in which)).label
 
     if density <= 0:
         return None
     if density >= ALWAYS:
-        return f"always on{MARK}"
+        return named("always on", ())
     tokens, share = on.named(total)
     if len(tokens) and share >= COVERED:
-        return written(tokens.tolist()) + MARK
+        return named("on", tokens.tolist())
     ahead, covered = before.named(total, WORDS - 1)
     if len(ahead) and covered >= max(COVERED, share):
-        return f"after {written(ahead.tolist())}{MARK}"
+        return named("after", ahead.tolist())
     votes = list(dict.fromkeys(raised))[:WORDS]
-    return f"writes {written(votes)}{MARK}" if votes else None
+    return named("writes", votes) if votes else None
+
+
+@dataclass(frozen=True)
+class Named:
+    """An automatic name: the tokens that a feature fires on, those that it fires after, or those that it writes."""
+
+    kind: Kind
+    texts: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, ["" if self.kind == "on" else self.kind, BETWEEN.join(self.texts)])) + MARK
+
+    @classmethod
+    def of(cls, label: str) -> Named | None:
+        """What an automatic name says; None of a name that somebody gave."""
+        if not label.endswith(MARK):
+            return None
+        said = label.removesuffix(MARK)
+        if said == "always on":
+            return cls("always on", ())
+        first, *others = said.split(BETWEEN)
+        kinds: tuple[Kind, ...] = ("after", "writes")
+        for kind in kinds:  # a text has no space within, so that the word alone is a token of that name
+            if first.startswith(f"{kind} "):
+                return cls(kind, (first.removeprefix(f"{kind} "), *others))
+        return cls("on", (first, *others))
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A text from which a feature comes. share: of its pre-activation. contexts: in so many it is among the causes."""
+
+    text: str
+    share: float
+    contexts: int
+
+
+def caused_label(label: str | None, earlier: float, causes: Sequence[Cause]) -> str | None:
+    """The name of a feature that comes from earlier tokens, where it has none of tokens; None: it keeps its own.
+
+    label: the automatic one. earlier: the share of its pre-activation that earlier tokens have; causes: these.
+    """
+    known = None if label is None else Named.of(label)
+    if (label is not None and (known is None or known.kind != "writes")) or earlier < MOSTLY:
+        return None
+    found = sorted(
+        (cause for cause in causes if cause.contexts >= OFTEN and cause.share > 0),
+        key=lambda cause: (-cause.share, cause.text),
+    )[: WORDS - 1]
+    chosen = [cause for cause in found if cause.share > BESIDE * found[0].share]
+    if sum(cause.share for cause in chosen) < COVERED:
+        return None
+    return Named("after", tuple(cause.text for cause in chosen)).label

@@ -1,4 +1,7 @@
-"""Names that an index keeps of its features: ``labels.parquet`` in the folder of every SAE."""
+"""Names that an index keeps of its features: ``labels.parquet`` in the folder of every SAE, and ``causes/labels.json``.
+
+The second are of features whose causes are known; they go before the first.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import parse_json, read_text
 
 NAME = "labels.parquet"
 SHIPPED = Path(__file__).parents[1] / "index" / "shipped"
 """The index that comes with the package: of SmolLM2's SAEs."""
+CAUSED = Path("causes") / "labels.json"
 HOOK = re.compile(r"(\d{1,9})\.[a-z][a-z0-9_]{0,30}", re.ASCII)
 
 
@@ -22,6 +27,26 @@ def index_folder(path: str | os.PathLike[str]) -> Path:
 
 def read_kept(folder: Path) -> dict[int, str]:
     """The names of one SAE's features; none in an index of before there were any.
+
+    Raises UserError for a broken file, and where pyarrow is missing.
+    """
+    return read_made(folder) | read_caused(folder)
+
+
+def read_caused(folder: Path) -> dict[int, str]:
+    """The names that were made of causes."""
+    path = folder / CAUSED
+    if not path.exists():
+        return {}
+    try:
+        found = parse_json(read_text(path))
+        return {int(feature): str(label) for feature, label in found.items()}
+    except (UserError, ValueError, AttributeError) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def read_made(folder: Path) -> dict[int, str]:
+    """The names that a scan made.
 
     Raises UserError for a broken file, and where pyarrow is missing.
     """

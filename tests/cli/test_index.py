@@ -1,6 +1,7 @@
 """``scan`` and what asks its index: answers on stdout, one line for mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def test_every_question_gives_the_document_that_python_has(run: Run, folder: Pat
         (["index", str(folder), "--list", "rare", "--top", "4"], index.rare(4)),
         (["index", str(folder), "--list", "dead", "--layer", "0"], index.dead(20, layer="0")),
         (["search", "supply", "--index", str(folder)], index.search("supply")),
+        (["similar", name, "--index", str(folder), "--top", "5"], index.similar(name, top=5)),
         (["compare", str(folder), str(folder)], index.compare(index)),
     ):
         done = run(*arguments, "--json")
@@ -81,6 +83,30 @@ def test_the_strongest_contexts_of_an_index_are_taken_apart(run: Run, files: Fil
     assert len(card["sources"]["firings"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+def test_the_shell_asks_why_a_feature_fires_and_the_index_keeps_it(
+    run: Run, files: Files, folder: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(folder, tmp_path / "ix")
+    asked = ["feature", "0/3", "--index", str(own), "--why", "--strongest", "2", "--rule", "linear"]
+    done = run(*asked, *files.options("saes"), "--json")
+    assert done.status == 0, done.err
+    said = json.loads(done.out)
+    assert said == ds.open_index(own).feature("0/3").to_dict()
+    assert len(said["causes"]["contexts"]) == 2
+    assert said["causes"]["asked"]["rule"] == "linear"
+    assert "Why it fires" in run("feature", "0/3", "--index", str(own)).out
+    path = tmp_path / "f.jsonl"
+    done = run("export", str(own), "--out", str(path), "--features", "0/3,0/4")
+    assert (done.status, done.out) == (0, f"wrote {path}\n")
+    assert json.loads(path.read_text().splitlines()[0])["contexts"][0]["causes"] is not None
+    np = tmp_path / "np"
+    assert (
+        run("export", str(own), "--format", "neuronpedia", "-o", str(np), "--list", "dense", "--top", "3").status == 0
+    )
+    assert len(list(np.iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -106,6 +132,21 @@ def test_the_strongest_contexts_of_an_index_are_taken_apart(run: Run, files: Fil
         (["search", "\ud800", "--index", "{folder}"], "Unicode"),
         (["search", "x"], "name the folder of an index"),
         (["search", "x", "--index", "{folder}", "--labels", "none.csv"], "none.csv"),
+        (["similar", "0/3"], "name the folder of an index"),
+        (["similar", "0/99", "--index", "{folder}"], "features are 0 to 39"),
+        (["feature", "0/3", "--why"], "name that with --index"),
+        (["feature", "0/3", "--why", "--index", "{folder}", "--contexts", "index"], "leave --contexts out"),
+        (["feature", "0/3", "--why", "--index", "{folder}", "--rule", "x"], "rule"),
+        (["feature", "0/99", "--why", "--index", "{folder}"], "features are 0 to 39"),
+        (["export", "{folder}"], "name what to write with --out"),
+        (["export", "{folder}", "--out", "{tmp}/a.csv"], "should end with .jsonl"),
+        (["export", "{folder}", "--out", "{tmp}/a.jsonl", "--format", "x"], "exported as autointerp or neuronpedia"),
+        (["export", "{folder}", "--out", "{tmp}/a.jsonl", "--top", "3"], "name that with --list"),
+        (["export", "{folder}", "--out", "{tmp}/a.jsonl", "--features", "0/3,"], "LAYER/INDEX"),
+        (["export", "{folder}", "--out", "{tmp}/a.jsonl", "--features", "0/3", "--layer", "0"], "leave one of them"),
+        (["export", "{folder}", "--out", "{tmp}/a.jsonl", "--list", "dead"], "have no contexts"),
+        (["export", "{folder}", "--out", "{tmp}", "--format", "neuronpedia"], ""),
+        (["export", "{tmp}/none", "--out", "{tmp}/a.jsonl"], "no such folder"),
         (["compare", "{folder}"], ""),
         (["compare", "{folder}", "{tmp}/none"], "no such folder"),
         (["scan", "{tmp}", "--out", "{tmp}/ix"], "has no files of texts"),
@@ -117,7 +158,7 @@ def test_a_mistake_is_told_in_one_line(run: Run, folder: Path, tmp_path: Path, a
 
 
 def test_an_index_is_asked_without_a_model(folder: Path) -> None:
-    for arguments in (["search", "supply"], ["feature", "0/3"]):
+    for arguments in (["search", "supply"], ["feature", "0/3"], ["similar", "0/3"]):
         done = process(*arguments, "--index", str(folder), PYTHONPROFILEIMPORTTIME="1")
         assert done.status == 0
         imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}

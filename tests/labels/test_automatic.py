@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depass_sae.labels.automatic import Firings, Spelled, automatic_label, keyed, spelled
+from depass_sae.labels.automatic import (
+    Cause,
+    Firings,
+    Named,
+    Spelled,
+    automatic_label,
+    caused_label,
+    keyed,
+    spelled,
+)
 
 TEXTS = ("climate", "environment", "the", "of", "warm")
 BASE = np.array([0.01, 0.01, 0.4, 0.3, 0.28])
@@ -75,3 +84,43 @@ def test_keyness_is_share_times_log_lift() -> None:
 def test_hostile_and_long_texts_are_tamed() -> None:
     assert spelled("\x1b[31m\u202e") == "\ufffd[31m\ufffd"
     assert len(spelled("x" * 100)) == 30
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "texts"),
+    [
+        ("climate · warm (auto)", "on", ("climate", "warm")),
+        ("after of · the (auto)", "after", ("of", "the")),
+        ("writes warm (auto)", "writes", ("warm",)),
+        ("always on (auto)", "always on", ()),
+        ("after · before (auto)", "on", ("after", "before")),
+        ("writes (auto)", "on", ("writes",)),
+        ("after after · writes (auto)", "after", ("after", "writes")),
+    ],
+)
+def test_a_name_is_read_as_it_is_written(label: str, kind: Any, texts: tuple[str, ...]) -> None:
+    assert Named.of(label) == Named(kind, texts)
+    assert Named(kind, texts).label == label
+    assert Named.of("a name that somebody gave") is None
+
+
+def causes(*shares: float, contexts: int = 5) -> list[Cause]:
+    return [Cause(f"t{i}", share, contexts) for i, share in enumerate(shares)]
+
+
+def test_a_feature_without_a_name_of_tokens_is_named_by_the_earlier_tokens_that_it_comes_from() -> None:
+    for label in (None, "writes warm · climate (auto)"):
+        assert caused_label(label, 0.6, causes(0.1, 0.3, 0.2)) == "after t1 · t2 (auto)"
+        assert caused_label(label, 0.5, causes(0.2)) == "after t0 (auto)"
+        assert caused_label(label, 0.6, causes(0.5, 0.12)) == "after t0 (auto)"  # beside the first it says nothing
+        assert caused_label(label, 0.6, causes(0.3, 0.3)) == "after t0 · t1 (auto)"
+    for label in ("climate (auto)", "after of (auto)", "always on (auto)", "mine", "writes", "writes · wrote (auto)"):
+        assert caused_label(label, 0.9, causes(0.9)) is None
+
+
+def test_causes_that_say_little_name_nothing() -> None:
+    assert caused_label(None, 0.49, causes(0.45)) is None  # most comes from elsewhere
+    assert caused_label(None, 0.9, causes(0.12, 0.07)) is None  # of many tokens, none has much
+    assert caused_label(None, 0.9, causes(0.9, contexts=1)) is None  # in one context alone
+    assert caused_label(None, 0.9, causes(-0.9)) is None
+    assert caused_label(None, 0.9, []) is None

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.graph.neighbours import outflow_to
 from depass_sae.passes.settings import Settings
-from depass_sae.report.card.neighbours import outflow_to
 from depass_sae.saes import (
     CrossLayer,
     Hook,

@@ -5,7 +5,8 @@ At its strongest firings the pre-activation is split by :func:`.attribute_tokens
     own token + earlier tokens + position 0 + other (biases, rest) + constant = pre-activation
 
 Summed over these firings by the source tokens' text it says which words drive the feature. Position 0 stands on its
-own: in most models it carries an activation that has nothing to do with its token. Neighbours by flow: neighbours.py.
+own: in most models it carries an activation that has nothing to do with its token. Neighbours by flow:
+graph/neighbours.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ...attribution.answer import pattern_note
 from ...attribution.document import SCHEMA_VERSION, allocation_dict, fit_dict
 from ...attribution.tokens import TokenTarget
 from ...attribution.votes import DecoderVotes
+from ...graph.neighbours import Alike
 from ...labels.contexts import PublicFeature
 from ...labels.files import check_labels
 from ...labels.neuronpedia import feature_page
@@ -32,7 +34,6 @@ from ...texts import together
 from ...view.blocks import Block, Page
 from ...view.html import Html, fragment
 from ...view.shown import Shown
-from .neighbours import Alike
 
 if TYPE_CHECKING:
     import pandas

@@ -14,6 +14,15 @@ from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
 from ...attribution.votes import decoder_votes, writes_at
 from ...errors import SAEFitWarning, UserError, warn
+from ...graph.neighbours import (
+    Arrived,
+    ByFeature,
+    inflow_from,
+    nearest,
+    next_hook,
+    outflow_to,
+    previous_hook,
+)
 from ...labels.contexts import PublicFeature, fetch_feature, text_of
 from ...models.place import Place
 from ...models.prompt import Prompt, PromptLike, encode, several, special_ids
@@ -25,15 +34,6 @@ from ...passes.sinks import sinks
 from ...saes import describe
 from ...subject import Subject
 from .card import CardPrompt, Compared, Drive, FeatureCard, Firing, Flow, FlowFeature, Public
-from .neighbours import (
-    Arrived,
-    ByFeature,
-    inflow_from,
-    nearest,
-    next_hook,
-    outflow_to,
-    previous_hook,
-)
 
 STRONGEST = 8
 """At so many firings the feature is taken apart."""

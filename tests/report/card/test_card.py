@@ -13,10 +13,10 @@ import torch
 
 import depass_sae as ds
 from depass_sae.errors import UserError
+from depass_sae.graph.neighbours import ByFeature, inflow_from, next_hook, outflow_to, previous_hook
 from depass_sae.models.prompt import encode
 from depass_sae.passes.settings import Settings
 from depass_sae.report.card.card import FeatureCard
-from depass_sae.report.card.neighbours import ByFeature, inflow_from, next_hook, outflow_to, previous_hook
 from depass_sae.saes import Hook
 
 from ...attribution.tiny import (

@@ -17,19 +17,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...attribution.votes import into_stream, writes_at
-from ...graph.cuts import Standing, sae_cut
-from ...graph.flow import inflow
-from ...graph.reads import encoder_reads
-from ...graph.standing import is_whole
-from ...models.place import Place
-from ...models.prompt import Prompt
-from ...passes.record import Trace
-from ...passes.settings import Settings
-from ...passes.sinks import sinks
-from ...passes.sources import Vectors
-from ...saes import CrossLayerFeatures, encoder_directions
-from ...subject import Subject
+from ..attribution.votes import into_stream, writes_at
+from ..models.place import Place
+from ..models.prompt import Prompt
+from ..passes.record import Trace
+from ..passes.settings import Settings
+from ..passes.sinks import sinks
+from ..passes.sources import Vectors
+from ..saes import CrossLayerFeatures, encoder_directions
+from ..subject import Subject
+from .cuts import Standing, sae_cut
+from .flow import inflow
+from .reads import encoder_reads
+from .standing import is_whole
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -70,10 +70,15 @@ def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 # --------------------------------------------------------------------------------------------------------- by flow
 
 
-def previous_hook(subject: Subject, hook: Place) -> Place | None:
-    """The last SAE on the residual stream before what a feature at ``hook`` reads."""
+def hooks_before(subject: Subject, hook: Place) -> list[Place]:
+    """The SAEs on the residual stream before what a feature at ``hook`` reads, the first ones first."""
     before = [other for other in subject.saes if is_whole(subject, other) and other.depth < hook.behind]
-    return max(before, key=lambda other: (other.depth, other), default=None)
+    return sorted(before, key=lambda other: (other.depth, other))
+
+
+def previous_hook(subject: Subject, hook: Place) -> Place | None:
+    """The last of :func:`hooks_before`."""
+    return next(reversed(hooks_before(subject, hook)), None)
 
 
 def next_hook(subject: Subject, hook: Place) -> Place | None:
