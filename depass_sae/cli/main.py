@@ -41,6 +41,7 @@ COMMANDS = (
     index.index,
     index.search,
     index.compare,
+    index.browse,
     models.models,
     models.estimate,
 )

@@ -28,6 +28,7 @@ from .tables import Sorted, check_arrow, columns_of, open_parquet, rows_of
 if TYPE_CHECKING:
     import pandas
 
+    from .browse.server import Browsing
     from .compare import Comparison
     from .lists import FeatureList
     from .search import Found
@@ -164,6 +165,21 @@ class Index:
         from .compare import compare
 
         return compare(self, other, top)
+
+    @typed
+    def browse(self, port: int = 0, *, open: bool = False) -> Browsing:
+        """Serve it to this machine's browsers: at ``.address``, until ``.close()``, or ``.wait()`` for Ctrl-C.
+
+        port: 0 is any that is free. open: in the browser, too. Raises UserError for a port that is taken.
+        """
+        from .browse.server import Browsing
+
+        browsing = Browsing(self, port)
+        if open:
+            import webbrowser
+
+            webbrowser.open(browsing.address)
+        return browsing
 
     # --------------------------------------------------------------------------------------------- what it is made of
 
