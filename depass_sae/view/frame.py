@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..texts import visible_on_page
 from .blocks import Block, Page, Section
-from .site import Site
+from .site import Here, Site
 from .words import shown
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def reached(link: str | None) -> str | None:
 
 def here(link: str | None) -> str | None:
     """A link to another page of the same site."""
-    return link if link and _HERE.fullmatch(link) else None
+    return link if isinstance(link, Here) and _HERE.fullmatch(link) else None
 
 
 def secure(link: str | None) -> str | None:

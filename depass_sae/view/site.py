@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 
 from .blocks import Beside, Block, Cell, Feature, Pairs, Section, Table, Token
 
-Links = Callable[[Feature | Token], str | None]
+
+class Here(str):
+    """An address on the same site, from its path on. In a file, which has none, a path would lead into a disk."""
+
+    __slots__ = ()
+
+
+Links = Callable[[Feature | Token], Here | None]
 """The page of a feature or a token on a site, where it has one."""
 
 
@@ -16,7 +23,7 @@ class Step:
     """To the page before, or the one behind. link None: there is none."""
 
     text: str
-    link: str | None
+    link: Here | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Choice:
     """options: a text, and the link to the same page with it; ``chosen`` is what this page has."""
 
     name: str
-    options: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, Here], ...]
     chosen: str = ""
 
 

@@ -16,7 +16,7 @@ from ...errors import UserError
 from ...texts import visible
 from ...view import words
 from ...view.blocks import Column, Feature, Note, Page, Section, Table, Token
-from ...view.site import Choice, Site, Step, with_links
+from ...view.site import Choice, Here, Site, Step, with_links
 from .. import looks
 from ..lists import ORDERS, TITLES, FeatureList, Order, listed
 from ..settings import named_feature
@@ -53,7 +53,7 @@ class Found:
 class Elsewhere:
     """What was asked for is at another address."""
 
-    address: str
+    address: Here
 
 
 def answer(index: Index, target: str) -> Found | Elsewhere:
@@ -77,15 +77,15 @@ def answer(index: Index, target: str) -> Found | Elsewhere:
 
 def trouble(index: Index, title: str, said: str) -> Found:
     """A page that says what is wrong."""
-    return Found(Page(title, (Note(said), Note("To the first page", link="/"))), _site(index))
+    return Found(Page(title, (Note(said), Note("To the first page", link=Here("/")))), _site(index))
 
 
-def feature_address(name: str) -> str:
-    return f"/feature/{quote(name, safe='/')}"
+def feature_address(name: str) -> Here:
+    return Here(f"/feature/{quote(name, safe='/')}")
 
 
-def search_address(text: str) -> str:
-    return f"/search?{urlencode({'q': text}, errors='replace')}"
+def search_address(text: str) -> Here:
+    return Here(f"/search?{urlencode({'q': text}, errors='replace')}")
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,10 @@ class ListAddress:
             raise NoSuchPageError
         return made
 
-    def __str__(self) -> str:
+    @property
+    def link(self) -> Here:
         given = {key: value for key, value in vars(self).items() if value != getattr(type(self), key)}
-        return "/features" + (f"?{urlencode(given)}" if given else "")
+        return Here("/features" + (f"?{urlencode(given)}" if given else ""))
 
     @property
     def order(self) -> Order:
@@ -135,13 +136,13 @@ def _home(index: Index, _: Mapping[str, str]) -> Found:
 
 
 def _sae_cell(hook: str) -> Feature:
-    return Feature(hook, link=str(ListAddress(sae=hook)))
+    return Feature(hook, link=ListAddress(sae=hook).link)
 
 
 def _short(index: Index, which: str) -> Section:
     _, table = listed(index, which, FEW).blocks()
     assert isinstance(table, Table)
-    return Section(table.title, (replace(table, title=""), Note("The whole list", link=str(ListAddress(which)))))
+    return Section(table.title, (replace(table, title=""), Note("The whole list", link=ListAddress(which).link)))
 
 
 def _list(index: Index, asked: Mapping[str, str]) -> Found:
@@ -151,11 +152,11 @@ def _list(index: Index, asked: Mapping[str, str]) -> Found:
     if not found.features and at.page > 1:
         raise NoSuchPageError
     steps = (
-        Step("‹ before", str(replace(at, page=at.page - 1)) if at.page > 1 else None),
+        Step("‹ before", replace(at, page=at.page - 1).link if at.page > 1 else None),
         Step(_place(start, found), None),
-        Step("next ›", str(replace(at, page=at.page + 1)) if start + ROWS < found.count else None),
+        Step("next ›", replace(at, page=at.page + 1).link if start + ROWS < found.count else None),
     )
-    saes = ((name, str(replace(at, sae=name, page=1))) for name in (ALL, *map(str, sorted(index.saes))))
+    saes = ((name, replace(at, sae=name, page=1).link) for name in (ALL, *map(str, sorted(index.saes))))
     said, table = found.blocks()
     assert isinstance(table, Table)
     shown = replace(table, title="", columns=tuple(_ordered(column, at) for column in table.columns))
@@ -166,7 +167,7 @@ def _list(index: Index, asked: Mapping[str, str]) -> Found:
 
 def _lists(at: ListAddress, chosen: str) -> Choice:
     return Choice(
-        "list", tuple((which, str(ListAddress(which, at.sae))) for which in (ALL, *list(TITLES)[:-1])), chosen
+        "list", tuple((which, ListAddress(which, at.sae).link) for which in (ALL, *list(TITLES)[:-1])), chosen
     )
 
 
@@ -183,14 +184,14 @@ def _ordered(column: Column, at: ListAddress) -> Column:
     now = at.order.by == by
     first_up = by == "feature"
     up = (not at.order.ascending) if now else first_up
-    link = str(replace(at, sort=f"{by}{'-up' if up else ''}", page=1))
+    link = replace(at, sort=f"{by}{'-up' if up else ''}", page=1).link
     return replace(column, link=link, order=("ascending" if at.order.ascending else "descending") if now else "")
 
 
 def _search(index: Index, asked: Mapping[str, str]) -> Found | Elsewhere:
     query = asked.get("q", "").strip()
     if not query:
-        return Elsewhere("/")
+        return Elsewhere(Here("/"))
     if (name := _named(index, query)) is not None:
         return Elsewhere(feature_address(name))
     found = index.search(query, HITS)
@@ -215,11 +216,11 @@ def _feature(index: Index, name: str) -> Found | Elsewhere:
         return Elsewhere(feature_address(own))
     page = index.feature(name).page()
     before, behind = (
-        index.name(hook, other) if 0 <= other < index.saes[hook] else None for other in (number - 1, number + 1)
+        index.name(hook, other) if 0 <= other < index.saes[hook] else "" for other in (number - 1, number + 1)
     )
     steps = (
-        Step(f"‹ {before or 'none'}", before and feature_address(before)),
-        Step(f"{behind or 'none'} ›", behind and feature_address(behind)),
+        Step(f"‹ {before or 'none'}", feature_address(before) if before else None),
+        Step(f"{behind or 'none'} ›", feature_address(behind) if behind else None),
     )
     return Found(replace(page, blocks=with_links(page.blocks, link_of)), _site(index, steps=steps))
 
@@ -231,8 +232,8 @@ def _site(index: Index, *, query: str = "", choices: tuple[Choice, ...] = (), st
     return Site(visible(index.folder.resolve().name) or "index", query, choices, steps)
 
 
-def link_of(cell: Feature | Token) -> str | None:
+def link_of(cell: Feature | Token) -> Here | None:
     """A feature leads to its page, a token to what else fires on it."""
     if isinstance(cell, Feature):
-        return cell.link or feature_address(cell.name)
+        return cell.link if isinstance(cell.link, Here) else feature_address(cell.name)
     return search_address(cell.text.strip()) if cell.text.strip() else None
