@@ -18,7 +18,7 @@ from ..arguments import typed
 from ..errors import UserError
 from ..files import expanded
 from ..labels.files import check_labels
-from ..labels.kept import read_kept
+from ..labels.kept import read_index_labels, read_kept
 from ..models.place import Place
 from .manifest import Manifest
 from .results import Context, FeatureInIndex, Histogram, Overview, TokenCount
@@ -57,7 +57,7 @@ class Index:
     """A corpus's index. manifest: of what it was made, and how."""
 
     def __init__(self, folder: Path, manifest: Manifest, labels: Mapping[str, str]) -> None:
-        self.folder, self.manifest, self.labels = folder, manifest, labels
+        self.folder, self.manifest, self.labels = folder, manifest, dict(labels)
         self.saes = manifest.widths
         self._tables: dict[tuple[Place, str], Sorted] = {}
         self._scalars: dict[Place, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ class Index:
         scalars, at = self.features(hook), self.at
         row = rows_of(self._features(hook), index, index + 1).to_pylist()[0]
         found = at(hook, "contexts").feature(index)
-        contexts = self._contexts(hook, found)
+        contexts = self._contexts(found)
         kinds = found["kind"]
         positions = at(hook, "positions").feature(index)
         histogram = at(hook, "histogram").feature(index)
@@ -210,6 +210,10 @@ class Index:
     def given_label(self, hook: Place, index: int) -> str | None:
         return self.labels.get(f"{hook}/{index}", self.labels.get(f"{hook.layer}/{index}"))
 
+    def all_labels(self) -> dict[str, str]:
+        """Of every feature that has one, by its name: those that were given, and automatic ones."""
+        return read_index_labels(self.folder) | self.labels
+
     def _automatic(self, hook: Place) -> dict[int, str]:
         key = (hook, "labels")
         if key not in self._opened:
@@ -257,7 +261,13 @@ class Index:
         columns = ["document", "name", "start", "tokens"]
         return rows_of(self._windows, number, number + 1, columns).to_pylist()[0]
 
-    def _contexts(self, hook: Place, found: Mapping[str, Any]) -> list[Context]:
+    def contexts(self, hook: Place, index: int, top: int) -> tuple[Context, ...]:
+        """The strongest contexts of a feature."""
+        found = self.at(hook, "contexts").feature(index, top)
+        kinds = found["kind"]
+        return tuple(c for c, kind in zip(self._contexts(found), kinds, strict=True) if kind == "top")
+
+    def _contexts(self, found: Mapping[str, Any]) -> list[Context]:
         made = []
         for i, number in enumerate(found["window"].tolist()):
             window = self.window(number)
