@@ -30,13 +30,14 @@ const makePanel = (page) => {
 
   /** A piece of text, each token shaded by its share of the feature's largest activation. */
   function context({ tokens, activations, pos }, most) {
-    const spans = tokens.map((token, i) => {
+    const spans = tokens.flatMap((token, i) => {
       const activation = activations[i] ?? 0;
       const side = activation < 0 ? " below" : activation > 0 ? " above" : "";
-      const span = el("span", { class: `piece${side}${i === pos ? " peak" : ""}`, title: side ? plain(activation) : null });
+      const [, space, rest] = /^( ?)(.*)$/s.exec(token); // the space before a word is not shaded
+      const text = el("bdi", {}, visible(rest || token));
+      const span = el("span", { class: `piece${side}${i === pos ? " peak" : ""}`, title: side ? plain(activation) : null }, text);
       if (side) span.style.setProperty("--s", `${Math.round(55 * Math.min(1, Math.abs(activation) / most))}%`);
-      span.append(el("bdi", {}, visible(i ? token : token.replace(/^ (?=.)/, ""))));
-      return span;
+      return i && rest ? [space, span] : [span];
     });
     return el("li", {}, ...spans);
   }
