@@ -156,10 +156,10 @@ def browse(
 ) -> None:
     """An index in the browser: its lists, a search, and a page for every feature. Only this machine can see it."""
     opened = open_labelled(folder, labels)
-    with talk.working() as status:
-        status("opening the index")
-        browsing = opened.browse(port, open=open_)
+    browsing = opened.browse(port)
     talk.serving(browsing.address)
+    if open_:
+        browsing.open()
     browsing.wait()
 
 

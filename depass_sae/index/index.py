@@ -176,9 +176,7 @@ class Index:
 
         browsing = Browsing(self, port)
         if open:
-            import webbrowser
-
-            webbrowser.open(browsing.address)
+            browsing.open()
         return browsing
 
     # --------------------------------------------------------------------------------------------- what it is made of

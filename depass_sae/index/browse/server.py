@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import webbrowser
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,6 +50,12 @@ class Browsing:
         self.address = f"http://{HOST}:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
         self._thread.start()
+
+    def open(self) -> None:
+        """In the browser; not in one that would take the terminal for itself."""
+        with suppress(webbrowser.Error):
+            if type(browser := webbrowser.get()) is not webbrowser.GenericBrowser:
+                browser.open(self.address)
 
     def wait(self) -> None:
         """Until Ctrl-C, which ends it."""
