@@ -140,9 +140,11 @@ def _sae_cell(hook: str) -> Feature:
 
 
 def _short(index: Index, which: str) -> Section:
-    _, table = listed(index, which, FEW).blocks()
+    found = listed(index, which, FEW)
+    _, table = found.blocks()
     assert isinstance(table, Table)
-    return Section(table.title, (replace(table, title=""), Note("The whole list", link=ListAddress(which).link)))
+    title = f"The first {len(found.features)} of {words.count(found.count)}: {which}"
+    return Section(found.title, (replace(table, title=title), Note("The whole list", link=ListAddress(which).link)))
 
 
 def _list(index: Index, asked: Mapping[str, str]) -> Found:
