@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
     from .estimating import Estimate, estimate
+    from .graph.contexts import with_contexts
     from .graph.diff import diff_graphs
     from .graph.export import read_graph, write_graph
     from .graph.group import group_automatically, with_groups
@@ -60,6 +61,7 @@ _HOME = {
     "merge_shards": ".index.shards",
     "prune": ".graph.prune",
     "read_labels": ".labels.files",
+    "with_contexts": ".graph.contexts",
     "with_groups": ".graph.group",
     "with_labels": ".graph.labels",
     "read_graph": ".graph.export",
@@ -95,6 +97,7 @@ __all__ = [
     "prune",
     "read_graph",
     "read_labels",
+    "with_contexts",
     "with_groups",
     "with_labels",
     "write_graph",

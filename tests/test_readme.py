@@ -23,6 +23,7 @@ import typer
 import depass_sae as ds
 from depass_sae.cli import app, main
 from depass_sae.demo.cases import CASES
+from depass_sae.index.browse.server import Browsing
 from depass_sae.saes.shipped import shipped_saes
 
 ROOT = Path(__file__).parent.parent
@@ -181,6 +182,8 @@ def test_a_shell_example_ends_well(
 ) -> None:
     command = re.sub(r"\[(--[^\]]*)\]", r"\1", example.filled_in().partition("  #")[0])  # with its options
     monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+    monkeypatch.setattr(Browsing, "open", lambda self: None)
+    monkeypatch.setattr(Browsing, "wait", Browsing.close)  # or it would last until Ctrl-C
     with pytest.raises(SystemExit) as ended:
         main()
     out, err = capfd.readouterr()

@@ -213,7 +213,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (["scan"], "--documents", ["", "Line", "lines", "word", "²", "x" * 5000]),
     (["scan"], "--column", ["", " "]),
     (["scan"], "--full", [*NO_FEATURE, "1/3@4", "1/3,", "ALL", "1/3,x"]),
-    (["feature"], "--index", [*NO_FILE, "x"]),
+    (["feature", "graph", "circuit", "case-study"], "--index", [*NO_FILE, "x"]),
     (["case-study"], "--title", ["", " ", "two\nlines", "\x1b[1m", "\u202eback", "a\ufeffb", "\udce9", "\u2029"]),
     (["graph", "circuit", "feature", "case-study"], "--labels", NO_FILE),
     (["subspace"], "--at", ["", "x", "1", "1.", "resid_post", "1.RESID", f"{ENDLESS}.resid_post", "-1.x", "²"]),
@@ -826,6 +826,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: ds.with_labels(sample_graph(), x),
         [5, None, "x", [], {5: "x"}, {"1/3": 5}, {"x": "y"}],
     ),
+    "with_contexts": (lambda lm, x: ds.with_contexts(sample_graph(), x), [5, None, "x", "missing", {}, sample_graph()]),
     "with_groups": (lambda lm, x: ds.with_groups(sample_graph(), x), [5, None, "x", [5], [{}], {"name": "x"}]),
 }
 

@@ -57,6 +57,7 @@ def circuit(
         bool, typer.Option("--stability", help="Search from another seed, too: how much is the same.")
     ] = False,
     labels: options.Labels = None,
+    index: options.ContextsOption = None,
     max_drawn: options.MaxDrawn = None,
     how: options.HowOptions,
     top: options.Top = 12,
@@ -86,6 +87,7 @@ def circuit(
     GraphSettings().check(how.allocation.rule)
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)
+    contexts = graph_files.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
         g = lm.circuit(
@@ -106,6 +108,7 @@ def circuit(
             **keywords,
         )
         g, trouble = graph_files.labelled(g, meanings, loading, status)
+        g = graph_files.with_index(g, contexts, status)
         graph_files.write(g, out, format, max_drawn, status)
     graph_files.show(g, circuit_blocks(g, top), out, format, as_json, trouble)
 

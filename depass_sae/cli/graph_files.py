@@ -12,6 +12,7 @@ from . import talk
 if TYPE_CHECKING:
     import networkx as nx
 
+    from ..index.index import Index
     from ..view.blocks import Block
     from . import options
 
@@ -44,6 +45,23 @@ def labelled(
     status("putting labels on the features")
     fetched = labels_from(meanings, graph_pages(g), loading.kept)
     return with_labels(g, fetched.labels), fetched.warning
+
+
+def opened_index(folder: Path | None) -> Index | None:
+    """The index that is asked for. Raises UserError, before the work, where there is none."""
+    from ..index.index import open_index
+
+    return None if folder is None else open_index(folder)
+
+
+def with_index(g: nx.DiGraph, index: Index | None, status: talk.Status) -> nx.DiGraph:
+    """With what an index knows of its features, where one is asked for."""
+    from ..graph.contexts import with_contexts
+
+    if index is None:
+        return g
+    status("reading the features' contexts")
+    return with_contexts(g, index)
 
 
 def write(

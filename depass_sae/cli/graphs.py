@@ -30,6 +30,7 @@ def graph(
     errors: options.ErrorsOption = "roots",
     heads: options.WithHeads = False,
     labels: options.Labels = None,
+    index: options.ContextsOption = None,
     group: options.Grouped = False,
     max_drawn: options.MaxDrawn = None,
     how: options.HowOptions,
@@ -56,6 +57,7 @@ def graph(
     keywords = how.keywords()
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)
+    contexts = graph_files.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
         g = lm.graph(
@@ -74,6 +76,7 @@ def graph(
             **keywords,
         )
         g, trouble = graph_files.labelled(g, meanings, loading, status)
+        g = graph_files.with_index(g, contexts, status)
         g = with_groups(g, group_automatically(g)) if group else g
         graph_files.write(g, out, format, max_drawn, status)
     graph_files.show(g, graph_blocks(g, top), out, format, as_json, trouble)

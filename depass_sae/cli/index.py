@@ -144,7 +144,7 @@ def index(
     folder: IndexFolder,
     list_: Annotated[
         str | None,
-        typer.Option("--list", help="dense, rare or dead: features by how often they fire.", show_default=False),
+        typer.Option("--list", help="dense, rare, dead or all: features by how often they fire.", show_default=False),
     ] = None,
     layer: Annotated[
         str | None,
@@ -154,7 +154,7 @@ def index(
     labels: options.LabelFile = None,
     out: options.OutOptions,
 ) -> None:
-    """What an index is of; or which of its features are dense, rare or dead."""
+    """What an index is of; or a list of its features: the dense, the rare, the dead, or all."""
     from ..index.lists import FeatureList, check_list, listed
     from ..index.results import Overview
 
@@ -258,6 +258,22 @@ def compare(
 
     out.check(Comparison)
     answer(open_labelled(first, labels).compare(open_labelled(second, None), top=top), top, out)
+
+
+def browse(
+    *,
+    folder: IndexFolder,
+    port: Annotated[int, typer.Option("--port", help="Where it listens; 0: where it is free.")] = 0,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    labels: options.LabelFile = None,
+) -> None:
+    """An index in the browser: its lists, a search, and a page for every feature. Only this machine can see it."""
+    opened = open_labelled(folder, labels)
+    browsing = opened.browse(port)
+    talk.serving(browsing.address)
+    if open_:
+        browsing.open()
+    browsing.wait()
 
 
 def open_labelled(folder: Path, labels: str | None) -> Index:

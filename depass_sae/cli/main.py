@@ -44,6 +44,7 @@ COMMANDS = (
     index.similar,
     index.compare,
     index.export,
+    index.browse,
     models.models,
     models.estimate,
 )

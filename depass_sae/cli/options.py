@@ -274,6 +274,14 @@ LabelFile = Annotated[
 IndexOption = Annotated[
     Path | None, typer.Option("--index", help="The folder of an index, as scan makes it.", show_default=False)
 ]
+ContextsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        help="The folder of an index: graphs show where features fire most, and its labels.",
+        show_default=False,
+    ),
+]
 Grouped = Annotated[bool, typer.Option("--group", help="Group features that say the same thing into supernodes.")]
 
 # --------------------------------------------------------------------------------------- options that commands share

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from . import options, talk
+from . import graph_files, options, talk
 
 if TYPE_CHECKING:
     from ..index.causes import Causes
@@ -171,6 +171,7 @@ def case_study(
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="What the page is called.")] = None,
     labels: options.Labels = None,
+    index: options.ContextsOption = None,
     ablate: Annotated[
         int | None, typer.Option("--ablate", help="Random tokens that replace every source; 0: none.", show_default="8")
     ] = None,
@@ -214,9 +215,9 @@ def case_study(
     text = None if prompt is None and ids is None else options.prompt_of(prompt, ids)
     given = {
         "prompt": text, "features": feature or None,
-        "title": title, "labels": labels, "layer": layer or None, "rule": rule,
-        "temperature": temperature, "first_token": first_token, "qk_share": qk_share, "qk_slope": qk_slope,
-        "ablate": ablate, "seed": seed,
+        "title": title, "labels": labels, "index": None if index is None else str(index), "layer": layer or None,
+        "rule": rule, "temperature": temperature, "first_token": first_token, "qk_share": qk_share,
+        "qk_slope": qk_slope, "ablate": ablate, "seed": seed,
         "max_nodes": max_nodes, "verify": verify, "top": top,
         "replace_from": None if replace_from is None else str(replace_from),
     }  # fmt: skip
@@ -232,6 +233,7 @@ def case_study(
     CaseSettings(asked.ablate, asked.seed, asked.max_nodes, asked.verify, asked.top, asked.replace_from).check()
     check_folder(out)
     meanings = options.meanings_of(asked.labels)
+    contexts = graph_files.opened_index(None if asked.index is None else Path(asked.index))
     with talk.working() as status:
         chosen = replace(loading, **{key: getattr(asked, key) for key in LOADING})
         lm = chosen.load(status, asked.layer)
@@ -261,6 +263,9 @@ def case_study(
             status("putting labels on the features")
             fetched = labels_from(meanings, found.pages, loading.kept)
             found, trouble = found.with_labels(fetched.labels), fetched.warning
+        if contexts is not None:
+            status("reading the features' contexts")
+            found = found.with_contexts(contexts)
         status(f"writing {out}")
         paths = found.write(out)
     if as_json:

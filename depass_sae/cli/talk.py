@@ -114,6 +114,13 @@ def write(found: Shown, paths: Sequence[Path], status: Status) -> None:
     write_files(contents)
 
 
+def serving(address: str) -> None:
+    """Where something can be looked at, and for how long."""
+    sys.stdout.write(f"{address}\n")
+    sys.stdout.flush()
+    say("Ctrl-C ends it")
+
+
 def wrote(paths: Iterable[Path], as_json: bool = False) -> None:
     """What was written: with the tables, or beside a document that has all of stdout."""
     (sys.stderr if as_json else sys.stdout).writelines(f"wrote {visible(str(path))}\n" for path in paths)

@@ -266,6 +266,30 @@ class Circuit(_Part):
     settings: CircuitSettings
 
 
+class Context(_Part):
+    """A piece of a text, and what a feature does at each of its tokens. pos: of the one where it is strongest."""
+
+    pos: Count
+    tokens: list[Text]
+    activations: list[Number]
+
+
+class FeatureContexts(_Part):
+    """count: at how many of the corpus's tokens it fires."""
+
+    count: Annotated[int, Field(ge=0, lt=2**63)]
+    max: Number
+    contexts: list[Context]
+
+
+class Contexts(_Part):
+    """Of a corpus of so many tokens. left_out: features for which there was no room."""
+
+    tokens: Annotated[int, Field(ge=0, lt=2**63)]
+    left_out: Count
+    features: dict[Text, FeatureContexts]
+
+
 class GraphAttributes(_Part):
     schema_version: Literal[2]
     model: Text
@@ -285,6 +309,7 @@ class GraphAttributes(_Part):
     sufficiency: Sufficiency | None = None
     verification: Verification | None = None
     circuit: Circuit | None = None
+    contexts: Contexts | None = None
 
 
 class _Node(_Part):

@@ -18,7 +18,7 @@ from ..arguments import typed
 from ..errors import UserError
 from ..files import expanded
 from ..labels.files import check_labels
-from ..labels.kept import index_folder, read_kept
+from ..labels.kept import index_folder, read_index_labels, read_kept
 from ..models.place import Place
 from .contexts import half_octave, low_edge
 from .manifest import Manifest
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..api import LM
     from ..passes.forward import Progress
+    from .browse.server import Browsing
     from .causes import Causes
     from .compare import Comparison
     from .lists import FeatureList
@@ -63,7 +64,7 @@ class Index:
     """A corpus's index. manifest: of what it was made, and how."""
 
     def __init__(self, folder: Path, manifest: Manifest, labels: Mapping[str, str]) -> None:
-        self.folder, self.manifest, self.labels = folder, manifest, labels
+        self.folder, self.manifest, self.labels = folder, manifest, dict(labels)
         self.saes = manifest.widths
         self._tables: dict[tuple[Place, str], Sorted] = {}
         self._scalars: dict[Place, dict[str, Any]] = {}
@@ -93,7 +94,7 @@ class Index:
         scalars, at = self.features(hook), self.at
         row = rows_of(self._features(hook), index, index + 1).to_pylist()[0]
         found = at(hook, "contexts").feature(index)
-        contexts = self._contexts(hook, found)
+        contexts = self._contexts(found)
         kinds = found["kind"]
         positions = at(hook, "positions").feature(index)
         histogram = at(hook, "histogram").feature(index)
@@ -126,12 +127,6 @@ class Index:
             bottom=self._votes(row, "bottom"),
             causes=self.causes(hook, index),
         )
-
-    def strongest(self, hook: Place, index: int, count: int) -> list[Context]:
-        """So many contexts of a feature, strongest first."""
-        found = self.at(hook, "contexts").feature(index)
-        pairs = zip(self._contexts(hook, found), found["kind"], strict=True)
-        return [context for context, kind in pairs if kind == "top"][:count]
 
     @typed
     def why(self, feature: str, lm: LM | None = None, contexts: int = 10, **how: Any) -> Causes:
@@ -230,6 +225,19 @@ class Index:
 
         return compare(self, other, top)
 
+    @typed
+    def browse(self, port: int = 0, *, open: bool = False) -> Browsing:
+        """Serve it to this machine's browsers: at ``.address``, until ``.close()``, or ``.wait()`` for Ctrl-C.
+
+        port: 0 is any that is free. open: in the browser, too. Raises UserError for a port that is taken.
+        """
+        from .browse.server import Browsing
+
+        browsing = Browsing(self, port)
+        if open:
+            browsing.open()
+        return browsing
+
     # --------------------------------------------------------------------------------------------- what it is made of
 
     def at(self, hook: Place, name: str) -> Sorted:
@@ -291,6 +299,10 @@ class Index:
     def given_label(self, hook: Place, index: int) -> str | None:
         return self.labels.get(f"{hook}/{index}", self.labels.get(f"{hook.layer}/{index}"))
 
+    def all_labels(self) -> dict[str, str]:
+        """Of every feature that has one, by its name: those that were given, and automatic ones."""
+        return read_index_labels(self.folder) | self.labels
+
     def _automatic(self, hook: Place) -> dict[int, str]:
         key = (hook, "labels")
         if key not in self._opened:
@@ -342,7 +354,13 @@ class Index:
         columns = ["document", "name", "start", "tokens"]
         return rows_of(self._windows, number, number + 1, columns).to_pylist()[0]
 
-    def _contexts(self, hook: Place, found: Mapping[str, Any]) -> list[Context]:
+    def contexts(self, hook: Place, index: int, top: int) -> tuple[Context, ...]:
+        """The strongest contexts of a feature."""
+        found = self.at(hook, "contexts").feature(index, top)
+        kinds = found["kind"]
+        return tuple(c for c, kind in zip(self._contexts(found), kinds, strict=True) if kind == "top")
+
+    def _contexts(self, found: Mapping[str, Any]) -> list[Context]:
         made = []
         for i, number in enumerate(found["window"].tolist()):
             window = self.window(number)

@@ -1,4 +1,4 @@
-"""Features by how often they fire: the dense, the rare and the dead."""
+"""Features by how often they fire: the dense, the rare and the dead, or all of them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,31 @@ if TYPE_CHECKING:
 
     from .index import Index
 
-Which = Literal["dense", "rare", "dead"]
+Which = Literal["dense", "rare", "dead", "all"]
 TITLES: dict[str, tuple[str, str]] = {
     "dense": ("Those that fire most often", "features fire somewhere"),
     "rare": ("Those that fire, but least often", "features fire somewhere"),
     "dead": ("Those that fire nowhere", "features fire nowhere"),
+    "all": ("All features", "features"),
 }
 """Of each list its title, and what is counted."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Of a list: by how often features fire (``count``), by their largest activation, or as they are numbered."""
+
+    by: Literal["count", "max", "feature"]
+    ascending: bool = False
+
+
+ORDERS = {
+    "dense": Order("count"),
+    "rare": Order("count", ascending=True),
+    "dead": Order("feature", ascending=True),
+    "all": Order("feature", ascending=True),
+}
+"""Those that the lists have by themselves."""
 TOKENS = 3
 
 
@@ -78,8 +96,13 @@ class FeatureList(Shown):
         return looks.feature_list(self.to_dict(), top)
 
 
-def listed(index: Index, which: str, top: int, layer: str | None = None) -> FeatureList:
-    """Of all SAEs, or of those of one layer. Raises UserError for another list, and for a layer without an SAE."""
+def listed(
+    index: Index, which: str, top: int, layer: str | None = None, order: Order | None = None, start: int = 0
+) -> FeatureList:
+    """Of all SAEs, or of those of one layer: ``top`` from the place ``start`` on.
+
+    Raises UserError for another list, and for a layer without an SAE.
+    """
     check_list(which)
     if top < 1:
         raise UserError(f"a list has 1 feature or more, not {top}")
@@ -87,9 +110,10 @@ def listed(index: Index, which: str, top: int, layer: str | None = None) -> Feat
     if not hooks:
         raise UserError(f"there is no SAE at {layer}; there are SAEs at {', '.join(map(str, sorted(index.saes)))}")
     count = np.concatenate([index.features(hook)["count"] for hook in hooks])
-    rows = ((count == 0) if which == "dead" else (count > 0)).nonzero()[0]
-    order = -count[rows] if which == "dense" else count[rows]
-    best = rows[np.argsort(order, kind="stable")][:top]
+    rows = ((count == 0) if which == "dead" else (count > 0) | (which == "all")).nonzero()[0]
+    order = order or ORDERS[which]
+    keys = rows if order.by == "feature" else np.concatenate([index.features(hook)[order.by] for hook in hooks])[rows]
+    best = rows[np.argsort(keys if order.ascending else -keys, kind="stable")][start : start + top]
     widths = np.array([index.saes[hook] for hook in hooks])
     starts = np.cumsum(widths) - widths
     number = np.searchsorted(starts, best, side="right") - 1

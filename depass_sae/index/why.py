@@ -59,7 +59,7 @@ def find_causes(
     if not 1 <= contexts <= MOST:
         raise UserError(f"contexts should be 1 to {MOST}, not {contexts:,}")
     hook, number = named_feature(feature, index.saes)
-    found = index.strongest(hook, number, contexts)
+    found = index.contexts(hook, number, contexts)
     if not found:
         raise UserError(f"feature {feature} fires nowhere in {index.folder}, so there is nothing to say why")
     below = hooks_before(subject, hook)

@@ -29,6 +29,7 @@ class Token:
     pos: int | None = None
     more: str = ""
     """What else tells its place, such as ``text 2``: ``supply (4, text 2)``."""
+    link: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def size(cell: Cell) -> float | None:
 class Column:
     """bar: whether each number is drawn beside itself, too, as a share of the column's largest by size.
 
-    unit: of the numbers; a picture's axis says it.
+    unit: of the numbers; a picture's axis says it. link: to the same table in the order of this column, where a site
+    has that; order: whether it has that order now.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Column:
     digits: int = 3
     unit: str = ""
     bar: bool = False
+    link: str | None = None
+    order: Literal["", "ascending", "descending"] = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..texts import visible_on_page
 from .blocks import Block, Page, Section
+from .site import Here, Site
 from .words import shown
 
 if TYPE_CHECKING:
@@ -25,22 +26,31 @@ if TYPE_CHECKING:
 
 _SRCDOC = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
 _BESIDE = re.compile(r"[\w.][\w./-]*")
+_HERE = re.compile(r"/(?!/)[\w.~%?=&+/-]*", re.ASCII)
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"')
 
 
-def framed(page: Page, body: Markup) -> str:
-    """A page around what is drawn in it."""
-    style, script = asset("base.css") + asset("page.css") + asset("blocks.css"), asset("theme.js") + asset("page.js")
+def framed(page: Page, body: Markup, site: Site | None = None) -> str:
+    """A page around what is drawn in it. site: the one that it is a page of, which has style and script as files."""
+    style, script = page_style(), page_script()
     # Within the body quotes and angle brackets are escaped but for its own, so that no text looks like a frame.
     frames = [html.unescape(srcdoc) for srcdoc in _SRCDOC.findall(body)]
     return (
         environment()
         .get_template("page.html")
         .render(
-            page=page, body=body, contents=_contents(page.blocks) if page.contents else [],
+            page=page, body=body, site=site, contents=_contents(page.blocks) if page.contents else [],
             style=inert(style), script=inert(script), policy=policy([style], [script], frames),
         )
     )  # fmt: skip
+
+
+def page_style() -> str:
+    return asset("base.css") + asset("page.css") + asset("blocks.css")
+
+
+def page_script() -> str:
+    return asset("theme.js") + asset("page.js")
 
 
 def _contents(blocks: Sequence[Block]) -> list[tuple[Section, list[Any]]]:
@@ -90,7 +100,7 @@ def escaping(asset: Callable[[str], str]) -> jinja2.Environment:
 def environment() -> jinja2.Environment:
     """Of all templates of this package, without what blocks need (html.py)."""
     made = escaping(asset)
-    made.filters |= {"reached": reached, "secure": secure, "shown": shown}
+    made.filters |= {"here": here, "reached": reached, "secure": secure, "shown": shown}
     made.globals["host"] = host
     return made
 
@@ -98,6 +108,11 @@ def environment() -> jinja2.Environment:
 def reached(link: str | None) -> str | None:
     """A link to a page, or to a file beside this one."""
     return link if link and (_BESIDE.fullmatch(link) or secure(link)) else None
+
+
+def here(link: str | None) -> str | None:
+    """A link to another page of the same site."""
+    return link if isinstance(link, Here) and _HERE.fullmatch(link) else None
 
 
 def secure(link: str | None) -> str | None:

@@ -47,6 +47,22 @@ def test_json_is_the_document_of_the_folder_and_of_python(run: Run, files: Files
     assert {**document, "command": None} == alone.to_dict()
 
 
+def test_an_index_gives_its_graphs_contexts_and_its_features_labels(run: Run, files: Files, tmp_path: Path) -> None:
+    ix = ds.load(files.model, saes=files.fitting).scan([TEXT] * 5, tmp_path / "ix")
+    name, out = firing(files), tmp_path / "study"
+    options = ("-p", TEXT, "-f", name, *QUICK, *files.options(), "--index", str(ix.folder))
+    assert run("case-study", *options, "--out", str(out)).status == 0
+    document = json.loads((out / "case.json").read_text())
+    label = ix.feature(name.partition("@")[0]).label
+    assert label
+    assert document["labels"][name.partition("@")[0]] == label
+    assert f"--index {ix.folder}" in document["command"]
+    (path,) = out.glob("graph-*.json")
+    g = ds.read_graph(path)
+    assert g.graph["contexts"]["features"][name.partition("@")[0]]["count"] == ix.feature(name.partition("@")[0]).count
+    assert "&#34;contexts&#34;" in (out / "index.html").read_text()
+
+
 def test_the_command_on_the_page_makes_the_same_bytes_again(
     run: Run, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import depass_sae as ds
+from depass_sae.graph.names import feature_text
 
 from ..attribution.tiny import TEXT
 from ..test_files import closed
@@ -93,6 +94,21 @@ def test_labels_and_groups_are_in_the_graphs_that_are_written(run, files, tmp_pa
     (name,) = [target["node"] for target in g.graph["target"]]
     assert g.nodes[name]["label"] == "of all things"
     assert g.graph["groups"] == ds.group_automatically(g)
+
+
+def test_an_index_gives_contexts_and_labels_and_labels_that_are_given_go_before_its(run, files, tmp_path) -> None:
+    ix = ds.load(files.model, saes=files.saes).scan([TEXT] * 5, tmp_path / "ix")
+    (tmp_path / "labels.csv").write_text("feature,label\n1.resid_post/3,of all things\n", encoding="utf-8")
+    options = [*graph_options(files), "--feature", "1.resid_post/3", "--labels", str(tmp_path / "labels.csv")]
+    assert run("graph", *options, "--index", str(ix.folder), "--out", str(tmp_path / "g.json")).status == 0
+    assert run("graph", *options, "--out", str(tmp_path / "plain.json")).status == 0
+    g = ds.read_graph(tmp_path / "g.json")
+    assert g.graph["contexts"] == ds.with_contexts(ds.read_graph(tmp_path / "plain.json"), ix).graph["contexts"]
+    assert any(about["contexts"] for about in g.graph["contexts"]["features"].values())
+    labels = {feature_text(node): node["label"] for _, node in g.nodes(data=True) if node["kind"] == "feature"}
+    assert labels.pop("1.resid_post/3") == "of all things"
+    assert labels == {name: ix.feature(name).label or "" for name in labels}
+    assert any(labels.values())
 
 
 def test_tokens_with_quotes_and_positions_are_targets(run, files) -> None:

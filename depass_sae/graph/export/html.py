@@ -69,6 +69,7 @@ def to_html(g: nx.DiGraph) -> str:
             together=[] if "diff" in page.graph else _together(page.graph),
             diff=page.graph.get("diff"),
             folded=_folded(g, page),
+            contexts=page.graph.get("contexts"),
             nodes=[(names[node], page.nodes[node]) for node in page],
             edges=[(names[u], names[v], edge) for u, v, edge in _strongest(page, TABLE_EDGES)],
         )

@@ -24,6 +24,7 @@ from ...attribution.measure import Measure
 from ...attribution.tokens import TokenAttribution, TokenTarget
 from ...errors import UserError
 from ...graph.build import MOST_NODES
+from ...graph.contexts import MOST, with_contexts
 from ...graph.labels import graph_pages, with_labels
 from ...graph.names import name_of
 from ...labels.files import check_labels
@@ -40,6 +41,8 @@ from .study import Study
 
 if TYPE_CHECKING:
     import networkx as nx
+
+    from ...index.index import Index
 
 KIND = "case study"
 LEDGER_COLUMNS = 40
@@ -375,8 +378,24 @@ class CaseStudy(Shown):
         used = {key: labels[key] for key in sorted(shown, key=_by_number) if labels.get(key)}
         return replace(self, features=tuple(features), labels=used)
 
+    @typed
+    def with_contexts(self, index: Index) -> CaseStudy:
+        """The same; the pages of its graphs have where features fire most in an index, and what it calls them is a
+        label where there is none. Raises UserError for an index of another model or of other SAEs."""
+        study = self.with_labels(index.all_labels() | self.labels)
+        most = MOST // max(len(self.graphs), 1)  # of one page, which has all graphs
+        features = (
+            replace(feature, findings=tuple(_with_contexts(finding, index, most) for finding in feature.findings))
+            for feature in study.features
+        )
+        return replace(study, features=tuple(features))
+
     def __repr__(self) -> str:
         return "\n\n".join(map(visible, [self.title, *(finding.sentence for finding in self.findings)]))
+
+
+def _with_contexts(finding: Finding, index: Index, most: int) -> Finding:
+    return finding if finding.graph is None else replace(finding, graph=with_contexts(finding.graph, index, most))
 
 
 def _features_of(g: nx.DiGraph) -> set[tuple[int, int]]:

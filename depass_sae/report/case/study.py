@@ -34,6 +34,7 @@ class Study(BaseModel):
     features: list[str] = Field(min_length=1)
     title: str | None = None
     labels: str | dict[str, str] | None = None
+    index: str | None = None
     model: str = "smollm2"
     sae: str | None = None
     sae_id: list[str] | None = None

@@ -105,7 +105,10 @@
   for (const strip of all(".strip")) {
     const tokens = all(".token", strip);
     strip.setAttribute("role", "toolbar");
-    for (const token of tokens) token.setAttribute("role", "button");
+    for (const token of tokens) {
+      token.setAttribute("role", "button");
+      if (!token.textContent.trim()) token.setAttribute("aria-label", token.dataset.tip); // spaces have no name
+    }
     rove(tokens, 0);
   }
   for (const map of all(".map")) {

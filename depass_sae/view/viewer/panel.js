@@ -1,9 +1,10 @@
 // What is told of a node in words and numbers: the tooltip, and the panel beside the drawing. `page` is what viewer.js
 // shares: the graph, what is drawn of it, the state, and what can be done (select, pin, ungroup).
 const makePanel = (page) => {
-  const { visible, plain, signed, sum, LOOKED, isFlow } = model;
+  const { visible, plain, signed, sum, many, LOOKED, isFlow } = model;
   const { byId, el, button } = dom;
   const ROWS = 40; // of a table, before it is asked for more
+  const AT_FIRST = 3; // contexts, before it is asked for more
   const BY_LOOKING = "inputs by where heads looked";
 
   function facts(node) {
@@ -18,11 +19,55 @@ const makePanel = (page) => {
     return el("dl", {}, ...rows.flatMap(([key, text]) => [el("dt", {}, key), el("dd", {}, el("bdi", {}, text))]));
   }
 
+  // --------------------------------------------------------------------------------------------------------- contexts
+
+  /** What the index says of a feature, wherever it stands; nothing where it says nothing. */
+  function known(node) {
+    const of = page.doc.graph.contexts?.features ?? {};
+    const name = `${node.layer}${node.hook ? `.${node.hook}` : ""}/${node.index}`;
+    return node.kind === "feature" && Object.hasOwn(of, name) ? of[name] : null;
+  }
+
+  /** A piece of text, each token shaded by its share of the feature's largest activation. */
+  function context({ tokens, activations, pos }, most) {
+    const spans = tokens.flatMap((token, i) => {
+      const activation = activations[i] ?? 0;
+      const side = activation < 0 ? " below" : activation > 0 ? " above" : "";
+      const [, space, rest] = /^( ?)(.*)$/s.exec(token); // the space before a word is not shaded
+      const text = el("bdi", {}, visible(rest || token));
+      const span = el("span", { class: `piece${side}${i === pos ? " peak" : ""}`, title: side ? plain(activation) : null }, text);
+      if (side) span.style.setProperty("--s", `${Math.round(55 * Math.min(1, Math.abs(activation) / most))}%`);
+      return i && rest ? [space, span] : [span];
+    });
+    return el("li", {}, ...spans);
+  }
+
+  /** Its strongest contexts, from one to another. */
+  function contexts(about, from, to) {
+    const most = Math.abs(about.max) || 1;
+    return about.contexts.slice(from, to).map((one) => context(one, most));
+  }
+
+  function contextsSection(node) {
+    const about = known(node);
+    if (!about) return [];
+    const tokens = page.doc.graph.contexts.tokens;
+    const said = `${about.count.toLocaleString("en")} of ${many(tokens, "token")}`;
+    const heading = el("h3", {}, "where it fires most", el("span", {}, said));
+    const list = el("ol", { class: "contexts" }, ...contexts(about, 0, AT_FIRST));
+    const left = about.contexts.length - AT_FIRST;
+    const more = left > 0 ? button(`${left} more`, () => more.remove(list.append(...contexts(about, AT_FIRST))), { class: "more" }) : null;
+    return [heading, about.contexts.length ? list : null, more].filter(Boolean);
+  }
+
   function showTooltip(node, event) {
     const tip = byId("tooltip");
     const label = node.label ? el("div", {}, el("bdi", {}, visible(node.label))) : null;
     const side = node.diff ? el("div", { class: "quiet" }, page.IN_DIFF[node.diff]) : null;
-    tip.replaceChildren(...[el("b", {}, el("bdi", {}, node.name)), label, side, facts(node)].filter(Boolean));
+    const about = known(node);
+    const list = about?.contexts.length ? el("ol", { class: "contexts" }, ...contexts(about, 0, AT_FIRST)) : null;
+    tip.replaceChildren(...[el("b", {}, el("bdi", {}, node.name)), label, side, list, facts(node)].filter(Boolean));
+    tip.classList.toggle("wide", list != null);
     tip.hidden = false;
     const box = tip.getBoundingClientRect();
     const right = event.clientX + 16;
@@ -67,7 +112,7 @@ const makePanel = (page) => {
     const section = el("section", {}, close, kind, el("h2", {}, el("bdi", {}, node.name)));
     if (node.label) section.append(el("p", { class: "label" }, el("bdi", {}, visible(node.label))));
     if (node.diff) section.append(el("p", { class: "quiet" }, page.IN_DIFF[node.diff]));
-    section.append(facts(node), ...sums(node, flows(inputs)), buttons(node));
+    section.append(facts(node), ...sums(node, flows(inputs)), buttons(node), ...contextsSection(node));
     if (node.members) section.append(el("h3", {}, "members"), chips(node.members));
     section.append(table("inputs", flows(inputs), "source"));
     if (byHead(inputs).length) section.append(table("inputs once more, by head", byHead(inputs), "source"));

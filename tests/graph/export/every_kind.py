@@ -17,6 +17,13 @@ def every_kind() -> nx.DiGraph:
     g.nodes[features[0]].update(target=True, label='plural "nouns"')
     g.graph["groups"] = [{"name": "first </script>", "nodes": features[:2]}, {"name": "second", "nodes": features[2:4]}]
     g.graph["sufficiency"] = {"features": 1, "active": 5, "share": 0.75, "no_features": 0.125}
+    piece = {"pos": 1, "tokens": ["</script>", ' "a"\n', "\u202e"], "activations": [0.0, 2.5, -1.0]}
+    name = features[0].removeprefix("feature:").partition("@")[0]
+    g.graph["contexts"] = {
+        "tokens": 1000,
+        "left_out": 3,
+        "features": {name: {"count": 12, "max": 2.5, "contexts": [piece] * 5}},
+    }
     g.graph["verification"] = verification(features[0])
     g.add_node("head:11.3", kind="head", layer=11, index=3, influence=0.0, label="")
     g.add_edge("head:11.3", features[0], kind="head", weight=0.5, effect=0.25)

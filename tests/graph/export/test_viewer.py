@@ -134,6 +134,60 @@ def test_a_row_leads_on_to_its_node(viewer: Viewer):
     assert name in viewer.rows("outputs")
 
 
+def with_pieces() -> tuple[nx.DiGraph, str, list[dict[str, Any]]]:
+    """A graph, one of its features, and the eight pieces of text where that fires most, all different."""
+    g = sample_graph()
+    name = feature_with_inflow(g)
+    texts = ["<b>bold</b>", " a word", "\u202eback", " line\n"]
+    pieces = [
+        {"pos": 1, "tokens": [*texts, f" number {i}"], "activations": [0.0, 8.0 - i, -2.0, 1.0, 0.0]} for i in range(8)
+    ]
+    about = {"count": 1234, "max": 8.0, "contexts": pieces}
+    key = name.removeprefix("feature:").partition("@")[0]
+    g.graph["contexts"] = {"tokens": 20000, "left_out": 0, "features": {key: about}}
+    return g, name, pieces
+
+
+def test_pointing_at_a_feature_shows_where_it_fires_most_and_a_click_shows_more(viewer: Viewer):
+    g, name, pieces = with_pieces()
+    viewer.open(g).node(name).hover()
+    shown = viewer.page.locator("#tooltip .contexts li")
+    assert [text.split("number ")[1] for text in shown.all_inner_texts()] == ["0", "1", "2"]
+    assert shown.first.text_content() == "<b>bold</b> a word\ufffdback line↵ number 0"
+    assert shown.first.locator("b").count() == 0
+    shades = [
+        piece.evaluate("e => [e.className, e.style.getPropertyValue('--s')]")
+        for piece in shown.nth(2).locator("span").all()
+    ]
+    share = f"{55 * pieces[2]['activations'][1] / 8:.0f}%"
+    assert shades == [
+        ["piece", ""],
+        ["piece above peak", share],
+        ["piece below", "14%"],
+        ["piece above", "7%"],
+        ["piece", ""],
+    ]
+    viewer.node(name).click()
+    panel = viewer.page.locator("#panel")
+    assert "1,234 of 20,000 tokens" in panel.inner_text()
+    listed = panel.locator(".contexts li")
+    assert listed.count() == 3
+    panel.get_by_role("button", name="5 more").click()
+    assert [text.split("number ")[1] for text in listed.all_inner_texts()] == list("01234567")
+    assert panel.get_by_role("button", name="5 more").count() == 0
+
+
+def test_a_node_of_which_no_index_knows_anything_shows_none(viewer: Viewer):
+    g, name, _ = with_pieces()
+    other = next(n for n in g if n.startswith("feature:") and n != name)
+    viewer.open(g).node(other).hover()
+    assert viewer.page.locator("#tooltip dl").is_visible()
+    assert viewer.page.locator(".contexts").count() == 0
+    viewer.node(other).click()
+    assert viewer.page.locator(".contexts").count() == 0
+    assert "where it fires most" not in viewer.page.locator("#panel").inner_text()
+
+
 def test_hovering_lights_up_the_edges_of_a_node_and_tells_its_numbers(viewer: Viewer):
     g = sample_graph()
     name = feature_with_inflow(g)
