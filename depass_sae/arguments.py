@@ -246,6 +246,10 @@ EXPECTED = {
     ),
     "Sequence[Sequence[int]]": Expected("a list of lists of whole numbers", _several(_several(_whole))),
     "tuple[str | int, str | int]": Expected("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
+    "Reference": Expected(
+        '"mean", "rivals", a token by its text or id, or a list of tokens',
+        _either(_text, _whole, _several(_either(_text, _whole))),
+    ),
     "Pos": Expected('"max", "all" or a position', _either(_whole, _text)),
     "By": Expected('"token", "word" or "sentence"', _text),
     "Of": Expected('"heads", "modules" or "neurons"', _text),

@@ -20,6 +20,7 @@ def graph(
     feature: options.Feature = None,
     logit: options.Logit = None,
     logit_diff: options.LogitDiff = None,
+    against: options.HeldAgainst = None,
     pos: options.Pos = None,
     ids: options.Ids = None,
     layer: options.GraphLayers = None,
@@ -48,8 +49,8 @@ def graph(
     from ..graph.looks import graph_blocks
     from ..graph.standing import layer_named
 
-    for text in targets:  # before the work, not after it
-        WrittenTarget.of(text)
+    written = [WrittenTarget.of(text) for text in targets]  # before the work, not after it
+    held = options.against_of(against, logit is not None or any(one.is_plain_logit for one in written))
     layers = None if layer is None else [layer_named(text) for text in layer]
     size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
@@ -62,6 +63,7 @@ def graph(
             asked,
             targets or None,
             **logits,
+            against=held,
             pos=at,
             layers=layers,
             max_nodes=max_nodes,

@@ -13,7 +13,7 @@ from ..view import words
 from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
 from ..view.pointer import At
 from .influence import grown_by, reach
-from .names import name_of, page_id
+from .names import name_of, page_id, target_names
 from .told import sufficiency_lines, together_lines
 from .ways import LOOKED, mostly
 
@@ -44,7 +44,7 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
     """The nodes, those first that the targets depend on most (all, or the ``top``), what decides by where heads looked,
     and how much of the targets they explain.
     """
-    targets = ", ".join(name_of(g, target["node"]) for target in g.graph["target"])
+    targets = target_names(g)
     listed = [name for name in g if not g.nodes[name].get("target") and g.nodes[name]["kind"] != "head"]
     ways = ("influence",) if grown_by(g) == "weight" else ("influence", "reach")
     order = sorted(listed, key=lambda name: (-g.nodes[name].get(ways[-1], 0.0), name))
