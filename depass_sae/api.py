@@ -672,8 +672,8 @@ class LM:
         target, logit, logit_diff, against, pos: one, as in :meth:`graph`; default: the predicted token.
         *Sufficient*: with all other active features removed the answer stays first and 80 % of the logit (over the mean
         logit), of the difference of logits or of the feature's activation is left. *Minimal*: no feature can be left
-        out. *Necessary*: without the circuit half of the target is lost, more than in 95 % of ``draws`` random sets with
-        as many features at every layer and position.
+        out. *Necessary*: without the circuit half of the target is lost, more than in 95 % of ``draws`` random sets
+        with as many features at every layer and position.
 
         contrast: a prompt of the same length: removed features take its values instead of 0, and shares are of how far
         the two prompts lie apart. layers: of the SAEs (all on the residual stream). errors: what SAEs miss is "keep":
