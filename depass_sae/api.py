@@ -32,12 +32,14 @@ from .attribution.targets import Reference, WrittenTarget, make_target, parse_ta
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
 from .files import expanded
+from .graph.average import average_graphs
 from .graph.build import Errors, GraphSettings, build_graph
 from .graph.circuit import Search, circuit_graph
 from .graph.downstream import By as DrivenBy
 from .graph.downstream import Downstream, find_downstream
 from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
+from .graph.prune import prune
 from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import sufficiency, verify_graph
 from .graph.ways import Grow
@@ -614,6 +616,34 @@ class LM:
         if (left := sufficiency(self._subject, g)) is not None:
             g.graph["sufficiency"] = left
         return g
+
+    def average_graph(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        target: str | Sequence[str] | None = None,
+        *,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> nx.DiGraph:
+        """The same question on many prompts as one graph: means of nodes and edges, their spread, and what is stable.
+
+        Features are the same wherever they fire, all tokens are one node. On how many prompts it is says ``prompts`` of
+        a node or an edge (:func:`.average_graphs`). Prompts on which no target fires are left out. target, settings:
+        those of :meth:`graph`, ``max_nodes`` of each prompt's graph and of the mean.
+        """
+        given = _several(prompts)
+        found, tell = [], Settings.of(progress=progress).tell
+        for done, prompt in enumerate(given, start=1):
+            g = self.graph(prompt, target, **settings)
+            if any(g.nodes[one["node"]]["activation"] for one in g.graph["target"]):
+                found.append(g)
+            tell("going through the prompts", done, len(given))
+        if not found:
+            raise UserError(f"no target fires on any of the {len(given)} prompts")
+        mean = average_graphs(found)
+        mean.graph["average"]["silent"] = len(given) - len(found)
+        most = settings.get("max_nodes", GraphSettings.max_nodes)
+        return prune(mean, max_nodes=most) if len(mean) > most else mean
 
     def downstream(
         self, prompt: PromptLike, source: str, *, sort: DrivenBy = "total", **how: Unpack[How]

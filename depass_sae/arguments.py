@@ -273,6 +273,7 @@ EXPECTED = {
     "Source": Expected("a source, such as ds.Subspace(...) or ds.Heads(...)", _source),
     "Subspace": Expected("a ds.Subspace(...)", _of("depass_sae.passes.sources", "Subspace")),
     "nx.DiGraph": Expected("a graph, as lm.graph(...) or ds.read_graph(...) gives it", _of("networkx", "DiGraph")),
+    "Sequence[nx.DiGraph]": Expected("a list of graphs", _several(_of("networkx", "DiGraph"))),
     "Study": Expected("a Study", _of("depass_sae.report.case.study", "Study")),
     "Mapping[str, str]": Expected("a mapping of texts", _is(Mapping)),
     "Mapping[Any, Any]": Expected("a mapping of devices to sizes, such as {'cpu': '6GiB'}", _is(Mapping)),

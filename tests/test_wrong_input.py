@@ -304,6 +304,10 @@ def early() -> Iterator[list[str]]:
     for matrix in NO_FILE:
         yield ["subspace", *P, "-f", "1/3", "--at", "1.resid_post", f"--matrix={matrix}"]
     yield ["graph", *P, "--rule", "relu"]
+    for name in ("missing.txt", "empty.txt", "latin.txt", "no.jsonl", "tests"):
+        yield ["graph", "-t", "1/3", "--prompts", f"tests/{name}"]
+    for more in (P, ["--ids", "5 6"], ["--pos", "4"], ["-f", "1/3@4"], ["-t", "logit:5@4"], ["--out", "g"]):
+        yield ["graph", "--prompts", "tests/p.txt", *more]
     for command in ("graph", "circuit"):
         yield [command, *P, "--against", "mean"]
         yield [command, *P, "--target", "1/3", "--against", "mean"]
@@ -697,6 +701,9 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     "case verify": (lambda lm, x: lm.case_study(TEXT, "1/3", verify=x), [*NOTHING_LIKE_IT, -1]),
     "case asked": (lambda lm, x: lm.case_study(TEXT, "1/3", asked=x), [5, {}, "x"]),
     "graph target": (lambda lm, x: lm.graph(TEXT, x), [5, True, "", [5], {}, [""], "logit:²²", "1/3@-1"]),
+    "average_graph prompts": (lambda lm, x: lm.average_graph(x, "logit:5"), [None, 5, TEXT, {}, [], [TEXT, 5]]),
+    "average_graph target": (lambda lm, x: lm.average_graph([TEXT], x), [5, True, "", [5], {}, "1/3@-1"]),
+    "average_graphs": (lambda lm, x: ds.average_graphs(x), [None, 5, "g.json", [], [5], {}]),
     "graph against": (lambda lm, x: lm.graph(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [5], -1]),
     "graph logprob": (lambda lm, x: lm.graph(TEXT, logprob=x), [True, 1.5, b"x", [], {}, -1, 10**30]),
     "graph direction": (

@@ -270,6 +270,11 @@ class WrittenTarget:
         """Whether it is a logit that is not said to be held against anything."""
         return "logit" in self.named and "against" not in self.named
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether a position is named with it."""
+        return self.pos is not None or "@" in self.named.get("feature", "")
+
     @classmethod
     def of(cls, text: str) -> WrittenTarget:
         """Raises UserError for what is none."""

@@ -621,8 +621,8 @@ def check_pos_of_several(question: QuestionOptions, known: Sequence[str]) -> Non
     """Raises UserError for a position of one prompt, where several are asked."""
     from ..attribution.targets import WrittenTarget
 
-    at = question.target is not None and WrittenTarget.of(question.target).pos is not None
-    written = "@" in (question.named_feature or "") or at
+    placed = question.target is not None and WrittenTarget.of(question.target).is_placed
+    written = "@" in (question.feature or "") or placed
     if question.pos not in (None, *known) or written:
         named = "no LAYER/INDEX@POS" if written else f"not --pos {question.pos}"
         raise UserError(f"with --prompts a target is read at --pos {' or '.join(known)} of each prompt, {named}")

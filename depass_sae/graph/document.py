@@ -296,6 +296,11 @@ class Circuit(_Part):
     settings: CircuitSettings
 
 
+class Average(_Part):
+    prompts: Annotated[list[Text], Field(min_length=1)]
+    silent: Count = 0  # prompts that were left out, since no target fires there
+
+
 class GraphAttributes(_Part):
     schema_version: Literal[2]
     model: Text
@@ -315,6 +320,7 @@ class GraphAttributes(_Part):
     sufficiency: Sufficiency | None = None
     verification: Verification | None = None
     circuit: Circuit | None = None
+    average: Average | None = None
 
 
 class _Node(_Part):
@@ -326,6 +332,8 @@ class _Node(_Part):
     influence: Amount
     reach: Amount = 0.0
     label: Text
+    prompts: Count = 0  # of a mean: on how many it is
+    activation_sd: Amount = 0.0
 
 
 class _Placed(_Node):
@@ -396,6 +404,9 @@ class _Edge(_Part):
     target: Text
     weight: Number
     effect: Number
+    prompts: Count = 0  # of a mean, as of nodes
+    weight_sd: Amount = 0.0
+    effect_sd: Amount = 0.0
 
 
 class FlowEdge(_Edge):

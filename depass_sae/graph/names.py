@@ -87,6 +87,8 @@ def logit_target(node: Mapping[str, Any]) -> LogitTarget:
 def name_of(g: nx.DiGraph, node: str) -> str:
     """A node as people write it: ``17/1208@6``, ``Paris (4)``, ``error 17@6``, ``logit ␣Rome``."""
     attributes = g.nodes[node]
+    if "average" in g.graph and "pos" in attributes and attributes["kind"] != "logit":
+        return _anywhere(g, node)
     match attributes["kind"]:
         case "feature":
             return f"{feature_text(attributes)}@{attributes['pos']}"
@@ -100,6 +102,19 @@ def name_of(g: nx.DiGraph, node: str) -> str:
         case "constant" | "bias" | "remainder" if attributes["layer"] < 0:
             return f"{attributes['kind']} of the embeddings"
     return shown(node.replace(":", " ", 1))
+
+
+def _anywhere(g: nx.DiGraph, node: str) -> str:
+    """A node of a mean over prompts, which has no position: ``17/1208``, ``tokens``, ``error 17``."""
+    attributes = g.nodes[node]
+    match attributes["kind"]:
+        case "feature":
+            return feature_text(attributes)
+        case "token":
+            return "tokens" + (f", {level_words(attributes)}" if attributes["layer"] >= 0 else "")
+        case "direction":
+            return f"{direction_name(g, node)} at {level_text(attributes)}"
+    return f"{attributes['kind']} {level_text(attributes)}"
 
 
 def level_name(g: nx.DiGraph, level: tuple[int, str]) -> str:
