@@ -98,6 +98,7 @@ def test_a_mean_is_written_read_and_shown_like_others(lm: ds.LM, question: str, 
         ds.write_graph(mean, tmp_path / f"mean{suffix}")
     ds.write_graph(mean, tmp_path / "np.json", "neuronpedia")
     assert mean.graph["average"] == {"prompts": PROMPTS, "silent": 0}
+    assert "the mean over 3 prompts: of" in (tmp_path / "mean.html").read_text()
     said = " ".join(text(graph_blocks(mean)).split())
     assert "the mean over 3 prompts: of" in said
     assert " 3 of 3 " in said
