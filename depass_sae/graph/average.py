@@ -167,7 +167,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def stability_line(g: nx.DiGraph) -> str | None:
     """How many features most prompts share, of a mean."""
-    if "average" not in g.graph:
+    if not g.graph.get("average"):
         return None
     n = len(g.graph["average"]["prompts"])
     counts = [node.get("prompts", 0) for _, node in g.nodes(data=True) if node["kind"] == "feature"]

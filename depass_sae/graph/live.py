@@ -127,7 +127,7 @@ class LiveGraph:
     @classmethod
     def of(cls, subject: Subject, g: nx.DiGraph) -> LiveGraph:
         """Raises UserError where the graph is of another model, other SAEs or another tokenizer."""
-        if "average" in g.graph:
+        if g.graph.get("average"):
             raise UserError("the graph is a mean over prompts; verify the graph of one of them")
         ids, specials = tuple(g.graph["token_ids"]), special_ids(subject.loaded)
         if not same_place(g.graph["model"], subject.loaded.name):

@@ -49,7 +49,7 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
     listed = [name for name in g if not g.nodes[name].get("target") and g.nodes[name]["kind"] != "head"]
     ways = ("influence",) if grown_by(g) == "weight" else ("influence", "reach")
     order = sorted(listed, key=lambda name: (-g.nodes[name].get(ways[-1], 0.0), name))
-    where = "prompts" if "average" in g.graph else "token"
+    where = "prompts" if g.graph.get("average") else "token"
     columns = (
         Column("node"), Column(where), Column("activation", "number", 2),
         *(Column(way, "number", bar=way == ways[-1]) for way in ways),
@@ -63,7 +63,7 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
 def _row(g: nx.DiGraph, name: str, ways: Iterable[str]) -> Row:
     node = g.nodes[name]
     token: Cell = Token(node["token"], node["pos"]) if "pos" in node else None
-    if "average" in g.graph:
+    if g.graph.get("average"):
         token = f"{words.count(node.get('prompts', 0))} of {words.count(len(g.graph['average']['prompts']))}"
     numbers = (node.get(way) for way in ways)
     return Row((feature_cell(g, name), token, node.get("activation"), *numbers), pos=node.get("pos"))

@@ -87,7 +87,7 @@ def logit_target(node: Mapping[str, Any]) -> LogitTarget:
 def name_of(g: nx.DiGraph, node: str) -> str:
     """A node as people write it: ``17/1208@6``, ``Paris (4)``, ``error 17@6``, ``logit ␣Rome``."""
     attributes = g.nodes[node]
-    if "average" in g.graph and "pos" in attributes and attributes["kind"] != "logit":
+    if g.graph.get("average") and "pos" in attributes and attributes["kind"] != "logit":
         return _anywhere(g, node)
     match attributes["kind"]:
         case "feature":

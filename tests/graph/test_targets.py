@@ -341,3 +341,13 @@ def test_a_circuit_is_of_such_a_target_too(target: str) -> None:
     g = lm.circuit(TEXT, target, seconds=1)
     assert adds_up(g)
     assert g.graph["circuit"]["measure"] in ("logit over the mean logit", "logit over the mean of others")
+
+
+def test_what_is_left_of_a_direction_without_the_features_that_stand_there_is_error_and_constant() -> None:
+    lm = lm_with(hooks=("1.resid_post",))
+    g = lm.graph(TEXT, direction=W, layer=1, pos=6, max_nodes=200, edge_threshold=None)
+    together = lm.verify(g, max_nodes=0).graph["verification"]["together"]
+    inflow = [(name, edge["weight"]) for name, _, edge in g.in_edges(g.graph["target"][0]["node"], data=True)]
+    left = sum(weight for name, weight in inflow if name.startswith(("error", "constant", "bias")))
+    assert together["no_features"] == pytest.approx(left, rel=1e-3)
+    assert abs(left - together["all_features"]) > 0.1
