@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
     from .estimating import Estimate, estimate
+    from .graph.average import average_graphs
     from .graph.contexts import with_contexts
     from .graph.diff import diff_graphs
     from .graph.export import read_graph, write_graph
@@ -53,6 +54,7 @@ _HOME = {
     "Spans": ".passes.sources",
     "Subspace": ".passes.sources",
     "Vectors": ".passes.sources",
+    "average_graphs": ".graph.average",
     "diff_graphs": ".graph.diff",
     "group_automatically": ".graph.group",
     "plot_graph": ".graph.plot",
@@ -86,6 +88,7 @@ __all__ = [
     "TokenAttribution",
     "UserError",
     "Vectors",
+    "average_graphs",
     "diff_graphs",
     "estimate",
     "group_automatically",

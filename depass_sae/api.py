@@ -25,18 +25,21 @@ from .attribution.looks import Order
 from .attribution.measure import Measure, Measures
 from .attribution.measure_heads import HeadMeasure, HeadMeasures
 from .attribution.positions import Pos
+from .attribution.readoff import Target
 from .attribution.steering import Changes, Steered, changes_of, steer
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
-from .attribution.targets import Target, make_target, parse_target
+from .attribution.targets import Reference, WrittenTarget, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .errors import UserError, warn
 from .files import expanded
+from .graph.average import average_graphs
 from .graph.build import Errors, GraphSettings, build_graph
 from .graph.circuit import Search, circuit_graph
 from .graph.downstream import By as DrivenBy
 from .graph.downstream import Downstream, find_downstream
 from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
+from .graph.prune import prune
 from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import sufficiency, verify_graph
 from .graph.ways import Grow
@@ -92,17 +95,27 @@ class How(TypedDict, total=False):
     progress: Progress | None
 
 
+NAMING = ("target", "logit", "logit_diff", "logprob", "direction")
+"""The settings that name a target."""
+
+
 class Question(How, total=False):
     """What may be said beside a prompt and a feature, in every ``lm.attribute_...``.
 
-    Instead of a feature: ``logit`` a token; ``logit_diff`` two; ``direction`` [d], read at ``hook`` of ``layer``.
+    Instead of a feature: ``logit`` a token, where that is said held ``against`` "mean" (the vocabulary's), "rivals"
+    (the likeliest others) or tokens; ``logit_diff`` two; ``logprob`` a token's log-probability; ``direction`` [d], read
+    at ``hook`` of ``layer``. Or ``target``, any of these as a text: ``'logit:" Paris" against rivals'``, the sum
+    ``'logit:" Paris"+" France"'``, ``'logprob:" Paris"@7'``, ``"direction:17.resid_post:probe.npy"``.
 
     pos: "max" where the target is largest (default; a logit's is the last position), "all" wherever a feature fires,
     or a position. path: of a gated SAE, "magnitude" or "gate". And :class:`How` it is worked on.
     """
 
+    target: str | None
     logit: str | int | None
     logit_diff: tuple[str | int, str | int] | None
+    logprob: str | int | None
+    against: Reference | None
     direction: Float[Tensor, "d"] | None
     layer: int | None
     hook: str
@@ -244,12 +257,12 @@ class LM:
     ) -> list[TokenAttribution]:
         """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
 
-        targets: ``"17/2601@6"``, ``"17/2601"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``. pos, for those
-        that name none, and the other settings are those of :class:`Question`.
+        targets: ``"17/2601@6"``, ``"17/2601"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'`` and what else
+        :class:`Question` has. pos, for those that name none, and the other settings are its own.
         """
-        if named := sorted({"logit", "logit_diff", "direction", "layer", "hook", "path"} & question.keys()):
+        if named := sorted({*NAMING, "layer", "hook", "path"} & question.keys()):
             raise UserError(f"targets says what is asked for, and {named[0]} something else; leave {named[0]} out")
-        found = [parse_target(self._subject, text) for text in targets]
+        found = [parse_target(self._subject, text, question.get("against")) for text in targets]
         encoded, pos = self.encode(prompt), question.get("pos")
         asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
         return self._tokens(asked, by, by_depth, question)
@@ -452,8 +465,9 @@ class LM:
     ) -> Contrast:
         """Two prompts side by side for one target: what differs in the sources.
 
-        settings: those of :meth:`attribute_tokens`; a position applies to the first prompt, and to the second where it
-        is as long, else the second is read where the target is largest.
+        settings: those of :meth:`attribute_tokens`, where what a logit is held to is said in ``target`` alone; a
+        position applies to the first prompt, and to the second where it is as long, else the second is read where the
+        target is largest.
         """
         first = self.attribute_tokens(prompt, feature, **settings)
         elsewhere = dict(settings)
@@ -566,6 +580,11 @@ class LM:
         *,
         logit: str | int | None = None,
         logit_diff: tuple[str | int, str | int] | None = None,
+        logprob: str | int | None = None,
+        against: Reference | None = None,
+        direction: Float[Tensor, "d"] | None = None,
+        layer: int | None = None,
+        hook: str | None = None,
         pos: Pos | None = None,
         layers: Sequence[int | str] | None = None,
         max_nodes: int = GraphSettings.max_nodes,
@@ -578,8 +597,10 @@ class LM:
     ) -> nx.DiGraph:
         """The feature-flow graph: from the tokens through the features of every SAE and transcoder to the target.
 
-        target: ``"17/1208@6"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'``, or several; default: the top
-        predicted tokens. logit, logit_diff: one more, by a token's text or id. pos: of those that name no position
+        target: ``"17/1208@6"``, ``'logit:" Paris"'`` and what else :class:`Question` has, or several; default: the top
+        predicted tokens, each over the vocabulary's mean. logit, logit_diff, logprob: one more each, by a token's text
+        or id. against: what logits are held to that do not say so. direction: one more, read at ``hook`` of ``layer``,
+        the features that stand there among its sources. pos: of those that name no position
         (default: where a feature is strongest; a logit's is the last). layers: of the SAEs and transcoders that it
         stands on, a layer or one's hook such as ``"17.mlp_out"`` (default: all that can be). max_nodes: it is grown
         from the target until it has so many. grow: by what flows ("weight"), by first-order effects and by where heads
@@ -590,12 +611,7 @@ class LM:
         Σ incoming weights + constant = pre-activation. ``.graph["sufficiency"]``: what is left of the target in the
         live model where only the graph's features are kept.
         """
-        given = [] if target is None else [target] if isinstance(target, str) else list(target)
-        targets = [parse_target(self._subject, text) for text in given]
-        if logit is not None:
-            targets.append(make_target(self._subject, logit=logit))
-        if logit_diff is not None:
-            targets.append(make_target(self._subject, logit_diff=logit_diff))
+        targets = self._graph_targets(target, logit, logit_diff, logprob, against, direction, layer, hook)
         g = build_graph(
             self._subject,
             self.encode(prompt),
@@ -607,6 +623,34 @@ class LM:
         if (left := sufficiency(self._subject, g)) is not None:
             g.graph["sufficiency"] = left
         return g
+
+    def average_graph(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        target: str | Sequence[str] | None = None,
+        *,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> nx.DiGraph:
+        """The same question on many prompts as one graph: means of nodes and edges, their spread, and what is stable.
+
+        Features are the same wherever they fire, all tokens are one node. On how many prompts it is says ``prompts`` of
+        a node or an edge (:func:`.average_graphs`). Prompts on which no target fires are left out. target, settings:
+        those of :meth:`graph`, ``max_nodes`` of each prompt's graph and of the mean.
+        """
+        given = _several(prompts)
+        found, tell = [], Settings.of(progress=progress).tell
+        for done, prompt in enumerate(given, start=1):
+            g = self.graph(prompt, target, **settings)
+            if any(g.nodes[one["node"]]["activation"] for one in g.graph["target"]):
+                found.append(g)
+            tell("going through the prompts", done, len(given))
+        if not found:
+            raise UserError(f"no target fires on any of the {len(given)} prompts")
+        mean = average_graphs(found)
+        mean.graph["average"]["silent"] = len(given) - len(found)
+        most = settings.get("max_nodes", GraphSettings.max_nodes)
+        return prune(mean, max_nodes=most) if len(mean) > most else mean
 
     def downstream(
         self, prompt: PromptLike, source: str, *, sort: DrivenBy = "total", **how: Unpack[How]
@@ -647,6 +691,7 @@ class LM:
         *,
         logit: str | int | None = None,
         logit_diff: tuple[str | int, str | int] | None = None,
+        against: Reference | None = None,
         pos: Pos | None = None,
         contrast: PromptLike | None = None,
         layers: Sequence[int] | None = None,
@@ -661,11 +706,11 @@ class LM:
     ) -> nx.DiGraph:
         """The fewest features found that suffice for the target, as a graph with ``.graph["circuit"]``.
 
-        target, logit, logit_diff, pos: one, as in :meth:`graph`; default: the predicted token. *Sufficient*: with all
-        other active features removed the answer stays first and 80 % of the logit (over the mean logit), of the
-        difference of logits or of the feature's activation is left. *Minimal*: no feature can be left out. *Necessary*:
-        without the circuit half of the target is lost, more than in 95 % of ``draws`` random sets with as many features
-        at every layer and position.
+        target, logit, logit_diff, against, pos: one, as in :meth:`graph`; default: the predicted token.
+        *Sufficient*: with all other active features removed the answer stays first and 80 % of the logit (over the mean
+        logit), of the difference of logits or of the feature's activation is left. *Minimal*: no feature can be left
+        out. *Necessary*: without the circuit half of the target is lost, more than in 95 % of ``draws`` random sets
+        with as many features at every layer and position.
 
         contrast: a prompt of the same length: removed features take its values instead of 0, and shares are of how far
         the two prompts lie apart. layers: of the SAEs (all on the residual stream). errors: what SAEs miss is "keep":
@@ -674,7 +719,7 @@ class LM:
         or "keep". seconds: the most that the search takes; where it ends before the circuit is minimal, it is told.
         seed: of the search and the draws. stability: search from the next seed, too: how much is the same.
         """
-        asked, at = self._circuit_target(target, logit, logit_diff, prompt)
+        asked, at = self._circuit_target(target, logit, logit_diff, against, prompt)
         return circuit_graph(
             self._subject,
             AskedCircuit(
@@ -785,36 +830,77 @@ class LM:
         return find_causes(self._subject, index, feature, contexts, _settings(how))
 
     def _target(self, feature: str | None, question: Question) -> tuple[Target, Pos | None]:
-        target, at = make_target(
-            self._subject,
-            feature=feature,
-            logit=question.get("logit"),
-            logit_diff=question.get("logit_diff"),
-            direction=question.get("direction"),
-            layer=question.get("layer"),
-            hook=question.get("hook"),
-            path=question.get("path", "magnitude"),
-        )
+        text = question.get("target")
+        if text is None:
+            target, at = make_target(
+                self._subject,
+                feature=feature,
+                logit=question.get("logit"),
+                logit_diff=question.get("logit_diff"),
+                logprob=question.get("logprob"),
+                against=question.get("against"),
+                direction=question.get("direction"),
+                layer=question.get("layer"),
+                hook=question.get("hook"),
+                path=question.get("path", "magnitude"),
+            )
+        else:
+            given = {"feature": feature} | {key: question.get(key) for key in (*NAMING, "layer", "hook")}
+            if more := [key for key, value in given.items() if value is not None and key != "target"]:
+                raise UserError(f"target says what is asked for, and {more[0]} something else; leave {more[0]} out")
+            target, at = parse_target(self._subject, text, question.get("against"), question.get("path", "magnitude"))
         pos = question.get("pos")
         if at is not None and pos is not None and pos != at:
-            raise UserError(f"{feature} names position {at}, and pos is {pos}; give one of them")
+            raise UserError(f"{text or feature} names position {at}, and pos is {pos}; give one of them")
         return target, pos if at is None else at
+
+    def _graph_targets(
+        self,
+        target: str | Sequence[str] | None,
+        logit: str | int | None,
+        logit_diff: tuple[str | int, str | int] | None,
+        logprob: str | int | None,
+        against: Reference | None,
+        direction: Float[Tensor, "d"] | None,
+        layer: int | None,
+        hook: str | None,
+    ) -> list[tuple[Target, Pos | None]]:
+        """All that are named; against is for the logits that do not say themselves what they are held to."""
+        texts = [] if target is None else [target] if isinstance(target, str) else list(target)
+        plain = [WrittenTarget.of(text).is_plain_logit for text in texts]
+        if against is not None and logit is None and not any(plain):
+            raise UserError("against says what a logit is held to; name one that does not say so itself")
+        found: list[tuple[Target, Pos | None]] = [
+            parse_target(self._subject, text, against if own else None) for text, own in zip(texts, plain, strict=True)
+        ]
+        if logit is not None:
+            found.append(make_target(self._subject, logit=logit, against=against))
+        if logit_diff is not None:
+            found.append(make_target(self._subject, logit_diff=logit_diff))
+        if logprob is not None:
+            found.append(make_target(self._subject, logprob=logprob))
+        if direction is not None:
+            found.append(make_target(self._subject, direction=direction, layer=layer, hook=hook))
+        elif (layer, hook) != (None, None):
+            raise UserError("layer and hook say where a direction is read; what a graph stands on is named by layers")
+        return found
 
     def _circuit_target(
         self,
         target: str | None,
         logit: str | int | None,
         logit_diff: tuple[str | int, str | int] | None,
+        against: Reference | None,
         prompt: PromptLike,
     ) -> tuple[Target, Pos | None]:
         """The one target of a circuit; the predicted token where none is named."""
-        if target is None and logit is None and logit_diff is None:
+        if target is None and logit is None and logit_diff is None and against is None:
             return predicted_logit(self._subject, self.encode(prompt)), None
         if target is None:
-            return make_target(self._subject, logit=logit, logit_diff=logit_diff)
+            return make_target(self._subject, logit=logit, logit_diff=logit_diff, against=against)
         if logit is not None or logit_diff is not None:
             raise UserError("a circuit is of one target: name it by target, logit or logit_diff")
-        return parse_target(self._subject, target)
+        return parse_target(self._subject, target, against)
 
     def _components(
         self, kind: Grain, prompt: PromptLike, feature: str | None, question: Question, **asked: Any

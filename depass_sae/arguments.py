@@ -248,6 +248,10 @@ EXPECTED = {
     "Sequence[str | Path]": Expected("a list of paths", _several(_path)),
     "tuple[int, int]": Expected("two whole numbers", _pair(_whole, _whole)),
     "tuple[str | int, str | int]": Expected("two tokens, by their texts or ids", _pair(*[_either(_whole, _text)] * 2)),
+    "Reference": Expected(
+        '"mean", "rivals", a token by its text or id, or a list of tokens',
+        _either(_text, _whole, _several(_either(_text, _whole))),
+    ),
     "Pos": Expected('"max", "all" or a position', _either(_whole, _text)),
     "By": Expected('"token", "word" or "sentence"', _text),
     "Of": Expected('"heads", "modules" or "neurons"', _text),
@@ -274,6 +278,7 @@ EXPECTED = {
     "nx.DiGraph": Expected("a graph, as lm.graph(...) or ds.read_graph(...) gives it", _of("networkx", "DiGraph")),
     "Index": Expected("an index, as ds.open_index(...) gives it", _of("depass_sae.index.index", "Index")),
     "LM": Expected("a model, as ds.load(...) gives it", _of("depass_sae.api", "LM")),
+    "Sequence[nx.DiGraph]": Expected("a list of graphs", _several(_of("networkx", "DiGraph"))),
     "Study": Expected("a Study", _of("depass_sae.report.case.study", "Study")),
     "Mapping[str, str]": Expected("a mapping of texts", _is(Mapping)),
     "Mapping[Any, Any]": Expected("a mapping of devices to sizes, such as {'cpu': '6GiB'}", _is(Mapping)),

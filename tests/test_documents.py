@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning
 
 CHANGED: dict[str, str] = {
     "/*/graph/graph/scores/*/shares/*": "a graph's page writes shares as percents",
+    "/*/graph/graph/target/*/name": "the tokens are named by id here",
     "*/sentence": "a case study's is its answer and its points, one line each",
     "/*/case study/features/*/findings/*/table/*": "the page shows these numbers as the token attribution has them",
     "/*/case study/features/*/findings/*/layers/*": "the page shows these numbers as the heads' attribution has them",
@@ -201,15 +202,26 @@ def difference(lm: ds.LM, text: str) -> Any:
 
 
 LABELS = {"1/3": "prices", "0/2": "amounts"}
+
+
+def of_plain_logits(lm: ds.LM, text: str, **settings: Any) -> nx.DiGraph:
+    """What a graph without a target was before: of the same tokens' logits as they are."""
+    targets = lm.graph(text, max_nodes=60).graph["target"]
+    return lm.graph(text, [target["node"].replace("-mean", "") for target in targets], **settings)
+
+
 GROWN_AS_BEFORE: dict[str, Callable[[ds.LM, str], Any]] = {
-    "graph": lambda lm, text: in_file(lm.graph(text, max_nodes=20, grow="weight")),
+    "graph": lambda lm, text: in_file(of_plain_logits(lm, text, max_nodes=20, grow="weight")),
+    "graph without a target": lambda lm, text: in_file(lm.graph(text, max_nodes=20, grow="weight")),
     "graph, softmax": lambda lm, text: in_file(lm.graph(text, "1/3", rule="softmax", max_nodes=20, grow="weight")),
     "verified graph": lambda lm, text: in_file(
         lm.verify(lm.graph(text, "1/3", max_nodes=20, heads=True, grow="weight"))
     ),
     "case study": lambda lm, text: studied_shortly(lm, text).to_dict(),
 }
-"""By default nodes join by their effects and by where heads looked, too."""
+"""By default nodes join by their effects and by where heads looked, too, and a graph without a target is of logits over
+the vocabulary's mean.
+"""
 ASKED: dict[str, Callable[[ds.LM, str], Any]] = QUESTIONS | GROWN_AS_BEFORE | {
     "features, specific first": lambda lm, text: lm.features(text, layer=1, sort="specific").to_dict(),
     "tokens, sentences": lambda lm, text: lm.attribute_tokens(text, "1/3@9", by="sentence", ablate=2).to_dict(),

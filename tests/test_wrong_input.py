@@ -157,6 +157,13 @@ TASK_FILES = {
 }  # fmt: skip
 PROMPT_FILES |= TASK_FILES
 
+NO_TARGET = [
+    "logprob:5 against mean", "logit:5 against ,", 'logit:" Paris" against "x" "y"', "direction:", "direction:1",
+    "direction:1:", "direction:x:probe.npy", "direction:1.RESID:probe.npy", "direction:1:probe.pt", "direction:1:tests",
+    "direction:1:missing.npy", "direction:1:missing.safetensors#x", "direction:1:nu\0l.npy", f"direction:1:{LONG}.npy",
+    "direction:1:pyproject.toml", f"direction:1:{NOBODY}.npy", "direction:-1:missing.npy",
+]  # fmt: skip
+
 EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     (RULED, "--rule", NO_NAME),
     (RULED, "--temperature", NO_TEMPERATURE),
@@ -168,7 +175,7 @@ EARLY: list[tuple[Sequence[str], str, Sequence[str]]] = [
     ([*QUESTIONS, "graph", "circuit"], "--pos", NO_POSITION),
     ([*QUESTIONS, "graph", "circuit", "case-study"], "--feature", NO_FEATURE),
     (["subspace"], "--direction", [*NO_FEATURE, "1/3@4", "1/3@99"]),
-    (["graph", "circuit"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5"]),
+    (["graph", "circuit"], "--target", [*NO_FEATURE, "logit-diff:x", "logit-diff:", "LOGIT:5", *NO_TARGET]),
     (["features"], "--sort", ["", "Activation", "specific ", "²", "x" * 5000]),
     (["heads", "modules", "neurons"], "--sort", ["", "Effect", "abs ", "size", "activation", "²", "x" * 5000]),
     (["heads", "modules", "neurons"], "--effects", ["", "yes", "1"]),
@@ -258,6 +265,10 @@ def early() -> Iterator[list[str]]:
         yield [command, *rest, "-f", "1/3", "--logit", " Paris"]
         yield [command, *rest, "--logit", " Paris", "--logit-diff", " Paris", " Rome"]
         yield [command, *rest, "--logit", " Paris", "--path", "gate"]
+        yield [command, *rest, "--logit", " Paris", "--target", "1/3"]
+        yield [command, *rest, "--target", "logit:5", "--path", "gate"]
+        for target in ("", "1/x", "logit-diff:x", *(NO_TARGET if command == "tokens" else NO_TARGET[:1])):
+            yield [command, *rest, f"--target={target}"]
     for command, option in [
         ("features", "-f=1/3"), ("features", "--pos=3"), ("features", "--rule=half"), ("features", "--memory=1GB"),
         ("features", "--by-depth"),
@@ -282,6 +293,7 @@ def early() -> Iterator[list[str]]:
         if command != "features":
             yield [command, "--prompts", "tests/p.txt"]
             yield [command, "-f", "1/3@4", "--prompts", "tests/p.txt"]
+            yield [command, "-t", "logprob:5@4", "--prompts", "tests/p.txt"]
             yield [command, *question, "--prompts", "tests/p.txt", "--pos", "4"]
     for command in ("heads", "modules", "neurons"):
         yield [command, "-f", "1/3", "--prompts", "tests/p.txt", "--pos", "all"]
@@ -294,6 +306,16 @@ def early() -> Iterator[list[str]]:
     for matrix in NO_FILE:
         yield ["subspace", *P, "-f", "1/3", "--at", "1.resid_post", f"--matrix={matrix}"]
     yield ["graph", *P, "--rule", "relu"]
+    for name in ("missing.txt", "empty.txt", "latin.txt", "no.jsonl", "tests"):
+        yield ["graph", "-t", "1/3", "--prompts", f"tests/{name}"]
+    for more in (P, ["--ids", "5 6"], ["--pos", "4"], ["-f", "1/3@4"], ["-t", "logit:5@4"], ["--out", "g"]):
+        yield ["graph", "--prompts", "tests/p.txt", *more]
+    for command in ("graph", "circuit"):
+        yield [command, *P, "--against", "mean"]
+        yield [command, *P, "--target", "1/3", "--against", "mean"]
+        yield [command, *P, "--target", "logit:5 against 7", "--against", "mean"]
+        for against in ("", " ", ",", '"x', '" Rome",', '" Rome" " London"'):
+            yield [command, *P, "--logit", " Paris", f"--against={against}"]
     yield ["circuit", *P, "--rule", "relu"]
     yield ["circuit", *P, "-f", "1/3", "--logit", " Paris"]
     yield ["circuit", *P, "-t", "1/3", "--logit-diff", " Paris", " Rome"]
@@ -584,6 +606,19 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.attribute_tokens(TEXT, logit=x),
         [True, 1.5, b"x", [], [5], {}, object(), -1, 10**30, None],
     ),
+    "target": (
+        lambda lm, x: lm.attribute_tokens(TEXT, target=x),
+        [*NO_TEXT, "", "1", *(text for text in NO_TARGET), "logit:5+5", "logit:5 against 5", "logit:9999999"],
+    ),
+    "logprob": (
+        lambda lm, x: lm.attribute_tokens(TEXT, logprob=x),
+        [True, 1.5, b"x", [], [5], {}, object(), -1, 10**30, None],
+    ),
+    "logit's against": (
+        lambda lm, x: lm.attribute_tokens(TEXT, logit=5, against=x),
+        [True, 1.5, b"x", [], {}, object(), -1, 10**30, "Mean", "", [None], [5], [7, 7], [["x"]]],
+    ),
+    "against without a logit": (lambda lm, x: lm.attribute_tokens(TEXT, "1/3", against=x), ["mean", 5]),
     "logit_diff": (
         lambda lm, x: lm.attribute_tokens(TEXT, logit_diff=x),
         ["ab", 5, [5], [5, 6, 7], [5, None], (True, 5), {1, 2}],
@@ -689,6 +724,24 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     "case verify": (lambda lm, x: lm.case_study(TEXT, "1/3", verify=x), [*NOTHING_LIKE_IT, -1]),
     "case asked": (lambda lm, x: lm.case_study(TEXT, "1/3", asked=x), [5, {}, "x"]),
     "graph target": (lambda lm, x: lm.graph(TEXT, x), [5, True, "", [5], {}, [""], "logit:²²", "1/3@-1"]),
+    "average_graph prompts": (lambda lm, x: lm.average_graph(x, "logit:5"), [None, 5, TEXT, {}, [], [TEXT, 5]]),
+    "average_graph target": (lambda lm, x: lm.average_graph([TEXT], x), [5, True, "", [5], {}, "1/3@-1"]),
+    "average_graphs": (lambda lm, x: ds.average_graphs(x), [None, 5, "g.json", [], [5], {}]),
+    "graph against": (lambda lm, x: lm.graph(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [5], -1]),
+    "graph logprob": (lambda lm, x: lm.graph(TEXT, logprob=x), [True, 1.5, b"x", [], {}, -1, 10**30]),
+    "graph direction": (
+        lambda lm, x: lm.graph(TEXT, direction=x, layer=1),
+        ["x", 5, [], {}, object(), torch.ones(3), torch.full((D_MODEL,), torch.nan)],
+    ),
+    "graph direction's layer": (
+        lambda lm, x: lm.graph(TEXT, direction=torch.ones(D_MODEL), layer=x),
+        [*NOTHING_LIKE_IT, -1, 0, 99],
+    ),
+    "graph direction's hook": (
+        lambda lm, x: lm.graph(TEXT, direction=torch.ones(D_MODEL), layer=1, hook=x),
+        [5, True, "", "x", []],
+    ),
+    "circuit against": (lambda lm, x: lm.circuit(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [5], -1]),
     "graph layers": (lambda lm, x: lm.graph(TEXT, layers=x), [5, "1", True, [True], [1.5], ["1"], [-1], [99], {1: 2}]),
     "graph max_nodes": (lambda lm, x: lm.graph(TEXT, max_nodes=x), [*NOTHING_LIKE_IT, 0, -1, 1]),
     "graph threshold": (

@@ -20,7 +20,7 @@ from ..view.shown import Shown
 from ..view.words import percent
 from .document import Heading, allocation_dict, fit_dict
 from .positions import Pos, choose_positions
-from .targets import Readoff, Target
+from .readoff import Readoff, Target
 
 if TYPE_CHECKING:
     import pandas
@@ -230,7 +230,7 @@ def _reading(subject: Subject, asked: Asked, seen: Trace, readoff: Readoff, allo
     common = {
         "heading": Heading.of(subject, prompt, _hook(target)),
         "target_name": target.name,
-        "described": target.describe(subject),
+        "described": (target.at(seen, only[0]) if len(only := chosen.positions) == 1 else target).describe(subject),
         "allocation": allocation,
         "fit": readoff.fit,
         "note": together(chosen.note, allocation.note),

@@ -39,7 +39,7 @@ from .ledger import heads_by_token
 from .looks import Order
 from .measure_heads import HeadMeasure, MeasuredHeads, measure_heads
 from .positions import Pos
-from .targets import Readoff, Target
+from .readoff import Readoff, Target
 
 if TYPE_CHECKING:
     import pandas
@@ -329,8 +329,8 @@ def _measured(
     said = {(row.layer, head): value for row in answer.rows for head, value in enumerate(row.values.tolist())}
     readoff, pos = reading.readoff, answer.pos
     found = measure_heads(
-        subject, reading.prompt, reading.seen, target, readoff.place, pos, readoff.now[pos].item(), said, measure,
-        settings,
+        subject, reading.prompt, reading.seen, target.at(reading.seen, pos), readoff.place, pos,
+        readoff.now[pos].item(), said, measure, settings,
     )  # fmt: skip
     return replace(answer, measured=found)
 
@@ -377,8 +377,8 @@ def _effects(
 ) -> list[dict[tuple[int, str], Float[Tensor, "part"]]]:
     """Of every position the parts' effects by layer and sublayer; the target's own norm is live, too."""
     seen, place, positions = reading.seen, reading.readoff.place, reading.positions
-    slopes = target.slope(subject, seen.at(place)[positions])
-    aims = [Aim(place, slope, pos) for slope, pos in zip(slopes, positions, strict=True)]
+    x = seen.at(place)
+    aims = [Aim(place, target.at(seen, pos).slope(subject, x[pos : pos + 1])[0], pos) for pos in positions]
     found = _swept_rows(seen, aims, kind, settings, EFFECT)
     return [{(row.layer, row.sublayer): row.values for row in mine} for mine in found]
 

@@ -42,7 +42,7 @@ from .components import (
 from .document import Heading, allocation_dict
 from .looks import Order
 from .positions import Pos
-from .targets import Target
+from .readoff import Target
 
 if TYPE_CHECKING:
     import pandas

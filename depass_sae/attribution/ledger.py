@@ -24,7 +24,7 @@ from ..passes.rows import REST, Rows
 from ..passes.rules import QK
 from ..passes.settings import Settings
 from ..passes.sources import Spans
-from .targets import Readoff
+from .readoff import Readoff
 
 
 def heads_by_token(

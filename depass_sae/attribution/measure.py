@@ -34,7 +34,7 @@ from .removal import TEXT, Removal, Without, check_removal, removal_by
 from .shapley import ENUMERATED, LEAST, Limits, Sampled, check_limits, each_once, played
 
 if TYPE_CHECKING:
-    from .targets import Target
+    from .readoff import Target
     from .tokens import Span
 
 BATCH_TOKENS = 4096

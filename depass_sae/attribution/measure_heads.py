@@ -29,7 +29,7 @@ from .measure import BATCH_TOKENS, check_seed
 from .shapley import ENUMERATED, Limits, Sampled, check_limits, each_once, played
 
 if TYPE_CHECKING:
-    from .targets import Target
+    from .readoff import Target
 
 PLAYERS = 24
 

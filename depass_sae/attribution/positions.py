@@ -11,7 +11,8 @@ from ..models.prompt import Prompt
 from ..passes.record import Trace
 from ..passes.sinks import sinks
 from ..texts import together
-from .targets import LogitTarget, Readoff, Target
+from .logits import LogitTarget
+from .readoff import Readoff, Target
 
 Pos = int | Literal["max", "all"]
 

@@ -31,7 +31,8 @@ from . import looks
 from .answer import Answer, TargetAt, addends, checked, frame, read
 from .document import others_dict, others_of
 from .positions import Pos
-from .targets import Target, parse_feature
+from .readoff import Target
+from .targets import parse_feature
 
 if TYPE_CHECKING:
     import pandas

@@ -1,16 +1,13 @@
-"""What a decomposition is read along: an SAE feature, any direction, a logit, or the difference of two logits.
-
-Each of them is affine in an activation that the pass reads, ⟨w, x⟩ + c with the norms on the way frozen, so that it
-splits over the components of x and its constant. ``pre`` is the same number as its owner computes it: the SAE library
-for a feature, the model for a logit. How far the two lie apart is the completeness error.
+"""What a decomposition is read along: an SAE feature, any direction, or what is made of logits; and how they are asked
+for, by keywords or as a text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,70 +15,20 @@ from torch import Tensor
 
 from ..arguments import NUMBER, whole_in
 from ..errors import UserError
-from ..models.parts import Linear
 from ..models.place import Place
-from ..models.prompt import token_id, token_text
+from ..models.prompt import token_id
 from ..models.weights import without_gradient
 from ..passes.record import Trace
-from ..saes import (
-    PATHS,
-    Direction,
-    Fit,
-    encoder_direction,
-    live_pre_activation,
-    pre_activations,
-)
+from ..saes import PATHS, Direction, encoder_direction, live_pre_activation, pre_activations
 from ..subject import Subject
+from .logits import LogitTarget, Twin, logit_name
+from .readoff import Readoff, Target, gradient
+from .vectors import read_vector
 
-TWIN_LIKELIER = 10
-"""So many times as likely, the token with a space is what was meant rather than the one without."""
-
-
-@dataclass(frozen=True)
-class Readoff:
-    """A target on one prompt.
-
-    pre, activation, margin: at every position; activation and margin (how far above what it takes to fire) only for
-    features. fit: how well the feature's SAE fits the prompt. live: what the model itself makes of it at every
-    position, where that is not ``pre``: a logit behind its soft-cap.
-    """
-
-    place: Place
-    direction: Direction
-    pre: Float[Tensor, "pos"]
-    activation: Float[Tensor, "pos"] | None = None
-    margin: Float[Tensor, "pos"] | None = None
-    fit: Fit | None = None
-    live: Float[Tensor, "pos"] | None = None
-
-    @property
-    def now(self) -> Float[Tensor, "pos"]:
-        """What an intervention changes."""
-        return self.pre if self.live is None else self.live
-
-
-class Target(Protocol):
-    """A question's object. ``point`` None stands for the logits."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def place(self) -> Place | None: ...
-
-    def check(self, subject: Subject) -> None:
-        """Raises UserError where the model or its SAEs have no such target."""
-
-    def read(self, subject: Subject, trace: Trace) -> Readoff: ...
-
-    def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
-        """The target's value, nothing frozen, from what the model computes at ``point``."""
-
-    def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The target's gradient, its own norm live, at rows of the activation that it is read from."""
-
-    def describe(self, subject: Subject) -> dict[str, Any]:
-        """Its keys in a document: feature, logit or direction."""
+Token = str | int
+Reference = Literal["mean", "rivals"] | Token | Sequence[Token]
+"""What a logit is held against: the vocabulary's mean, its rivals, or tokens by their texts or ids."""
+KEYWORDS = ("mean", "rivals")
 
 
 @dataclass(frozen=True)
@@ -117,6 +64,9 @@ class FeatureTarget:
             fit=found.fit,
         )
 
+    def at(self, seen: Trace, pos: int) -> FeatureTarget:
+        return self
+
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return pre_activations(subject.saes[self.hook], x, self.path)[:, self.index]
 
@@ -126,111 +76,6 @@ class FeatureTarget:
     def describe(self, subject: Subject) -> dict[str, Any]:
         feature = {"layer": self.hook.layer, "index": self.index, "hook": self.hook.name}
         return {"feature": feature | ({"path": self.path} if self.path != "magnitude" else {})}
-
-
-@dataclass(frozen=True)
-class Twin:
-    """A token that is named without its space, and the one that is the same with it."""
-
-    text: str
-    token: int
-    spaced: int
-
-    @classmethod
-    def of(cls, subject: Subject, text: str | int) -> Twin | None:
-        if not isinstance(text, str) or text[:1].isspace() or subject.loaded.tokenizer is None:
-            return None
-        try:
-            token, spaced = (token_id(subject.loaded, written) for written in (text, f" {text}"))
-        except UserError:  # it is several tokens with its space
-            return None
-        return None if token == spaced else cls(text, token, spaced)
-
-    def note(self, logits: Float[Tensor, "vocab"]) -> str | None:
-        """What has to be said where the model plainly thinks of the other one."""
-        chances = logits.softmax(-1)
-        given, other = chances[self.token].item(), chances[self.spaced].item()
-        if other < TWIN_LIKELIER * given:
-            return None
-        return (
-            f"{self.text!r} is another token than {' ' + self.text!r}, which the model gives a probability of "
-            f"{other:.2g} here, and {self.text!r} {given:.2g}"
-        )
-
-
-@dataclass(frozen=True)
-class LogitTarget:
-    """A token's logit, the final norm frozen; with ``against``, its difference to another token's.
-
-    Where the model soft-caps its logits they are read before that, and interventions and effects are the model's own.
-
-    twins: of tokens that are named by a text without a space, those that have one.
-    """
-
-    token: int
-    against: int | None = None
-    name: str = "logit"
-    place: Place | None = None
-    twins: tuple[Twin, ...] = ()
-
-    def check(self, subject: Subject) -> None:
-        for token in (self.token, self.against):
-            if token is not None and not 0 <= token < subject.adapter.unembed.d_out:
-                raise UserError(f"token id {token} is not in the vocabulary of {subject.adapter.unembed.d_out}")
-
-    def read(self, subject: Subject, trace: Trace) -> Readoff:
-        dtype = trace.resid_post.dtype
-        norm, (u, c) = subject.adapter.final_norm.to(subject.adapter.device, dtype), self.row(subject, dtype)
-        if norm.bias is not None:
-            c = c + norm.bias @ u
-        w = norm.scale(trace.resid_post) * norm.centre(norm.gain * u)
-        place = Place(trace.n_layers - 1, "resid_post")
-        assert trace.logits is not None
-        assert trace.uncapped is not None
-        pre, own = (self.live(subject, logits) for logits in (trace.uncapped, trace.logits))
-        return Readoff(place, Direction(w, c.expand(len(w))), pre, live=own)
-
-    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
-        return x[:, self.token] - (0 if self.against is None else x[:, self.against])
-
-    def slope(self, subject: Subject, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        norm, (read, signs) = subject.adapter.final_norm.to(x), self.logits(subject, x.dtype)
-        return gradient(lambda x: subject.adapter.capped(read(norm(x))) @ signs, x)
-
-    def row(self, subject: Subject, dtype: torch.dtype) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
-        """What reads the target off the normed stream: a direction and a constant."""
-        read, signs = self.logits(subject, dtype)
-        return read.weight @ signs, signs.new_zeros(()) if read.bias is None else read.bias @ signs
-
-    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
-        """What reads the tokens' logits off the normed stream, and by which signs they are the target."""
-        unembed, tokens = subject.adapter.unembed, [self.token, *([] if self.against is None else [self.against])]
-        signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=dtype, device=subject.adapter.device)
-        bias = None if unembed.bias is None else unembed.bias[tokens]
-        return Linear(unembed.weight[:, tokens], bias).to(subject.adapter.device, dtype), signs
-
-    def describe(self, subject: Subject) -> dict[str, Any]:
-        def named(token: int) -> dict[str, Any]:
-            return {"token": token_text(subject.loaded.tokenizer, token), "id": token}
-
-        return {
-            "feature": None,
-            "logit": named(self.token) | {"against": None if self.against is None else named(self.against)},
-        }
-
-
-@dataclass(frozen=True)
-class CentredLogit(LogitTarget):
-    """A logit over the mean of all logits, which no softmax sees."""
-
-    def logits(self, subject: Subject, dtype: torch.dtype) -> tuple[Linear, Float[Tensor, "token"]]:
-        own, signs = super().logits(subject, dtype)
-        unembed = subject.adapter.unembed
-        mean = None if unembed.bias is None or own.bias is None else own.bias - unembed.bias.to(own.bias).mean()
-        return Linear(own.weight - unembed.weight.to(own.weight).mean(dim=1, keepdim=True), mean), signs
-
-    def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
-        return x[:, self.token] - x.mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -258,6 +103,9 @@ class DirectionTarget:
         w = self.w.to(x)
         return Readoff(self.place, Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
 
+    def at(self, seen: Trace, pos: int) -> DirectionTarget:
+        return self
+
     def live(self, subject: Subject, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch"]:
         return x @ self.w.to(x)
 
@@ -266,14 +114,6 @@ class DirectionTarget:
 
     def describe(self, subject: Subject) -> dict[str, Any]:
         return {"feature": None, "direction": {"layer": self.place[0], "hook": self.place[1]}}
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Of a function that takes rows to numbers, at every row."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (found,) = torch.autograd.grad(f(x).sum(), x)
-    return found
 
 
 _FEATURE = re.compile(rf"({NUMBER})(?:\.([a-z][a-z0-9_]*))?/({NUMBER})(?:@({NUMBER}))?")
@@ -328,58 +168,112 @@ def make_target(
     subject: Subject,
     *,
     feature: str | None = None,
-    logit: str | int | None = None,
-    logit_diff: tuple[str | int, str | int] | None = None,
+    logit: Token | Sequence[Token] | None = None,
+    logit_diff: tuple[Token, Token] | None = None,
+    logprob: Token | Sequence[Token] | None = None,
+    against: Reference | None = None,
     direction: Float[Tensor, "d"] | None = None,
     layer: int | None = None,
     hook: str | None = None,
     path: str = "magnitude",
+    called: str = "direction",
 ) -> tuple[Target, int | None]:
-    """The one target that is asked for, and the position that came with it (``feature="17/1208@6"``)."""
-    given = [x is not None for x in (feature, logit, logit_diff, direction)]
+    """The one target that is asked for, and the position that came with it (``feature="17/1208@6"``).
+
+    logit, logprob: of several tokens the sum. against: what a logit is held to. called: a direction's name.
+    """
+    given = [x is not None for x in (feature, logit, logit_diff, logprob, direction)]
     if sum(given) != 1:
         raise UserError(
-            "ask for one target: a feature (LAYER/INDEX), a direction, a logit, or a difference of two logits"
+            "ask for one target: a feature (LAYER/INDEX), a direction, a logit, a difference of two logits, or a "
+            "log-probability"
         )
     if direction is None and (layer, hook) != (None, None):
         raise UserError(
             "layer and hook say where a direction is read; a feature names its layer itself, and a logit none"
         )
+    if against is not None and logit is None:
+        raise UserError("against says what a logit is held to; it goes with a logit alone")
     check_path(path, feature)
     pos = None
     target: Target
     if feature is not None:
         target, pos = parse_feature(subject, feature, path)
     elif logit is not None:
-        target = LogitTarget(_token(subject, logit), name=f"logit {logit!r}", twins=_twins(subject, logit))
+        target = _logits(subject, logit, against)
     elif logit_diff is not None:
-        token, against = logit_diff
-        name = f"logit difference {token!r} − {against!r}"
-        target = LogitTarget(
-            _token(subject, token), _token(subject, against), name, twins=_twins(subject, token, against)
-        )
+        target = _logits(subject, logit_diff[0], [logit_diff[1]])
+    elif logprob is not None:
+        target = _logits(subject, logprob, None, chance=True)
     else:
         if layer is None:
             raise UserError("a direction needs the layer that it is read at")
         place = Place(layer, "resid_post" if hook is None else hook)
-        target = DirectionTarget(without_gradient(torch.as_tensor(direction)), place)
+        target = DirectionTarget(without_gradient(torch.as_tensor(direction)), place, called)
     target.check(subject)
     return target, pos
 
 
-_WRITTEN = re.compile(rf"(logit|logit-diff):(.*?)(?:@({NUMBER}))?", re.DOTALL)
+def _logits(
+    subject: Subject, logit: Token | Sequence[Token], against: Reference | None, *, chance: bool = False
+) -> LogitTarget:
+    tokens = _tokens(logit)
+    own = [_token(subject, token) for token in tokens]
+    if not own:
+        raise UserError("a sum of logits needs one token at least")
+    if against is None or (isinstance(against, str) and against in KEYWORDS):
+        standard: Any = "softmax" if chance else against
+        name = logit_name(tokens, standard)
+        return LogitTarget(own[0], standard, name, twins=_twins(subject, *tokens), more=tuple(own[1:]))
+    others = _tokens(against)
+    ids = [_token(subject, token) for token in others]
+    if not ids:
+        raise UserError("name the tokens that the logit is held against, or say mean or rivals")
+    if len(set(ids)) < len(ids):
+        raise UserError("a token that the logit is held against is named twice")
+    return LogitTarget(
+        own[0], ids[0] if len(ids) == 1 else tuple(ids), logit_name(tokens, others),
+        twins=_twins(subject, *tokens, *others), more=tuple(own[1:]),
+    )  # fmt: skip
+
+
+def _tokens(given: Token | Sequence[Token]) -> list[Token]:
+    return [given] if isinstance(given, str | int) else list(given)
+
+
+_WRITTEN = re.compile(rf"(logit|logit-diff|logprob|direction):(.*?)(?:@({NUMBER}))?", re.DOTALL)
 _TWO = re.compile(r'\s*("[^"]*"|[^,"]*),("[^"]*"|[^,"]*)\s*')
+_SURE = rf"(?:\"[^\"]*\"|'[^']*'|{NUMBER})"
+"""A token that ends where it says so: in quotes, or an id."""
+_SUM = re.compile(rf"({_SURE}(?:\s*\+\s*{_SURE})*)(?:\s+against\s+(.+?))?\s*", re.DOTALL)
+_BARE = re.compile(r"([^\"'].*?)\s+against\s+(.+?)\s*", re.DOTALL)
+_ANY = rf"(?:{_SURE}|[^\s,\"'][^,\"']*)"
+_LIST = re.compile(rf"\s*{_ANY}(?:\s*,\s*{_ANY})*\s*")
 
 
 @dataclass(frozen=True)
 class WrittenTarget:
-    """A target as it is written: a feature, ``logit:" Paris"`` or ``logit-diff:" Mary"," John"``, and ``@pos``.
+    """A target as it is written, and ``@pos`` behind it.
 
-    named: what :func:`make_target` is to be asked for; pos: of a logit.
+    A feature; ``logit:" Paris"``, of several tokens the sum, ``logit:" Paris"+" France"``, held to something by
+    ``against mean``, ``against rivals`` or ``against " Rome"," Bonn"``; ``logit-diff:" Mary"," John"``;
+    ``logprob:" Paris"``; ``direction:17.resid_post:FILE``.
+
+    named: what :func:`make_target` is to be asked for; pos: of all but a feature.
     """
 
     named: dict[str, Any]
     pos: int | None = None
+
+    @property
+    def is_plain_logit(self) -> bool:
+        """Whether it is a logit that is not said to be held against anything."""
+        return "logit" in self.named and "against" not in self.named
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether a position is named with it."""
+        return self.pos is not None or "@" in self.named.get("feature", "")
 
     @classmethod
     def of(cls, text: str) -> WrittenTarget:
@@ -390,22 +284,33 @@ class WrittenTarget:
             return cls({"feature": text})
         kind, rest, pos = match.groups()
         at = None if pos is None else int(pos)
+        if kind == "direction":
+            return cls(_written_direction(rest), at)
+        if kind == "logit-diff":
+            two = _TWO.fullmatch(rest)
+            if two is None:
+                raise UserError(f'write a difference of logits as logit-diff:" Mary"," John", not {text!r}')
+            return cls({"logit_diff": (written_token(two[1]), written_token(two[2]))}, at)
+        tokens, against = _written_logit(rest)
         if kind == "logit":
-            return cls({"logit": written_token(rest)}, at)
-        two = _TWO.fullmatch(rest)
-        if two is None:
-            raise UserError(f'write a difference of logits as logit-diff:" Mary"," John", not {text!r}')
-        return cls({"logit_diff": (written_token(two[1]), written_token(two[2]))}, at)
+            return cls({"logit": tokens} | ({} if against is None else {"against": written_against(against)}), at)
+        if against is not None:
+            raise UserError("a log-probability is held to all tokens already; leave against out")
+        return cls({"logprob": tokens}, at)
 
 
-def parse_target(subject: Subject, text: str) -> tuple[Target, int | None]:
-    """The target that is written, and the position, if one is named with it."""
+def parse_target(
+    subject: Subject, text: str, against: Reference | None = None, path: str = "magnitude"
+) -> tuple[Target, int | None]:
+    """The target that is written, and the position, if one is named with it. against: as if it were written, too."""
     written = WrittenTarget.of(text)
-    target, pos = make_target(subject, **written.named)
+    if against is not None and "against" in written.named:
+        raise UserError(f"{text!r} says itself what it is held against; leave against out")
+    target, pos = make_target(subject, path=path, **written.named | ({} if against is None else {"against": against}))
     return target, pos if written.pos is None else written.pos
 
 
-def written_token(text: str) -> str | int:
+def written_token(text: str) -> Token:
     """A token as it is written in a target: in quotes, bare, or by its id."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
@@ -413,9 +318,37 @@ def written_token(text: str) -> str | int:
     return text if number is None else number
 
 
-def _token(subject: Subject, token: str | int) -> int:
+def written_against(text: str) -> Reference:
+    """What a logit is held to as it is written: ``mean``, ``rivals``, or tokens, ``" Rome"," London"``."""
+    if text.strip() in KEYWORDS:
+        return text.strip()
+    if not _LIST.fullmatch(text):
+        raise UserError(f"""a logit is held against mean, rivals, or tokens, like '" Rome"," London"', not {text!r}""")
+    return [written_token(token.strip()) for token in re.findall(_ANY, text)]
+
+
+def _written_logit(text: str) -> tuple[Token | list[Token], str | None]:
+    """The tokens, and what they are held against. Bare texts are one token, with whatever is in them."""
+    if (found := _SUM.fullmatch(text)) is not None:
+        tokens = [written_token(token) for token in re.findall(_SURE, found[1])]
+        return tokens[0] if len(tokens) == 1 else tokens, found[2]
+    bare = _BARE.fullmatch(text)
+    return (written_token(text), None) if bare is None else (written_token(bare[1]), bare[2])
+
+
+def _written_direction(text: str) -> dict[str, Any]:
+    where, colon, file = text.partition(":")
+    number = whole_in(where)
+    if not colon or not file:
+        raise UserError(f"write a direction as direction:17.resid_post:FILE.npy, not {text!r}")
+    place = Place.parse(where) if number is None else Place(number, "resid_post")
+    vector, name = read_vector(file)
+    return {"direction": vector, "layer": place.layer, "hook": place.hook, "called": f"direction {name}"}
+
+
+def _token(subject: Subject, token: Token) -> int:
     return token_id(subject.loaded, token) if isinstance(token, str) else token
 
 
-def _twins(subject: Subject, *texts: str | int) -> tuple[Twin, ...]:
+def _twins(subject: Subject, *texts: Token) -> tuple[Twin, ...]:
     return tuple(twin for text in texts if (twin := Twin.of(subject, text)) is not None)

@@ -36,7 +36,7 @@ from .answer import Answer, Asked, Reading, TargetAt, addends, checked, frame, r
 from .depth import DepthLevel, by_depth, check_depth
 from .document import others_dict, others_of
 from .measure import Measure, Measured, Measuring
-from .targets import Target
+from .readoff import Target
 
 if TYPE_CHECKING:
     import pandas
@@ -263,8 +263,8 @@ def _measured(
 ) -> TokenTarget:
     readoff, pos = reading.readoff, answer.pos
     found = measuring.take(
-        subject, reading.prompt, reading.seen, target, readoff.place, pos, readoff.now[pos].item(), answer.sources,
-        settings,
+        subject, reading.prompt, reading.seen, target.at(reading.seen, pos), readoff.place, pos,
+        readoff.now[pos].item(), answer.sources, settings,
     )  # fmt: skip
     return replace(answer, measured=found)
 

@@ -28,7 +28,8 @@ def circuit(
         typer.Option(
             "--target",
             "-t",
-            help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'. Default: the predicted token.",
+            help="17/1208@6, logit:' Paris', logit:' Paris' against rivals, logit-diff:' Mary',' John' or "
+            "logprob:' Paris'. Default: the predicted token.",
             show_default=False,
         ),
     ] = None,
@@ -37,6 +38,7 @@ def circuit(
     feature: options.Feature = None,
     logit: options.Logit = None,
     logit_diff: options.LogitDiff = None,
+    against: options.HeldAgainst = None,
     pos: options.Pos = None,
     ids: options.Ids = None,
     contrast: Annotated[
@@ -68,7 +70,7 @@ def circuit(
     asked = options.prompt_of(prompt, ids)
     if contrast == "":
         raise UserError("the prompt of --contrast is empty")
-    against = contrast if ids is None or contrast is None else options.prompt_of(None, contrast)
+    other = contrast if ids is None or contrast is None else options.prompt_of(None, contrast)
     if sum(given is not None for given in (target, feature, logit, logit_diff)) > 1:
         raise UserError("a circuit is of one target: name it by --target, --feature, --logit or --logit-diff")
     logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
@@ -79,8 +81,9 @@ def circuit(
     from ..graph.circuit_looks import circuit_blocks
     from ..graph.feature_game import Removal
 
-    if (named := target if feature is None else feature) is not None:
-        WrittenTarget.of(named)
+    named = target if feature is None else feature
+    plain = named is not None and WrittenTarget.of(named).is_plain_logit
+    held = options.against_of(against, plain or logit is not None)
     Removal(errors, not hold, newcomers).check()  # type: ignore[arg-type]
     Search(seconds, draws, seed, stability).check()
     keywords = how.keywords()
@@ -95,7 +98,8 @@ def circuit(
             named,
             **logits,
             pos=at,
-            contrast=against,
+            against=held,
+            contrast=other,
             layers=layer,
             errors=errors,  # type: ignore[arg-type]
             recompute=not hold,

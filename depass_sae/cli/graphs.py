@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UserError
 from . import graph_files, options, talk
+from .questions import checked
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def graph(
     *,
-    prompt: options.Prompt = None,
+    given: options.PromptOptions,
     target: options.Targets = None,
     out: options.GraphOuts = None,
     format: options.Format = None,
     feature: options.Feature = None,
     logit: options.Logit = None,
     logit_diff: options.LogitDiff = None,
+    against: options.HeldAgainst = None,
     pos: options.Pos = None,
-    ids: options.Ids = None,
     layer: options.GraphLayers = None,
     max_nodes: options.MaxNodes = 200,
     grow: options.GrowBy = "both",
@@ -38,10 +44,13 @@ def graph(
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
-    """The feature-flow graph: from the tokens through the features of every dictionary to the target."""
-    asked = options.prompt_of(prompt, ids)
+    """The feature-flow graph: from the tokens through the features of every dictionary to the target.
+
+    With --prompts: the mean of the graphs of all of them, with its spread, and on how many prompts each part is.
+    """
+    asked = given.read()
     targets = [*(target or []), *([] if feature is None else [feature])]
-    logits, at = options.logits_of(logit, logit_diff, ids), options.position_of(pos)
+    logits, at = options.logits_of(logit, logit_diff, given.ids), options.position_of(pos)
     graph_files.check_asked(out, format, as_json)
     from ..attribution.targets import WrittenTarget
     from ..graph.build import GraphSettings
@@ -49,8 +58,11 @@ def graph(
     from ..graph.looks import graph_blocks
     from ..graph.standing import layer_named
 
-    for text in targets:  # before the work, not after it
-        WrittenTarget.of(text)
+    written = [WrittenTarget.of(text) for text in targets]  # before the work, not after it
+    held = options.against_of(against, logit is not None or any(one.is_plain_logit for one in written))
+    placed = isinstance(at, int) or any(one.is_placed for one in written)
+    if isinstance(asked, options.Texts) and placed:
+        raise UserError("with --prompts a target is read where each prompt has it: name no position")
     layers = None if layer is None else [layer_named(text) for text in layer]
     size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
@@ -60,17 +72,20 @@ def graph(
     contexts = graph_files.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
-        g = lm.graph(
-            asked,
+        several = isinstance(asked, options.Texts)
+        ask: Callable[..., nx.DiGraph] = lm.average_graph if several else lm.graph
+        g = ask(
+            checked(lm, asked) if isinstance(asked, options.Texts) else asked,
             targets or None,
             **logits,
+            against=held,
             pos=at,
             layers=layers,
             max_nodes=max_nodes,
-            grow=grow,  # type: ignore[arg-type]
+            grow=grow,
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,
-            errors=errors,  # type: ignore[arg-type]
+            errors=errors,
             heads=heads,
             progress=status.progress,
             **keywords,

@@ -102,6 +102,15 @@ Feature = Annotated[
     typer.Option("--feature", "-f", help="LAYER/INDEX, e.g. 17/1208, or 17/1208@6 for position 6.", show_default=False),
 ]
 Logit = Annotated[str | None, typer.Option("--logit", help="A token's logit instead of a feature, e.g. ' Paris'.")]
+HeldAgainst = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        help="What logits are held to: mean (the vocabulary's), rivals (the likeliest other tokens), or tokens, "
+        "' Rome',' London'.",
+        show_default=False,
+    ),
+]
 LogitDiff = Annotated[
     tuple[str, str] | None,
     typer.Option("--logit-diff", help="The difference of two tokens' logits.", metavar="TOKEN TOKEN"),
@@ -208,14 +217,21 @@ PartSort = Annotated[
         help="abs: by size of contribution; contribution: most positive first; effect: by size of effect.",
     ),
 ]
+WRITTEN = (
+    "17/1208@6, logit:' Paris', logit:' Paris' against rivals (mean, or tokens), logit:' Paris'+' France' (the sum), "
+    "logit-diff:' Mary',' John', logprob:' Paris' or direction:17.resid_post:FILE.npy (.safetensors)"
+)
 Targets = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
         "-t",
-        help="17/1208@6, logit:' Paris' or logit-diff:' Mary',' John'; may be repeated. Default: the top predictions.",
+        help=f"{WRITTEN}; may be repeated. Default: the top predictions, over the vocabulary's mean.",
         show_default=False,
     ),
+]
+Target = Annotated[
+    str | None, typer.Option("--target", "-t", help=f"The target as a text: {WRITTEN}.", show_default=False)
 ]
 Outs = Annotated[
     list[Path] | None,
@@ -393,25 +409,37 @@ class QuestionOptions:
     pos: Pos = None
     logit: Logit = None
     logit_diff: LogitDiff = None
+    target: Target = None
     path: GatePath = "magnitude"
+
+    @property
+    def named_feature(self) -> str | None:
+        """The feature that it is about, by whichever option."""
+        from ..attribution.targets import WrittenTarget
+
+        return self.feature if self.target is None else WrittenTarget.of(self.target).named.get("feature")
 
     @property
     def layers(self) -> list[int]:
         """Of the SAEs that it needs: only that which is asked for is loaded, and a logit needs none."""
         from ..attribution.targets import WrittenFeature
 
-        return [] if self.feature is None else [WrittenFeature.of(self.feature).layer]
+        return [] if self.named_feature is None else [WrittenFeature.of(self.named_feature).layer]
 
     def keywords(self, ids: str | None) -> dict[str, Any]:
         """As keywords of ``lm.attribute_...``, the feature left out. ids: of the prompt, where it is given so."""
-        if sum(target is not None for target in (self.feature, self.logit, self.logit_diff)) != 1:
-            raise UserError("name one target: --feature LAYER/INDEX, --logit TOKEN, or --logit-diff TOKEN TOKEN")
+        if sum(target is not None for target in (self.feature, self.logit, self.logit_diff, self.target)) != 1:
+            raise UserError(
+                "name one target: --feature LAYER/INDEX, --logit TOKEN, --logit-diff TOKEN TOKEN, or --target with any "
+                "of these as a text, a log-probability or a direction"
+            )
         from ..attribution.targets import check_path
 
         check_features([] if self.feature is None else [self.feature])
-        check_path(self.path, self.feature)
+        check_path(self.path, self.named_feature)
         return {
             **logits_of(self.logit, self.logit_diff, ids),
+            "target": self.target,
             "pos": position_of(self.pos),
             "path": self.path,
         }
@@ -579,6 +607,15 @@ def logits_of(logit: str | None, logit_diff: tuple[str, str] | None, ids: str | 
     }
 
 
+def against_of(text: str | None, given: bool) -> Any:
+    """What --against says. given: whether there is a logit that it could go with."""
+    from ..attribution.targets import written_against
+
+    if text is not None and not given:
+        raise UserError("--against says what a logit is held to: name one, by --logit or --target")
+    return None if text is None else written_against(text)
+
+
 def position_of(text: str | None) -> Any:
     """What --pos says. Raises UserError for what is no position."""
     if text is None or text in ("max", "all"):
@@ -591,8 +628,12 @@ def position_of(text: str | None) -> Any:
 
 def check_pos_of_several(question: QuestionOptions, known: Sequence[str]) -> None:
     """Raises UserError for a position of one prompt, where several are asked."""
-    if question.pos not in (None, *known) or "@" in (question.feature or ""):
-        named = "no LAYER/INDEX@POS" if "@" in (question.feature or "") else f"not --pos {question.pos}"
+    from ..attribution.targets import WrittenTarget
+
+    placed = question.target is not None and WrittenTarget.of(question.target).is_placed
+    written = "@" in (question.feature or "") or placed
+    if question.pos not in (None, *known) or written:
+        named = "no LAYER/INDEX@POS" if written else f"not --pos {question.pos}"
         raise UserError(f"with --prompts a target is read at --pos {' or '.join(known)} of each prompt, {named}")
 
 

@@ -45,7 +45,7 @@ def features(
         found: FeatureReport | Several
         if isinstance(asked, options.Texts):
             reports = []
-            for number, text in enumerate(_checked(lm, asked), start=1):
+            for number, text in enumerate(checked(lm, asked), start=1):
                 reports.append(lm.features(text, layer, sort, opened))  # type: ignore[arg-type]
                 status.progress("reading the features", number, len(asked))
             found = Several(tuple(reports))
@@ -90,7 +90,7 @@ def tokens(
         settings["progress"] = status.progress
         found: TokenAttribution | Contrast | Several
         if isinstance(asked, options.Texts):
-            answers = lm.attribute_tokens_batch(_checked(lm, asked), question.feature, by_depth=by_depth, **settings)
+            answers = lm.attribute_tokens_batch(checked(lm, asked), question.feature, by_depth=by_depth, **settings)
             found = Several(tuple(answers))
         elif against is not None:
             found = lm.contrast(asked, against, question.feature, **settings)
@@ -189,7 +189,7 @@ def _components(
         settings: dict[str, Any] = {**keywords, **more, "progress": status.progress}
         found: ComponentAttribution | Importance
         if isinstance(asked, options.Texts):
-            found = lm.importance(_checked(lm, asked), question.feature, of=of, **settings)
+            found = lm.importance(checked(lm, asked), question.feature, of=of, **settings)
         elif of == "heads":
             found = lm.attribute_heads(asked, question.feature, **settings)
         elif of == "modules":
@@ -362,7 +362,7 @@ def _amount(part: str, value: str) -> float | str:
         raise UserError(f"{part.strip()} is changed by a number, not {value!r}") from None
 
 
-def _checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
+def checked(lm: LM, texts: Sequence[str]) -> Sequence[str]:
     """The texts of a file. Raises UserError for one that the model does not take, and says which."""
     for number, text in enumerate(texts, start=1):
         try:

@@ -28,8 +28,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..attribution.logits import LogitTarget
+from ..attribution.readoff import Target
 from ..attribution.reservoir import held_out
-from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
+from ..attribution.targets import FeatureTarget
 from ..loading import load_subject
 from ..models.place import Place
 from ..models.prompt import Prompt, encode, token_id
@@ -140,7 +142,7 @@ def _on_prompt(layers: Sequence[int]) -> Callable[[Subject, int, int], Study]:
                 with torch.no_grad():
                     strongest = int(subject.saes[hook].encode(seen.at((layer, "resid_post")))[-1].argmax())
                 targets[f"feature {layer}"] = FeatureTarget(hook, strongest)
-            return targets | {"logit": CentredLogit(int(seen.logits[-1].argmax()))}  # type: ignore[index]
+            return targets | {"logit": LogitTarget(int(seen.logits[-1].argmax()), "mean")}  # type: ignore[index]
 
         return Study.of(subject, prompts(count, subject)[number], number, choose)
 

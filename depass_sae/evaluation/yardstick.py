@@ -25,10 +25,12 @@ from torch import Tensor
 
 from ..attribution.agreement import rank_correlation, twice
 from ..attribution.answer import Asked
+from ..attribution.logits import LogitTarget
+from ..attribution.readoff import Target
 from ..attribution.removal import Replacing, Without
 from ..attribution.reservoir import held_out
 from ..attribution.shapley import Limits, alone, each_once, shapley
-from ..attribution.targets import CentredLogit, FeatureTarget, Target
+from ..attribution.targets import FeatureTarget
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..models.place import Place
 from ..models.prompt import Prompt, encode
@@ -75,7 +77,7 @@ def study(subject: Subject, number: int) -> Study:
             activations = asked.encoding(seen, hook).activations
             last, usual = activations[-1], activations[1:].mean(0)
             targets[f"feature {hook.layer}"] = FeatureTarget(hook, int((last - usual).argmax()))
-        return targets | {"logit": CentredLogit(int(seen.logits[-1].argmax()))}
+        return targets | {"logit": LogitTarget(int(seen.logits[-1].argmax()), "mean")}
 
     asked = subject.asked()
     return Study.of(asked, sentences(subject)[number], number, choose)

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from ..attribution.document import Heading, allocation_dict
+from ..attribution.logits import SPOKEN, LogitTarget, listed, logit_name
 from ..attribution.positions import Pos, choose_positions
-from ..attribution.targets import FeatureTarget, LogitTarget, Target
+from ..attribution.readoff import Target
+from ..attribution.targets import DirectionTarget, FeatureTarget
 from ..errors import SAEFitWarning, UserError, warn
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
@@ -34,11 +37,12 @@ from ..passes.settings import Settings
 from ..saes import CrossLayerFeatures, Stands, describe
 from ..subject import Subject
 from ..texts import together
+from ..view.words import named
 from .cuts import Cut, Standing, standing_on
 from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, Goal, Grown, Growth, Others, grow
 from .influence import influence, reach, scores
-from .names import node_id
+from .names import node_id, written_ids
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
 from .standing import Layers, graph_hooks
@@ -108,20 +112,22 @@ def build_graph(
 ) -> nx.DiGraph:
     """The graph of one prompt.
 
-    targets: features or logits with their positions (None: where they are strongest); none at all stands for the top
-    predicted tokens. layers: of the SAEs and transcoders that it stands on (an entry may also be one's hook, such as
-    ``"17.mlp_out"``); None takes all that a graph can stand on.
+    targets: features, logits or directions with their positions (None: where they are strongest); none at all stands
+    for the top predicted tokens, over the vocabulary's mean. layers: of the SAEs and transcoders that it stands on (an
+    entry may also be one's hook, such as ``"17.mlp_out"``); None takes all that a graph can stand on.
     """
     size.check(settings.rule)
     hooks = _hooks(subject, targets, layers, settings.rule)
     check_memory(trace_bytes(subject, len(prompt)), "recording the prompt", subject.adapter.device)
-    until = None if not targets or any(t.place is None for t, _ in targets) else max(hook.layer for hook in hooks)
-    places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
+    read_at = [target.place for target, _ in targets]
+    aimed = {place for place in read_at if place is not None}
+    until = None if None in read_at or not targets else max(place.layer for place in (*hooks, *aimed))
+    places = aimed.union(*((hook, stands.place) for hook, stands in hooks.items()))
     seen = subject.trace(prompt, until, places | crossed(subject, hooks, until))
     standing = standing_on(subject, seen, prompt, hooks)
     levels = _Levels.of(standing)
-    wanted, named, notes = _wanted(subject, seen, prompt, levels, targets or _top_logits(subject, seen))
-    standing = Standing(standing.cuts[: max(target.level for target in wanted) + 1])
+    wanted, nodes, notes = _wanted(subject, seen, prompt, standing, levels, targets or _top_logits(subject, seen))
+    standing = Standing(standing.cuts[: max(goal.level + (goal.feature is not None) for goal in wanted)])
     cuts = standing.cuts
     _check_size(standing, settings.rule, size.max_nodes)
     shared = sum(bool(cut.constant.any()) + cut.is_whole + 1 for cut in cuts)  # constant, bias and remainder
@@ -134,11 +140,11 @@ def build_graph(
     layer, hook = worst.read.place
     first = next(iter(hooks))
     subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, first)
-    g = _assemble(growth, prompt, levels, wanted, named, size.heads)
+    g = _assemble(growth, prompt, levels, wanted, nodes, size.heads)
     g.graph = _attributes(subject, prompt, standing, seen, settings.allocation, size) | {
         "target": [
-            {"node": node, "name": attributes["name"], "weight": target.worth}
-            for target, (node, attributes) in zip(wanted, named, strict=True)
+            {"node": node, "name": attributes["name"], "weight": goal.worth, **goal.told}
+            for goal, (node, attributes) in zip(wanted, nodes, strict=True)
         ],
         "groups": [],
     }
@@ -161,7 +167,7 @@ def build_graph(
 def _hooks(
     subject: Subject, targets: Sequence[tuple[Target, Pos | None]], layers: Layers | None, rule: str
 ) -> dict[Place, Stands]:
-    """What the graph stands on; nothing above the highest feature is needed where all targets are features."""
+    """What the graph stands on; nothing above the highest target is needed where all are features and directions."""
     features = [target for target, _ in targets if isinstance(target, FeatureTarget)]
     own = None if layers is None else [*layers, *(target.hook for target in features)]
     hooks = graph_hooks(subject, own)
@@ -170,12 +176,20 @@ def _hooks(
             graph_hooks(subject, [target.hook])  # which says why
         if target.path != "magnitude":
             raise UserError(f"a graph's target is a feature's magnitude, not its {target.path}")
-    for other, _ in targets:
-        if not isinstance(other, FeatureTarget | LogitTarget):
-            raise UserError(f"a graph's targets are features and logits, not a {other.name}")
-    if targets and len(features) == len(targets):
-        highest = max(target.hook for target in features)
-        hooks = {hook: stands for hook, stands in hooks.items() if hook <= highest}
+    read = [target for target, _ in targets if target.place is not None]
+    if targets and len(read) == len(targets):
+        hooks = {hook: stands for hook, stands in hooks.items() if any(_feeds(hook, stands, one) for one in read)}
+    if not hooks:
+        raise UserError(
+            f"no dictionary stands at or below {read[0].place}: a graph is of the features that a target is made of"
+        )
+    for one in read:
+        split = isinstance(one, DirectionTarget) and hooks.get(one.place) == Stands(one.place)
+        if split and one.place is not None and not one.place.is_stream:
+            raise UserError(
+                f"at {one.place} an SAE splits what the direction is read from; read the direction on the stream, or "
+                "name layers without that SAE"
+            )
     beside = [hook for hook, stands in hooks.items() if not stands.place.is_stream]
     if beside and rule not in CONTRIBUTION:
         raise UserError(
@@ -183,6 +197,14 @@ def _hooks(
             f"{' or '.join(CONTRIBUTION)}, or layers with SAEs on the residual stream alone"
         )
     return hooks
+
+
+def _feeds(hook: Place, stands: Stands, target: Target) -> bool:
+    """Whether a dictionary is at or below what is read at a place; a direction is read of all that stands there."""
+    assert target.place is not None
+    if isinstance(target, DirectionTarget):
+        return stands.place.as_post <= target.place.as_post
+    return hook <= target.place
 
 
 def crossed(subject: Subject, hooks: Iterable[Place], until: int | None) -> set[Place]:
@@ -217,7 +239,7 @@ def _top_logits(subject: Subject, seen: Trace) -> list[tuple[Target, Pos | None]
     probabilities, tokens = seen.logits[-1].softmax(-1).sort(descending=True)
     count = min(TOP_LOGITS, int((probabilities.cumsum(0) < LOGIT_PROBABILITY).sum()) + 1)
     return [
-        (LogitTarget(token, name=f"logit {token_text(subject.loaded.tokenizer, token)!r}"), None)
+        (LogitTarget(token, "mean", logit_name([token_text(subject.loaded.tokenizer, token)], "mean")), None)
         for token in tokens[:count].tolist()
     ]
 
@@ -226,6 +248,7 @@ def _wanted(
     subject: Subject,
     seen: Trace,
     prompt: Prompt,
+    standing: Standing,
     levels: _Levels,
     targets: Sequence[tuple[Target, Pos | None]],
 ) -> tuple[list[Goal], list[tuple[str, dict[str, Any]]], list[str | None]]:
@@ -235,11 +258,13 @@ def _wanted(
     """
     found: list[tuple[Goal, str, dict[str, Any]]] = []
     notes = []
-    for target, pos in targets:
-        readoff = target.read(subject, seen)
-        chosen = choose_positions(prompt, seen, target, readoff, pos)
+    directions: list[DirectionTarget] = []
+    for asked, pos in targets:
+        readoff = asked.read(subject, seen)
+        chosen = choose_positions(prompt, seen, asked, readoff, pos)
         notes.append(chosen.note)
         for position in chosen.positions:
+            target = asked.at(seen, position)
             read = target_read(subject, seen, target, position)
             place = {"pos": position, "token": prompt.tokens[position]}
             value = {"pre_activation": read.pre.item(), "constant": read.constant.item(), "target": True}
@@ -249,16 +274,20 @@ def _wanted(
                 node = {"kind": "feature", **levels.places[level], **place, "index": target.index}
                 node |= {"activation": readoff.activation[position].item(), **value}
                 found.append((Goal(level, read, 1.0, target.index), node_id(node), node | {"name": target.name}))
+            elif isinstance(target, DirectionTarget):
+                number = next((i for i, one in enumerate(directions) if _same(one, target)), len(directions))
+                directions += [target] if number == len(directions) else []
+                node = {"kind": "direction", **target.place._asdict(), **place, "index": number}
+                node |= {"activation": value["pre_activation"], **value, "name": target.name}
+                goal = Goal(standing.behind(target.place), read, 1.0, told={"direction": target.w.double().tolist()})
+                found.append((goal, node_id(node), node))
             else:
                 assert isinstance(target, LogitTarget)
                 found.append((Goal(levels.logits, read, 1.0), *_logit_node(subject, seen, target, position, value)))
     unique = {name: (wanted, node) for wanted, name, node in found}
     chances = [node.get("probability") for _, node in unique.values()]
     worths = [1.0 if None in chances else float(chance) for chance in chances]  # type: ignore[arg-type]
-    wanted = [
-        Goal(w.level, w.reads, worth / sum(worths), w.feature)
-        for (w, _), worth in zip(unique.values(), worths, strict=True)
-    ]
+    wanted = [replace(w, worth=worth / sum(worths)) for (w, _), worth in zip(unique.values(), worths, strict=True)]
     return wanted, [(name, node) for name, (_, node) in unique.items()], notes
 
 
@@ -266,13 +295,29 @@ def _logit_node(
     subject: Subject, seen: Trace, target: LogitTarget, pos: int, value: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     assert seen.logits is not None
-    text = token_text(subject.loaded.tokenizer, target.token)
-    node = {"kind": "logit", "layer": subject.adapter.n_layers, "pos": pos, "token": text, "index": target.token}
+
+    def text(token: int) -> str:
+        return token_text(subject.loaded.tokenizer, token)
+
+    own = {"token": text(target.token), "index": target.token}
+    node = {"kind": "logit", "layer": subject.adapter.n_layers, "pos": pos, **own}
     node |= {"activation": value["pre_activation"], **value, "name": target.name}
-    if target.against is None:
-        return node_id(node), node | {"probability": seen.logits[pos].softmax(-1)[target.token].item()}
-    against = {"against": target.against, "against_token": token_text(subject.loaded.tokenizer, target.against)}
-    return node_id(node | against), node | against
+    if target.more:
+        node |= {"plus": written_ids(target.more), "plus_token": " + ".join(named(text(one)) for one in target.more)}
+    elif not isinstance(target.against, int):
+        node["probability"] = seen.logits[pos].softmax(-1)[target.token].item()
+    match target.against:
+        case int() as other:
+            node |= {"against": other, "against_token": text(other)}
+        case tuple() as others:
+            node |= {"against": written_ids(others), "against_token": listed([text(one) for one in others])}
+        case str() as standard:
+            node |= {"against": standard, "against_token": SPOKEN[standard]}
+    return node_id(node), node
+
+
+def _same(one: DirectionTarget, other: DirectionTarget) -> bool:
+    return one.place == other.place and torch.equal(one.w, other.w)
 
 
 # ------------------------------------------------------------------------------------------------------ from arrays

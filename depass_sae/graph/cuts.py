@@ -201,6 +201,10 @@ class Standing:
         """The whole cut below what a cut's features read, or below the logits: where their sweep ends."""
         return max(number for number in range(level) if self.cuts[number].is_whole)
 
+    def behind(self, place: Place) -> int:
+        """The level of what reads a place above the cuts there: how many stand at it or below."""
+        return sum(cut.place.as_post <= place.as_post for cut in self.cuts)
+
     def meeting(self, hand: Callable[[int, Place, Tensor], None]) -> Cuts:
         """The cuts beside the stream for a sweep. hand: is given each cut that has sources at a place, by its number,
         with the gradient there.

@@ -5,14 +5,16 @@ it rises when a key goes or changes its meaning. Version 1 had the edges under `
 
 What comes in is checked in three steps: every value is plain and finite; every node, edge and graph attribute has the
 shape of its kind (pydantic); and the graph holds together: ids say what the nodes are, nodes stand at tokens and SAEs
-that exist, edges point upwards between nodes that exist, targets are features or logits, groups are disjoint, and for
-every feature and logit node (and every error node that has inflow) the weights of the incoming flow and remainder edges
-+ constant = pre_activation. Keys beyond the known ones are kept. Whatever is wrong is told in one line: where and what.
+that exist, edges point upwards between nodes that exist, targets are features, logits or directions, groups are
+disjoint, and for every feature, logit and direction (and every error node that has inflow) the weights of the incoming
+flow and remainder edges + constant = pre_activation. Keys beyond the known ones are kept. Whatever is wrong is told in
+one line: where and what.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
+from ..arguments import NUMBER
 from ..errors import UserError
 from ..files import DEEPEST, TOO_DEEP
-from ..models.place import HOOKS
+from ..models.place import HOOKS, Place
 from ..texts import quoted
 from .names import level_of, level_text, node_id
 from .ways import LOOKED, Grow
@@ -34,7 +37,7 @@ SCHEMA_VERSION = 2
 KIND = "feature-flow graph"
 TESTED = ("feature", "error", "token", "head")
 """The kinds of nodes that a verification takes out."""
-TARGETS = ("feature", "logit")
+TARGETS = ("feature", "logit", "direction")
 """The kinds of nodes that a graph can be grown from."""
 TOLERANCE = 1e-3
 """How far a node's inflow may be from its pre-activation, as a part of the largest number in the sum."""
@@ -48,6 +51,30 @@ def _text(value: Any) -> str:
 
 # Not str: pydantic refuses lone surrogates, which byte-level tokenizers do produce.
 Text = Annotated[Any, PlainValidator(_text, json_schema_input_type=str)]
+_IDS = re.compile(rf"{NUMBER}(?:,{NUMBER})*")
+
+
+def _ids(value: Any) -> str:
+    """Tokens in one attribute, ``7,9``."""
+    if not isinstance(value, str) or not _IDS.fullmatch(value) or max(map(int, value.split(","))) >= 2**31:
+        raise ValueError("should be token ids, like 7,9")
+    return value
+
+
+def _against(value: Any) -> int | str:
+    if type(value) is int and 0 <= value < 2**31:
+        return value
+    if isinstance(value, str) and value in ("mean", "softmax"):
+        return value
+    try:
+        return _ids(value)
+    except ValueError:
+        raise ValueError("should be a token id, several like 7,9, mean or softmax") from None
+
+
+Ids = Annotated[Any, PlainValidator(_ids, json_schema_input_type=str)]
+Held = Annotated[Any, PlainValidator(_against, json_schema_input_type=int | str)]
+"""What a logit is held to: a token, the mean of several, ``mean`` of all, or by ``softmax``: a log-probability."""
 LARGEST = 3.4e38
 """What float32 holds: sums and products of numbers up to this stay finite."""
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
@@ -77,9 +104,12 @@ class SAE(_Part):
 
 
 class Target(_Part):
+    """direction: its vector, where the target is one."""
+
     node: Text
     name: Text
     weight: Number
+    direction: list[Number] = []
 
 
 class Settings(_Part):
@@ -290,6 +320,11 @@ class Contexts(_Part):
     features: dict[Text, FeatureContexts]
 
 
+class Average(_Part):
+    prompts: Annotated[list[Text], Field(min_length=1)]
+    silent: Count = 0  # prompts that were left out, since no target fires there
+
+
 class GraphAttributes(_Part):
     schema_version: Literal[2]
     model: Text
@@ -310,6 +345,7 @@ class GraphAttributes(_Part):
     verification: Verification | None = None
     circuit: Circuit | None = None
     contexts: Contexts | None = None
+    average: Average | None = None
 
 
 class _Node(_Part):
@@ -321,6 +357,8 @@ class _Node(_Part):
     influence: Amount
     reach: Amount = 0.0
     label: Text
+    prompts: Count = 0  # of a mean: on how many it is
+    activation_sd: Amount = 0.0
 
 
 class _Placed(_Node):
@@ -358,8 +396,21 @@ class LogitNode(_Placed):
     constant: Number
     probability: Share = 0.0
     target: bool = False
-    against: Count = 0
+    against: Held = 0
     against_token: Text = ""
+    plus: Ids = ""
+    plus_token: Text = ""
+
+
+class DirectionNode(_Placed):
+    """hook: where it is read, always said. index: its number among the graph's directions."""
+
+    kind: Literal["direction"]
+    index: Count
+    activation: Number
+    pre_activation: Number
+    constant: Number
+    target: bool = False
 
 
 class HeadNode(_Node):
@@ -378,6 +429,9 @@ class _Edge(_Part):
     target: Text
     weight: Number
     effect: Number
+    prompts: Count = 0  # of a mean, as of nodes
+    weight_sd: Amount = 0.0
+    effect_sd: Amount = 0.0
 
 
 class FlowEdge(_Edge):
@@ -394,7 +448,7 @@ class RemainderEdge(_Edge):
 
 
 Node = Annotated[
-    TokenNode | FeatureNode | ErrorNode | LogitNode | HeadNode | RestNode,
+    TokenNode | FeatureNode | ErrorNode | LogitNode | DirectionNode | HeadNode | RestNode,
     Field(discriminator="kind"),
 ]
 Edge = Annotated[FlowEdge | RemainderEdge, Field(discriminator="kind")]
@@ -584,7 +638,7 @@ def _first_mistake(error: ValidationError, document: dict[str, Any]) -> str:
         message = f"should be at {'most' if which == 'le' else 'least'} {limit:g}, and is {quoted(mistake['input'])}"
     elif mistake["type"].startswith("union_tag"):
         found = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
-        kinds = "token, feature, error, constant, bias, remainder, logit or head"
+        kinds = "token, feature, error, constant, bias, remainder, logit, direction or head"
         kinds = kinds if path[0] == "nodes" else "flow, remainder, head, query or key"
         message = f"kind should be {kinds}, and is {quoted(found)}"
     elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):
@@ -610,7 +664,7 @@ def _check_whole(g: nx.DiGraph) -> None:
     hooks = _hooks(g.graph["saes"], n_layers)
     several = Counter(layer for layer, _ in hooks)
     levels = {
-        (layer, hook if several[layer] > 1 else ""): Level((layer, HOOKS.index(hook)), d_sae)
+        (layer, hook if several[layer] > 1 else ""): Level(_place_order(layer, hook), d_sae)
         for (layer, hook), d_sae in hooks.items()
     }
     for name, node in g.nodes(data=True):
@@ -633,8 +687,11 @@ def _check_whole(g: nx.DiGraph) -> None:
     names = [target["node"] for target in g.graph["target"]]
     for name in names:
         if g.nodes[name]["kind"] not in TARGETS or names.count(name) > 1:
-            wrong = "is there twice" if names.count(name) > 1 else f"is no {' or '.join(TARGETS)}"
+            wrong = "is there twice" if names.count(name) > 1 else f"is no {', '.join(TARGETS[:-1])} or {TARGETS[-1]}"
             raise UserError(f"graph.target: node {quoted(name)} {wrong}")
+    for target in g.graph["target"]:
+        if g.nodes[target["node"]]["kind"] == "direction" and not target.get("direction"):
+            raise UserError(f"graph.target: the direction of node {quoted(target['node'])} is missing")
     grouped = Counter(name for group in g.graph["groups"] for name in group["nodes"])
     for name, times in grouped.items():
         if name not in g:
@@ -667,12 +724,21 @@ def _hooks(saes: Sequence[Mapping[str, Any]], n_layers: int) -> dict[tuple[int, 
     return hooks
 
 
+def _place_order(layer: int, hook: str) -> tuple[int, int]:
+    """What a layer is handed stands where the one before has handed it on."""
+    place = Place(layer, hook).as_post
+    return place.layer, HOOKS.index(place.hook)
+
+
 def _check_level(name: str, node: Mapping[str, Any], levels: Levels, n_layers: int) -> None:
-    """A logit stands above all layers, a head in one of them, and all else at the embeddings or a dictionary."""
+    """A logit stands above all layers, a head or a direction in one of them, and all else at the embeddings or a
+    dictionary.
+    """
     kind, layer, level = node["kind"], node["layer"], level_of(node)
     there = {
         "logit": level == (n_layers, ""),
         "head": 0 <= layer < n_layers and "hook" not in node,
+        "direction": 0 <= layer < n_layers and "hook" in node,
         "feature": level in levels,
         "error": level in levels,
     }
@@ -690,6 +756,8 @@ def _order(node: Mapping[str, Any], levels: Levels) -> tuple[int, int]:
     """Where a node stands in the order of the model; a head where its output is."""
     if node["kind"] == "head":
         return node["layer"], HOOKS.index("hook_z")
+    if node["kind"] == "direction":
+        return _place_order(node["layer"], node["hook"])
     level = levels.get(level_of(node))
     return (node["layer"], 0) if level is None else level.order
 
@@ -707,14 +775,14 @@ def _check_edge(g: nx.DiGraph, source: str, target: str, kind: str, levels: Leve
     # A head writes into its own layer, for others than heads to read.
     writes = below["kind"] == "head" != above["kind"]
     low, high = _order(below, levels), _order(above, levels)
-    if low > high or (low == high and not writes):
+    if low > high or (low == high and not writes and above["kind"] != "direction") or below["kind"] == "direction":
         raise UserError(f"{_edge(source, target)}: edges point upwards, from a lower layer to a higher one")
 
 
 def _check_conservation(g: nx.DiGraph, name: str) -> None:
     node = g.nodes[name]
     inflow = [edge["weight"] for _, _, edge in g.in_edges(name, data=True) if edge["kind"] in ("flow", "remainder")]
-    if node["kind"] not in ("feature", "logit") and not (node["kind"] == "error" and inflow):
+    if node["kind"] not in TARGETS and not (node["kind"] == "error" and inflow):
         return
     for key in ("pre_activation", "constant"):
         if key not in node:

@@ -22,8 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution.document import Heading, allocation_dict
+from ..attribution.logits import LogitTarget
 from ..attribution.named import NamedPart
-from ..attribution.targets import LogitTarget, parse_feature
+from ..attribution.targets import parse_feature
 from ..attribution.votes import unembedded
 from ..errors import UserError
 from ..models.place import Place

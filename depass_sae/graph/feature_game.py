@@ -19,8 +19,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..attribution.live import SAEErrors, Setting, check_errors, copies_at_once, no_errors, run_set
+from ..attribution.logits import LogitTarget
 from ..attribution.positions import Pos, choose_positions
-from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
+from ..attribution.readoff import Target
+from ..attribution.targets import FeatureTarget
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
@@ -220,7 +222,10 @@ def measured_as(target: Target) -> str:
     """In words."""
     if isinstance(target, FeatureTarget):
         return "activation"
-    return "logit over the mean logit" if isinstance(target, CentredLogit) else "logit difference"
+    assert isinstance(target, LogitTarget)
+    if isinstance(target.against, tuple):
+        return "logit over the mean of others"
+    return "logit over the mean logit" if target.against == "mean" else "logit difference"
 
 
 # ---------------------------------------------------------------------------------------------------------- setting up
@@ -246,14 +251,15 @@ def feature_game(
     target, prompt = asked.target, asked.prompt
     if not isinstance(target, FeatureTarget | LogitTarget):
         raise UserError(f"a circuit's target is a feature or a logit, not a {target.name}")
-    if isinstance(target, LogitTarget) and target.against is None:
-        target = CentredLogit(target.token, name=target.name, twins=target.twins)
+    if isinstance(target, LogitTarget):
+        target = target.over_mean()
     hooks = _below(subject, target, layers)
     until = None if target.place is None else target.place.layer
     seen = subject.trace(prompt, until)
     chosen = choose_positions(prompt, seen, target, target.read(subject, seen), asked.pos)
     if len(chosen.positions) > 1:
         raise UserError("a circuit is of one position; name it with --pos (pos=)")
+    target = target.at(seen, chosen.positions[0])
     ids = prompt.ids(subject.adapter.device)[: chosen.positions[0] + 1]
     other = None if asked.contrast is None else _contrast_trace(subject, prompt, asked.contrast, until)
     levels = [_level(subject, seen, other, hook, len(ids), removal) for hook in hooks]
@@ -267,7 +273,8 @@ def feature_game(
     if abs(whole - without) < LEAST:
         why = "on this prompt" if asked.contrast is None else "more than on the contrast prompt"
         raise UserError(f"{target.name} has a {measured_as(target)} of {whole:.3g}, which is nothing {why}")
-    answer = target.token if isinstance(target, LogitTarget) and int(read[0].argmax()) == target.token else None
+    named = isinstance(target, LogitTarget) and not target.more
+    answer = target.token if named and int(read[0].argmax()) == target.token else None  # type: ignore[union-attr]
     return FeatureGame(subject, target, ids, levels, removal, whole, without, answer), seen, chosen.note
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,12 +89,16 @@ class Grown:
 
 @dataclass(frozen=True)
 class Goal:
-    """A target: a feature (``feature``: its index) or a logit, read at ``level``."""
+    """A target: a feature (``feature``: its index), a logit or a direction, read at ``level``.
+
+    told: what a graph says of it beside its node.
+    """
 
     level: int
     reads: Reads
     worth: float
     feature: int | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..attribution.live import Setting, copies_at_once, head_slice, n_heads, no_errors, seen_at
-from ..attribution.targets import CentredLogit, FeatureTarget, LogitTarget, Target
+from ..attribution.logits import LogitTarget
+from ..attribution.readoff import Target
+from ..attribution.targets import DirectionTarget, FeatureTarget
 from ..errors import UserError
 from ..files import same_place
 from ..models.place import Place
@@ -31,7 +33,7 @@ from ..subject import Subject
 from .build import crossed, trace_bytes
 from .cuts import Cut, standing_on
 from .feature_game import LEAST
-from .names import dictionary_of
+from .names import dictionary_of, logit_target
 from .standing import graph_hooks
 
 if TYPE_CHECKING:
@@ -53,13 +55,24 @@ class Aim:
 
     @classmethod
     def of(cls, target: Target, pos: int, weight: float) -> Aim:
-        alone = isinstance(target, LogitTarget) and target.against is None
-        return cls(target, CentredLogit(target.token) if alone else target, pos, weight)  # type: ignore[attr-defined]
+        return cls(target, target.over_mean() if isinstance(target, LogitTarget) else target, pos, weight)
 
     @property
-    def hook(self) -> Place | None:
-        """Of its own dictionary; None for logits."""
-        return self.target.hook if isinstance(self.target, FeatureTarget) else None
+    def reads(self) -> Place | None:
+        """Where it is read; None for logits."""
+        return self.target.place
+
+    @property
+    def read_with(self) -> tuple[int, Place | None, bool]:
+        """What the targets have in common that one run reads."""
+        return self.pos, self.target.place, isinstance(self.target, FeatureTarget)
+
+    def is_above(self, hook: Place) -> bool:
+        """Whether the features of a dictionary can feed it: not those of its own, whose sum a direction does read."""
+        place = self.target.place
+        if place is None:
+            return True
+        return hook < place if isinstance(self.target, FeatureTarget) else hook.as_post <= place.as_post
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,8 @@ class LiveGraph:
     @classmethod
     def of(cls, subject: Subject, g: nx.DiGraph) -> LiveGraph:
         """Raises UserError where the graph is of another model, other SAEs or another tokenizer."""
+        if g.graph.get("average"):
+            raise UserError("the graph is a mean over prompts; verify the graph of one of them")
         ids, specials = tuple(g.graph["token_ids"]), special_ids(subject.loaded)
         if not same_place(g.graph["model"], subject.loaded.name):
             raise UserError(f"the graph is of {g.graph['model']}, and {subject.loaded.name} is loaded")
@@ -122,16 +137,20 @@ class LiveGraph:
         prompt = Prompt(g.graph["prompt"], ids, tuple(g.graph["tokens"]), tuple(i in specials for i in ids))
         hooks = graph_hooks(subject, [*_hooks(g)])
         across = {Place(sae["layer"], "mlp_out") for sae in g.graph["saes"] if not sae["d_sae"]}
-        places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
-        logits = any(g.nodes[entry["node"]]["kind"] == "logit" for entry in g.graph["target"])
-        until = None if logits else max(hook.layer for hook in hooks)
+        targets = [(entry, _target(g, entry)) for entry in g.graph["target"]]
+        for _, target in targets:
+            target.check(subject)
+        read_at = [target.place for _, target in targets]
+        aimed = {place for place in read_at if place is not None}
+        places = aimed.union(*((hook, stands.place) for hook, stands in hooks.items()))
+        until = None if None in read_at else max(place.layer for place in (*hooks, *aimed))
         across = {place for place in across if until is None or place.layer <= until}
         seen = subject.trace(prompt, until, places | across | crossed(subject, hooks, until))
         cuts = {cut.hook: cut for cut in standing_on(subject, seen, prompt, hooks).cuts[1:]}
         aims, value, whole = [], 0.0, 0.0
-        for entry in g.graph["target"]:
+        for entry, target in targets:
             node = g.nodes[entry["node"]]
-            aim = Aim.of(_target(g, node), node["pos"], entry["weight"])
+            aim = Aim.of(target, node["pos"], entry["weight"])
             readoff = aim.target.read(subject, seen)
             pre = readoff.pre[aim.pos].item()
             if abs(pre - node["pre_activation"]) > 0.02 * max(abs(pre), 1.0):
@@ -161,9 +180,11 @@ class LiveGraph:
     @cached_property
     def players(self) -> Players:
         """The active features below a target, at the positions that it sees: what comes later cannot matter."""
-        last, aims = max(aim.pos for aim in self.aims), [aim.hook for aim in self.aims]
+        last = max(aim.pos for aim in self.aims)
         hooks = [
-            hook for hook, cut in self.cuts.items() if cut.sae is not None and any(_is_below(hook, a) for a in aims)
+            hook
+            for hook, cut in self.cuts.items()
+            if cut.sae is not None and any(aim.is_above(hook) for aim in self.aims)
         ]
         actives = [self.cuts[hook].active for hook in hooks]
         here = [(active.pos <= last).cpu() for active in actives]
@@ -314,11 +335,11 @@ class LiveGraph:
         ids = self.prompt.ids()[None] if ids is None else ids
         value = torch.zeros(len(ids), dtype=torch.float64)
         share = value.clone()
-        for pos, hook in {(aim.pos, aim.hook): None for aim in self.aims}:
-            here = [aim for aim in self.aims if (aim.pos, aim.hook) == (pos, hook)]
-            place = here[0].target.place
+        for key in {aim.read_with: None for aim in self.aims}:
+            here = [aim for aim in self.aims if aim.read_with == key]
+            pos, place = here[0].pos, here[0].reads
             read = intervene(
-                self.subject.adapter, ids[:, : pos + 1], _merged(taken, hook), {place}, self.subject.trace_dtype
+                self.subject.adapter, ids[:, : pos + 1], _merged(taken, here[0]), {place}, self.subject.trace_dtype
             )[place]
             for aim in here:
                 value += aim.weight * aim.target.live(self.subject, read).double().cpu()
@@ -326,17 +347,12 @@ class LiveGraph:
         return Left(value, None if abs(self.whole) < LEAST else share / self.whole)
 
 
-def _is_below(hook: Place, aim: Place | None) -> bool:
-    """Whether the features of a dictionary can feed a target of another (None: a logit)."""
-    return aim is None or hook < aim
-
-
-def _merged(taken: Sequence[Taken], aim: Place | None) -> Edits:
+def _merged(taken: Sequence[Taken], aim: Aim) -> Edits:
     """What is done below a target, at each place one after the other."""
     edits: dict[Place, list[Edit]] = {}
     for some in taken:
         for hook, own in some.items():
-            if hook is None or _is_below(hook, aim):
+            if hook is None or aim.is_above(hook):
                 for place, edit in own.items():
                     edits.setdefault(place.as_post, []).append(edit)
     return in_turn(edits)
@@ -355,7 +371,8 @@ def _check_fits(subject: Subject, g: nx.DiGraph) -> None:
     except UserError as error:
         raise UserError(f"the graph does not fit this model: {error}") from None
     logits = [node for node in g.nodes.values() if node["kind"] == "logit"]
-    largest = max((max(node["index"], node.get("against", 0)) for node in logits), default=0)
+    named = [logit_target(node) for node in logits]
+    largest = max((token for target in named for token in (*target.tokens, *target.others)), default=0)
     if largest >= adapter.vocab_size:
         raise UserError(f"the graph has a logit of token {largest}, and the tokens are 0 to {adapter.vocab_size - 1}")
     hooks = _hooks(g)
@@ -384,10 +401,13 @@ def hook_of(g: nx.DiGraph, node: Mapping[str, Any]) -> Place:
     return Place(sae["layer"], sae["hook"])
 
 
-def _target(g: nx.DiGraph, node: Mapping[str, Any]) -> Target:
+def _target(g: nx.DiGraph, entry: Mapping[str, Any]) -> Target:
+    node = g.nodes[entry["node"]]
     if node["kind"] == "feature":
         return FeatureTarget(hook_of(g, node), node["index"])
-    return LogitTarget(node["index"], node.get("against"))
+    if node["kind"] == "direction":
+        return DirectionTarget(torch.tensor(entry["direction"]), Place(node["layer"], node["hook"]), entry["name"])
+    return logit_target(node)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

@@ -12,8 +12,9 @@ from ..labels.neuronpedia import feature_page
 from ..view import words
 from ..view.blocks import Block, Cell, Column, Feature, Graph, Note, Row, Table, Token
 from ..view.pointer import At
+from .average import stability_line
 from .influence import grown_by, reach
-from .names import name_of, page_id
+from .names import name_of, page_id, target_names
 from .told import sufficiency_lines, together_lines
 from .ways import LOOKED, mostly
 
@@ -44,22 +45,26 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
     """The nodes, those first that the targets depend on most (all, or the ``top``), what decides by where heads looked,
     and how much of the targets they explain.
     """
-    targets = ", ".join(name_of(g, target["node"]) for target in g.graph["target"])
+    targets = target_names(g)
     listed = [name for name in g if not g.nodes[name].get("target") and g.nodes[name]["kind"] != "head"]
     ways = ("influence",) if grown_by(g) == "weight" else ("influence", "reach")
     order = sorted(listed, key=lambda name: (-g.nodes[name].get(ways[-1], 0.0), name))
+    where = "prompts" if g.graph.get("average") else "token"
     columns = (
-        Column("node"), Column("token"), Column("activation", "number", 2),
+        Column("node"), Column(where), Column("activation", "number", 2),
         *(Column(way, "number", bar=way == ways[-1]) for way in ways),
     )  # fmt: skip
     rows = tuple(_row(g, name, ways) for name in order[:top])
     table = Table(f"flow to {targets}", columns, rows, f"{_counts(g)}; rule {g.graph['rule']}")
-    return (table, *_looked(g), *(Note(line) for line in score_lines(g)))
+    stable = [] if (line := stability_line(g)) is None else [Note(line)]
+    return (table, *stable, *_looked(g), *(Note(line) for line in score_lines(g)))
 
 
 def _row(g: nx.DiGraph, name: str, ways: Iterable[str]) -> Row:
     node = g.nodes[name]
-    token = Token(node["token"], node["pos"]) if "pos" in node else None
+    token: Cell = Token(node["token"], node["pos"]) if "pos" in node else None
+    if g.graph.get("average"):
+        token = f"{words.count(node.get('prompts', 0))} of {words.count(len(g.graph['average']['prompts']))}"
     numbers = (node.get(way) for way in ways)
     return Row((feature_cell(g, name), token, node.get("activation"), *numbers), pos=node.get("pos"))
 

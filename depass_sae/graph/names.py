@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..attribution.logits import STANDARD, LogitTarget
 from ..models.place import HOOKS
-from ..view.words import MINUS, named, place, shown
+from ..view.words import MINUS, named, place, shown, visible
 
 if TYPE_CHECKING:
     import networkx as nx
 
-KINDS = ("token", "feature", "error", "constant", "bias", "remainder", "head", "logit")
+KINDS = ("token", "feature", "error", "constant", "bias", "remainder", "head", "logit", "direction")
 """In the order in which legends have them."""
 
 
@@ -51,17 +52,43 @@ def node_id(node: Mapping[str, Any]) -> str:
         case "error":
             return f"error:{level_text(node)}@{node['pos']}"
         case "logit":
-            against = f"-{node['against']}" if "against" in node else ""
-            return f"logit:{node['index']}{against}@{node['pos']}"
+            return f"logit:{logit_id(node)}@{node['pos']}"
+        case "direction":
+            return f"direction:{feature_text(node)}@{node['pos']}"
         case "head":
             return f"head:{node['layer']}.{node['index']}"
         case kind:
             return f"{kind}:{level_text(node)}"
 
 
+def logit_id(node: Mapping[str, Any]) -> str:
+    """``5``, ``5+9`` for a sum; held to something ``5-7``, ``5-7,9``, ``5-mean``, ``5-softmax`` (a log-probability)."""
+    plus = f"+{node['plus']}" if "plus" in node else ""
+    return f"{node['index']}{plus}" + (f"-{node['against']}" if "against" in node else "")
+
+
+def written_ids(tokens: Iterable[int]) -> str:
+    """Several tokens in one attribute: ``7,9``."""
+    return ",".join(map(str, tokens))
+
+
+def read_ids(written: str) -> tuple[int, ...]:
+    return tuple(map(int, written.split(",")))
+
+
+def logit_target(node: Mapping[str, Any]) -> LogitTarget:
+    """The target that a logit node is of."""
+    against = node.get("against")
+    if isinstance(against, str) and against not in STANDARD:
+        against = read_ids(against)
+    return LogitTarget(node["index"], against, more=read_ids(node["plus"]) if "plus" in node else ())
+
+
 def name_of(g: nx.DiGraph, node: str) -> str:
     """A node as people write it: ``17/1208@6``, ``Paris (4)``, ``error 17@6``, ``logit ␣Rome``."""
     attributes = g.nodes[node]
+    if g.graph.get("average") and "pos" in attributes and attributes["kind"] != "logit":
+        return _anywhere(g, node)
     match attributes["kind"]:
         case "feature":
             return f"{feature_text(attributes)}@{attributes['pos']}"
@@ -69,10 +96,25 @@ def name_of(g: nx.DiGraph, node: str) -> str:
             layer = f", {level_words(attributes)}" if attributes["layer"] >= 0 else ""
             return place(attributes["token"], attributes["pos"]) + layer
         case "logit":
-            return f"logit {logit_token(attributes)}"
+            return f"{_of_logits(attributes)} {logit_token(attributes)}"
+        case "direction":
+            return f"{direction_name(g, node)} at {level_text(attributes)}@{attributes['pos']}"
         case "constant" | "bias" | "remainder" if attributes["layer"] < 0:
             return f"{attributes['kind']} of the embeddings"
     return shown(node.replace(":", " ", 1))
+
+
+def _anywhere(g: nx.DiGraph, node: str) -> str:
+    """A node of a mean over prompts, which has no position: ``17/1208``, ``tokens``, ``error 17``."""
+    attributes = g.nodes[node]
+    match attributes["kind"]:
+        case "feature":
+            return feature_text(attributes)
+        case "token":
+            return "tokens" + (f", {level_words(attributes)}" if attributes["layer"] >= 0 else "")
+        case "direction":
+            return f"{direction_name(g, node)} at {level_text(attributes)}"
+    return f"{attributes['kind']} {level_text(attributes)}"
 
 
 def level_name(g: nx.DiGraph, level: tuple[int, str]) -> str:
@@ -100,7 +142,34 @@ def note_of(g: nx.DiGraph) -> str | None:
 
 def logit_token(node: Mapping[str, Any], minus: str = MINUS) -> str:
     """``␣Rome``, and of a difference of two ``␣Rome − ␣Paris``."""
-    return named(node["token"]) + (f" {minus} {named(node['against_token'])}" if "against_token" in node else "")
+    if "against_token" not in node or node.get("against") == "softmax":
+        return logit_tokens(node)
+    return f"{logit_tokens(node)} {minus} {named(node['against_token'])}"
+
+
+def logit_tokens(node: Mapping[str, Any]) -> str:
+    """Whose logit it is, whatever it is held to: ``␣Rome``, ``␣Rome + ␣Paris``."""
+    return named(node["token"]) + (f" + {visible(node['plus_token'])}" if "plus_token" in node else "")
+
+
+def _of_logits(node: Mapping[str, Any]) -> str:
+    return "log-probability" if node.get("against") == "softmax" else "logit"
+
+
+def direction_name(g: nx.DiGraph, node: str) -> str:
+    """What a direction was called when it was asked for."""
+    return next((shown(target["name"]) for target in g.graph["target"] if target["node"] == node), "direction")
+
+
+def target_names(g: nx.DiGraph) -> str:
+    """All targets; what several logits are held to alike is said once."""
+    targets = [target["node"] for target in g.graph["target"]]
+    held = {g.nodes[name].get("against_token") for name in targets}
+    alike = len(targets) > 1 and all(g.nodes[name].get("against") in ("mean",) for name in targets)
+    if not alike:
+        return ", ".join(name_of(g, name) for name in targets)
+    (what,) = held
+    return ", ".join(f"logit {logit_tokens(g.nodes[name])}" for name in targets) + f", each over {visible(what)}"
 
 
 # ------------------------------------------------------------------------------------------------------- other programs
@@ -120,7 +189,9 @@ def unlabelled(node: Mapping[str, Any]) -> str:
         case "token":
             return f"token {shown(node['token'])}" + (f", {level_words(node)}" if layer >= 0 else "")
         case "logit":
-            return f"output {logit_token(node, '-')}"
+            return f"output {'' if _of_logits(node) == 'logit' else 'log-probability '}{logit_token(node, '-')}"
+        case "direction":
+            return f"direction {feature_text(node)} @{shown(node['token'])}"
         case "error":
             return f"error {level_text(node)} @{shown(node['token'])}"
         case "head":

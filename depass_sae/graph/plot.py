@@ -23,7 +23,7 @@ from .document import TESTED, check_graph
 from .group import merged
 from .influence import is_flow, size
 from .limits import foremost
-from .names import feature_text, level_name, level_of, level_order, logit_token
+from .names import feature_text, level_name, level_of, level_order, logit_token, logit_tokens
 from .ways import LOOKED
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ LEFT, FOOT = -5.8, 2.6
 MARKERS = {"feature": "o", "token": "s", "error": "D", "constant": "^", "bias": "v", "remainder": "X"}
 FILLS = {
     "feature": "#fbd97f", "token": "#b9d7c0", "error": "#e3a6b0", "constant": "#d5d5d5", "bias": "#d5d5d5",
-    "remainder": "#d5d5d5", "logit": "#ece3f4", "group": "#fbd97f", "head": "white",
+    "remainder": "#d5d5d5", "logit": "#ece3f4", "direction": "#ece3f4", "group": "#fbd97f", "head": "white",
 }  # fmt: skip
-SLOTS = {"logit": 2.4, "group": 2.5, "head": 1.3}
+SLOTS = {"logit": 2.4, "direction": 2.4, "group": 2.5, "head": 1.3}
 """Units of what is drawn as a box with its name in it; everything else is a marker of one unit."""
 LINE_COLOUR = "#333333"
 ALL_POSITIONS = 12
@@ -121,7 +121,15 @@ def plot_verification(g: nx.DiGraph) -> Figure:
     if found is None:
         raise UserError("the graph has not been verified yet: lm.verify(graph), or depass-sae verify FILE")
     kinds = {g.nodes[target["node"]]["kind"] for target in g.graph["target"]}
-    unit = "logits" if kinds == {"logit"} else "activation" if kinds == {"feature"} else "the targets' units"
+    unit = (
+        "logits"
+        if kinds == {"logit"}
+        else "activation"
+        if kinds == {"feature"}
+        else "the direction"
+        if kinds == {"direction"}
+        else "the targets' units"
+    )
     picture = blank((WIDTH, 3.1), layout="constrained")
     axes = picture.subplots(1, 2, sharey=True)
     for axis, by in zip(axes, ("weight", "effect"), strict=True):
@@ -366,8 +374,11 @@ def _in_box(node: dict[str, Any]) -> str:
             return f"{node['layer']}.{node['index']}"
         case "group":
             return f"{clean(words.shown(node['label']), 12)} ({len(node['nodes'])})"
+    if node["kind"] == "direction":
+        return "direction"
     chance = f" {words.percent(node['probability'])}" if "probability" in node else ""
-    return clean(logit_token(node), 13 - len(chance)) + chance
+    what = logit_tokens(node) if node.get("against") in ("mean", "softmax") else logit_token(node)
+    return clean(what, 13 - len(chance)) + chance
 
 
 def _draw_names(axes: Any, g: nx.DiGraph, at: Layout) -> None:
@@ -394,7 +405,7 @@ def _draw_legend(axes: Any, g: nx.DiGraph, left_out: str) -> None:
 
     there = {node["kind"] for _, node in g.nodes(data=True)}
     names = {"remainder": "what was left out", "head": "attention head", "group": "group (members)"}
-    markers = {**MARKERS, "head": "s", "group": "o", "logit": "s"}
+    markers = {**MARKERS, "head": "s", "group": "o", "logit": "s", "direction": "s"}
     nodes = [
         Line2D([], [], linestyle="none", marker=marker, markersize=5, markerfacecolor=FILLS[kind],
                markeredgecolor=LINE_COLOUR, markeredgewidth=0.6, label=names.get(kind, kind))

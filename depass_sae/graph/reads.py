@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attribution.targets import Target, gradient
+from ..attribution.readoff import Target, gradient
 from ..models.place import Place
 from ..passes.record import Trace
 from ..saes import Encoded, encoder_directions, live_pre_activation

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import depass_sae as ds
 from depass_sae.graph.names import feature_text
 
-from ..attribution.tiny import TEXT
+from ..attribution.tiny import D_MODEL, TEXT
 from ..test_files import closed
 from .calling import Files, Run, assert_refused
 
@@ -73,6 +74,52 @@ def test_json_and_neuronpedias_format_go_to_stdout_alone(run, files) -> None:
     assert document["graph"]["target"][0]["node"].startswith("logit:")
     done = run("graph", *graph_options(files), "--feature", "1.resid_post/3", "--format", "neuronpedia")
     assert json.loads(done.out)["metadata"]["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "node"),
+    [
+        (["--logit", " Paris", "--against", "mean"], "-mean@"),
+        (["--target", 'logit:" Paris"', "--against", '" Mary"," John"'], ","),
+        (["--target", 'logit:" Paris" against rivals'], ","),
+        (["--target", 'logprob:" Paris"'], "-softmax@"),
+        (["--target", 'logit:" Paris"+" Mary"'], "+"),
+        ([], "-mean@"),
+    ],
+)
+def test_what_a_logit_is_held_to_is_an_option_or_part_of_the_target(run, files, options: list[str], node: str) -> None:
+    document = json.loads(run("graph", *graph_options(files), *options, "--json").out)
+    assert all(node in target["node"] for target in document["graph"]["target"])
+
+
+def test_a_direction_is_read_from_a_file(run, files, tmp_path) -> None:
+    probe = tmp_path / "probe.npy"
+    np.save(probe, np.linspace(-1, 1, D_MODEL, dtype=np.float32))
+    done = run("graph", *graph_options(files), "--target", f"direction:1:{probe}@6", "--json")
+    assert json.loads(done.out)["graph"]["target"][0]["node"] == "direction:1.resid_post/0@6"
+    done = run("tokens", "--model", str(files.model), "-p", TEXT, "--target", f"direction:1:{probe}@6", "--json")
+    assert json.loads(done.out)["direction"] == {"layer": 1, "hook": "resid_post"}
+    assert_refused(run("circuit", *graph_options(files)[:6], "--target", f"direction:1:{probe}@6"), "not a direction")
+
+
+def test_every_question_takes_its_target_as_a_text(run, files) -> None:
+    asked = ["--model", str(files.model), "-p", TEXT, "--json"]
+    one = json.loads(run("tokens", *asked, "--target", 'logit-diff:" Paris"," Mary"').out)
+    assert one == json.loads(run("tokens", *asked, "--logit-diff", " Paris", " Mary").out)
+    for command in ("heads", "modules", "neurons"):
+        found = json.loads(run(command, *asked, "--target", 'logprob:" Paris"').out)
+        assert found["logit"]["against"] == "softmax"
+
+
+def test_a_file_of_prompts_gives_the_mean_of_their_graphs(run, files, tmp_path) -> None:
+    (tmp_path / "p.txt").write_text(f"{TEXT}\nMary gave John a mark.\n")
+    asked = ["graph", *graph_options(files)[:4], "--prompts", str(tmp_path / "p.txt"), "--max-nodes", "30"]
+    done = run(*asked, "--target", 'logit:" Paris" against mean', "--out", str(tmp_path / "g.json"))
+    assert done.status == 0, done.err
+    assert "the mean over 2 prompts" in done.out
+    assert ds.read_graph(tmp_path / "g.json").graph["average"]["prompts"] == [TEXT, "Mary gave John a mark."]
+    assert_refused(run(*asked, "--target", "1/3@4"), "name no position")
+    assert_refused(run("verify", str(tmp_path / "g.json"), *files.options("saes")), "a mean over prompts")
 
 
 def test_circuit_tracers_format_goes_to_a_folder(run, files, tmp_path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import depass_sae as ds
-from depass_sae.attribution.targets import LogitTarget
+from depass_sae.attribution.logits import LogitTarget
 from depass_sae.evaluation.circuits import (
     CONTRAST,
     COUNTS,

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from depass_sae.attribution.targets import LogitTarget
+from depass_sae.attribution.logits import LogitTarget
 from depass_sae.evaluation.rules import QUESTIONS, TOGETHER, Study, _heads, _scored, _sets, _without_heads
 from depass_sae.models.prompt import encode
 

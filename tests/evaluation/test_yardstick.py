@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from depass_sae.attribution.agreement import rank_correlation, twice
-from depass_sae.attribution.targets import LogitTarget, parse_feature
+from depass_sae.attribution.logits import LogitTarget
+from depass_sae.attribution.targets import parse_feature
 from depass_sae.evaluation import yardstick
 from depass_sae.evaluation.resumed import append
 from depass_sae.evaluation.rules import Measurement, Study

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...view import words
 from ...view.frame import asset, escaping, inert, policy
+from ..average import stability_line
 from ..document import document_of
 from ..limits import limited
 from ..names import KINDS, level_words, name_of
@@ -67,6 +68,7 @@ def to_html(g: nx.DiGraph) -> str:
             scores=_scores(page),
             verification=_verification(page.graph.get("verification")),
             together=[] if "diff" in page.graph else _together(page.graph),
+            mean=stability_line(g),
             diff=page.graph.get("diff"),
             folded=_folded(g, page),
             contexts=page.graph.get("contexts"),

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ..._version import __version__
 from ...errors import UserError
 from ..document import document_of
-from ..names import label_of
+from ..names import direction_name, label_of, logit_id
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -44,9 +44,13 @@ FEATURE_TYPES = {
     "feature": "cross layer transcoder",
     "error": "mlp reconstruction error",
     "logit": "logit",
+    "direction": "logit",
 }
-"""The node kinds that are written, by the viewer's names. `cross layer transcoder` is any SAE feature."""
+"""The node kinds that are written, by the viewer's names. `cross layer transcoder` is any SAE feature, `logit` whatever
+is asked about that is none.
+"""
 
+OUTPUTS = ("logit", "direction")
 _NO_FEATURE = -1
 _SOURCE = re.compile(r"(?P<model>[^/]+)/(?P<layer>\d+)-(?P<source_set>.+)")
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]+")
@@ -77,10 +81,10 @@ def to_neuronpedia(g: nx.DiGraph, slug: str | None = None, scan: str | None = No
     ids = {name: _id(g, node) for name, node in drawn.items()}
     targets = {target["node"] for target in g.graph["target"]}
     ranked = {
-        name: node["influence"] for name, node in drawn.items() if node["kind"] != "logit" and name not in targets
+        name: node["influence"] for name, node in drawn.items() if node["kind"] not in OUTPUTS and name not in targets
     }
     influence = _cumulative(ranked) | {
-        name: 0.0 for name in drawn if name in targets and drawn[name]["kind"] != "logit"
+        name: 0.0 for name in drawn if name in targets and drawn[name]["kind"] not in OUTPUTS
     }
     nodes = [
         _node(g, name, ids[name]) | ({"influence": influence[name]} if name in influence else {}) for name in drawn
@@ -142,8 +146,9 @@ def _id(g: nx.DiGraph, node: Mapping[str, Any]) -> str:
         case "error":
             return f"{layer}_error_mlp_{pos}"
         case "logit":
-            against = f"-{node['against']}" if "against" in node else ""
-            return f"{_logit_layer(g)}_{node['index']}{against}_{pos}"
+            return f"{_logit_layer(g)}_{logit_id(node)}_{pos}"
+        case "direction":
+            return f"{_logit_layer(g)}_{layer}_{node['index']}_{pos}"
         case _:
             return f"E_{g.graph['token_ids'][pos]}_{pos}" if layer == -1 else f"{layer}_token_{pos}"
 
@@ -157,11 +162,11 @@ def _node(g: nx.DiGraph, name: str, node_id: str) -> dict[str, Any]:
     kind, layer, feature = node["kind"], str(node["layer"]), _NO_FEATURE
     if kind == "feature":
         feature = cantor(node["layer"], node["index"])
-    elif kind == "logit":
+    elif kind in OUTPUTS:
         feature, layer = node["index"], _logit_layer(g)
     elif node["layer"] == -1:
         feature, layer = node["pos"], "E"
-    probability = _probability(g, name) if kind == "logit" else 0.0
+    probability = _probability(g, name) if kind in OUTPUTS else 0.0
     return {
         "node_id": node_id,
         "feature": feature,
@@ -169,9 +174,9 @@ def _node(g: nx.DiGraph, name: str, node_id: str) -> dict[str, Any]:
         "ctx_idx": node["pos"],
         "feature_type": FEATURE_TYPES[kind],
         "token_prob": probability,
-        "is_target_logit": kind == "logit" and node.get("target", False),
+        "is_target_logit": kind in OUTPUTS and node.get("target", False),
         "jsNodeId": "-".join(node_id.rsplit("_", 1)),
-        "clerp": _output(node, probability) if kind == "logit" else _clean(label_of(node)),
+        "clerp": _output(g, name, probability) if kind in OUTPUTS else _clean(label_of(node)),
     } | ({"activation": node["activation"]} if kind == "feature" else {})
 
 
@@ -194,21 +199,26 @@ def _footing() -> dict[str, Any]:
 def _probability(g: nx.DiGraph, name: str) -> float:
     """A logit's probability; a difference of two has that of the one against the other."""
     node = g.nodes[name]
-    if "against" in node:
+    if isinstance(node.get("against"), int):
         return 0.5 * (1 + math.tanh(node["activation"] / 2))
     weights = {target["node"]: target["weight"] for target in g.graph["target"]}
     return float(node.get("probability", weights.get(name, 0.0)))
 
 
-def _output(node: Mapping[str, Any], probability: float) -> str:
-    """What the viewer shows of a logit, and takes its token and its probability out of."""
+def _output(g: nx.DiGraph, name: str, probability: float) -> str:
+    """What the viewer shows of an output, and takes its token and its probability out of."""
 
     def legible(token: str) -> str:
         token = _clean(token).replace('"', "”").replace("(p=", "( p=")
         return "".join({"\n": "⏎", "\r": "↵", "\t": "→"}.get(char, char) for char in token)
 
-    against = f' - "{legible(node["against_token"])}"' if "against_token" in node else ""
-    return f'Output "{legible(node["token"])}"{against} (p={probability:.3f})'
+    node = g.nodes[name]
+    if node["kind"] == "direction":
+        return f'Output "{legible(direction_name(g, name))}" (p={probability:.3f})'
+    own = legible(node["token"]) + (f" + {legible(node['plus_token'])}" if "plus_token" in node else "")
+    held = "against_token" in node and node["against"] not in ("mean", "softmax")
+    against = f' - "{legible(node["against_token"])}"' if held else ""
+    return f'Output "{own}"{against} (p={probability:.3f})'
 
 
 def _cumulative(influence: Mapping[str, float]) -> dict[str, float]:
@@ -250,7 +260,7 @@ def _description(g: nx.DiGraph) -> str:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in g.graph["scores"]["pruned"]["shares"].items())
     scores = g.graph["scores"]["pruned"]
     differ = "so the scores that a viewer computes from what is drawn differ"
-    if not any(node["kind"] == "logit" for _, node in g.nodes(data=True)):
+    if not any(node["kind"] in OUTPUTS for _, node in g.nodes(data=True)):
         differ += "; they count what reaches logits, and there are none here"
     return (
         f"Feature-flow graph of {_clean(g.graph['model'])} for {targets}. Replacement score "

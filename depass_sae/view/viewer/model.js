@@ -202,7 +202,7 @@ const model = (() => {
     }
     for (const cell of cells.values()) {
       cell.nodes.sort((a, b) => b.influence - a.influence || (a.id < b.id ? -1 : 1));
-      const boxes = cell.nodes.some((node) => node.kind === "logit" || node.kind === "group");
+      const boxes = cell.nodes.some((node) => boxed(node.kind));
       cell.step = boxes ? { x: 104, y: 40 } : cell.column < 0 ? { x: 62, y: 42 } : shape;
       const count = cell.nodes.length;
       const across = cell.column < 0 ? count / 3 : Math.sqrt(count * shape.ratio * (boxes ? 0.5 : 1));
@@ -276,14 +276,17 @@ const model = (() => {
   const shared = ["constant", "bias", "remainder", "head"];
   const captioned = (node, shape) => shared.includes(node.kind) || (shape.captions && node.kind === "feature");
 
+  /** Whether a node is a box with its name in it. */
+  const boxed = (kind) => ["logit", "direction", "group"].includes(kind);
+
   function radius(node, top, shape) {
-    if (node.kind === "logit" || node.kind === "group") return 13;
+    if (boxed(node.kind)) return 13;
     return shape.r[0] + shape.r[1] * Math.sqrt(Math.min(1, node.influence / top));
   }
 
   /** A node's outline around (0, 0), as an SVG path. */
   function outline(kind, r) {
-    if (kind === "logit" || kind === "group") {
+    if (boxed(kind)) {
       return `M-42 ${-r}H42a6 6 0 0 1 6 6V${r - 6}a6 6 0 0 1-6 6H-42a6 6 0 0 1-6-6V${6 - r}a6 6 0 0 1 6-6Z`;
     }
     const polygons = {
@@ -298,5 +301,5 @@ const model = (() => {
     return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
   }
 
-  return { visible, plain, signed, cut, many, sum, cleaned, contract, LOOKED, isFlow, valueOf, rank, within, layout, levelOf, captioned, outline, FOOT };
+  return { visible, plain, signed, cut, many, sum, cleaned, contract, LOOKED, isFlow, valueOf, rank, within, layout, levelOf, captioned, boxed, outline, FOOT };
 })();

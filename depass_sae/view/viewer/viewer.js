@@ -3,7 +3,7 @@
 // rebuild (groups) -> refresh (filters, layout, drawing) -> mark (what is highlighted), and drawPanel beside it.
 // Edges are drawn on a canvas; nodes, and the edges of what is highlighted, as SVG.
 (() => {
-  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, levelOf, captioned, outline } = model;
+  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, levelOf, captioned, boxed, outline } = model;
   const { byId, el, svg } = dom;
   const AT_FIRST = 800; // so many edges are drawn before anyone touches the slider
   const MAX_PIXELS = 24e6; // of the canvas
@@ -173,15 +173,15 @@
 
   function drawNode(node) {
     const { x, y, r } = view.at.get(node.id);
-    const boxed = node.kind === "logit" || node.kind === "group";
+    const box = boxed(node.kind);
     const inside = [];
     const write = (text, attributes) => inside.push(svg("text", attributes, text), " ");
-    if (node.kind === "logit") write(cut(node.name.replace(/^logit /, ""), 12), { class: "inside" });
+    if (node.kind === "logit" || node.kind === "direction") write(cut(aimed(node), 12), { class: "inside" });
     if (node.kind === "group") {
       write(cut(node.name, 13), { class: "inside", y: -4.5 });
       write(many(node.members.length, "node"), { class: "count", y: 7 });
     }
-    if (!boxed && r >= 5.5 && node.diff && node.diff !== "both")
+    if (!box && r >= 5.5 && node.diff && node.diff !== "both")
       write(node.diff === "only_a" ? "A" : "B", { class: "letter" });
     if (captioned(node, view.shape)) write(caption(node), { y: r + 12 });
     const written = inside.map((part) => part.textContent ?? part).join("").trim();
@@ -197,10 +197,16 @@
       "g",
       attributes,
       svg("path", { class: "ring", d: outline(node.kind, r + 3.5) }),
-      boxed || r > 11 ? null : svg("circle", { class: "hit", r: 10.5 }),
+      box || r > 11 ? null : svg("circle", { class: "hit", r: 10.5 }),
       svg("path", { class: "body", d: outline(node.kind, r) }),
       ...inside,
     );
+  }
+
+  /** What stands in a target's box: a token, without what all logits are held to alike. */
+  function aimed(node) {
+    const short = node.name.replace(/^(logit|log-probability) /, "");
+    return node.against === "mean" ? short.replace(/ − the vocabulary's mean$/, "") : short;
   }
 
   function caption(node) {
@@ -308,7 +314,7 @@
     const there = new Set(doc.nodes.map((node) => node.kind));
     const icon = (child) => svg("svg", { viewBox: "-9 -7 18 14", "aria-hidden": "true" }, child);
     const shape = (kind) => {
-      const d = kind === "logit" ? "M-9-5H9V5H-9Z" : outline(kind, 5);
+      const d = kind === "logit" || kind === "direction" ? "M-9-5H9V5H-9Z" : outline(kind, 5);
       return icon(svg("g", { class: `node ${kind} ${diff ? "both" : ""}` }, svg("path", { class: "body", d })));
     };
     const line = (name, dash) =>
