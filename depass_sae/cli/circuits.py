@@ -90,7 +90,7 @@ def circuit(
     GraphSettings().check(how.allocation.rule)
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)
-    contexts = graph_files.opened_index(index)
+    contexts = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
         g = lm.circuit(

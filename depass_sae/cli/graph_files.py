@@ -47,13 +47,6 @@ def labelled(
     return with_labels(g, fetched.labels), fetched.warning
 
 
-def opened_index(folder: Path | None) -> Index | None:
-    """The index that is asked for. Raises UserError, before the work, where there is none."""
-    from ..index.index import open_index
-
-    return None if folder is None else open_index(folder)
-
-
 def with_index(g: nx.DiGraph, index: Index | None, status: talk.Status) -> nx.DiGraph:
     """With what an index knows of its features, where one is asked for."""
     from ..graph.contexts import with_contexts

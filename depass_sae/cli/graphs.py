@@ -69,7 +69,7 @@ def graph(
     keywords = how.keywords()
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)
-    contexts = graph_files.opened_index(index)
+    contexts = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
         several = isinstance(asked, options.Texts)

@@ -676,8 +676,8 @@ def meanings_of(labels: Any) -> Any:
     return labels if labels in (None, "neuronpedia") or not isinstance(labels, str) else read_labels(labels)
 
 
-def opened_index(folder: Path) -> Index:
-    """An index; its folder is wrong before any model is loaded."""
+def opened_index(folder: Path | None) -> Index | None:
+    """The index that is asked for. Raises UserError, before the work, where there is none."""
     from ..index.index import open_index
 
-    return open_index(folder)
+    return None if folder is None else open_index(folder)

@@ -38,7 +38,7 @@ def features(
 
     check_sort(sort)
     to.check(Several if isinstance(asked, options.Texts) else FeatureReport)
-    opened = None if index is None else options.opened_index(index)
+    opened = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None if layer is None else [layer])
         status("reading the features")

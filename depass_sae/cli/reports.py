@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from . import graph_files, options, talk
+from . import options, talk
 
 if TYPE_CHECKING:
     from ..index.causes import Causes
@@ -233,7 +233,7 @@ def case_study(
     CaseSettings(asked.ablate, asked.seed, asked.max_nodes, asked.verify, asked.top, asked.replace_from).check()
     check_folder(out)
     meanings = options.meanings_of(asked.labels)
-    contexts = graph_files.opened_index(None if asked.index is None else Path(asked.index))
+    contexts = options.opened_index(None if asked.index is None else Path(asked.index))
     with talk.working() as status:
         chosen = replace(loading, **{key: getattr(asked, key) for key in LOADING})
         lm = chosen.load(status, asked.layer)

@@ -35,6 +35,7 @@ def show(console: Console, out: Path) -> None:
     logging.disable_progress_bar()
     from ..api import load
     from ..graph.looks import graph_blocks
+    from ..index.index import open_index
     from ..report.case.folder import check_folder
     from ..view.terminal import print_on
     from .gallery import case_study, write_study
@@ -44,7 +45,11 @@ def show(console: Console, out: Path) -> None:
     check_folder(page)
     lm = load("smollm2")
     console.rule(Text("Which features fire on a prompt?", style="bold"))
-    print_on(console, lm.features(first.prompt, layer=int(first.feature.partition("/")[0])).blocks(3))
+    index = open_index("smollm2")
+    fires = lm.features(first.prompt, layer=int(first.feature.partition("/")[0]), sort="specific", index=index)
+    print_on(console, fires.blocks(2))
+    console.rule(Text(f"Where does feature {first.feature} fire in other text?", style="bold"))
+    print_on(console, index.feature(first.feature).blocks(5)[:2])
     for case in CASES:
         answer = lm.attribute_tokens(case.prompt, feature=f"{case.feature}@{case.position}")
         console.rule(Text(f"Which tokens activate feature {case.feature}? ({case.name})", style="bold"))

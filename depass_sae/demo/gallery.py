@@ -29,13 +29,16 @@ GRAPH_FORMATS = (".json", ".png", ".html", ".graphml", ".neuronpedia.json")
 
 
 def case_study(lm: LM, case: Case) -> CaseStudy:
-    """A case's feature from all sides."""
-    return lm.case_study(
+    """A case's feature from all sides, with what the package's index has of the features that it meets."""
+    from ..index.index import open_index
+
+    study = lm.case_study(
         case.prompt,
         f"{case.feature}@{case.position}",
         max_nodes=max_nodes(case),
         labels={case.feature: case.name},
     )
+    return study.with_contexts(open_index("smollm2"))
 
 
 def max_nodes(case: Case) -> int:

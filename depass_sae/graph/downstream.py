@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -81,7 +81,7 @@ class Driven:
 @dataclass(frozen=True)
 class Downstream(Shown):
     """The answer: everything that fires above the source. raised, lowered: (token, its id, total over the mean of all
-    tokens), at the last position.
+    tokens), at the last position. most: so many of the features, the largest, are in the document; None: all.
     """
 
     heading: Heading
@@ -92,6 +92,8 @@ class Downstream(Shown):
     raised: tuple[tuple[str, int, float], ...]
     lowered: tuple[tuple[str, int, float], ...]
     sort: By = "total"
+    most: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -101,10 +103,21 @@ class Downstream(Shown):
         """The features, the largest first."""
         return sorted(self.features, key=lambda one: -abs(getattr(one, self.sort)))
 
+    @property
+    def listed(self) -> list[Driven]:
+        """Those of the document."""
+        return self.ordered()[: self.most]
+
     def to_dict(self) -> dict[str, Any]:
         """The document that ``depass-sae downstream --json`` prints."""
         hooks = {(one.layer, one.hook) for one in self.features}
         several = {layer for layer, count in Counter(layer for layer, _ in hooks).items() if count > 1}
+
+        def named(one: Driven) -> dict[str, str]:
+            name = f"{one.layer}{f'.{one.hook}' if one.layer in several else ''}/{one.index}"
+            label = self.labels.get(name, self.labels.get(f"{one.layer}/{one.index}"))
+            return {"name": name} | ({} if label is None else {"label": label})
+
         return {
             **self.heading.to_dict(),
             **allocation_dict(self.allocation),
@@ -112,11 +125,12 @@ class Downstream(Shown):
             "sort": self.sort,
             "features": [
                 {
-                    "name": f"{one.layer}{f'.{one.hook}' if one.layer in several else ''}/{one.index}",
+                    **named(one),
                     **{key: getattr(one, key) for key in ("layer", "hook", "index", "pos", "token", *NUMBERS)},
                 }
-                for one in self.ordered()
+                for one in self.listed
             ],
+            **({} if self.most is None else {"driven": len(self.features)}),
             "logits": [{key: getattr(one, key) for key in ("index", "pos", "token", *NUMBERS)} for one in self.logits],
             **{
                 name: [{"token": text, "index": token, "total": total} for text, token, total in some]

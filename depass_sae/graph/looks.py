@@ -123,7 +123,13 @@ def downstream_blocks(found: Mapping[str, Any], top: int | None = None) -> tuple
     keys = ("pre_activation", "direct", "total", "effect")
     marked = [replace(column, bar=column.name == found["sort"]) for column in numbers]
     features = tuple(
-        Row((Feature(f"{one['name']}@{one['pos']}", ""), Token(one["token"], one["pos"]), *(one[key] for key in keys)))
+        Row(
+            (
+                Feature(f"{one['name']}@{one['pos']}", one.get("label") or ""),
+                Token(one["token"], one["pos"]),
+                *(one[key] for key in keys),
+            )
+        )
         for one in found["features"][:top]
     )
     logits = tuple(Row((words.named(one["token"]), *(one[key] for key in keys))) for one in found["logits"][:top])

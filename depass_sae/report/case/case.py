@@ -42,6 +42,7 @@ from .study import Study
 if TYPE_CHECKING:
     import networkx as nx
 
+    from ...graph.downstream import Downstream
     from ...index.index import Index
 
 KIND = "case study"
@@ -83,7 +84,10 @@ class CaseSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One feature at one position. graph: None where there can be none; ``no_graph`` says why."""
+    """One feature at one position. graph: None where there can be none; ``no_graph`` says why.
+
+    downstream: what it goes on to do; None where it does not fire, or where there is no graph; ``no_downstream`` says.
+    """
 
     feature: str
     label: str
@@ -91,6 +95,8 @@ class Finding:
     heads: ComponentAttribution
     graph: nx.DiGraph | None
     no_graph: str | None
+    downstream: Downstream | None
+    no_downstream: str | None
     top: int
 
     @property
@@ -222,6 +228,8 @@ class Finding:
             "ledger": self.ledger(),
             "graph": None if self.graph is None else self._graph_dict(self.graph),
             "no_graph": self.no_graph,
+            "downstream": None if self.downstream is None else self.downstream.to_dict(),
+            "no_downstream": self.no_downstream,
             "tokens": self._token_document,
             "heads": self._head_document,
         }
@@ -373,7 +381,9 @@ class CaseStudy(Shown):
             for finding in feature.findings:
                 g = None if finding.graph is None else with_labels(finding.graph, labels)
                 shown |= set() if g is None else {f"{layer}/{index}" for layer, index in _features_of(g)}
-                findings.append(replace(finding, label=label, graph=g))
+                onwards = finding.downstream and replace(finding.downstream, labels=labels)
+                shown |= set() if onwards is None else {f"{one.layer}/{one.index}" for one in onwards.listed}
+                findings.append(replace(finding, label=label, graph=g, downstream=onwards))
             features.append(replace(feature, label=label, findings=tuple(findings), card=card.with_labels(labels)))
         used = {key: labels[key] for key in sorted(shown, key=_by_number) if labels.get(key)}
         return replace(self, features=tuple(features), labels=used)

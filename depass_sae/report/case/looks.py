@@ -18,7 +18,7 @@ from ...attribution.looks import (
     token_rows,
     token_table,
 )
-from ...graph.looks import between, graph_block
+from ...graph.looks import between, downstream_blocks, graph_block
 from ...graph.told import together_lines
 from ...view import words
 from ...view.blocks import Beside, Block, Column, Feature, Graph, Mark, Note, Page, Row, Section, Strip, Table, Token
@@ -75,11 +75,24 @@ def _feature_section(c: Document, f: Document, i: int, graphs: Graphs, top: int 
         Section("Which tokens", _tokens(f, rows), id=f"tokens-{i}"),
         Section("Through which heads", _heads(f, rows), id=f"heads-{i}"),
         Section("From which features", _flow(f, graphs), id=f"flow-{i}"),
+        Section("What it goes on to do", _onwards(f, rows), id=f"onwards-{i}"),
         Section("The feature’s card", card_parts(f["card"], top), id=f"card-{i}"),
     )
     warned = [Note(warning, "warning")] if warning else []
     return Section(
         f"Feature {f['name']}", (Note(of, "quiet"), *noted(f), *warned, *parts), id=f"feature-{i}", feature=_feature(f)
+    )
+
+
+def _onwards(f: Document, top: int) -> tuple[Block, ...]:
+    return tuple(
+        block
+        for finding in f["findings"]
+        for block in (
+            (Note(finding["no_downstream"], "quiet"),)
+            if finding["downstream"] is None
+            else downstream_blocks(finding["downstream"], top)
+        )
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
 from ...errors import UserError
 from ...graph.build import GraphSettings, build_graph, no_graph_by
+from ...graph.downstream import find_downstream
 from ...graph.verify import verify_graph
 from ...models.prompt import Prompt, encode
 from ...passes.forward import Allocation
@@ -26,10 +27,13 @@ from ...passes.sinks import sinks
 from ...saes import describe
 from ...subject import Subject
 from ...texts import visible
+from ...view.words import capital
 from ..card.making import make_card
 from .case import CaseSettings, CaseStudy, FeatureStudy, Finding
 from .study import Study, origin
 
+DRIVEN = 50
+"""Of the features that one drives, so many are in the document."""
 PACKAGES = ("torch", "transformers", "sae-lens")
 
 
@@ -172,7 +176,23 @@ def _finding(
             g = verify_graph(
                 subject, g, max_nodes=case.verify, seed=case.seed, replace_from=case.replace_from, settings=settings
             )
-    return Finding(feature=name, label="", tokens=tokens, heads=heads, graph=g, no_graph=why, top=case.top)
+    onwards, nothing = None, why
+    if why is None:
+        try:
+            onwards = replace(find_downstream(subject, prompt, f"{name}@{pos}", settings=settings), most=DRIVEN)
+        except UserError as error:  # it does not fire there
+            nothing = f"{capital(str(error))}."
+    return Finding(
+        feature=name,
+        label="",
+        tokens=tokens,
+        heads=heads,
+        graph=g,
+        no_graph=why,
+        downstream=onwards,
+        no_downstream=nothing,
+        top=case.top,
+    )
 
 
 def _no_graph(target: FeatureTarget, rule: str) -> str | None:
