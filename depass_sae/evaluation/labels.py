@@ -164,8 +164,8 @@ Made by `{made}`.
 
 SmolLM2-135M and the SAEs shipped for it. An index of {scanned:,} tokens, which SmolLM2 wrote, names features by the
 tokens that they fire on, or by those before them (“after …”). The names are tested on {tested:,} tokens of other texts,
-which it wrote as well, and of which neither SAEs nor names were made: {n} features, drawn at random from those that have
-such a name and fire at least {least} times there.
+which it wrote as well, and of which neither SAEs nor names were made: {n} features, drawn at random from those that
+have such a name and fire at least {least} times there.
 
 At every token a name says whether the feature should fire: where the token, or the one before it, reads as one of the
 name's texts (case and spaces aside). Of such a yes or no the area under the ROC curve is
@@ -187,9 +187,9 @@ TAIL = """
 What this does not say: that a name is the feature's meaning. It knows no context, so that a feature which fires on
 “bank” in texts about rivers alone is named as one that always does; it says nothing of how strongly a feature fires;
 and features without a name of tokens, {rest} of those that fire often enough, are not in these numbers. Texts of one
-writer, on the same topics, are alike: over other text names will do worse. Names that are made of causes are tested where
-an index has them; a scan makes none. Features that exchange names may have the same one. The intervals are over features,
-for these texts.
+writer, on the same topics, are alike: over other text names will do worse. Names that are made of causes are tested
+where an index has them; a scan makes none. Features that exchange names may have the same one. The intervals are over
+features, for these texts.
 """
 
 
