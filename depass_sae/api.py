@@ -39,6 +39,7 @@ from .graph.downstream import By as DrivenBy
 from .graph.downstream import Downstream, find_downstream
 from .graph.feature_game import Asked as AskedCircuit
 from .graph.feature_game import Newcomers, Removal, predicted_logit
+from .graph.forwards import FEATURES, downstream_graph
 from .graph.prune import prune
 from .graph.task import TaskCircuit, find_task_circuit
 from .graph.verify import sufficiency, verify_graph
@@ -662,6 +663,18 @@ class LM:
         passes; effect: what would be lost without it, to first order, in the unfrozen model. sort: which of them ranks.
         """
         return find_downstream(self._subject, self.encode(prompt), source, sort=sort, settings=Settings.of(**how))
+
+    def downstream_graph(
+        self, prompt: PromptLike, source: str, *, features: int = FEATURES, sort: DrivenBy = "total", **how: Unpack[How]
+    ) -> nx.DiGraph:
+        """The graph of what a source goes on to do: the later features that it drives most, and the likeliest tokens.
+
+        source: ``"11/223@6"`` or ``"token:6"``. features: so many, the largest by ``sort`` (:meth:`downstream`). Its
+        edges are those of :meth:`graph`, and so are its sums.
+        """
+        return downstream_graph(
+            self._subject, self.encode(prompt), source, features=features, sort=sort, settings=Settings.of(**how)
+        )
 
     def intervene(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
-from . import options, talk
+from . import graph_files, options, talk
 
 if TYPE_CHECKING:
     from ..api import LM
@@ -289,6 +290,12 @@ def downstream(
     ids: options.Ids = None,
     how: options.HowOptions,
     sort: Annotated[str, typer.Option("--sort", help="What comes first: total, direct or effect.")] = "total",
+    graph: Annotated[
+        list[Path] | None,
+        typer.Option("--graph", help="Write it as a graph, too: .html .json .graphml .png .pdf.", show_default=False),
+    ] = None,
+    features: Annotated[int, typer.Option("--features", help="So many later features are in the graph.")] = 25,
+    index: options.ContextsOption = None,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
@@ -301,11 +308,19 @@ def downstream(
     keywords = how.keywords()
     check_rule(how.allocation.rule)
     to.check(Downstream)
+    graph_files.check_files(graph, None)
+    contexts = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
         found = lm.downstream(asked, source, sort=sort, progress=status.progress, **keywords)  # type: ignore[arg-type]
+        if contexts is not None:
+            found = replace(found, labels=contexts.all_labels())
+        if graph:
+            g = lm.downstream_graph(asked, source, features=features, sort=sort, **keywords)  # type: ignore[arg-type]
+            graph_files.write(graph_files.with_index(g, contexts, status), graph, None, None, status)
         talk.write(found, to.paths, status)
     show_answer(found, found.blocks(top), to)
+    talk.wrote(graph or [], to.as_json)
 
 
 def steer(

@@ -1,5 +1,7 @@
 """The index of the demo SAEs that comes with the package: over what SmolLM2 wrote for their training.
 
+Why the features of the three cases fire is in it, too.
+
 Texts that were held out from the training are not in it, so that what it says of features can be held against text that
 it has not seen (`python -m depass_sae.evaluation.labels`). Some ten minutes of two cores; the same files whenever it is
 made on one kind of machine.
@@ -15,6 +17,7 @@ from typing import Any
 
 from ..attribution.reservoir import HOLD_OUT, written
 from ..labels.kept import SHIPPED
+from .cases import CASES
 
 SMALL: Any = {"top": 8, "samples": 1, "kept_tokens": 32, "kept_beside": 8}
 """Of each feature so little that all of it is small enough to come with the package."""
@@ -43,6 +46,8 @@ def main() -> None:
             texts(), Path(folder) / "index", limit=asked.tokens, workers=asked.workers, **SMALL,
             progress=lambda what, done, of: progress.update(bar, description=what, completed=done, total=of or None),
         )  # fmt: skip
+        for case in CASES:
+            lm.why(made, case.feature)
         shutil.rmtree(asked.out, ignore_errors=True)
         shutil.copytree(made.folder, asked.out, ignore=shutil.ignore_patterns(".*"))
     size = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file())

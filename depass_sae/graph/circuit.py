@@ -21,15 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution.measure import check_seed
-from ..attribution.targets import FeatureTarget
 from ..errors import UserError
-from ..models.place import Place
 from ..passes.settings import Settings
 from ..subject import Subject
 from ..texts import together
-from .build import GraphSettings, build_graph
+from .build import GraphSettings
+from .chosen import graph_of
 from .feature_game import Asked, FeatureGame, Removal, feature_game, measured_as
-from .influence import influence, scores
 from .masks import (
     DRAWS,
     NECESSARY,
@@ -43,7 +41,6 @@ from .masks import (
     overlap,
     search,
 )
-from .prune import fold
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -51,8 +48,6 @@ if TYPE_CHECKING:
 SECONDS = 60.0
 """What a search may take, where nobody says so; it ends earlier where nothing can be left out any more."""
 MOST_DRAWS = 10_000
-ROOM = 100
-"""Nodes of the graph beside the circuit's: tokens, errors, and features that join the remainders."""
 
 
 @dataclass(frozen=True)
@@ -214,19 +209,8 @@ def circuit_graph(
     GraphSettings().check(settings.rule)
     circuit, note = find_circuit(subject, asked, layers, removal, how, settings)
     named = [circuit.game.named[player] for player in circuit.members]
-    features = [(FeatureTarget(place, index), pos) for place, index, pos in named]
     hooks = [level.place for level in circuit.game.levels]
-    size = GraphSettings(max_nodes=len(features) + ROOM + 3 * (len(hooks) + 1), edge_threshold=None)
-    g = build_graph(
-        subject,
-        asked.prompt,
-        [(asked.target, circuit.game.pos), *features],
-        layers=[str(hook) for hook in hooks],
-        size=size,
-        settings=settings,
-    )
-    names = _names(g, named)
-    g = _alone(g, names)
+    g, names = graph_of(subject, asked.prompt, [(asked.target, circuit.game.pos)], named, hooks, settings)
     for player, name in zip(circuit.members, names, strict=True):
         node = g.nodes[name]
         node["effect"], node["contribution"] = float(circuit.effects[player]), float(circuit.contributions[player])
@@ -235,32 +219,4 @@ def circuit_graph(
     g.graph["circuit"] = circuit.figures
     if (said := together(g.graph.get("note"), note)) is not None:
         g.graph["note"] = said
-    return g
-
-
-def _names(g: nx.DiGraph, named: Sequence[tuple[Place, int, int]]) -> list[str]:
-    """The nodes of features; a node says its hook where a layer has several SAEs."""
-    known = {
-        (node["layer"], node.get("hook"), node["index"], node["pos"]): name
-        for name, node in g.nodes(data=True)
-        if node["kind"] == "feature"
-    }
-    return [
-        known.get((place.layer, None, index, pos)) or known[place.layer, place.hook, index, pos]
-        for place, index, pos in named
-    ]
-
-
-def _alone(g: nx.DiGraph, members: Sequence[str]) -> nx.DiGraph:
-    """The graph with the first target alone, and of the features only these; the others join the remainders."""
-    target = g.graph["target"][0]
-    kept = {target["node"], *members}
-    nodes = [name for name, node in g.nodes(data=True) if node["kind"] != "feature" or name in kept]
-    g = fold(g, nodes, g.edges)
-    g.graph["target"] = [target | {"weight": 1.0}]
-    for name in members:
-        g.nodes[name].pop("target", None)
-    for name, value in influence(g).nodes.items():
-        g.nodes[name]["influence"] = value
-    g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
     return g

@@ -19,6 +19,7 @@ from ..attribution.targets import FeatureTarget
 from ..attribution.tokens import TokenTarget, attribute_tokens_each
 from ..errors import SAEFitWarning, UserError, warn
 from ..graph.neighbours import Arrived, hooks_before, inflow_from
+from ..labels.kept import SHIPPED
 from ..models.place import Place
 from ..models.prompt import Prompt, encode
 from ..passes.choices import CONTRIBUTION
@@ -92,10 +93,11 @@ def find_causes(
         heads=_heads(taken),
         below=tuple(_below(index, other, [(one.context, one.arrived[other]) for one in taken]) for other in below),
     )
-    try:
-        keep_causes(index, causes)
-    except UserError as error:
-        warn(f"the answer is not kept: {error}")
+    if index.folder != SHIPPED:  # whose files are the package's
+        try:
+            keep_causes(index, causes)
+        except UserError as error:
+            warn(f"the answer is not kept: {error}")
     return causes.with_labels(index.label)
 
 

@@ -16,7 +16,7 @@ from ..cli.calling import Files, files
 from .scanned import contents, texts
 
 __all__ = ["files"]
-KILLS = 8
+KILLS = 10
 
 
 def command(files: Files, corpus: Path, out: Path, *more: str) -> list[str]:
