@@ -608,7 +608,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "target": (
         lambda lm, x: lm.attribute_tokens(TEXT, target=x),
-        [*NO_TEXT, "", "1", *(text for text in NO_TARGET), "logit:5+5", "logit:5 against 5", "logit:9999999"],
+        [*NO_TEXT, "", "1", *(text for text in NO_TARGET), "logit:5+5", "logit:9999999"],
     ),
     "logprob": (
         lambda lm, x: lm.attribute_tokens(TEXT, logprob=x),
@@ -616,7 +616,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "logit's against": (
         lambda lm, x: lm.attribute_tokens(TEXT, logit=5, against=x),
-        [True, 1.5, b"x", [], {}, object(), -1, 10**30, "Mean", "", [None], [5], [7, 7], [["x"]]],
+        [True, 1.5, b"x", [], {}, object(), -1, 10**30, "Mean", "", [None], [7, 7], [["x"]]],
     ),
     "against without a logit": (lambda lm, x: lm.attribute_tokens(TEXT, "1/3", against=x), ["mean", 5]),
     "logit_diff": (
@@ -727,7 +727,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     "average_graph prompts": (lambda lm, x: lm.average_graph(x, "logit:5"), [None, 5, TEXT, {}, [], [TEXT, 5]]),
     "average_graph target": (lambda lm, x: lm.average_graph([TEXT], x), [5, True, "", [5], {}, "1/3@-1"]),
     "average_graphs": (lambda lm, x: ds.average_graphs(x), [None, 5, "g.json", [], [5], {}]),
-    "graph against": (lambda lm, x: lm.graph(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [5], -1]),
+    "graph against": (lambda lm, x: lm.graph(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [7, 7], -1]),
     "graph logprob": (lambda lm, x: lm.graph(TEXT, logprob=x), [True, 1.5, b"x", [], {}, -1, 10**30]),
     "graph direction": (
         lambda lm, x: lm.graph(TEXT, direction=x, layer=1),
@@ -741,7 +741,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
         lambda lm, x: lm.graph(TEXT, direction=torch.ones(D_MODEL), layer=1, hook=x),
         [5, True, "", "x", []],
     ),
-    "circuit against": (lambda lm, x: lm.circuit(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [5], -1]),
+    "circuit against": (lambda lm, x: lm.circuit(TEXT, logit=5, against=x), [True, 1.5, [], {}, "Mean", [7, 7], -1]),
     "graph layers": (lambda lm, x: lm.graph(TEXT, layers=x), [5, "1", True, [True], [1.5], ["1"], [-1], [99], {1: 2}]),
     "graph max_nodes": (lambda lm, x: lm.graph(TEXT, max_nodes=x), [*NOTHING_LIKE_IT, 0, -1, 1]),
     "graph threshold": (

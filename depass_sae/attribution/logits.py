@@ -130,11 +130,10 @@ class LogitTarget:
         for token in (*self.tokens, *self.others):
             if not 0 <= token < subject.adapter.unembed.d_out:
                 raise UserError(f"token id {token} is not in the vocabulary of {subject.adapter.unembed.d_out}")
-        twice = [token for token in self.tokens if token in self.others or self.tokens.count(token) > 1]
-        if twice:
-            text = token_text(subject.loaded.tokenizer, twice[0])
-            what = "stands in the sum twice" if self.tokens.count(twice[0]) > 1 else "is held against itself"
-            raise UserError(f"the token {text!r} {what}; name it once")
+        for token in self.tokens:
+            if self.tokens.count(token) > 1:
+                text = token_text(subject.loaded.tokenizer, token)
+                raise UserError(f"the token {text!r} stands in the sum twice; name it once")
 
     def at(self, seen: Trace, pos: int) -> LogitTarget:
         """Rivals are those of the untouched model, whatever an intervention makes of them."""

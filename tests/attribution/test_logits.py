@@ -1,5 +1,6 @@
 """Targets that are made of logits: what they are worth, that their parts sum to it, and how they are written."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -137,7 +138,42 @@ def test_a_slope_is_the_derivative_of_the_models_own_output(shape: str, written:
     assert (target.slope(subject, x) - right).abs().max() < 1e-9 * right.abs().max()
 
 
-def test_two_rivals_graphs_of_a_token_do_not_move_when_all_logits_do() -> None:
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "gemma2"])
+def test_what_it_is_read_along_is_the_derivative_with_the_norm_frozen(shape: str, written: str) -> None:
+    lm = in_float64(shape)
+    subject, pos = lm._subject, 11
+    adapter, seen = subject.adapter, subject.trace(lm.encode(TEXT), None)
+    target = parse_target(subject, written)[0].at(seen, pos)
+    x = seen.resid_post[pos : pos + 1]
+    norm, unembed, capped = adapter.final_norm.to(x), adapter.unembed.to(x), adapter.capped
+    own = capped if "logprob" in written else lambda z: z  # other logits are read before the cap
+    right = gradient(lambda y: target.live(subject, own(unembed(norm.frozen(y, norm.scale(x))))), x)
+    found = target.read(subject, seen).direction.w[pos]
+    assert (found - right).abs().max() < 1e-6 * right.abs().max()  # transformers' norms are float32's
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_an_unembedding_with_biases_has_its_part_in_the_constant(written: str) -> None:
+    made = copy.deepcopy(model("llama", torch.float64))
+    made.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 2, VOCAB, dtype=torch.float64))
+    lm = ds.load(made, tokenizer())
+    seen = lm._subject.trace(lm.encode(TEXT), None)
+    readoff = parse_target(lm._subject, written)[0].read(lm._subject, seen)
+    read = (readoff.direction.w * seen.resid_post).sum(1) + readoff.direction.c
+    assert (read - readoff.pre).abs().max() < 1e-6 * readoff.pre.abs().max()
+    assert readoff.pre[-1].item() == pytest.approx(expected(logits_of(lm)[-1], written), rel=1e-5, abs=1e-5)
+
+
+def test_what_is_measured_is_held_to_the_rivals_of_the_untouched_prompt() -> None:
+    lm = in_float64("llama")
+    rivals = lm.attribute_tokens(TEXT, logit=5, against="rivals", ablate=2, seed=4)
+    ids = [one["id"] for one in rivals.to_dict()["logit"]["against"]]
+    named = lm.attribute_tokens(TEXT, logit=5, against=ids, ablate=2, seed=4)
+    assert rivals.target.measured.values == named.target.measured.values
+
+
+def test_what_is_held_to_something_does_not_move_when_all_logits_do() -> None:
     lm = in_float64("llama")
     z = torch.randn(3, VOCAB, dtype=torch.float64)
     for written in WRITTEN:
@@ -242,7 +278,6 @@ def test_what_says_nothing_to_be_held_against_is_refused(text: str) -> None:
     [
         ({"target": "logprob:5 against mean"}, "a log-probability is held to all tokens already"),
         ({"target": "logit:5+5"}, "stands in the sum twice; name it once"),
-        ({"target": "logit:5 against 5"}, "is held against itself; name it once"),
         ({"target": "logit:5 against 7,7"}, "named twice"),
         ({"target": f"logit:5 against 7,{VOCAB}"}, f"token id {VOCAB} is not in the vocabulary"),
         ({"target": "logit:5 against mean", "against": "rivals"}, "says itself what it is held against"),

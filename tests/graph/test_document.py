@@ -123,9 +123,12 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "no tokens": (lambda d: d["graph"].update(tokens=[], token_ids=[]), "graph.tokens: List should have at least 1"),
     "an error as the target": (
         lambda d: d["graph"]["target"][0].update(node="error:5@1"),
-        'graph.target: node "error:5@1" is no feature or logit',
+        'graph.target: node "error:5@1" is no feature, logit or direction',
     ),
-    "a token as the target": (lambda d: d["graph"]["target"][0].update(node="token:1"), "is no feature or logit"),
+    "a token as the target": (
+        lambda d: d["graph"]["target"][0].update(node="token:1"),
+        "is no feature, logit or direction",
+    ),
     "a target that is there twice": (
         lambda d: d["graph"]["target"].append(dict(d["graph"]["target"][0])),
         r'graph.target: node "logit:17@5" is there twice',

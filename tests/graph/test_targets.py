@@ -321,6 +321,15 @@ def test_a_document_whose_target_is_none_is_refused(graphs: dict[str, nx.DiGraph
         graph_of(document | {"nodes": nodes})
 
 
+def test_nothing_comes_out_of_a_direction(graphs: dict[str, nx.DiGraph]) -> None:
+    g = graphs["direction"].copy()
+    g.add_node("logit:5@6", kind="logit", layer=3, pos=6, token="x", index=5, influence=0.0, label="", activation=0.0,
+               pre_activation=0.0, constant=0.0)  # fmt: skip
+    g.add_edge("direction:1.resid_post/0@6", "logit:5@6", kind="flow", weight=0.0, effect=0.0)
+    with pytest.raises(UserError, match="edges point upwards"):
+        graph_of(document_of(g))
+
+
 def test_a_direction_without_its_vector_is_refused(graphs: dict[str, nx.DiGraph]) -> None:
     g = graphs["direction"].copy()
     g.graph["target"] = [{key: value for key, value in g.graph["target"][0].items() if key != "direction"}]

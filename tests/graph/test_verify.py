@@ -111,7 +111,7 @@ def value_of(lm: ds.LM, g: nx.DiGraph, ids: Tensor, edits: Edits | None = None) 
     """The targets: logits count by the probability that the untouched model gives them, if there is nothing else."""
     nodes = [g.nodes[target["node"]] for target in g.graph["target"]]
     chances = untouched(lm, tuple(g.graph["token_ids"])).softmax(-1)
-    alike = any(node["kind"] == "feature" or "against" in node for node in nodes)
+    alike = any(node["kind"] == "feature" or isinstance(node.get("against"), int) for node in nodes)
     worths = [1.0 if alike else chances[node["pos"], node["index"]].item() for node in nodes]
     logits, streams = model_says(lm, ids, edits)
     value = 0.0
@@ -119,8 +119,11 @@ def value_of(lm: ds.LM, g: nx.DiGraph, ids: Tensor, edits: Edits | None = None) 
         if node["kind"] == "feature":
             read = pre_activations(lm.saes[node["layer"]], streams[node["layer"]][:, node["pos"]])[:, node["index"]]
         else:
-            read = logits[:, node["pos"], node["index"]]
-            read = read - (logits[:, node["pos"], node["against"]] if "against" in node else 0)
+            here = logits[:, node["pos"]]
+            held = (
+                here.mean(-1) if node.get("against") == "mean" else here[:, node["against"]] if "against" in node else 0
+            )
+            read = here[:, node["index"]] - held
         value += worth / sum(worths) * read.mean().item()
     return value
 
@@ -372,7 +375,7 @@ def tiny_pre_activations(g: nx.DiGraph) -> None:
             lambda g: g.graph["target"][0].update(
                 node=next(n for n in g if n.startswith(("remainder", "error", "token")))
             ),
-            "is no feature or logit",
+            "is no feature, logit or direction",
         ),
         (lambda g: g.graph.clear(), "graph.schema_version: is missing"),
     ],
