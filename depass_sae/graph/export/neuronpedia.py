@@ -16,6 +16,8 @@ What the viewer relies on beyond its JSON Schema, and this module keeps to:
   circuit-tracer, constants, bias vectors, what was pruned, and heads (a second view of the same flow) are left out;
   ``info.description`` tells their shares.
 - Optional keys are left out where there is nothing to say, never null.
+- What a source did as a part of queries and keys stands in ``qk_tracing_results`` of the node that it did it for, the
+  largest ten of each. Pairs of a query's and a key's source are no part of a graph, and are none there.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ FEATURE_TYPES = {
 is asked about that is none.
 """
 
+LOOKED = 10
+"""Of what was looked for and found, so many contributors stand at a node."""
 OUTPUTS = ("logit", "direction")
 _NO_FEATURE = -1
 _SOURCE = re.compile(r"(?P<model>[^/]+)/(?P<layer>\d+)-(?P<source_set>.+)")
@@ -87,7 +91,10 @@ def to_neuronpedia(g: nx.DiGraph, slug: str | None = None, scan: str | None = No
         name: 0.0 for name in drawn if name in targets and drawn[name]["kind"] not in OUTPUTS
     }
     nodes = [
-        _node(g, name, ids[name]) | ({"influence": influence[name]} if name in influence else {}) for name in drawn
+        _node(g, name, ids[name])
+        | ({"influence": influence[name]} if name in influence else {})
+        | _looked(g, name, ids)
+        for name in drawn
     ]
     if not any(node["layer"].isdigit() and node["layer"] != "0" for node in nodes if node["feature_type"] != "logit"):
         nodes.append(_footing())
@@ -178,6 +185,21 @@ def _node(g: nx.DiGraph, name: str, node_id: str) -> dict[str, Any]:
         "jsNodeId": "-".join(node_id.rsplit("_", 1)),
         "clerp": _output(g, name, probability) if kind in OUTPUTS else _clean(label_of(node)),
     } | ({"activation": node["activation"]} if kind == "feature" else {})
+
+
+def _looked(g: nx.DiGraph, name: str, ids: Mapping[str, str]) -> dict[str, Any]:
+    """What its sources did as parts of queries and keys of the heads on the way to a node; nothing where none did."""
+
+    def largest(way: str) -> list[list[Any]]:
+        found = [(ids[source], edge.get(way, 0.0)) for source, _, edge in g.in_edges(name, data=True) if source in ids]
+        found = sorted((pair for pair in found if pair[1]), key=lambda pair: -abs(pair[1]))
+        return [list(pair) for pair in found[:LOOKED]]
+
+    queries, keys = largest("query"), largest("key")
+    if not queries and not keys:
+        return {}
+    found = {"pair_wise_contributors": [], "top_q_marginal_contributors": queries, "top_k_marginal_contributors": keys}
+    return {"qk_tracing_results": found}
 
 
 def _footing() -> dict[str, Any]:

@@ -220,6 +220,28 @@ def test_links_carry_the_flow_between_the_nodes_that_are_drawn() -> None:
     assert {node["feature_type"] for node in document["nodes"]} == set(neuronpedia.FEATURE_TYPES.values())
 
 
+def test_what_sources_did_as_queries_and_keys_stands_at_the_node_largest_first() -> None:
+    g = sample_graph()
+    name = max(g, key=g.in_degree)
+    sources = [source for source, _, edge in g.in_edges(name, data=True) if edge["kind"] == "flow"]
+    assert len(sources) > 11
+    for number, source in enumerate(sources):
+        g.edges[source, name]["query"], g.edges[source, name]["key"] = (-1) ** number * number, 0.0
+    g.edges[sources[0], name]["key"] = -2.5
+    document = json.loads(neuronpedia_text(g))
+    jsonschema.validate(document, SCHEMA)
+    found = [node for node in document["nodes"] if "qk_tracing_results" in node]
+    assert len(found) == 1
+    looked, known = found[0]["qk_tracing_results"], nodes_of(document)
+    values = [value for _, value in looked["top_q_marginal_contributors"]]
+    assert len(values) == 10
+    assert [abs(value) for value in values] == sorted(map(abs, values), reverse=True)
+    assert {abs(value) for value in values} <= set(range(1, len(sources)))
+    assert [value for _, value in looked["top_k_marginal_contributors"]] == [-2.5]
+    assert {node for node, _ in looked["top_q_marginal_contributors"]} <= set(known)
+    assert looked["pair_wise_contributors"] == []
+
+
 def test_what_is_not_drawn_is_said_in_the_description() -> None:
     description = to_neuronpedia(sample_graph())["metadata"]["info"]["description"]
     assert "token 50.0%, error 20.0%, constant 10.0%, bias 10.0%, remainder 10.0%" in description
