@@ -130,12 +130,12 @@ def downstream_blocks(found: Mapping[str, Any], top: int | None = None) -> tuple
                 *(one[key] for key in keys),
             )
         )
-        for one in found["features"][:top]
+        for one in list(found["features"])[:top]
     )
-    logits = tuple(Row((words.named(one["token"]), *(one[key] for key in keys))) for one in found["logits"][:top])
+    logits = tuple(Row((words.named(one["token"]), *(one[key] for key in keys))) for one in list(found["logits"])[:top])
     raised = tuple(
         Row((words.named(up["token"]), up["total"], words.named(down["token"]), down["total"]))
-        for up, down in zip(found["raised"][:top], found["lowered"][:top], strict=False)
+        for up, down in zip(list(found["raised"])[:top], list(found["lowered"])[:top], strict=False)
     )
     return (
         Table(f"what {found['source']['name']} drives", (Column("feature"), Column("token"), *marked), features),
