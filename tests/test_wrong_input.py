@@ -735,7 +735,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "graph direction's layer": (
         lambda lm, x: lm.graph(TEXT, direction=torch.ones(D_MODEL), layer=x),
-        [*NOTHING_LIKE_IT, -1, 0, 99],
+        [*NOTHING_LIKE_IT, -1, 99],
     ),
     "graph direction's hook": (
         lambda lm, x: lm.graph(TEXT, direction=torch.ones(D_MODEL), layer=1, hook=x),

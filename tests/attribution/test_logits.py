@@ -148,7 +148,8 @@ def test_what_it_is_read_along_is_the_derivative_with_the_norm_frozen(shape: str
     x = seen.resid_post[pos : pos + 1]
     norm, unembed, capped = adapter.final_norm.to(x), adapter.unembed.to(x), adapter.capped
     own = capped if "logprob" in written else lambda z: z  # other logits are read before the cap
-    right = gradient(lambda y: target.live(subject, own(unembed(norm.frozen(y, norm.scale(x))))), x)
+    scale, bias = norm.scale(x), 0 if norm.bias is None else norm.bias
+    right = gradient(lambda y: target.live(subject, own(unembed(norm.frozen(y, scale) + bias))), x)
     found = target.read(subject, seen).direction.w[pos]
     assert (found - right).abs().max() < 1e-6 * right.abs().max()  # transformers' norms are float32's
 
