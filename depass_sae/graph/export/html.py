@@ -23,6 +23,7 @@ from ...view import words
 from ...view.frame import asset, escaping, inert, policy
 from ..average import stability_line
 from ..document import document_of
+from ..influence import through
 from ..limits import limited
 from ..names import KINDS, level_words, name_of
 from ..told import removal_line, sufficiency_lines
@@ -50,7 +51,12 @@ def to_html(g: nx.DiGraph) -> str:
     page = limited(g, MAX_NODES, MAX_EDGES)
     data = _json(document_of(page))
     names = {node: name_of(page, node) for node in page}
-    extra = {"key": hashlib.sha256(data.encode()).hexdigest()[:16], "names": [*names.values()], "kinds": KINDS}
+    extra = {
+        "key": hashlib.sha256(data.encode()).hexdigest()[:16],
+        "names": [*names.values()],
+        "kinds": KINDS,
+        "through": {by: [float(f"{share:.5g}") for share in through(page, by).values()] for by in ("weight", "effect")},
+    }
     style, script = style_and_script()
     return (
         _environment()
