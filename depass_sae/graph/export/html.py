@@ -39,7 +39,7 @@ MAX_EDGES = 10000
 TABLE_EDGES = 200
 """So many of the strongest edges are listed in the tables that need no JavaScript."""
 
-SCRIPTS = ("model.js", "dom.js", "panel.js", "viewer.js")
+SCRIPTS = ("model.js", "dom.js", "memory.js", "moving.js", "picture.js", "pinned.js", "panel.js", "viewer.js")
 SHARES = ("token", "error", "constant", "bias", "remainder")
 
 
@@ -99,7 +99,7 @@ def _dictionaries(g: nx.DiGraph) -> list[str]:
 
 def _targets(g: nx.DiGraph) -> list[dict[str, Any]]:
     return [
-        {**target, "text": name_of(g, target["node"]), "node": g.nodes[target["node"]]}
+        {**target, "id": target["node"], "text": name_of(g, target["node"]), "node": g.nodes[target["node"]]}
         for target in g.graph.get("target", [])
         if target["node"] in g
     ]
