@@ -340,7 +340,7 @@ const model = (() => {
   }
 
   const shared = ["constant", "bias", "remainder", "head"];
-  const captioned = (node, shape) => !boxed(node) && (shape.captions || shared.includes(node.kind));
+  const captioned = (node, shape) => !boxed(node) && (shape.captions || node.target || shared.includes(node.kind));
   const letters = (node, shape) => Math.floor((shared.includes(node.kind) ? 62 : shape.x) / LETTER) - 1;
 
   /** Whether a node is a box with its name in it; `kind` or the node. */

@@ -82,10 +82,14 @@ const page = (() => {
     const always = (node) => node.id === shownAs(state.selected) || state.pins.has(node.id) || node.id === state.path;
     const kept = within(graph, { ...state, always });
     const edges = kept.edges.sort((a, b) => through(a) - through(b));
-    const plan = layout(kept.nodes, tokens, { width: stage.clientWidth, height: stage.clientHeight });
+    const room = { width: stage.offsetWidth, height: stage.offsetHeight };
+    const plan = layout(kept.nodes, tokens, room);
     const single = kept.edges.filter((edge) => !forMany(edge));
     const strongest = model.largest(single.length ? single : edges, through);
-    view = { ...kept, ...plan, drawn: new Set(edges), strongest };
+    // What is a little too large is shown whole.
+    const whole = Math.min(1, room.width / plan.width, room.height / plan.height);
+    const zoom = whole >= plan.zoom / 1.25 ? whole : plan.zoom;
+    view = { ...kept, ...plan, zoom, drawn: new Set(edges), strongest };
     drawCounts();
     drawNodes();
     resize();
@@ -328,7 +332,8 @@ const page = (() => {
   /** The whole drawing in the window. */
   function fit() {
     const stage = byId("stage");
-    zoomAt(Math.min(1.5, stage.clientWidth / view.width, stage.clientHeight / view.height));
+    zoomAt(Math.min(view.zoom, stage.offsetWidth / view.width, stage.offsetHeight / view.height));
+    state.zoom = scale() === view.zoom ? null : state.zoom; // then it follows the window
   }
 
   // ------------------------------------------------------------------------------------------------------- highlights
@@ -786,16 +791,14 @@ const page = (() => {
     byId("no-script").hidden = true;
     byId("tables").open = false;
     byId("heads").parentElement.hidden = !doc.nodes.some((node) => node.kind === "head");
+    drawLegend(); // which leaves the drawing the room that it has
     restore();
-    drawLegend();
     drawPanel();
     onDrawing();
     onControls();
     const stage = byId("stage");
     const target = view.nodes.find((node) => node.target);
-    // A little too wide is shown whole; of more, the part around the target.
-    if (stage.scrollWidth <= 1.25 * stage.clientWidth) zoomAt((scale() * stage.clientWidth) / stage.scrollWidth);
-    else if (target) stage.scrollLeft = view.at.get(target.id).x * scale() - stage.clientWidth * 0.85;
+    if (target) stage.scrollLeft = view.at.get(target.id).x * scale() - stage.clientWidth * 0.85;
   }
 
   const over = makeMoving(byId("stage"), { scale, zoomAt, wheelZooms: () => window.parent === window });
