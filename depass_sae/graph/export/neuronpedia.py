@@ -15,6 +15,8 @@ What the viewer relies on beyond its JSON Schema, and this module keeps to:
   does not know come behind the logits: with a single ``bias`` node the scores are 0 and 1 whatever the graph. So, as in
   circuit-tracer, constants, bias vectors, what was pruned, and heads (a second view of the same flow) are left out;
   ``info.description`` tells their shares.
+- ``qk_tracing_results`` lists what decided where the heads looked that a feature reads through, by queries and by keys;
+  every id in it is a node's. Pairs of a query and a key are not known, so their list is empty.
 - Optional keys are left out where there is nothing to say, never null.
 """
 
@@ -25,6 +27,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
+from heapq import nlargest
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +52,9 @@ FEATURE_TYPES = {
 """The node kinds that are written, by the viewer's names. `cross layer transcoder` is any SAE feature, `logit` whatever
 is asked about that is none.
 """
+
+LOOKED_AT = 10
+"""So many queries, and keys, are listed at a feature."""
 
 OUTPUTS = ("logit", "direction")
 _NO_FEATURE = -1
@@ -87,7 +93,10 @@ def to_neuronpedia(g: nx.DiGraph, slug: str | None = None, scan: str | None = No
         name: 0.0 for name in drawn if name in targets and drawn[name]["kind"] not in OUTPUTS
     }
     nodes = [
-        _node(g, name, ids[name]) | ({"influence": influence[name]} if name in influence else {}) for name in drawn
+        _node(g, name, ids[name])
+        | ({"influence": influence[name]} if name in influence else {})
+        | _looked(g, name, ids)
+        for name in drawn
     ]
     if not any(node["layer"].isdigit() and node["layer"] != "0" for node in nodes if node["feature_type"] != "logit"):
         nodes.append(_footing())
@@ -180,6 +189,22 @@ def _node(g: nx.DiGraph, name: str, node_id: str) -> dict[str, Any]:
     } | ({"activation": node["activation"]} if kind == "feature" else {})
 
 
+def _looked(g: nx.DiGraph, name: str, ids: Mapping[str, str]) -> dict[str, Any]:
+    """Of a feature, what did most by where heads looked, with its sign; nothing where the graph does not know."""
+    if g.nodes[name]["kind"] != "feature":
+        return {}
+
+    def foremost(way: str) -> list[list[Any]]:
+        found = [[ids[u], e[way]] for u, _, e in g.in_edges(name, data=True) if u in ids and e.get(way)]
+        return nlargest(LOOKED_AT, found, key=lambda entry: (abs(entry[1]), entry[0]))
+
+    queries, keys = foremost("query"), foremost("key")
+    if not queries and not keys:
+        return {}
+    marginal = {"top_q_marginal_contributors": queries, "top_k_marginal_contributors": keys}
+    return {"qk_tracing_results": {"pair_wise_contributors": [], **marginal}}
+
+
 def _footing() -> dict[str, Any]:
     """A node without edges at layer 1: the viewer shows no graph whose numeric layers are all 0."""
     return {
@@ -231,11 +256,14 @@ def _cumulative(influence: Mapping[str, float]) -> dict[str, float]:
 
 
 def _view(g: nx.DiGraph, ids: Mapping[str, str]) -> dict[str, Any]:
-    """What the viewer opens with: the targets and the members of the groups pinned, the groups as supernodes."""
+    """What the viewer opens with: pinned the targets, what was pinned in the graph's page and the members of the groups;
+    the groups as supernodes.
+    """
     groups = [
         [_clean(group["name"]), *(ids[name] for name in group["nodes"] if name in ids)] for group in g.graph["groups"]
     ]
     pinned = [ids[target["node"]] for target in g.graph["target"] if target["node"] in ids]
+    pinned += [ids[name] for name in g.graph.get("view", {}).get("pins", []) if name in ids]
     pinned += [member for group in groups for member in group[1:]]
     return {
         "pinnedIds": list(dict.fromkeys(pinned)),

@@ -28,8 +28,8 @@ const makePinned = (page) => {
   function nodeMark(node, { x, y }, room) {
     const text = cut(node.label ? visible(node.label) : node.name, Math.max(4, Math.floor(room / 6)));
     const body = svg("path", { class: "body", d: boxed(node) ? "M-10 -7H10V7H-10Z" : outline(node.kind, 7) });
-    const attributes = { class: `node ${node.kind} ${node.diff ?? ""}`, transform: `translate(${x} ${y})`, role: "button", tabindex: 0, "aria-label": node.name, "data-pin": node.id };
-    const mark = svg("g", attributes, svg("title", {}, node.name), svg("circle", { class: "hit", r: 13 }), body, svg("text", { y: 19 }, text));
+    const attributes = { class: `node ${node.kind} ${node.diff ?? ""}`, transform: `translate(${x} ${y})`, role: "button", tabindex: 0, "aria-label": text === node.name ? text : `${text}, ${node.name}`, "data-pin": node.id };
+    const mark = svg("g", attributes, svg("circle", { class: "hit", r: 13 }), body, svg("text", { y: 19 }, text));
     mark.addEventListener("click", () => page.select(node.id, true));
     mark.addEventListener("keydown", (event) => ["Enter", " "].includes(event.key) && (event.preventDefault(), page.select(node.id, true)));
     return mark;

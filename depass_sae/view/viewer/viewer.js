@@ -153,7 +153,8 @@ const page = (() => {
   function look(edge, strongest) {
     const share = strength(edge, strongest);
     const width = 0.5 + 4.5 * share ** 0.75;
-    const opacity = (0.07 + 0.83 * share ** 0.5) * (forMany(edge) ? 0.45 : 1);
+    const crowd = 0.4 + 0.6 * Math.min(1, Math.sqrt(500 / Math.max(1, view.edges.length)));
+    const opacity = (0.07 + 0.83 * share ** 0.5) * (forMany(edge) ? 0.45 : 1) * crowd;
     return { width, opacity, hue: hue(edge), dashes: dashes(edge, width) };
   }
 

@@ -255,6 +255,38 @@ def test_groups_become_supernodes_and_their_members_are_pinned() -> None:
     assert len(set(pinned)) == len(pinned)
 
 
+def test_what_is_pinned_in_the_page_is_pinned_there() -> None:
+    g = every_kind()
+    g.graph["view"] = {"pins": ["token:2", "bias:5", "gone"]}
+    before = to_neuronpedia(every_kind())["qParams"]["pinnedIds"]
+    document = to_neuronpedia(g)
+    jsonschema.validate(document, SCHEMA)
+    assert set(document["qParams"]["pinnedIds"]) == {*before, f"E_{g.graph['token_ids'][2]}_2"}  # a bias is not drawn
+
+
+def test_a_feature_lists_what_decided_where_heads_looked() -> None:
+    g = sample_graph(n_pos=20)
+    name = max((n for n in g if n.startswith("feature:11")), key=lambda n: g.nodes[n]["pos"])
+    for pos in range(15):
+        g.add_edge(f"token:{pos}", name, kind="query", weight=0.0, effect=0.0, query=(-1.0) ** pos * pos, key=0.0)
+    g.add_edge("remainder:5", name, kind="remainder", weight=0.0, effect=0.0, magnitude=0.0, key=5.0)
+    flowing = next(u for u, _, edge in g.in_edges(name, data=True) if edge["kind"] == "flow")
+    g.edges[flowing, name]["key"] = -0.5
+    document = to_neuronpedia(g)
+    jsonschema.validate(document, SCHEMA)
+    told = {n["node_id"]: n["qk_tracing_results"] for n in document["nodes"] if "qk_tracing_results" in n}
+    (found,) = told.values()
+    token_ids = g.graph["token_ids"]
+    assert found["top_q_marginal_contributors"] == [
+        [f"E_{token_ids[pos]}_{pos}", (-1.0) ** pos * pos] for pos in range(14, 4, -1)
+    ]
+    ((source, key),) = found["top_k_marginal_contributors"]
+    assert key == -0.5
+    assert source in nodes_of(document)
+    assert found["pair_wise_contributors"] == []
+    assert not any("qk_tracing_results" in node for node in to_neuronpedia(sample_graph())["nodes"])
+
+
 def test_model_and_source_set_come_from_the_saes() -> None:
     ids = ("llama3.1-8b/5-llamascope-res-32k", "llama3.1-8b/11-llamascope-res-32k")
     metadata = to_neuronpedia(with_ids(*ids))["metadata"]

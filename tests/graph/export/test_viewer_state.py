@@ -13,6 +13,8 @@ import networkx as nx
 import pytest
 
 from depass_sae.graph.export import read_graph, write_graph
+from depass_sae.graph.export.html import MAX_EDGES, MAX_NODES
+from depass_sae.graph.limits import limited
 from tests.graph.export.every_kind import with_text
 from tests.graph.export.test_viewer import Viewer, compared, feature_with_inflow, most_influential
 from tests.graph.sample import sample_graph
@@ -20,6 +22,7 @@ from tests.graph.sample import sample_graph
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 
 pytestmark = pytest.mark.browser
+
 
 @pytest.fixture
 def viewer(browser: Any, tmp_path: Path) -> Iterator[Viewer]:
@@ -332,6 +335,45 @@ def test_a_drawing_within_another_page_leaves_the_wheel_to_it(viewer: Viewer):
     assert frame.locator("#sheet").bounding_box()["width"] == zoomed
 
 
+FRAMES = """async ([kind, count]) => {
+    const stage = document.querySelector("#stage");
+    const { left, top } = stage.getBoundingClientRect();
+    const [x, y] = [left + 500, top + 250];
+    stage.setPointerCapture = () => {}; // there is no such pointer
+    const point = (type, x, y) => stage.dispatchEvent(new PointerEvent(type,
+        { bubbles: true, buttons: 1, clientX: x, clientY: y, pointerId: 1, pointerType: "mouse" }));
+    const turn = (i) => stage.dispatchEvent(new WheelEvent("wheel",
+        { bubbles: true, cancelable: true, deltaY: i % 40 < 20 ? -60 : 60, clientX: x, clientY: y }));
+    const times = [];
+    if (kind === "drag") point("pointerdown", x, y);
+    let last = await new Promise(requestAnimationFrame);
+    const from = stage.scrollLeft;
+    let moved = 0;
+    for (let i = 0; i < count; i++) {
+        if (kind === "drag") point("pointermove", x - 300 * Math.sin(i / 12), y - 200 * Math.sin(i / 9)); else turn(i);
+        const now = await new Promise(requestAnimationFrame);
+        times.push(now - last);
+        last = now;
+        moved = Math.max(moved, Math.abs(stage.scrollLeft - from));
+    }
+    if (kind === "drag") point("pointerup", x, y);
+    return { times, moved };
+}"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["drag", "wheel"])
+def test_as_much_as_a_page_holds_moves_at_20_frames_a_second_at_least(viewer: Viewer, kind: str):
+    g = limited(sample_graph(layers=(5, 11, 17), n_pos=12, per_level=330), MAX_NODES, MAX_EDGES)
+    viewer.open(g)
+    for _ in range(3):
+        viewer.page.locator("#larger").click()
+    viewer.page.wait_for_timeout(1000)
+    found = viewer.page.evaluate(FRAMES, [kind, 150])
+    assert found["moved"] > 50
+    assert sorted(found["times"])[int(0.95 * 150)] <= 50
+
+
 def test_more_nodes_and_groups_are_fitted_to_the_window_again(viewer: Viewer):
     g = sample_graph(per_level=30)
     viewer.open(g, "")
@@ -410,3 +452,26 @@ def test_what_is_done_by_where_heads_looked_has_a_dash_of_its_own(viewer: Viewer
     assert edge.get_attribute("stroke-dasharray") not in others
     assert "query −2.000" in edge.text_content()
     assert "where heads looked" in viewer.page.locator("#legend").inner_text()
+
+
+# ------------------------------------------------------------------------------------------------------- accessibility
+
+AXE = Path(__file__).parents[2] / "data" / "axe" / "axe.min.js"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 600])
+def test_the_page_has_no_barriers_that_axe_knows_of(browser: Any, tmp_path: Path, scheme: str, width: int):
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
+    viewer = Viewer(context, tmp_path)
+    g = sample_graph(per_level=20)
+    viewer.open(g, "")
+    for name in (g.graph["target"][0]["node"], most_influential(g)):
+        viewer.node(name).press("p")
+    viewer.node(most_influential(g)).press("t")
+    viewer.node(most_influential(g)).press("Enter")
+    viewer.page.add_script_tag(path=AXE)
+    violations = "axe.run().then(found => found.violations.map(one => [one.id, one.nodes[0].html]))"
+    assert viewer.page.evaluate(violations) == []
+    assert viewer.trouble == []
+    context.close()
