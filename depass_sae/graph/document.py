@@ -325,6 +325,20 @@ class Average(_Part):
     silent: Count = 0  # prompts that were left out, since no target fires there
 
 
+class View(_Part):
+    """What a reader made of the graph's page: how much is drawn (all, or how many), by what, and what is pinned.
+
+    path: the node that all ways which are drawn lead through.
+    """
+
+    nodes: Annotated[int, Field(ge=1, lt=2**31)] | Literal["all"] | None = None
+    edges: Annotated[int, Field(ge=1, lt=2**31)] | Literal["all"] | None = None
+    by: Literal["weight", "effect"] = "weight"
+    heads: bool = True
+    path: Text | None = None
+    pins: list[Text] = []
+
+
 class GraphAttributes(_Part):
     schema_version: Literal[2]
     model: Text
@@ -346,6 +360,7 @@ class GraphAttributes(_Part):
     circuit: Circuit | None = None
     contexts: Contexts | None = None
     average: Average | None = None
+    view: View | None = None
 
 
 class _Node(_Part):

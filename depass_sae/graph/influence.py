@@ -11,12 +11,13 @@ of all ways that the graph was grown by (ways.py); it says which nodes belong to
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
-from .ways import WAYS, Grow, shares
+from .ways import LOOKED, WAYS, Grow, shares
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -56,6 +57,37 @@ def reach(g: nx.DiGraph) -> Influence:
         return shares(numbers, {way: float(np.abs(own).sum()) for way, own in numbers.items()}, by).tolist()
 
     return _along(g, by_any_way)
+
+
+def through(g: nx.DiGraph, by: Literal["weight", "effect"] = "weight") -> dict[tuple[str, str], float]:
+    """How much of the target comes through each edge: its share of its head's inflow, times the head's influence.
+
+    By the influence that the nodes have, so that it holds for a part of a graph, too. What is done by where heads
+    looked, and what a head carries, is taken as a share of the same inflow, of all of it at most. by: effect for shares
+    of the effects on the head. Of two compared graphs it is the larger.
+    """
+    sides = ("_a", "_b") if "diff" in g.graph else ("",)
+    of_each = [_through(g, by, side) for side in sides]
+    return {edge: max(found[edge] for found in of_each) for edge in g.edges}
+
+
+def _through(g: nx.DiGraph, by: Literal["weight", "effect"], side: str) -> dict[tuple[str, str], float]:
+    def number(edge: Edge) -> float:
+        if edge["kind"] in LOOKED:
+            return abs(edge[edge["kind"]])
+        if by == "weight" and edge["kind"] == "remainder":
+            return size(edge)
+        return abs(edge.get(by + side, 0.0))
+
+    inflow: dict[str, float] = defaultdict(float)
+    for _, head, edge in g.edges(data=True):
+        inflow[head] += number(edge) if is_flow(edge) else 0.0
+    return {
+        (source, head): g.nodes[head].get(f"influence{side}", 0.0) * min(1.0, number(edge) / inflow[head])
+        if inflow[head]
+        else 0.0
+        for source, head, edge in g.edges(data=True)
+    }
 
 
 def grown_by(g: nx.DiGraph) -> Grow:

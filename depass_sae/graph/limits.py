@@ -6,12 +6,11 @@ are always kept. Edges of heads are a second view of the inflow and are cut with
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
-from .influence import is_flow, size
+from .influence import through
 from .prune import fold, remainder_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def limited(g: nx.DiGraph, max_nodes: int, max_edges: int) -> nx.DiGraph:
     always = {n for n, node in g.nodes(data=True) if node.get("target") or node["kind"] == "remainder"}
     remainders = {remainder_of(node) for n, node in g.nodes(data=True) if n not in always}
     nodes = always | set(_largest(g, set(g) - always, max_nodes - len(always | remainders)))
-    share = influence_through(g)
+    share = through(g)
     small = fold(g, nodes, [edge for edge in share if edge[0] in nodes and edge[1] in nodes])
     if small.number_of_edges() > max_edges:
         inflows = sum(1 for n in small if small.in_degree(n))  # at most one remainder into each node that has inflow
@@ -46,7 +45,7 @@ def foremost(g: nx.DiGraph, most: int) -> nx.DiGraph:
     at_place = {n for n, node in g.nodes(data=True) if "pos" in node and not node.get("target")}
     heads = {n for n, kind in g.nodes(data="kind") if kind == "head"}
     targets = {n for n, node in g.nodes(data=True) if node.get("target")}
-    share = influence_through(g)
+    share = through(g)
     carried = {n: sum(share[edge] for edge in g.out_edges(n)) for n in heads}
     strongest = nlargest(most // 4, heads, key=lambda n: (carried[n], n))
     kept = set(g) - at_place - heads | set(strongest)
@@ -58,23 +57,12 @@ def foremost(g: nx.DiGraph, most: int) -> nx.DiGraph:
     return small
 
 
-def influence_through(g: nx.DiGraph) -> dict[tuple[str, str], float]:
-    """What comes through each edge: its share of its target's inflow, times the target's influence."""
-    inflow: dict[str, float] = defaultdict(float)
-    for _, target, edge in g.edges(data=True):
-        inflow[target] += size(edge) if is_flow(edge) else 0.0
-    return {
-        (source, target): g.nodes[target]["influence"] * size(edge) / (inflow[target] or 1.0)
-        for source, target, edge in g.edges(data=True)
-    }
-
-
 def _largest(g: nx.DiGraph, names: Iterable[str], count: int) -> list[str]:
     return nlargest(max(0, count), names, key=lambda n: (max(g.nodes[n]["influence"], g.nodes[n].get("reach", 0.0)), n))
 
 
 def _weigh_remainders(g: nx.DiGraph) -> None:
-    through = influence_through(g)
+    share = through(g)
     for n, node in g.nodes(data=True):
         if node["kind"] == "remainder":
-            node["influence"] = sum(through[edge] for edge in g.out_edges(n))
+            node["influence"] = sum(share[edge] for edge in g.out_edges(n))

@@ -3,9 +3,9 @@
 A cell is one layer at one position; its nodes stand side by side, the most influential first, in several lines where
 they are many. What belongs to no position (decoder constants, biases, what was pruned) stands in a gutter on the left;
 heads, a second view of the same flow, stand between the layers, below the one they write to; a supernode is one node.
-A node's area is its influence; an edge's width and strength are its share of its target's inflow, its colour and dash
-its sign. What is too much for a picture that can be read is folded into the remainders. The same graph always gives the
-same SVG.
+A node's area is its influence; an edge's width and strength are what of the target comes through it, its colour and
+dash its sign. What is too much for a picture that can be read is folded into the remainders. The same graph always
+gives the same SVG.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..view import words
 from ..view.figures import GREY, NORMAL, SMALL, TITLE, WIDTH, blank, clean, rendered
 from .document import TESTED, check_graph
 from .group import merged
-from .influence import is_flow, size
+from .influence import through
 from .limits import foremost
 from .names import feature_text, level_name, level_of, level_order, logit_token, logit_tokens
 from .ways import LOOKED
@@ -301,14 +301,12 @@ def _draw_edges(axes: Any, g: nx.DiGraph, at: Layout) -> None:
     from matplotlib.collections import PathCollection
     from matplotlib.path import Path as Curve
 
-    inflow: dict[str, float] = defaultdict(float)
-    for _, target, edge in g.edges(data=True):
-        inflow[target] += size(edge) if is_flow(edge) else 0.0
     # The strongest are drawn last, over the others.
+    carried, most = through(g), _strongest(g)
     drawn = sorted(
-        (min(1.0, abs(number) / inflow[b]), a, b, number < 0, looked)
+        (min(1.0, carried[a, b] / most), a, b, number < 0, looked)
         for a, b, edge in g.edges(data=True)
-        if inflow[b]
+        if carried[a, b]
         for looked in [edge["kind"] in LOOKED]
         for number in [edge[edge["kind"] if looked else "weight"]]
     )
@@ -318,8 +316,8 @@ def _draw_edges(axes: Any, g: nx.DiGraph, at: Layout) -> None:
         bend, kind = 0.45 * (y1 - y0), g.nodes[source]["kind"]
         paths.append(Curve([(x0, y0), (x0, y0 + bend), (x1, y1 - bend), (x1, y1)],
                            [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]))  # fmt: skip
-        faint = 0.5 if kind in GUTTER else 1.0
-        colours.append((*_colour(negative), faint * (0.12 + 0.7 * share**0.7)))
+        faint = 0.4 if kind in GUTTER else 1.0
+        colours.append((*_colour(negative), faint * (0.05 + 0.85 * share**0.5)))
         widths.append(_thickness(share))
         dashes.append(BY_LOOKING if looked else _dash(kind, negative))
     axes.add_collection(
@@ -332,8 +330,16 @@ def _colour(negative: bool) -> tuple[float, ...]:
     return tuple(part / 255 for part in (words.NEGATIVE if negative else words.POSITIVE))
 
 
+def _strongest(g: nx.DiGraph) -> float:
+    """What comes through the edge that is drawn widest: the strongest of a single source's."""
+    carried = through(g)
+    single = [share for (source, _), share in carried.items() if g.nodes[source]["kind"] not in GUTTER]
+    return max(single, default=0.0) or max(carried.values(), default=0.0) or 1.0
+
+
 def _thickness(share: float) -> float:
-    return 0.35 + 3.0 * share
+    """share: of what comes through the strongest edge."""
+    return 0.3 + 4.0 * share**0.75
 
 
 BY_LOOKING = (0, (4, 1.2, 1, 1.2))
@@ -419,10 +425,13 @@ def _draw_legend(axes: Any, g: nx.DiGraph, left_out: str) -> None:
     ]
     if any(kind in LOOKED for *_, kind in g.edges(data="kind")):
         lines.append(Line2D([], [], color=_colour(False), linestyle=BY_LOOKING, linewidth=1.4, label="query or key"))
+    whole = sum(node["influence"] for _, node in g.nodes(data=True) if node.get("target")) or 1.0
     lines += [
-        Line2D([], [], color=GREY, linewidth=_thickness(share), label=words.percent(share)) for share in (0.05, 0.25, 1)
-    ]
-    lines[-1].set_label(f"{lines[-1].get_label()} of the target's inflow")
+        Line2D([], [], color=GREY, linewidth=_thickness(share),
+               label=words.percent(min(1.0, share * _strongest(g) / whole)))
+        for share in (0.1, 0.4, 1)
+    ]  # fmt: skip
+    lines[-1].set_label(f"{lines[-1].get_label()} of the target comes through it")
     for handles, height in ((nodes, -1.05), (lines, -1.6)):
         legend = axes.legend(
             handles=handles, loc="upper center", ncols=len(handles), fontsize=SMALL, frameon=False, handletextpad=0.4,

@@ -10,6 +10,7 @@ pytest.importorskip("matplotlib")
 
 from depass_sae.errors import UserError
 from depass_sae.graph.group import merged
+from depass_sae.graph.influence import influence
 from depass_sae.graph.plot import MOST, layout, picture_of, plot_graph, plot_verification
 from depass_sae.view.figures import WIDTH, rendered
 
@@ -173,8 +174,43 @@ def test_a_picture_is_as_wide_as_a_column_where_there_is_room_for_it() -> None:
     assert plot_graph(small()).get_size_inches()[0] == pytest.approx(WIDTH)
 
 
-def test_the_legend_says_what_widths_mean_and_in_what_unit() -> None:
-    assert {"positive", "negative", "5 %", "25 %", "100 % of the target's inflow"} <= legend(small())
+def chain() -> nx.DiGraph:
+    """Two tokens into a feature into the target: the louder weight is the one that matters less."""
+    g = small(layers=(5,), per_level=2, n_logits=1)
+    (target,) = (node["node"] for node in g.graph["target"])
+    strong, weak = (name for name in g if name.startswith("feature"))
+    g.remove_edges_from(list(g.edges))
+    for source, head, weight in (
+        (strong, target, 9.0), (weak, target, -1.0), ("token:0", strong, 2.0), ("token:1", weak, 200.0),
+    ):  # fmt: skip
+        g.add_edge(source, head, kind="flow", weight=weight, effect=0.0)
+    for name, share in influence(g).nodes.items():
+        g.nodes[name].update(influence=share, constant=0.0)
+        if "pre_activation" in g.nodes[name]:
+            g.nodes[name]["pre_activation"] = sum(edge["weight"] for *_, edge in g.in_edges(name, data=True))
+    g.graph["target"][0]["weight"] = 1.0
+    return g
+
+
+def test_an_edge_is_as_wide_as_what_of_the_target_comes_through_it_whatever_its_weight() -> None:
+    g = chain()
+    edges = plot_graph(g).axes[0].collections[0]
+    widths = sorted(zip(edges.get_linewidths(), edges.get_edgecolors()[:, 3], strict=True))
+    assert len(widths) == 4
+    assert widths[0] == pytest.approx(widths[1])  # weak → target, and all of weak's inflow
+    assert widths[2] == pytest.approx(widths[3])
+    assert widths[3][0] > 3 * widths[0][0]
+    assert widths[3][1] > 2 * widths[0][1]
+    assert {"positive", "negative", "9 %", "36 %", "90 % of the target comes through it"} <= legend(g)
+
+
+def test_what_stands_for_many_nodes_makes_no_other_edge_thin() -> None:
+    g = chain()
+    (target,) = (node["node"] for node in g.graph["target"])
+    before = plot_graph(g).axes[0].collections[0].get_linewidths()
+    g.add_edge("remainder:5", target, kind="remainder", weight=0.0, effect=0.0, magnitude=990.0)
+    after = plot_graph(g).axes[0].collections[0].get_linewidths()
+    assert max(after) == pytest.approx(max(before))
 
 
 def test_a_probability_that_is_there_is_not_written_as_none() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depass_sae.errors import UserError
-from depass_sae.graph.influence import influence, is_flow, scores, size
+from depass_sae.graph.diff import diff_graphs
+from depass_sae.graph.influence import influence, is_flow, scores, size, through
 from depass_sae.graph.prune import fold, prune
 
 from .sample import sample_graph
@@ -39,6 +40,51 @@ def test_influence_is_the_sum_over_all_powers_of_the_normalised_matrix(seed: int
         assert share == pytest.approx(
             expected[names.index(target)] * a[names.index(target), names.index(source)], abs=1e-12
         )
+
+
+@pytest.mark.parametrize("by", ["weight", "effect"])
+def test_what_comes_through_an_edge_is_its_share_of_the_inflow_times_its_heads_influence(by: str) -> None:
+    g = sample_graph(seed=4)
+    found = through(g, by)
+    assert set(found) == set(g.edges)
+    for head in g:
+        inflow = {a: e.get("magnitude", abs(e["weight"])) if by == "weight" else abs(e["effect"])
+                  for a, _, e in g.in_edges(head, data=True)}  # fmt: skip
+        for source, number in inflow.items():
+            expected = g.nodes[head]["influence"] * number / sum(inflow.values())
+            assert found[source, head] == pytest.approx(expected)
+
+
+def test_through_edges_comes_what_influence_says_they_have() -> None:
+    g = sample_graph(seed=5)
+    exact = influence(g)
+    for name, share in exact.nodes.items():
+        g.nodes[name]["influence"] = share
+    assert through(g) == pytest.approx(exact.edges)
+
+
+def test_what_is_done_by_where_heads_looked_is_a_share_of_what_flows_of_all_at_most() -> None:
+    g = sample_graph(n_logits=1)
+    (target,) = (node["node"] for node in g.graph["target"])
+    whole = sum(size(edge) for *_, edge in g.in_edges(target, data=True))
+    for source, kind, number in (("token:0", "query", -0.25 * whole), ("token:1", "key", 3 * whole)):
+        g.add_edge(source, target, kind=kind, weight=0.0, effect=0.0, **{kind: number})
+    before, found = g.nodes[target]["influence"], through(g)
+    assert found["token:0", target] == pytest.approx(0.25 * before)
+    assert found["token:1", target] == pytest.approx(before)
+    assert sum(found[e] for e in g.in_edges(target) if is_flow(g.edges[e])) == pytest.approx(before)
+
+
+def test_of_two_compared_graphs_the_larger_comes_through() -> None:
+    a, b = sample_graph(n_logits=1), sample_graph(n_logits=1)
+    (target,) = (node["node"] for node in a.graph["target"])
+    first, second = [source for source, _ in a.in_edges(target) if a.edges[source, target]["kind"] == "flow"][:2]
+    b.edges[second, target]["weight"] *= 50
+    d = diff_graphs(a, b)
+    of_a, of_b, of_both = through(a), through(b), through(d)
+    assert of_both[first, target] == pytest.approx(of_a[first, target])
+    assert of_both[second, target] == pytest.approx(of_b[second, target])
+    assert of_b[second, target] > of_a[second, target]
 
 
 def test_scores_are_circuit_tracers() -> None:

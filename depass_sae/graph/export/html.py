@@ -23,6 +23,7 @@ from ...view import words
 from ...view.frame import asset, escaping, inert, policy
 from ..average import stability_line
 from ..document import document_of
+from ..influence import through
 from ..limits import limited
 from ..names import KINDS, level_words, name_of
 from ..told import removal_line, sufficiency_lines
@@ -38,7 +39,7 @@ MAX_EDGES = 10000
 TABLE_EDGES = 200
 """So many of the strongest edges are listed in the tables that need no JavaScript."""
 
-SCRIPTS = ("model.js", "dom.js", "panel.js", "viewer.js")
+SCRIPTS = ("model.js", "dom.js", "memory.js", "moving.js", "picture.js", "pinned.js", "panel.js", "viewer.js")
 SHARES = ("token", "error", "constant", "bias", "remainder")
 
 
@@ -50,7 +51,12 @@ def to_html(g: nx.DiGraph) -> str:
     page = limited(g, MAX_NODES, MAX_EDGES)
     data = _json(document_of(page))
     names = {node: name_of(page, node) for node in page}
-    extra = {"key": hashlib.sha256(data.encode()).hexdigest()[:16], "names": [*names.values()], "kinds": KINDS}
+    extra = {
+        "key": hashlib.sha256(data.encode()).hexdigest()[:16],
+        "names": [*names.values()],
+        "kinds": KINDS,
+        "through": {by: [float(f"{share:.5g}") for share in through(page, by).values()] for by in ("weight", "effect")},
+    }
     style, script = style_and_script()
     return (
         _environment()
@@ -93,7 +99,7 @@ def _dictionaries(g: nx.DiGraph) -> list[str]:
 
 def _targets(g: nx.DiGraph) -> list[dict[str, Any]]:
     return [
-        {**target, "text": name_of(g, target["node"]), "node": g.nodes[target["node"]]}
+        {**target, "id": target["node"], "text": name_of(g, target["node"]), "node": g.nodes[target["node"]]}
         for target in g.graph.get("target", [])
         if target["node"] in g
     ]

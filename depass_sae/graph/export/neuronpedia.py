@@ -15,9 +15,9 @@ What the viewer relies on beyond its JSON Schema, and this module keeps to:
   does not know come behind the logits: with a single ``bias`` node the scores are 0 and 1 whatever the graph. So, as in
   circuit-tracer, constants, bias vectors, what was pruned, and heads (a second view of the same flow) are left out;
   ``info.description`` tells their shares.
+- ``qk_tracing_results`` lists what decided where the heads looked that a feature reads through, by queries and by keys;
+  every id in it is a node's. Pairs of a query and a key are not known, so their list is empty.
 - Optional keys are left out where there is nothing to say, never null.
-- What a source did as a part of queries and keys stands in ``qk_tracing_results`` of the node that it did it for, the
-  largest ten of each. Pairs of a query's and a key's source are no part of a graph, and are none there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
+from heapq import nlargest
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,9 @@ FEATURE_TYPES = {
 is asked about that is none.
 """
 
-LOOKED = 10
-"""Of what was looked for and found, so many contributors stand at a node."""
+LOOKED_AT = 10
+"""So many queries, and keys, are listed at a feature."""
+
 OUTPUTS = ("logit", "direction")
 _NO_FEATURE = -1
 _SOURCE = re.compile(r"(?P<model>[^/]+)/(?P<layer>\d+)-(?P<source_set>.+)")
@@ -188,18 +190,17 @@ def _node(g: nx.DiGraph, name: str, node_id: str) -> dict[str, Any]:
 
 
 def _looked(g: nx.DiGraph, name: str, ids: Mapping[str, str]) -> dict[str, Any]:
-    """What its sources did as parts of queries and keys of the heads on the way to a node; nothing where none did."""
+    """What did most by where heads looked, with its sign; nothing where the graph does not know."""
 
-    def largest(way: str) -> list[list[Any]]:
-        found = [(ids[source], edge.get(way, 0.0)) for source, _, edge in g.in_edges(name, data=True) if source in ids]
-        found = sorted((pair for pair in found if pair[1]), key=lambda pair: -abs(pair[1]))
-        return [list(pair) for pair in found[:LOOKED]]
+    def foremost(way: str) -> list[list[Any]]:
+        found = [[ids[u], e[way]] for u, _, e in g.in_edges(name, data=True) if u in ids and e.get(way)]
+        return nlargest(LOOKED_AT, found, key=lambda entry: (abs(entry[1]), entry[0]))
 
-    queries, keys = largest("query"), largest("key")
+    queries, keys = foremost("query"), foremost("key")
     if not queries and not keys:
         return {}
-    found = {"pair_wise_contributors": [], "top_q_marginal_contributors": queries, "top_k_marginal_contributors": keys}
-    return {"qk_tracing_results": found}
+    marginal = {"top_q_marginal_contributors": queries, "top_k_marginal_contributors": keys}
+    return {"qk_tracing_results": {"pair_wise_contributors": [], **marginal}}
 
 
 def _footing() -> dict[str, Any]:
@@ -253,11 +254,14 @@ def _cumulative(influence: Mapping[str, float]) -> dict[str, float]:
 
 
 def _view(g: nx.DiGraph, ids: Mapping[str, str]) -> dict[str, Any]:
-    """What the viewer opens with: the targets and the members of the groups pinned, the groups as supernodes."""
+    """What the viewer opens with: pinned the targets, what was pinned in the graph's page and the members of the groups;
+    the groups as supernodes.
+    """
     groups = [
         [_clean(group["name"]), *(ids[name] for name in group["nodes"] if name in ids)] for group in g.graph["groups"]
     ]
     pinned = [ids[target["node"]] for target in g.graph["target"] if target["node"] in ids]
+    pinned += [ids[name] for name in g.graph.get("view", {}).get("pins", []) if name in ids]
     pinned += [member for group in groups for member in group[1:]]
     return {
         "pinnedIds": list(dict.fromkeys(pinned)),

@@ -23,5 +23,5 @@ const dom = (() => {
 
   const button = (text, onclick, attributes = {}) => el("button", { type: "button", onclick, ...attributes }, text);
 
-  return { byId, el, svg, button };
+  return { SVG, byId, el, svg, button };
 })();

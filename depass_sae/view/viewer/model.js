@@ -98,7 +98,7 @@ const model = (() => {
   }
 
   function together(edge, link) {
-    for (const key of ["weight", "effect", "query", "key", "weight_a", "weight_b", "effect_a", "effect_b", "magnitude"]) {
+    for (const key of ["weight", "effect", "query", "key", "weight_a", "weight_b", "effect_a", "effect_b", "magnitude", "through_weight", "through_effect"]) {
       if (link[key] != null) edge[key] = (edge[key] ?? 0) + link[key];
     }
     if (edge.kind === "remainder" || (!isFlow(edge) && link.kind === "flow")) edge.kind = link.kind;
@@ -116,45 +116,80 @@ const model = (() => {
     return Math.abs(b) > Math.abs(a) ? b : a;
   }
 
-  /** Writes on each edge the share of its target's inflow that stronger inputs make up; on nodes, of all influence. */
-  function rank(graph, by) {
+  /** What of the target comes through an edge: how wide and strong it is drawn, and whether it is at all. */
+  const through = (edge, by) => edge[`through_${by}`] ?? 0;
+
+  /** Sorts every node's edges, the largest number first. */
+  function sortEdges(graph, by) {
     const size = (edge) => Math.abs(valueOf(edge, by));
     for (const list of [...graph.inputs.values(), ...graph.outputs.values()]) list.sort((a, b) => size(b) - size(a));
-    for (const list of graph.inputs.values()) {
-      for (const one of [isFlow, (edge) => edge.kind === "head", (edge) => LOOKED.includes(edge.kind)])
-        shareBefore(list.filter(one), size);
-    }
-    const nodes = [...graph.nodes.values()].sort((a, b) => b.influence - a.influence);
-    shareBefore(nodes, (node) => node.influence);
   }
 
-  function shareBefore(list, size) {
-    const whole = sum(list, size) || 1;
-    let before = 0;
-    for (const x of list) {
-      x.before = before / whole;
-      before += size(x);
-    }
+  /** How much a node counts; a head, a second view of the same flow, by what it carries. */
+  function importance(graph, node) {
+    if (node.kind === "head") return sum(graph.outputs.get(node.id), (edge) => through(edge, "weight"));
+    return Math.max(node.influence, node.reach ?? 0);
   }
 
-  /** The nodes and edges within the thresholds; `always` says which nodes stay whatever their influence. */
-  function within(graph, { edgeShare, nodeShare, heads, always }) {
-    const passes = (x, share) => share >= 1 || x.before < share;
-    const nodes = [...graph.nodes.values()].filter(
-      (node) => (heads || node.kind !== "head") && (passes(node, nodeShare) || always(node)),
+  /** The nodes from which a node is reached, and those reached from it, itself in both. */
+  function reaching(graph, id) {
+    const walk = (edgesOf, end) => {
+      const seen = new Set([id]);
+      for (const at of seen) for (const edge of edgesOf.get(at) ?? []) seen.add(edge[end]);
+      return seen;
+    };
+    return { below: walk(graph.inputs, "source"), above: walk(graph.outputs, "target") };
+  }
+
+  /**
+   * What is drawn: the targets and, of the others, so many that count most, with what `always` names; among them, so
+   * many of the edges through which most of the target comes. path: a node that all ways must lead through.
+   * edgeCount: null for the fewest that together carry most of what all do.
+   */
+  function within(graph, { by, nodeCount, edgeCount, heads, always, path }) {
+    const way = path == null ? null : reaching(graph, path);
+    const onWay = (edge) => !way || way.below.has(edge.target) || way.above.has(edge.source);
+    const possible = [...graph.nodes.values()].filter(
+      (node) => (heads || node.kind !== "head") && (!way || way.below.has(node.id) || way.above.has(node.id)),
     );
+    const counts = new Map(possible.map((node) => [node, importance(graph, node)]));
+    const order = [...possible].sort((a, b) => (b.target ?? 0) - (a.target ?? 0) || counts.get(b) - counts.get(a));
+    const nodes = order.filter((node, i) => i < nodeCount || node.target || always(node));
     const ids = new Set(nodes.map((node) => node.id));
-    const edges = graph.edges.filter((edge) => passes(edge, edgeShare) && ids.has(edge.source) && ids.has(edge.target));
-    return { nodes, ids, edges };
+    const among = graph.edges.filter((edge) => ids.has(edge.source) && ids.has(edge.target) && onWay(edge));
+    among.sort((a, b) => through(b, by) - through(a, by));
+    const edges = among.slice(0, edgeCount ?? enough(among, by));
+    return { nodes, ids, edges, of: { nodes: possible.length, edges: among.length } };
+  }
+
+  const ENOUGH = 0.95; // of what all edges carry
+  const MOST = 800;
+
+  /** How many of the edges, the strongest first, say nearly all and leave no node alone that has one. */
+  function enough(edges, by) {
+    const whole = sum(edges, (edge) => through(edge, by));
+    const alone = new Set(edges.flatMap((edge) => [edge.source, edge.target]));
+    let [count, carried] = [0, 0];
+    while (count < Math.min(edges.length, MOST) && (alone.size || carried < ENOUGH * whole)) {
+      const edge = edges[count++];
+      carried += through(edge, by);
+      alone.delete(edge.source);
+      alone.delete(edge.target);
+    }
+    return count;
   }
 
   // ----------------------------------------------------------------------------------------------------------- layout
 
   const GUTTER = 92; // where the layers' names are
   const FOOT = 40; // where the tokens are
+  const LEAST = 720; // wide, whatever the window
+  const COLUMNS = 12; // of longer prompts, what stands between is left out
   const SMALLEST = 0.7; // a drawing is not made smaller than this by itself
+  const LETTER = 6; // the width of a caption's
   const SHAPES = [
-    ...[1, 0.45, 0.15].map((ratio) => ({ x: 66, y: 41, ratio, captions: true, gap: 72, r: [5, 6.5], most: 1.3 })),
+    ...[1.2, 0.5, 0.15].map((ratio) => ({ x: 112, y: 44, ratio, captions: true, gap: 72, r: [6, 8], most: 1 })),
+    ...[1.2, 0.5, 0.15].map((ratio) => ({ x: 66, y: 41, ratio, captions: true, gap: 64, r: [5, 7], most: 1.15 })),
     ...[1.2, 0.5, 0.2].map((ratio) => ({ x: 36, y: 32, ratio, captions: false, gap: 84, r: [4.5, 7], most: 1.15 })),
     ...[1.7, 0.8, 0.4, 0.2].map((ratio) => ({ x: 21, y: 21, ratio, captions: false, gap: 96, r: [3.5, 5.5], most: 1.15 })),
   ];
@@ -177,7 +212,7 @@ const model = (() => {
    * cell are packed in a grid. Of the shapes above, the first that goes well into the room is taken.
    */
   function layout(nodes, tokens, area) {
-    const room = { width: Math.max(area.width, 960), height: area.height };
+    const room = { width: Math.max(area.width, LEAST), height: area.height };
     const excess = (plan) => Math.max(plan.width / room.width, plan.height / room.height);
     const plans = [];
     for (const shape of SHAPES) {
@@ -202,29 +237,58 @@ const model = (() => {
     }
     for (const cell of cells.values()) {
       cell.nodes.sort((a, b) => b.influence - a.influence || (a.id < b.id ? -1 : 1));
-      const boxes = cell.nodes.some((node) => boxed(node.kind));
-      cell.step = boxes ? { x: 104, y: 40 } : cell.column < 0 ? { x: 62, y: 42 } : shape;
-      const count = cell.nodes.length;
-      const across = cell.column < 0 ? count / 3 : Math.sqrt(count * shape.ratio * (boxes ? 0.5 : 1));
-      cell.across = Math.min(count, Math.max(1, Math.ceil(across)));
-      cell.down = Math.ceil(count / cell.across);
+      cell.step = cell.column < 0 ? { x: 62, y: 42 } : shape;
+      const widths = cell.nodes.map((node) => widthOf(node, cell.step));
+      const area = sum(widths, (width) => width) / cell.step.x;
+      const across = cell.column < 0 ? cell.nodes.length / 3 : Math.sqrt(area * shape.ratio);
+      cell.lines = lined(cell.nodes, widths, Math.max(1, Math.ceil(across)) * cell.step.x);
+      cell.width = largest(cell.lines, (line) => line.width);
+      cell.height = sum(cell.lines, (line) => line.height(cell.step));
     }
     return [...cells.values()];
+  }
+
+  const BOX = { x: 104, y: 40 };
+  const widthOf = (node, step) => (boxed(node) ? Math.max(BOX.x, step.x) : step.x);
+
+  /** Nodes in lines that are at most so wide; only what is a box takes a box's room. */
+  function lined(nodes, widths, most) {
+    const lines = [];
+    nodes.forEach((node, i) => {
+      if (!lines.length || lines.at(-1).width + widths[i] > most) {
+        const height = (step) => (line.nodes.some(boxed) ? Math.max(BOX.y, step.y) : step.y);
+        const line = { nodes: [], width: 0, height };
+        lines.push(line);
+      }
+      lines.at(-1).nodes.push(node);
+      lines.at(-1).width += widths[i];
+    });
+    return lines;
+  }
+
+  /** The positions that are drawn: all of a short prompt; of a longer one those at which something stands, with gaps. */
+  function positionsOf(cells, tokens) {
+    const last = largest(cells, (c) => c.column);
+    const there = new Set(cells.map((c) => c.column));
+    const every = [...tokens.slice(0, last + 1).keys()];
+    if (every.length <= COLUMNS) return every.map((pos) => ({ pos }));
+    const shown = every.map((pos) => ({ pos, gap: !there.has(pos) }));
+    return shown.filter((column, i) => !column.gap || !shown[i - 1]?.gap);
   }
 
   function arrange(nodes, tokens, shape) {
     const levels = levelsOf(nodes);
     const cells = cellsOf(nodes, levels, shape);
-    const last = largest(cells, (c) => c.column);
-    const columns = [-1, ...tokens.slice(0, last + 1).keys()].map((pos) => {
+    const columns = [{ pos: -1 }, ...positionsOf(cells, tokens)].map(({ pos, gap }) => {
       const there = cells.filter((c) => c.column === pos);
-      const content = largest(there, (c) => c.across * c.step.x);
+      const content = largest(there, (c) => c.width);
       if (pos < 0) return { pos, label: "", content, width: content && content + 10 };
+      if (gap) return { pos, gap, label: "…", content: 0, width: 22 };
       const label = cut(visible(tokens[pos]).trim() || "␣", there.length ? 12 : 4);
       return { pos, label, content, width: Math.max(content && content + 10, 16, label.length * 7.4 + 10) };
     });
     const rows = levels.map((row) => {
-      const content = largest(cells.filter((c) => c.level === row.level), (c) => c.down * c.step.y);
+      const content = largest(cells.filter((c) => c.level === row.level), (c) => c.height);
       return { ...row, height: content + 14 };
     });
     const width = GUTTER + sum(columns, (c) => c.width) + 8;
@@ -259,28 +323,31 @@ const model = (() => {
     for (const cell of cells) {
       const column = columns.find((c) => c.pos === cell.column);
       const row = rows.find((r) => r.level === cell.level);
-      cell.nodes.forEach((node, i) => {
-        const line = Math.floor(i / cell.across);
-        const inLine = Math.min(cell.across, cell.nodes.length - line * cell.across);
-        at.set(node.id, {
-          x: column.x + column.width / 2 + ((i % cell.across) - (inLine - 1) / 2) * cell.step.x,
-          y: row.y + row.height / 2 + (line - (cell.down - 1) / 2) * cell.step.y - (captioned(node, shape) ? 5 : 0),
-          r: radius(node, top, shape),
-          level: cell.level,
-        });
-      });
+      let y = row.y + (row.height - cell.height) / 2;
+      for (const line of cell.lines) {
+        let x = column.x + (column.width - line.width) / 2;
+        const height = line.height(cell.step);
+        for (const node of line.nodes) {
+          const width = widthOf(node, cell.step);
+          const lifted = captioned(node, shape) ? 5 : 0;
+          at.set(node.id, { x: x + width / 2, y: y + height / 2 - lifted, r: radius(node, top, shape), level: cell.level });
+          x += width;
+        }
+        y += height;
+      }
     }
     return at;
   }
 
   const shared = ["constant", "bias", "remainder", "head"];
-  const captioned = (node, shape) => shared.includes(node.kind) || (shape.captions && node.kind === "feature");
+  const captioned = (node, shape) => !boxed(node) && (shape.captions || node.target || shared.includes(node.kind));
+  const letters = (node, shape) => Math.floor((shared.includes(node.kind) ? 62 : shape.x) / LETTER) - 1;
 
-  /** Whether a node is a box with its name in it. */
-  const boxed = (kind) => ["logit", "direction", "group"].includes(kind);
+  /** Whether a node is a box with its name in it; `kind` or the node. */
+  const boxed = (node) => ["logit", "direction", "group"].includes(node.kind ?? node);
 
   function radius(node, top, shape) {
-    if (boxed(node.kind)) return 13;
+    if (boxed(node)) return 13;
     return shape.r[0] + shape.r[1] * Math.sqrt(Math.min(1, node.influence / top));
   }
 
@@ -301,5 +368,8 @@ const model = (() => {
     return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
   }
 
-  return { visible, plain, signed, cut, many, sum, cleaned, contract, LOOKED, isFlow, valueOf, rank, within, layout, levelOf, captioned, boxed, outline, FOOT };
+  return {
+    ...{ visible, plain, signed, cut, many, sum, cleaned, contract, LOOKED, isFlow, valueOf, through, sortEdges, within },
+    ...{ largest, reaching, layout, levelOf, levelsOf, captioned, letters, boxed, outline, FOOT },
+  };
 })();

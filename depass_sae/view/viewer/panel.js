@@ -5,6 +5,7 @@ const makePanel = (page) => {
   const { byId, el, button } = dom;
   const ROWS = 40; // of a table, before it is asked for more
   const AT_FIRST = 3; // contexts, before it is asked for more
+  const pinnedDrawing = makePinned(page);
   const BY_LOOKING = "inputs by where heads looked";
 
   function facts(node) {
@@ -79,7 +80,7 @@ const makePanel = (page) => {
     const node = page.graph.nodes.get(page.state.selected) ?? page.all.get(page.state.selected);
     const parts = [
       node ? nodeSection(node) : introduction(),
-      chosenSection("Pinned", "pins", [...page.state.pins], page.pin, "unpin"),
+      chosenSection("Pinned", "pins", [...page.state.pins], page.pin, "unpin", pinnedDrawing()),
     ];
     const groups = [...page.graph.nodes.values()].filter((n) => n.members).map((n) => n.id);
     parts.push(chosenSection("Groups", "groups", groups, page.ungroup, "ungroup"), node ? null : keysSection());
@@ -110,7 +111,7 @@ const makePanel = (page) => {
     const close = button("×", page.close, { id: "close", "aria-label": "close the details", title: "Esc" });
     const kind = el("div", { class: "kind" }, where(node));
     const section = el("section", {}, close, kind, el("h2", {}, el("bdi", {}, node.name)));
-    if (node.label) section.append(el("p", { class: "label" }, el("bdi", {}, visible(node.label))));
+    section.append(...labelLine(node));
     if (node.diff) section.append(el("p", { class: "quiet" }, page.IN_DIFF[node.diff]));
     section.append(facts(node), ...sums(node, flows(inputs)), buttons(node), ...contextsSection(node));
     if (node.members) section.append(el("h3", {}, "members"), chips(node.members));
@@ -120,6 +121,25 @@ const makePanel = (page) => {
     section.append(table("outputs", flows(outputs), "target"));
     if (byHead(outputs).length) section.append(table("outputs once more, by head", byHead(outputs), "target"));
     return section;
+  }
+
+  /** What a node means, which the reader may say better. */
+  function labelLine(node) {
+    if (!["feature", "direction", "group"].includes(node.kind)) {
+      return node.label ? [el("p", { class: "label" }, el("bdi", {}, visible(node.label)))] : [];
+    }
+    const group = node.kind === "group";
+    const input = el("input", { class: "label", maxlength: 300, placeholder: group ? "" : "add a label", "aria-label": group ? "name" : "label", autocomplete: "off", spellcheck: "false", dir: "auto" });
+    input.value = visible(group ? node.name : node.label);
+    input.addEventListener("change", () => page.rename(node.id, input.value));
+    input.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") input.blur();
+      if (event.key !== "Escape") return;
+      event.stopPropagation();
+      input.value = visible(group ? node.name : node.label);
+      input.blur();
+    });
+    return [input];
   }
 
   function where(node) {
@@ -157,6 +177,10 @@ const makePanel = (page) => {
     const line = el("p", { class: "actions" });
     if (page.graph.nodes.has(node.id))
       line.append(button(page.state.pins.has(node.id) ? "unpin" : "pin", () => page.pin(node.id)));
+    if (page.graph.nodes.has(node.id)) {
+      const on = page.state.path === node.id;
+      line.append(button("only paths through it", () => page.throughOnly(node.id), { "aria-pressed": String(on), title: "draw only what lies on ways through this node (t)" }));
+    }
     if (node.members) line.append(button("ungroup", () => page.ungroup(node.id)));
     const sae = (page.doc.graph.saes ?? []).find(
       (s) => s.layer === node.layer && (!node.hook || s.hook === node.hook) && s.neuronpedia_id,
@@ -226,8 +250,8 @@ const makePanel = (page) => {
     return el("ul", { class: "chips" }, ...ids.map((id) => el("li", {}, goButton(id), cross(id))));
   }
 
-  function chosenSection(title, id, ids, undo, verb) {
-    return ids.length ? el("section", { id }, el("h2", {}, title), chips(ids, undo, verb)) : null;
+  function chosenSection(title, id, ids, undo, verb, drawing = null) {
+    return ids.length ? el("section", { id }, el("h2", {}, title), drawing, chips(ids, undo, verb)) : null;
   }
 
   function keysSection() {
@@ -237,6 +261,10 @@ const makePanel = (page) => {
       ["← →", "along the layer"],
       ["Enter", "open"],
       ["p", "pin"],
+      ["t", "only paths through it"],
+      ["drag, wheel", "move, zoom"],
+      ["+ − 0", "zoom in, out, fit"],
+      ["ctrl-z", "undo pins, groups, labels"],
       ["shift-click", "pick several (shift-Enter, too)"],
       ["g", "group what is picked or pinned"],
       ["/", "search; Enter goes to the next"],

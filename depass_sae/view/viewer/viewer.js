@@ -1,11 +1,10 @@
 // The drawing and everything that answers to the reader. The data are two JSON blocks: the graph in node-link form, and
 // what the page adds to it (names, a key). State is one object; a change of it runs down from where it matters:
-// rebuild (groups) -> refresh (filters, layout, drawing) -> mark (what is highlighted), and drawPanel beside it.
+// rebuild (groups, labels) -> refresh (filters, layout, drawing) -> mark (what is highlighted), and drawPanel beside it.
 // Edges are drawn on a canvas; nodes, and the edges of what is highlighted, as SVG.
-(() => {
-  const { visible, plain, signed, cut, many, cleaned, contract, rank, within, layout, levelOf, captioned, boxed, outline } = model;
+const page = (() => {
+  const { visible, plain, signed, cut, many, cleaned, contract, sortEdges, within, layout, levelOf, captioned, letters, boxed, outline } = model;
   const { byId, el, svg } = dom;
-  const AT_FIRST = 800; // so many edges are drawn before anyone touches the slider
   const MAX_PIXELS = 24e6; // of the canvas
   const IN_DIFF = { only_a: "only in A", only_b: "only in B", both: "in both" };
 
@@ -15,12 +14,17 @@
   const sides = diff ? ["_a", "_b"] : [""];
   const tokens = doc.graph.tokens ?? [];
   const all = new Map(doc.nodes.map((node, i) => [node.id, { ...node, name: extra.names[i] }]));
+  const links = doc.edges.map((edge, i) => ({
+    ...{ ...edge, through_weight: extra.through.weight[i], through_effect: extra.through.effect[i] },
+  }));
 
   const state = {
     by: "weight",
-    edgeShare: 1,
-    nodeShare: 1,
+    nodeCount: memory.AT_FIRST.nodes,
+    edgeCount: null, // null: as many as say nearly all
     heads: true,
+    path: null, // the node that all ways lead through
+    labels: new Map(), // those that the reader changed, by `labelKey`
     query: "",
     zoom: null, // null: as the layout has it
     selected: null,
@@ -36,10 +40,12 @@
   const value = (edge) => model.valueOf(edge, state.by);
   const size = (edge) => Math.abs(value(edge));
   const scale = () => state.zoom ?? view.zoom;
+  const through = (edge) => model.through(edge, state.by);
   const nodeElement = (id) => byId("nodes").querySelector(`[data-id="${CSS.escape(id)}"]`);
 
   const { drawPanel, showTooltip } = makePanel({
     ...{ doc, all, diff, sides, state, size, value, layerName, select, pin, ungroup, close, IN_DIFF },
+    ...{ through, look, told, rename, throughOnly, rows: () => model.levelsOf([...graph.nodes.values()]).map((row) => row.level) },
     get graph() {
       return graph;
     },
@@ -51,35 +57,78 @@
   // ---------------------------------------------------------------------------------------------------------- drawing
 
   function rebuild() {
-    graph = contract(all, doc.edges, state.groups);
-    rank(graph, state.by);
+    for (const [i, node] of [...all.values()].entries()) node.label = state.labels.get(labelKey(node)) ?? doc.nodes[i].label;
+    graph = contract(all, links, state.groups);
+    sortEdges(graph, state.by);
+    if (!graph.nodes.has(state.path)) state.path = null;
+    drawTitles();
     refresh();
+  }
+
+  /** Whose label it is: a feature's wherever it stands. */
+  function labelKey(node) {
+    return node.kind === "feature" ? `${levelOf(node)}/${node.index}` : node.id;
+  }
+
+  /** The targets' labels in the heading. */
+  function drawTitles() {
+    for (const part of document.querySelectorAll("[data-label-of]")) {
+      part.textContent = visible(all.get(part.dataset.labelOf)?.label ?? "");
+    }
   }
 
   function refresh() {
     const stage = byId("stage");
-    const always = (node) => node.target || node.id === state.selected || state.pins.has(node.id);
+    const always = (node) => node.id === shownAs(state.selected) || state.pins.has(node.id) || node.id === state.path;
     const kept = within(graph, { ...state, always });
-    const edges = kept.edges.sort((a, b) => size(a) - size(b));
-    const plan = layout(kept.nodes, tokens, { width: stage.clientWidth, height: stage.clientHeight });
-    view = { ...kept, ...plan, drawn: new Set(edges), strongest: edges.length ? size(edges.at(-1)) : 0 };
-    const outOf = (part, whole) => `${part.toLocaleString("en")} of ${whole.toLocaleString("en")}`;
-    byId("edge-count").textContent = outOf(edges.length, graph.edges.length);
-    byId("node-count").textContent = outOf(kept.nodes.length, graph.nodes.size);
+    const edges = kept.edges.sort((a, b) => through(a) - through(b));
+    const room = { width: stage.offsetWidth, height: stage.offsetHeight };
+    const plan = layout(kept.nodes, tokens, room);
+    const single = kept.edges.filter((edge) => !forMany(edge));
+    const strongest = model.largest(single.length ? single : edges, through);
+    // What is a little too large is shown whole.
+    const whole = Math.min(1, room.width / plan.width, room.height / plan.height);
+    const zoom = whole >= plan.zoom / 1.25 ? whole : plan.zoom;
+    view = { ...kept, ...plan, zoom, drawn: new Set(edges), strongest };
+    drawCounts();
     drawNodes();
     resize();
     mark();
   }
 
+  /** Whether an edge comes from what stands for many nodes: it makes no other edge thin. */
+  const forMany = (edge) => ["remainder", "constant", "bias"].includes(graph.nodes.get(edge.source).kind);
+
+  function drawCounts() {
+    const count = (id, part, whole) => {
+      const slider = byId(`${id}-slider`);
+      slider.max = Math.max(1, whole);
+      slider.value = part;
+      byId(`${id}-count`).textContent = `${part.toLocaleString("en")} of ${whole.toLocaleString("en")}`;
+      slider.setAttribute("aria-valuetext", byId(`${id}-count`).textContent);
+    };
+    count("edge", view.edges.length, view.of.edges);
+    count("node", view.nodes.length, view.of.nodes);
+    const path = graph.nodes.get(state.path);
+    byId("path").hidden = !path;
+    byId("path-name").textContent = path?.name ?? "";
+    byId("heads").checked = state.heads;
+    for (const radio of document.querySelectorAll("[name=by]")) radio.checked = radio.value === state.by;
+  }
+
   function resize() {
+    resizeSheet();
+    drawGround();
+    drawEdges();
+  }
+
+  function resizeSheet() {
     const { width, height } = view;
     for (const id of ["sheet", "edges", "drawing", "ground"]) {
       byId(id).style.width = `${width * scale()}px`;
       byId(id).style.height = `${height * scale()}px`;
     }
     for (const id of ["drawing", "ground"]) byId(id).setAttribute("viewBox", `0 0 ${width} ${height}`);
-    drawGround();
-    drawEdges();
     follow();
   }
 
@@ -97,13 +146,22 @@
     return { x1: a.x, y1, x2: b.x, y2, bend: Math.max(36, Math.abs(y1 - y2) * 0.45) };
   }
 
-  const strength = (edge) => Math.min(1, Math.sqrt(size(edge) / (view.strongest || 1)));
-  const widthOf = (edge) => 0.5 + 3.3 * strength(edge) ** 1.5;
+  /** Of what comes through the strongest edge. */
+  const strength = (edge, strongest = view.strongest) => Math.min(1, through(edge) / (strongest || 1));
 
-  function dashes(edge) {
+  /** How an edge looks: by what of the target comes through it. */
+  function look(edge, strongest) {
+    const share = strength(edge, strongest);
+    const width = 0.5 + 4.5 * share ** 0.75;
+    const crowd = 0.4 + 0.6 * Math.min(1, Math.sqrt(500 / Math.max(1, view.edges.length)));
+    const opacity = (0.07 + 0.83 * share ** 0.5) * (forMany(edge) ? 0.45 : 1) * crowd;
+    return { width, opacity, hue: hue(edge), dashes: dashes(edge, width) };
+  }
+
+  function dashes(edge, width) {
     if (edge.kind === "head") return [1.5, 3];
     if (model.LOOKED.includes(edge.kind)) return [1.5, 3, 7, 3];
-    return value(edge) < 0 ? [4 + widthOf(edge), 2 + widthOf(edge)] : [];
+    return value(edge) < 0 ? [4 + width, 2 + width] : [];
   }
 
   function hue(edge) {
@@ -121,13 +179,13 @@
     pen.scale(ratio, ratio);
     const hues = ["positive", "negative", "only-a", "only-b", "both"];
     const colours = Object.fromEntries(hues.map((name) => [name, colour(name)]));
-    const busy = Math.min(1, Math.sqrt(500 / Math.max(1, view.edges.length)));
     for (const edge of view.edges) {
       const { x1, y1, x2, y2, bend } = curve(edge);
-      pen.strokeStyle = colours[hue(edge)];
-      pen.globalAlpha = (0.12 + 0.78 * strength(edge)) * (0.4 + 0.6 * busy);
-      pen.lineWidth = widthOf(edge);
-      pen.setLineDash(dashes(edge));
+      const shown = look(edge);
+      pen.strokeStyle = colours[shown.hue];
+      pen.globalAlpha = shown.opacity;
+      pen.lineWidth = shown.width;
+      pen.setLineDash(shown.dashes);
       pen.beginPath();
       pen.moveTo(x1, y1);
       pen.bezierCurveTo(x1, y1 - bend, x2, y2 + bend, x2, y2);
@@ -157,7 +215,7 @@
     });
     const positions = view.columns.slice(1).map((c) => {
       const x = c.x + c.width / 2;
-      const at = svg("tspan", { class: "at", x, dy: 13 }, String(c.pos));
+      const at = svg("tspan", { class: "at", x, dy: 13 }, c.gap ? "" : String(c.pos));
       return svg("text", { class: "position", x, y: view.height - 20 }, c.label, at);
     });
     const y = view.height - model.FOOT + 4;
@@ -210,7 +268,10 @@
   }
 
   function caption(node) {
-    if (node.kind === "feature") return node.label ? cut(visible(node.label), 12) : `${levelOf(node)}/${node.index}`;
+    const most = node.target ? 40 : letters(node, view.shape);
+    if (node.label) return cut(visible(node.label), most);
+    if (node.kind === "feature") return `${levelOf(node)}/${node.index}`;
+    if (node.kind === "token") return cut(visible(node.token).trim() || "␣", most);
     return node.kind === "head" ? node.name.replace(/^head /, "") : node.kind;
   }
 
@@ -248,14 +309,32 @@
     byId("positions").setAttribute("transform", `translate(0 ${up})`);
   }
 
-  function zoomTo(zoom) {
-    const stage = byId("stage");
-    const middle = { x: stage.scrollLeft + stage.clientWidth / 2, y: stage.scrollTop + stage.clientHeight / 2 };
-    const before = scale();
-    state.zoom = Math.min(3, Math.max(0.15, zoom));
+  /** Larger or smaller; what is at this place of the window (by default, its middle) stays there. */
+  function zoomAt(zoom, x, y) {
+    const [stage, sheet] = [byId("stage"), byId("sheet")];
+    const room = stage.getBoundingClientRect();
+    const [left, top] = [x ?? room.left + stage.clientWidth / 2, y ?? room.top + stage.clientHeight / 2];
+    const [before, was] = [scale(), sheet.getBoundingClientRect()];
+    state.zoom = Math.min(4, Math.max(0.15, zoom));
     const factor = state.zoom / before;
-    resize();
-    stage.scrollTo(middle.x * factor - stage.clientWidth / 2, middle.y * factor - stage.clientHeight / 2);
+    resizeSheet();
+    const is = sheet.getBoundingClientRect();
+    stage.scrollBy(is.left + (left - was.left) * factor - left, is.top + (top - was.top) * factor - top);
+    sharpen();
+  }
+
+  let blurred = null;
+  /** Draws the edges anew once the size stays; until then what is there is stretched. */
+  function sharpen() {
+    clearTimeout(blurred);
+    blurred = setTimeout(drawEdges, 90);
+  }
+
+  /** The whole drawing in the window. */
+  function fit() {
+    const stage = byId("stage");
+    zoomAt(Math.min(view.zoom, stage.offsetWidth / view.width, stage.offsetHeight / view.height));
+    state.zoom = scale() === view.zoom ? null : state.zoom; // then it follows the window
   }
 
   // ------------------------------------------------------------------------------------------------------- highlights
@@ -268,7 +347,7 @@
   function mark() {
     const centres = new Set([state.hovered ?? shownAs(state.selected), ...state.pins].filter((id) => view.ids.has(id)));
     const both = (edge) => view.ids.has(edge.source) && view.ids.has(edge.target);
-    const lit = [...new Set([...centres].flatMap(touching))].filter(both).sort((a, b) => size(a) - size(b));
+    const lit = [...new Set([...centres].flatMap(touching))].filter(both).sort((a, b) => through(a) - through(b));
     const near = new Set([...centres, ...lit.flatMap((edge) => [edge.source, edge.target])]);
     const query = state.query.trim().toLowerCase();
     const found = new Set(view.nodes.filter((node) => query && matches(node, query)).map((node) => node.id));
@@ -290,17 +369,23 @@
 
   function litEdge(edge) {
     const { x1, y1, x2, y2, bend } = curve(edge);
-    const [from, to] = [edge.source, edge.target].map((id) => graph.nodes.get(id).name);
+    const shown = look(edge);
     const attributes = {
-      class: `edge ${hue(edge)}${view.drawn.has(edge) ? "" : " faint"}`,
+      class: `edge ${shown.hue}${view.drawn.has(edge) ? "" : " faint"}`,
       "data-source": edge.source,
       "data-target": edge.target,
-      "stroke-width": (widthOf(edge) + 0.5).toFixed(2),
-      "stroke-dasharray": dashes(edge).map((length) => length.toFixed(1)).join(" ") || null,
+      "stroke-width": (shown.width + 0.5).toFixed(2),
+      "stroke-dasharray": shown.dashes.map((length) => length.toFixed(1)).join(" ") || null,
       d: `M${x1} ${y1}C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`,
     };
-    const title = `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}`;
-    return svg("path", attributes, svg("title", {}, title));
+    return svg("path", attributes, svg("title", {}, told(edge)));
+  }
+
+  /** An edge in words. */
+  function told(edge) {
+    const [from, to] = [edge.source, edge.target].map((id) => graph.nodes.get(id).name);
+    const looked = model.LOOKED.filter((way) => edge[way]).map((way) => `, ${way} ${signed(edge[way])}`);
+    return `${from} → ${to}: weight ${signed(edge.weight)}, effect ${signed(edge.effect)}${looked.join("")}; ${plain(through(edge))} of the target through it`;
   }
 
   function matches(node, query) {
@@ -331,6 +416,7 @@
     if (there.has("head")) lines.push([line(diff ? "both" : "positive", "1.5 3"), "the same flow by head"]);
     if (doc.edges.some((edge) => model.LOOKED.includes(edge.kind)))
       lines.push([line(diff ? "both" : "positive", "1.5 3 7 3"), "by where heads looked (query, key)"]);
+    lines.push([icon(svg("path", { class: "width", d: "M-11 -1L11 -4V4L-11 1Z" })), "width: how much of the target comes through"]);
     byId("legend").replaceChildren(
       ...[...kinds.map((kind) => [shape(kind), kind]), ...lines].map(([image, text]) => el("li", {}, image, text)),
     );
@@ -341,7 +427,87 @@
   const say = (text) => {
     byId("status").textContent = text;
   };
-  const save = () => stored(`depass-sae:graph:${extra.key}`, { groups: state.groups, pins: [...state.pins] });
+
+  /** What a reader made of the page, as memory.js has it. */
+  const made = () => ({
+    ...{ nodes: state.nodeCount, edges: state.edgeCount, by: state.by, heads: state.heads, path: state.path },
+    ...{ pins: [...state.pins], labels: [...state.labels] },
+    groups: JSON.stringify(state.groups) === JSON.stringify(ownGroups) ? undefined : state.groups,
+  });
+  const ownGroups = cleaned(doc.graph.groups, all);
+
+  /** Keeps it in the address, so that the page can be passed on, and in this browser but for the thresholds. */
+  function save() {
+    const { pins, labels } = memory.plain(made());
+    stored(`depass-sae:graph:${extra.key}`, { groups: state.groups, pins: pins ?? [], labels: labels ?? {} });
+    try {
+      const fragment = memory.toFragment(made());
+      history.replaceState(null, "", fragment ? `#${fragment}` : location.pathname + location.search);
+    } catch {
+      // a page within another has no address of its own
+    }
+  }
+
+  function restore() {
+    const found = memory.ofFragment(location.hash) ?? memory.formed({ ...plainView(doc.graph.view), ...stored(`depass-sae:graph:${extra.key}`) });
+    state.by = found.by;
+    state.heads = found.heads;
+    [state.nodeCount, state.edgeCount, state.path] = [found.nodes, found.edges, found.path];
+    mend(found);
+  }
+
+  const plainView = (view) => (view && typeof view === "object" && !Array.isArray(view) ? view : {});
+
+  /** Pins, groups and labels as they are given, where they make sense in this graph. */
+  function mend({ pins, groups, labels }) {
+    state.groups = groups ? cleaned(groups, all) : ownGroups;
+    const known = new Set([...all.values()].map(labelKey));
+    state.labels = new Map(labels.filter(([key]) => known.has(key)));
+    state.pins = new Set(pins);
+    state.picked.clear();
+    rebuild();
+    state.pins = new Set(pins.filter((id) => graph.nodes.has(id)));
+    if (!graph.nodes.has(state.selected) && !all.has(state.selected)) state.selected = null;
+  }
+
+  const steps = memory.steps(made, (before) => {
+    mend(before);
+    save();
+    mark();
+    drawPanel();
+  });
+
+  function step(back) {
+    say((back ? steps.back() : steps.forth()) ? (back ? "undone" : "done again") : `nothing to ${back ? "undo" : "do again"}`);
+  }
+
+  /** A feature's label wherever it stands, or a group's name. */
+  function rename(id, text) {
+    const node = graph.nodes.get(id) ?? all.get(id);
+    const given = text.trim();
+    if (given === node.label || (node.members && (!given || given === node.name))) return;
+    steps.before();
+    if (node.members) {
+      state.groups = state.groups.map((group) => (group.nodes[0] === node.members[0] ? { ...group, name: given } : group));
+    } else {
+      const own = doc.nodes.find((other) => labelKey(other) === labelKey(node)).label;
+      if (given === own) state.labels.delete(labelKey(node));
+      else state.labels.set(labelKey(node), given);
+    }
+    say(`${node.name}: ${visible(given) || "no label"}`);
+    rebuild();
+    save();
+    drawPanel();
+  }
+
+  /** Only what lies on ways through a node; through all again where it is the one already. */
+  function throughOnly(id) {
+    state.path = state.path === id ? null : id;
+    say(state.path ? `only paths through ${graph.nodes.get(id).name}` : "all paths");
+    refresh();
+    save();
+    drawPanel();
+  }
 
   function select(id, travel = false) {
     state.selected = id;
@@ -356,6 +522,7 @@
   }
 
   function pin(id) {
+    steps.before();
     if (!state.pins.delete(id)) state.pins.add(id);
     say(`${graph.nodes.get(id).name} ${state.pins.has(id) ? "pinned" : "unpinned"}`);
     save();
@@ -396,12 +563,13 @@
   }
 
   function regroup(groups, gone, selected) {
+    steps.before();
     state.groups = groups;
     state.picked.clear();
     for (const id of gone) state.pins.delete(id);
     state.selected = selected;
-    save();
     rebuild();
+    save();
     drawPanel();
   }
 
@@ -444,12 +612,39 @@
     if (found.length) select(found[(at + 1) % found.length].id, true);
   }
 
+  /** The graph with what was made of it here; depass-sae reads it, and makes a page that opens like this one. */
   function download() {
-    const text = JSON.stringify({ ...doc, graph: { ...doc.graph, groups: state.groups } });
-    const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    const link = el("a", { href, download: "graph.json" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    const nodes = doc.nodes.map((node) => ({ ...node, label: all.get(node.id).label }));
+    const { groups, labels, ...seen } = memory.plain(made()); // which stand in the graph itself
+    const { view: _, ...own } = doc.graph;
+    const about = { ...own, groups: state.groups, ...(Object.keys(seen).length ? { view: seen } : {}) };
+    picture.download(new Blob([JSON.stringify({ ...doc, graph: about, nodes })], { type: "application/json" }), "graph.json");
+  }
+
+  function drawingAsSvg() {
+    const hues = Object.fromEntries(["positive", "negative", "only-a", "only-b", "both"].map((name) => [name, colour(name)]));
+    const lines = view.edges.map((edge) => {
+      const { x1, y1, x2, y2, bend } = curve(edge);
+      const shown = look(edge);
+      const [n, points] = [(x) => x.toFixed(1), [x1, y1 - bend, x2, y2 + bend, x2, y2]];
+      return svg("path", {
+        ...{ fill: "none", stroke: hues[shown.hue], "stroke-width": shown.width.toFixed(2), opacity: shown.opacity.toFixed(3) },
+        "stroke-dasharray": shown.dashes.map(n).join(" ") || null,
+        d: `M${n(x1)} ${n(y1)}C${points.map(n).join(" ")}`,
+      });
+    });
+    const edges = svg("g", {}, svg("g", { opacity: getComputedStyle(byId("edges")).opacity }, ...lines));
+    for (const id of ["layers", "positions"]) byId(id).removeAttribute("transform");
+    const parts = [byId("ground"), edges, byId("drawing")];
+    const text = picture.svgOf({ width: view.width, height: view.height, ground: colour("paper"), parts });
+    follow();
+    return text;
+  }
+
+  async function downloadPicture(kind) {
+    const text = drawingAsSvg();
+    const blob = kind === "svg" ? new Blob([text], { type: "image/svg+xml" }) : await picture.pngOf(text, view);
+    if (blob) picture.download(blob, `graph.${kind}`);
   }
 
   // ----------------------------------------------------------------------------------------------------------- events
@@ -470,6 +665,7 @@
   const idAt = (event) => event.target.closest?.(".node")?.dataset.id;
 
   function hover(id, event) {
+    if (over.moving()) id = null;
     if (id) showTooltip(graph.nodes.get(id), event);
     else byId("tooltip").hidden = true;
     if (id === state.hovered) return;
@@ -500,11 +696,23 @@
 
   function onKey(event) {
     if (byId("naming").open) return;
-    if (event.key === "Escape") clear();
     const typing = event.target.matches("input:not([type=range], [type=radio], [type=checkbox])");
+    if (event.key === "Escape") clear();
+    if (!typing && (event.ctrlKey || event.metaKey) && ["z", "Z", "y"].includes(event.key)) {
+      event.preventDefault();
+      return step(event.key === "z" && !event.shiftKey);
+    }
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const here = idAt(event) ?? state.hovered ?? state.selected;
-    const actions = { "/": () => byId("search").focus(), g: askForName, p: () => graph.nodes.has(here) && pin(here) };
+    const actions = {
+      "/": () => byId("search").focus(),
+      g: askForName,
+      p: () => graph.nodes.has(here) && pin(here),
+      t: () => graph.nodes.has(here) && throughOnly(here),
+      0: fit,
+      "+": () => zoomAt(scale() * 1.25),
+      "-": () => zoomAt(scale() / 1.25),
+    };
     if (!Object.hasOwn(actions, event.key)) return;
     event.preventDefault();
     actions[event.key]();
@@ -514,12 +722,13 @@
     const on = (id, type, action) => byId(id).addEventListener(type, action);
     const redraw = eachFrame(() => {
       refresh();
+      save();
       drawPanel();
     });
     for (const radio of document.querySelectorAll("[name=by]")) {
       radio.addEventListener("change", () => {
         state.by = radio.value;
-        rank(graph, state.by);
+        sortEdges(graph, state.by);
         redraw();
       });
     }
@@ -528,9 +737,11 @@
         state[name] = of(event.target);
         redraw();
       });
-    setting("edge-share", "input", "edgeShare", (slider) => slider.value / 100);
-    setting("node-share", "input", "nodeShare", (slider) => slider.value / 100);
+    const count = (slider) => (slider.value === slider.max ? Infinity : Number(slider.value));
+    setting("edge-slider", "input", "edgeCount", count);
+    setting("node-slider", "input", "nodeCount", count);
     setting("heads", "change", "heads", (box) => box.checked);
+    on("path-off", "click", () => throughOnly(state.path));
     on("search", "input", (event) => {
       state.query = event.target.value;
       mark();
@@ -542,11 +753,10 @@
       if (event.target.returnValue === "ok" && name) makeGroup(name);
       event.target.returnValue = "";
     });
-    on("smaller", "click", () => zoomTo(scale() / 1.25));
-    on("larger", "click", () => zoomTo(scale() * 1.25));
-    on("fit", "click", () =>
-      zoomTo(Math.min(1, byId("stage").clientWidth / view.width, byId("stage").clientHeight / view.height)),
-    );
+    on("smaller", "click", () => zoomAt(scale() / 1.25));
+    on("larger", "click", () => zoomAt(scale() * 1.25));
+    on("fit", "click", fit);
+    on("undo", "click", () => step(true));
     on("theme", "click", () => {
       theme.toggle();
       drawEdges();
@@ -558,32 +768,23 @@
       drawEdges();
     });
     on("download", "click", download);
+    for (const kind of ["svg", "png"]) on(`download-${kind}`, "click", () => downloadPicture(kind));
     on("stage", "scroll", eachFrame(follow));
-    const wheel = (event) => {
-      if (!event.ctrlKey) return;
-      event.preventDefault();
-      zoomTo(scale() * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
-    };
-    byId("stage").addEventListener("wheel", wheel, { passive: false });
     for (const chip of document.querySelectorAll(".strip [data-node]")) {
       chip.addEventListener("click", () => all.has(chip.dataset.node) && select(chip.dataset.node, true));
     }
     document.addEventListener("keydown", onKey);
     theme.darkWanted.addEventListener("change", drawEdges);
     window.addEventListener("resize", eachFrame(refresh));
+    window.addEventListener("hashchange", () => {
+      restore();
+      drawPanel();
+    });
   }
 
   // ------------------------------------------------------------------------------------------------------------ start
 
-  /** A first threshold that leaves a drawing one can read. */
-  function firstEdgeShare() {
-    if (graph.edges.length <= AT_FIRST) return 100;
-    const shares = graph.edges.map((edge) => edge.before).sort((a, b) => a - b);
-    return Math.max(1, Math.floor(100 * shares[AT_FIRST]));
-  }
-
   function start() {
-    const before = stored(`depass-sae:graph:${extra.key}`);
     theme.restore();
     document.querySelector(".page").classList.add("drawn");
     if (window.parent !== window) document.documentElement.dataset.framed = ""; // the page around it names the graph
@@ -591,23 +792,20 @@
     byId("no-script").hidden = true;
     byId("tables").open = false;
     byId("heads").parentElement.hidden = !doc.nodes.some((node) => node.kind === "head");
-    state.groups = cleaned(before?.groups ?? doc.graph.groups, all);
-    graph = contract(all, doc.edges, state.groups);
-    rank(graph, state.by);
-    state.pins = new Set((before?.pins ?? []).filter((id) => graph.nodes.has(id)));
-    byId("edge-share").value = firstEdgeShare();
-    state.edgeShare = byId("edge-share").value / 100;
-    drawLegend();
-    refresh();
+    drawLegend(); // which leaves the drawing the room that it has
+    restore();
     drawPanel();
     onDrawing();
     onControls();
     const stage = byId("stage");
     const target = view.nodes.find((node) => node.target);
-    // A little too wide is shown whole; of more, the part around the target.
-    if (stage.scrollWidth <= 1.25 * stage.clientWidth) zoomTo((scale() * stage.clientWidth) / stage.scrollWidth);
-    else if (target) stage.scrollLeft = view.at.get(target.id).x * scale() - stage.clientWidth * 0.85;
+    if (target) stage.scrollLeft = view.at.get(target.id).x * scale() - stage.clientWidth * 0.85;
   }
 
+  const over = makeMoving(byId("stage"), { scale, zoomAt, wheelZooms: () => window.parent === window });
   start();
+
+  /** Every edge that is drawn: its ends, how wide and how strong. */
+  const drawn = () => view.edges.map((edge) => [edge.source, edge.target, look(edge).width, look(edge).opacity]);
+  return { drawn };
 })();

@@ -220,28 +220,6 @@ def test_links_carry_the_flow_between_the_nodes_that_are_drawn() -> None:
     assert {node["feature_type"] for node in document["nodes"]} == set(neuronpedia.FEATURE_TYPES.values())
 
 
-def test_what_sources_did_as_queries_and_keys_stands_at_the_node_largest_first() -> None:
-    g = sample_graph()
-    name = max(g, key=g.in_degree)
-    sources = [source for source, _, edge in g.in_edges(name, data=True) if edge["kind"] == "flow"]
-    assert len(sources) > 11
-    for number, source in enumerate(sources):
-        g.edges[source, name]["query"], g.edges[source, name]["key"] = (-1) ** number * number, 0.0
-    g.edges[sources[0], name]["key"] = -2.5
-    document = json.loads(neuronpedia_text(g))
-    jsonschema.validate(document, SCHEMA)
-    found = [node for node in document["nodes"] if "qk_tracing_results" in node]
-    assert len(found) == 1
-    looked, known = found[0]["qk_tracing_results"], nodes_of(document)
-    values = [value for _, value in looked["top_q_marginal_contributors"]]
-    assert len(values) == 10
-    assert [abs(value) for value in values] == sorted(map(abs, values), reverse=True)
-    assert {abs(value) for value in values} <= set(range(1, len(sources)))
-    assert [value for _, value in looked["top_k_marginal_contributors"]] == [-2.5]
-    assert {node for node, _ in looked["top_q_marginal_contributors"]} <= set(known)
-    assert looked["pair_wise_contributors"] == []
-
-
 def test_what_is_not_drawn_is_said_in_the_description() -> None:
     description = to_neuronpedia(sample_graph())["metadata"]["info"]["description"]
     assert "token 50.0%, error 20.0%, constant 10.0%, bias 10.0%, remainder 10.0%" in description
@@ -275,6 +253,38 @@ def test_groups_become_supernodes_and_their_members_are_pinned() -> None:
     pinned = document["qParams"]["pinnedIds"]
     assert {*first[1:], *second[1:]} < set(pinned) <= nodes_of(document).keys()
     assert len(set(pinned)) == len(pinned)
+
+
+def test_what_is_pinned_in_the_page_is_pinned_there() -> None:
+    g = every_kind()
+    g.graph["view"] = {"pins": ["token:2", "bias:5", "gone"]}
+    before = to_neuronpedia(every_kind())["qParams"]["pinnedIds"]
+    document = to_neuronpedia(g)
+    jsonschema.validate(document, SCHEMA)
+    assert set(document["qParams"]["pinnedIds"]) == {*before, f"E_{g.graph['token_ids'][2]}_2"}  # a bias is not drawn
+
+
+def test_a_feature_lists_what_decided_where_heads_looked() -> None:
+    g = sample_graph(n_pos=20)
+    name = max((n for n in g if n.startswith("feature:11")), key=lambda n: g.nodes[n]["pos"])
+    for pos in range(15):
+        g.add_edge(f"token:{pos}", name, kind="query", weight=0.0, effect=0.0, query=(-1.0) ** pos * pos, key=0.0)
+    g.add_edge("remainder:5", name, kind="remainder", weight=0.0, effect=0.0, magnitude=0.0, key=5.0)
+    flowing = next(u for u, _, edge in g.in_edges(name, data=True) if edge["kind"] == "flow")
+    g.edges[flowing, name]["key"] = -0.5
+    document = to_neuronpedia(g)
+    jsonschema.validate(document, SCHEMA)
+    told = {n["node_id"]: n["qk_tracing_results"] for n in document["nodes"] if "qk_tracing_results" in n}
+    (found,) = told.values()
+    token_ids = g.graph["token_ids"]
+    assert found["top_q_marginal_contributors"] == [
+        [f"E_{token_ids[pos]}_{pos}", (-1.0) ** pos * pos] for pos in range(14, 4, -1)
+    ]
+    ((source, key),) = found["top_k_marginal_contributors"]
+    assert key == -0.5
+    assert source in nodes_of(document)
+    assert found["pair_wise_contributors"] == []
+    assert not any("qk_tracing_results" in node for node in to_neuronpedia(sample_graph())["nodes"])
 
 
 def test_model_and_source_set_come_from_the_saes() -> None:

@@ -13,6 +13,7 @@ import pytest
 from depass_sae.files import write_text
 from depass_sae.graph.export import read_graph
 from depass_sae.graph.export.html import MAX_EDGES, MAX_NODES, to_html
+from depass_sae.graph.influence import through
 from depass_sae.graph.limits import limited
 from depass_sae.view.words import number, signed
 from tests.browser import Watched
@@ -31,10 +32,12 @@ class Viewer(Watched):
         super().__init__(context)
         self.folder = folder
 
-    def open(self, g: nx.DiGraph) -> Viewer:
+    def open(self, g: nx.DiGraph, fragment: str = "nodes=all&edges=all") -> Viewer:
+        """With everything drawn, if nothing else is said."""
         file = self.folder / "graph.html"
         write_text(file, to_html(g))
-        self.page.goto(file.as_uri())
+        self.page.goto("about:blank")
+        self.page.goto(file.as_uri() + (f"#{fragment}" if fragment else ""))
         self.page.wait_for_selector("#nodes .node")
         return self
 
@@ -76,6 +79,10 @@ def feature_with_inflow(g: nx.DiGraph) -> str:
     return max((n for n in g if n.startswith("feature:11")), key=g.in_degree)
 
 
+def most_influential(g: nx.DiGraph) -> str:
+    return max((n for n in g if n.startswith("feature")), key=lambda n: g.nodes[n]["influence"])
+
+
 def test_every_node_is_drawn(viewer: Viewer):
     g = sample_graph()
     viewer.open(g)
@@ -86,13 +93,13 @@ def test_every_node_is_drawn(viewer: Viewer):
 def test_a_drawing_that_is_a_little_too_wide_is_shown_whole_and_a_wider_one_at_its_target(viewer: Viewer):
     stage = viewer.page.locator("#stage")
     seen = set()
-    for width in (1400, 1250, 1150, 700):  # of the page; a drawing is 960 wide at least
+    for width in (1400, 1250, 1080, 650, 500):  # of the page; a drawing is 720 wide at least
         viewer.page.set_viewport_size({"width": width, "height": 900})
-        viewer.open(sample_graph())
+        viewer.open(sample_graph(), "")
         room, drawn, left = stage.evaluate("stage => [stage.clientWidth, stage.scrollWidth, stage.scrollLeft]")
-        whole = 1.25 * room >= 960
+        whole = 1.25 * room >= 720
         assert (drawn == room, left == 0) == (whole, whole), width
-        seen.add((whole, room < 960))
+        seen.add((whole, room < 720))
     assert seen == {(True, False), (True, True), (False, True)}
 
 
@@ -209,25 +216,71 @@ def test_a_negative_edge_is_dashed(viewer: Viewer):
         assert (edge.get_attribute("stroke-dasharray") is not None) == (weight < 0)
 
 
-def test_the_edge_slider_hides_weak_inputs_and_says_how_many_are_left(viewer: Viewer):
+def test_the_edge_slider_hides_what_little_comes_through_and_says_how_many_are_left(viewer: Viewer):
     g = sample_graph()
-    viewer.open(g).page.locator("#edge-share").fill("50")
-    playwright.expect(viewer.page.locator("#edge-count")).not_to_have_text(f"{len(g.edges)} of {len(g.edges)}")
-    expected = 0
-    for name in g:
-        weights = sorted((abs(edge["weight"]) for *_, edge in g.in_edges(name, data=True)), reverse=True)
-        expected += sum(1 for i in range(len(weights)) if sum(weights[:i]) < 0.5 * sum(weights))
-    assert viewer.drawn_edges() == expected
+    viewer.open(g).page.locator("#edge-slider").fill("30")
+    playwright.expect(viewer.page.locator("#edge-count")).to_have_text(f"30 of {len(g.edges)}")
+    share = through(g)
+    weakest = sorted(share.values())[-30]
+    drawn = viewer.page.evaluate("page.drawn()")
+    assert len(drawn) == 30
+    assert all(share[source, target] >= 0.999 * weakest for source, target, *_ in drawn)
+
+
+@pytest.mark.parametrize("by", ["weight", "effect"])
+def test_an_edge_is_as_wide_and_strong_as_what_of_the_target_comes_through_it(viewer: Viewer, by: str):
+    g = sample_graph()
+    share = through(g, by)
+    drawn = viewer.open(g, f"nodes=all&edges=all&by={by}").page.evaluate("page.drawn()")
+    assert {(source, target) for source, target, *_ in drawn} == set(g.edges)
+    many = ("remainder", "constant", "bias")
+    single = [entry for entry in drawn if g.nodes[entry[0]]["kind"] not in many]
+    order = sorted(single, key=lambda entry: share[entry[0], entry[1]])
+    for numbers in zip(*[entry[2:] for entry in order], strict=True):  # widths, opacities
+        assert list(numbers) == sorted(numbers)
+        assert numbers[-1] > 3 * numbers[0]
+    assert max(entry[2] for entry in drawn) == max(entry[2] for entry in single)  # nothing drowns a single source
+
+
+def test_the_page_opens_at_the_most_influential_nodes_in_the_window_and_all_have_captions(viewer: Viewer):
+    g = sample_graph(per_level=40)
+    viewer.open(g, "")
+    assert viewer.page.locator("#node-count").inner_text() == f"25 of {len(g)}"
+    shown = {node.get_attribute("data-id") for node in viewer.page.locator("#nodes .node").all()}
+    targets = {target["node"] for target in g.graph["target"]}
+    others = sorted(set(g) - targets, key=lambda name: g.nodes[name]["influence"], reverse=True)
+    assert shown == targets | set(others[: 25 - len(targets)])
+    assert viewer.page.locator("#nodes .node text").count() == 25
+    stage = viewer.page.locator("#stage").bounding_box()
+    assert all(within(node.bounding_box(), stage) for node in viewer.page.locator("#nodes .node .body").all())
+
+
+def test_the_node_slider_asks_for_more_by_their_number(viewer: Viewer):
+    g = sample_graph(per_level=40)
+    viewer.open(g, "").page.locator("#node-slider").fill("60")
+    playwright.expect(viewer.page.locator("#node-count")).to_have_text(f"60 of {len(g)}")
+    playwright.expect(viewer.page.locator("#nodes .node")).to_have_count(60)
+    viewer.page.locator("#node-slider").fill(str(len(g)))
+    playwright.expect(viewer.page.locator("#nodes .node")).to_have_count(len(g))
 
 
 def test_the_node_slider_hides_what_has_little_influence_but_no_target(viewer: Viewer):
     g = sample_graph()
-    viewer.open(g).page.locator("#node-share").fill("30")
-    playwright.expect(viewer.page.locator("#nodes .node")).not_to_have_count(len(g))
+    viewer.open(g).page.locator("#node-slider").fill("9")
+    playwright.expect(viewer.page.locator("#nodes .node")).to_have_count(9)
     names = {node.get_attribute("data-id") for node in viewer.page.locator("#nodes .node").all()}
     assert {target["node"] for target in g.graph["target"]} <= names
     others = [g.nodes[name]["influence"] for name in names if not g.nodes[name].get("target")]
     assert min(others) > max(node["influence"] for name, node in g.nodes(data=True) if name not in names)
+
+
+def test_no_node_that_has_an_edge_stands_alone_at_first(viewer: Viewer):
+    g = sample_graph()
+    drawn = viewer.open(g, "nodes=30").page.evaluate("page.drawn()")
+    shown = {node.get_attribute("data-id") for node in viewer.page.locator("#nodes .node").all()}
+    connected = {name for edge in g.subgraph(shown).edges for name in edge}
+    assert {name for edge in drawn for name in edge[:2]} == connected
+    assert len(drawn) < g.subgraph(shown).number_of_edges()
 
 
 def test_the_switch_to_effects_sorts_and_draws_by_them(viewer: Viewer):
@@ -349,7 +402,8 @@ def test_the_downloaded_file_is_read_back_with_the_groups_of_the_page(viewer: Vi
 def test_nothing_is_requested_but_the_page(viewer: Viewer):
     viewer.open(sample_graph())
     viewer.node(feature_with_inflow(sample_graph())).click()
-    assert [url for url in viewer.requests if not url.startswith("data:")] == [viewer.page.url]
+    asked = [url for url in viewer.requests if not url.startswith(("data:", "about:"))]
+    assert [url.partition("#")[0] for url in asked] == [viewer.page.url.partition("#")[0]]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +497,7 @@ def test_a_click_shows_the_details_within_the_frame_of_another_page(viewer: View
     write_text(viewer.folder / "outer.html", f'<iframe srcdoc="{source}" width="{width}" height="{height}"></iframe>')
     viewer.page.goto((viewer.folder / "outer.html").as_uri())
     frame = viewer.page.frame_locator("iframe")
-    frame.locator(f'#nodes [data-id="{feature_with_inflow(g)}"]').click()
+    frame.locator(f'#nodes [data-id="{most_influential(g)}"]').click()
     heading = frame.locator("#panel h2").first.bounding_box()
     assert within(heading, viewer.page.locator("iframe").bounding_box())
 
@@ -562,7 +616,6 @@ def test_a_thousand_nodes_and_ten_thousand_edges_are_drawn(viewer: Viewer):
     assert g.number_of_edges() > 0.98 * MAX_EDGES
     viewer.open(g)
     assert viewer.page.locator("#nodes .node").count() == len(g)
-    viewer.page.locator("#edge-share").fill("100")
     playwright.expect(viewer.page.locator("#edge-count")).to_have_text(f"{len(g.edges):,} of {len(g.edges):,}")
     viewer.page.locator(".node.logit").first.click()
     assert viewer.page.locator("#panel .flows tbody tr").count() > 0
