@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +16,24 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
-from ..models.sublayer import given
+from ..models.sublayer import given, returned
 from .running import change, hooks, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
 
 
-def in_turn(edits: Mapping[Place, Sequence[Edit]]) -> dict[Place, Edit]:
+class Inside(NamedTuple):
+    """What of a layer's MLP no place shows: its neurons, or what it gives before a norm on that."""
+
+    layer: int
+    what: Literal["neurons", "given"]
+
+
+Edits = Mapping[Place, Edit] | Mapping[Place | Inside, Edit]
+Where = TypeVar("Where", Place, Place | Inside)
+
+
+def in_turn(edits: Mapping[Where, Sequence[Edit]]) -> dict[Where, Edit]:
     """Several edits at each place, one after the other."""
 
     def together(several: Sequence[Edit]) -> Edit:
@@ -53,18 +63,16 @@ def intervene(
 def intervene_everywhere(
     adapter: Adapter,
     token_ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Place, Edit],
+    edits: Edits,
     reads: Collection[Place | None],
-    neurons: Mapping[int, Edit],
     dtype: torch.dtype | None = None,
 ) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
-    """The same, places read at every position, the logits at the last one as there. neurons: edits of what a layer's
-    MLP writes out of.
+    """The same, places read at every position, the logits at the last one as there. edits: inside MLPs, too.
 
     Raises UserError for neurons of experts, which stand in no module.
     """
     with recording(adapter, dtype, patterns=False):
-        return _read(adapter, token_ids, edits, reads, dtype, slice(None), neurons)
+        return _read(adapter, token_ids, edits, reads, dtype, slice(None))
 
 
 def intervene_differentiably(
@@ -87,11 +95,10 @@ def intervene_differentiably(
 def _read(
     adapter: Adapter,
     token_ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Place, Edit],
+    edits: Edits,
     reads: Collection[Place | None],
     dtype: torch.dtype | None,
     at: int | slice = -1,
-    neurons: Mapping[int, Edit] = MappingProxyType({}),
 ) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
     """Of the model as it is being recorded. at: which positions of places are read."""
     found: dict[Place | None, Tensor] = {}
@@ -105,9 +112,10 @@ def _read(
 
     with hooks() as handles:
         for place, edit in edits.items():
-            _edit(adapter, Place(*place), edit, handles)
-        for layer, edit in neurons.items():
-            _edit_neurons(adapter, layer, edit, handles)
+            if isinstance(place, Inside):
+                _edit_inside(adapter, place, edit, handles)
+            else:
+                _edit(adapter, Place(*place), edit, handles)
         for read in reads:  # after the edits, so that a place that is edited is read as edited
             if read is not None:
                 watch(adapter, Place(*read), handles, keep(read))
@@ -117,10 +125,15 @@ def _read(
     return found
 
 
-def _edit_neurons(adapter: Adapter, layer: int, edit: Edit, handles: list[Any]) -> None:
-    module = getattr(adapter.layer(layer).sublayers[1].mixer, "down_module", None)
+def _edit_inside(adapter: Adapter, place: Inside, edit: Edit, handles: list[Any]) -> None:
+    mlp = adapter.layer(place.layer).sublayers[1].mixer
+    if place.what == "given":
+        assert mlp.module is not None
+        change(returned(mlp.module), handles, _at_home(adapter, edit))
+        return
+    module = getattr(mlp, "down_module", None)
     if module is None:
-        raise UserError(f"the neurons of layer {layer} are experts', which stand in no module of their own")
+        raise UserError(f"the neurons of layer {place.layer} are experts', which stand in no module of their own")
     change(given(module), handles, _at_home(adapter, edit))
 
 
