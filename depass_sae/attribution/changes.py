@@ -32,7 +32,7 @@ class Change:
         amount = float(self.amount)
         match self.how:
             case "set":
-                return torch.full_like(old, amount)
+                return torch.tensor(amount, dtype=torch.float64).to(old).expand_as(old)  # inf, where it is too large
             case "scale":
                 return old * amount
             case "add":
@@ -67,7 +67,7 @@ def each_of(**groups: Sequence[Changes] | None) -> list[list[Change]]:
     """Several sets of changes. Raises UserError where the groups are of different numbers, and for what is none."""
     given = {how: list(group) for how, group in groups.items() if group is not None}
     if len({len(group) for group in given.values()}) > 1:
-        said = ", ".join(f"{how} has {len(group)}" for how, group in given.items())
+        said = ", ".join(f"{'changes' if how == 'set' else how} has {len(group)}" for how, group in given.items())
         raise UserError(f"every list has an entry for every set of changes, {{}} where there is nothing; {said}")
     return [changes_of(**dict(zip(given, one, strict=True))) for one in zip(*given.values(), strict=True)]
 

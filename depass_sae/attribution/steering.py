@@ -8,7 +8,7 @@ nothing. Prompts of equal length, each with changes of its own, go through the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -247,7 +247,7 @@ def _steered(
         Heading.of(subject, asked.prompt), tuple(asked.changes), *logits,
         {token: token_text(subject.loaded.tokenizer, token) for token in dict.fromkeys(likely)},
         _features(subject, asked.prompt, read_before, read_after),
-        before.texts[row_before], after.texts[row_after], how,
+        before.texts[row_before], after.texts[row_after], replace(how, progress=None),
     )  # fmt: skip
 
 
