@@ -659,9 +659,10 @@ class LM:
     ) -> Downstream:
         """What a source goes on to do: later features and logits, by ``direct``, ``total`` and ``effect``.
 
-        source: a feature ``"11/223@6"``, ``"token:6"``, ``"head:5.1@7"`` or ``"neuron:5/301@7"``; without a position,
-        wherever it is. direct: through the frozen network and no other dictionary, a graph's edge; total: whatever it
-        passes; effect: what would be lost without it, to first order, in the unfrozen model. sort: which of them ranks.
+        source: a feature ``"11/223@6"``, ``"token:6"``, ``"head:5.1@7"`` or ``"neuron:5/301@7"``, of an expert
+        ``"neuron:5/12.817"``; without a position, wherever it is. direct: through the frozen network and no other
+        dictionary, a graph's edge; total: whatever it passes; effect: what would be lost without it, to first order, in
+        the unfrozen model. sort: which of them ranks.
         """
         return find_downstream(self._subject, self.encode(prompt), source, sort=sort, settings=Settings.of(**how))
 
@@ -678,9 +679,11 @@ class LM:
 
         changes: parts and what they are set to: ``{"17/2601@7": 0, "neuron:5/301@7": 1.5, "head:5.1": 0, "token:6":
         " growth"}``; scale, add: what others are multiplied by, or get. Without a position a part is changed at every
-        position, those included that are generated. Of a feature what it writes is exchanged as its dictionary reads
-        what arrives, and the dictionary's error stays; sets in later layers see the earlier ones. generate: so many
-        tokens are written on, before and after, each the likeliest; temperature, top_k, seed: drawn (:class:`.Goes`).
+        position, those included that are generated; of an expert, ``"neuron:5/12.817"``, ``"neuron:5/shared.817"``, at
+        those that are sent there. Of a feature what it writes is exchanged as its dictionary reads what arrives, in all
+        layers into which it writes, and the dictionary's error stays; sets in later layers see the earlier ones.
+        generate: so many tokens are written on, before and after, each the likeliest; temperature, top_k, seed: drawn
+        (:class:`.Goes`).
         """
         asked = Steering(self.encode(prompt), changes_of(set=changes, scale=scale, add=add))
         return steer_each(self._subject, [asked], Writing(**goes))[0]

@@ -70,7 +70,9 @@ def edits_of(
                 own_z = head_slice(subject.adapter, part.layer, part.index)
                 units.setdefault(Place(part.layer, "hook_z"), []).append(Applied(change, row, own_z))
             elif part.kind == "neuron":
-                units.setdefault(Inside(part.layer, "neurons"), []).append(Applied(change, row, _only(part.index)))
+                units.setdefault(Inside(part.layer, "neurons", part.expert), []).append(
+                    Applied(change, row, _only(part.index))
+                )
     edits: dict[Place | Inside, list[Edit]] = {place: [_changing(wanted)] for place, wanted in units.items()}
     for hook, wanted in sorted(features.items()):  # where dictionaries change one place, the lower one first
         for place, edit in _feature_edits(subject, hook, wanted):

@@ -6,7 +6,7 @@ The model runs as it is; at the points named, an edit changes what passes by, fo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -17,16 +17,22 @@ from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
 from ..models.sublayer import given, returned
-from .running import change, hooks, recording, run, watch
+from .mixers import Experts, mixer_of
+from .mixers.experts import Whose
+from .running import change, hooks, look, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
 
 
 class Inside(NamedTuple):
-    """What of a layer's MLP no place shows: its neurons, or what it gives before a norm on that."""
+    """What of a layer's MLP no place shows: its neurons, or what it gives before a norm on that.
+
+    expert: whose neurons, where there are experts; those of one that a position is not sent to count nothing there.
+    """
 
     layer: int
     what: Literal["neurons", "given"]
+    expert: Whose | None = None
 
 
 Edits = Mapping[Place, Edit] | Mapping[Place | Inside, Edit]
@@ -67,10 +73,7 @@ def intervene_everywhere(
     reads: Collection[Place | None],
     dtype: torch.dtype | None = None,
 ) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
-    """The same, places read at every position, the logits at the last one as there. edits: inside MLPs, too.
-
-    Raises UserError for neurons of experts, which stand in no module.
-    """
+    """The same, places read at every position, the logits at the last one as there. edits: inside MLPs, too."""
     with recording(adapter, dtype, patterns=False):
         return _read(adapter, token_ids, edits, reads, dtype, slice(None))
 
@@ -131,10 +134,29 @@ def _edit_inside(adapter: Adapter, place: Inside, edit: Edit, handles: list[Any]
         assert mlp.module is not None
         change(returned(mlp.module), handles, _at_home(adapter, edit))
         return
-    module = getattr(mlp, "down_module", None)
-    if module is None:
-        raise UserError(f"the neurons of layer {place.layer} are experts', which stand in no module of their own")
-    change(given(module), handles, _at_home(adapter, edit))
+    if place.expert is None:
+        module = mlp.down_module  # type: ignore[union-attr]
+        assert module is not None
+        change(given(module), handles, _at_home(adapter, edit))
+        return
+    _edit_expert(adapter, mixer_of(mlp), place.expert, edit, handles)  # type: ignore[arg-type]
+
+
+def _edit_expert(adapter: Adapter, experts: Experts, whose: Whose, edit: Edit, handles: list[Any]) -> None:
+    """An expert's neurons stand in no module: what it gives is changed by what follows from them."""
+    seen: dict[str, Tensor] = {}
+    for name, tap in {"x": given(experts.part.module), **experts.taps()}.items():
+        look(tap, handles, partial(seen.__setitem__, name))
+
+    def added(output: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        x, weights, choice = (seen[name].to(adapter.device) for name in ("x", "weights", "choice"))
+        more = experts.difference(
+            x.flatten(0, 1), weights.flatten(0, -2), choice.flatten(0, -2), whose,
+            lambda neurons: edit(neurons.unflatten(0, x.shape[:2])).flatten(0, 1),
+        )  # fmt: skip
+        return output + more.view_as(output).to(output)
+
+    change(returned(experts.part.module), handles, added)
 
 
 def _at_home(adapter: Adapter, edit: Edit) -> Edit:

@@ -454,7 +454,103 @@ def test_a_part_is_changed_in_one_way_and_tokens_are_only_set(lm: ds.LM) -> None
         lm.intervene(TEXT, {"1/3": 0}, generate=-1)
 
 
-def test_neurons_of_experts_are_refused() -> None:
-    lm = ds.load(fresh("qwen3_moe"))
-    with pytest.raises(UserError, match="experts"):
-        lm.intervene([1, 2, 3], {"neuron:0/1": 0})
+# ------------------------------------------------------------------------------------------------------------- experts
+
+IDS = [1, 2, 3, 7, 9, 4, 8]
+
+
+def softmax_routed(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Callable[[int], tuple[Tensor, Tensor, Any]]]:
+    """The chosen experts' weights [pos, expert], 0 for others; an expert's neurons, its output map and bias."""
+    scores = (x @ block.gate.weight.T).softmax(-1)
+    kept = torch.where(scores >= scores.topk(block.gate.top_k).values[..., -1:], scores, 0)
+
+    def expert(i: int) -> tuple[Tensor, Tensor, Any]:
+        gate, up = (x @ block.experts.gate_up_proj[i].T).chunk(2, -1)
+        return torch.nn.functional.silu(gate) * up, block.experts.down_proj[i].T, 0
+
+    return kept / kept.sum(-1, keepdim=True), expert
+
+
+def clamp_routed(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Callable[[int], tuple[Tensor, Tensor, Any]]]:
+    own, router = block.experts, block.router
+    logits = x @ router.weight.T + router.bias
+    kept = torch.where(logits >= logits.topk(router.top_k).values[..., -1:], logits, -torch.inf)
+
+    def expert(i: int) -> tuple[Tensor, Tensor, Any]:
+        both = x @ own.gate_up_proj[i] + own.gate_up_proj_bias[i]
+        gate, up = both[..., ::2].clamp(max=7.0), both[..., 1::2].clamp(-7.0, 7.0)
+        return (up + 1) * gate * torch.sigmoid(1.702 * gate), own.down_proj[i], own.down_proj_bias[i]
+
+    return kept.softmax(-1), expert
+
+
+@pytest.mark.parametrize(("shape", "routed"), [("qwen3_moe", softmax_routed), ("gpt_oss", clamp_routed)])
+def test_an_experts_neuron_is_set_where_positions_are_sent_to_it(shape: str, routed: Any) -> None:
+    lm = ds.load(fresh(shape))
+    layer, read = lm.model.model.layers[0], []
+    block = layer.mlp
+
+    def whole(_: Tensor, changes: Callable[[int, Tensor], None] = lambda i, z: None) -> Tensor:
+        weights, expert = routed(block, read[0])
+        total = torch.zeros_like(read[0])
+        for i in range(weights.shape[-1]):
+            z, down, bias = expert(i)
+            changes(i, z)
+            total += weights[..., i, None] * (z @ down + bias)
+        return total
+
+    def changed_too(i: int, z: Tensor) -> None:
+        if i == 1:
+            z[..., 5] = 8.0
+        if i == 3:
+            z[:, 4, 2] *= -3.0
+            z[..., 6] += 4.0
+
+    with ExitStack() as stack:
+        before = layer.post_attention_layernorm.register_forward_hook(
+            lambda _m, _a, out: read.__setitem__(slice(None), [out])
+        )
+        stack.callback(before.remove)
+        ids = torch.tensor([IDS])
+        assert torch.allclose(hooked(lm, ids, {block: whole}), hooked(lm, ids, {}), atol=1e-4)
+        expected = hooked(lm, ids, {block: lambda x: whole(x, changed_too)})
+        weights, _ = routed(block, read[0])
+    assert 0 < int((weights[0, :, [1, 3]] == 0).sum()) < 2 * len(IDS)
+    found = lm.intervene(IDS, {"neuron:0/1.5": 8.0}, scale={"neuron:0/3.2@4": -3}, add={"neuron:0/3.6": 4.0})
+    assert torch.allclose(found.logits_after, expected, atol=1e-4)
+    assert (found.logits_after - found.logits_before).abs().max() > 1e-3
+    each = lm.intervene_each(IDS, [{"neuron:0/1.5": 8.0}, {"neuron:0/3.6": 4.0}], generate=2)
+    same(each[1], lm.intervene(IDS, {"neuron:0/3.6": 4.0}, generate=2))
+
+
+def test_a_shared_experts_neuron_is_set_at_every_position() -> None:
+    lm = ds.load(fresh("qwen3_5_moe_text"))
+
+    def edit(z: Tensor) -> Tensor:
+        z = z.clone()
+        z.view(len(IDS), -1)[:, 3] = 6.0
+        return z
+
+    down = lm.model.model.layers[1].mlp.shared_expert.down_proj
+    found = lm.intervene(IDS, {"neuron:1/shared.3": 6.0})
+    assert torch.allclose(found.logits_after, hooked(lm, torch.tensor([IDS]), {down: edit}), atol=1e-4)
+    assert (found.logits_after - found.logits_before).abs().max() > 1e-3
+    assert found.changes[0].to_dict()["part"] == "neuron:1/shared.3"
+
+
+@pytest.mark.parametrize(
+    ("shape", "part", "said"),
+    [
+        ("qwen3_moe", "neuron:0/1", r"experts': write neuron:0/EXPERT.NEURON, for example neuron:0/0\.1"),
+        ("qwen3_moe", "neuron:0/99.1", "layer 0: there are experts 0 to"),
+        ("qwen3_moe", "neuron:0/1.99999", "layer 0: an expert has neurons 0 to"),
+        ("qwen3_moe", "neuron:0/shared.1", "layer 0: there is no shared expert"),
+        ("qwen3_moe", "neuron:1/0.1", "layer 1 has no experts; write neuron:1/1"),
+        ("qwen3_moe", "neuron:0/x.1", "write a feature"),
+    ],
+)
+def test_neurons_that_no_expert_has_are_told_in_a_line(shape: str, part: str, said: str) -> None:
+    lm = handle([random_sae("jumprelu", "1.resid_post")], shape)
+    for ask in (lambda: lm.intervene(IDS, {part: 0}), lambda: lm.downstream(IDS, part)):
+        with pytest.raises(UserError, match=said):
+            ask()
