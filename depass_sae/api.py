@@ -15,6 +15,7 @@ from torch import Tensor
 from .arguments import typed
 from .attribution.answer import Asked
 from .attribution.attention import Against, AttentionAttribution, QKBy, attribute_attention
+from .attribution.changes import Changes, changes_of, each_of
 from .attribution.components import HEADS, KINDS, MODULES, NEURONS, ComponentAttribution, Grain, attribute_components
 from .attribution.contrast import Contrast, contrast
 from .attribution.decompose import Decomposition, decompose
@@ -26,10 +27,11 @@ from .attribution.measure import Measure, Measures
 from .attribution.measure_heads import HeadMeasure, HeadMeasures
 from .attribution.positions import Pos
 from .attribution.readoff import Target
-from .attribution.steering import Changes, Steered, changes_of, steer
+from .attribution.steering import Steered, Steering, steer_each
 from .attribution.subspace import SubspaceAttribution, Votes, attribute_subspace, decode_parts, decoder_directions
 from .attribution.targets import Reference, WrittenTarget, make_target, parse_target
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
+from .attribution.writing import Goes, Writing
 from .errors import UserError, warn
 from .files import expanded
 from .graph.average import average_graphs
@@ -658,9 +660,10 @@ class LM:
     ) -> Downstream:
         """What a source goes on to do: later features and logits, by ``direct``, ``total`` and ``effect``.
 
-        source: a feature ``"11/223@6"``, ``"token:6"``, ``"head:5.1@7"`` or ``"neuron:5/301@7"``; without a position,
-        wherever it is. direct: through the frozen network and no other dictionary, a graph's edge; total: whatever it
-        passes; effect: what would be lost without it, to first order, in the unfrozen model. sort: which of them ranks.
+        source: a feature ``"11/223@6"``, ``"token:6"``, ``"head:5.1@7"`` or ``"neuron:5/301@7"``, of an expert
+        ``"neuron:5/12.817"``; without a position, wherever it is. direct: through the frozen network and no other
+        dictionary, a graph's edge; total: whatever it passes; effect: what would be lost without it, to first order, in
+        the unfrozen model. sort: which of them ranks.
         """
         return find_downstream(self._subject, self.encode(prompt), source, sort=sort, settings=Settings.of(**how))
 
@@ -683,19 +686,52 @@ class LM:
         *,
         scale: Changes | None = None,
         add: Changes | None = None,
-        generate: int = 0,
+        **goes: Unpack[Goes],
     ) -> Steered:
         """The live model with parts set, and what follows: the next token, features, and a continuation.
 
         changes: parts and what they are set to: ``{"17/2601@7": 0, "neuron:5/301@7": 1.5, "head:5.1": 0, "token:6":
         " growth"}``; scale, add: what others are multiplied by, or get. Without a position a part is changed at every
-        position, those included that are generated. Of a feature what it writes is exchanged as its dictionary reads
-        what arrives, and the dictionary's error stays; sets in later layers see the earlier ones. generate: so many
-        tokens are written on, before and after, each the likeliest.
+        position, those included that are generated; of an expert, ``"neuron:5/12.817"``, ``"neuron:5/shared.817"``, at
+        those that are sent there. Of a feature what it writes is exchanged as its dictionary reads what arrives, in all
+        layers into which it writes, and the dictionary's error stays; sets in later layers see the earlier ones.
+        generate: so many tokens are written on, before and after, each the likeliest; temperature, top_k, seed: drawn
+        (:class:`.Goes`).
         """
-        return steer(
-            self._subject, self.encode(prompt), changes_of(set=changes, scale=scale, add=add), generate=generate
-        )
+        asked = Steering(self.encode(prompt), changes_of(set=changes, scale=scale, add=add))
+        return steer_each(self._subject, [asked], Writing(**goes))[0]
+
+    def intervene_batch(
+        self,
+        prompts: Sequence[PromptLike] | Mapping[str, Any],
+        changes: Changes | None = None,
+        *,
+        scale: Changes | None = None,
+        add: Changes | None = None,
+        **goes: Unpack[Goes],
+    ) -> list[Steered]:
+        """:meth:`intervene` on several prompts, those of equal length in shared passes: what each alone gives."""
+        wanted = changes_of(set=changes, scale=scale, add=add)
+        asked = [Steering(self.encode(prompt), wanted) for prompt in _several(prompts)]
+        return steer_each(self._subject, asked, Writing(**goes))
+
+    def intervene_each(
+        self,
+        prompt: PromptLike,
+        changes: Sequence[Changes] | None = None,
+        *,
+        scale: Sequence[Changes] | None = None,
+        add: Sequence[Changes] | None = None,
+        **goes: Unpack[Goes],
+    ) -> list[Steered]:
+        """:meth:`intervene` with several sets of changes, in shared passes: what each alone gives.
+
+        changes, scale, add: a list each, as long as each other, whose first entries are of the first set and so on:
+        ``scale=[{"17/2601": factor} for factor in (0, 0.5, 2)]``.
+        """
+        encoded = self.encode(prompt)
+        asked = [Steering(encoded, one) for one in each_of(set=changes, scale=scale, add=add)]
+        return steer_each(self._subject, asked, Writing(**goes))
 
     def circuit(
         self,

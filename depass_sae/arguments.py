@@ -264,6 +264,9 @@ EXPECTED = {
     "SAEErrors": Expected('"keep", "hold" or "zero"', _text),
     "Newcomers": Expected('"remove" or "keep"', _text),
     "Changes": Expected("numbers by the parts that they are for, such as {'17/2601@7': 0}", _changes),
+    "Sequence[Changes]": Expected(
+        "a list of changes, such as [{'17/2601@7': 0}, {'17/2601@7': 5}]", _several(_changes)
+    ),
     "DrivenBy": Expected('"total", "direct" or "effect"', _text),
     "Grow": Expected('"weight", "effect" or "both"', _text),
     "EngineName": Expected('"local" or "ray"', _text),

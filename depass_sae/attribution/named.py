@@ -1,4 +1,7 @@
-"""A part of a model on a prompt as it is written: ``11/223@6``, ``token:6``, ``head:5.1@7``, ``neuron:5/301@7``."""
+"""A part of a model on a prompt as it is written: ``11/223@6``, ``token:6``, ``head:5.1@7``, ``neuron:5/301@7``.
+
+Neurons of experts are called as attributions call them: ``neuron:5/12.817``, ``neuron:5/shared.817``.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ from typing import Any, Literal
 from ..arguments import NUMBER
 from ..errors import UserError
 from ..models.place import Place
-from ..passes.mixers import mixer_of
+from ..passes.mixers import Experts, mixer_of
+from ..passes.mixers.experts import Whose
 from ..subject import Subject
 from .targets import WrittenFeature
 
 Kind = Literal["feature", "token", "head", "neuron"]
 _WRITTEN = re.compile(
     rf"(?P<token>token):(?P<at>{NUMBER})"
-    rf"|(?:head:(?P<head>{NUMBER}\.{NUMBER})|neuron:(?P<neuron>{NUMBER}/{NUMBER}))(?:@(?P<pos>{NUMBER}))?"
+    rf"|(?:head:(?P<head>{NUMBER}\.{NUMBER})|neuron:(?P<neuron>{NUMBER}/(?:(?P<expert>{NUMBER}|shared)\.)?{NUMBER}))(?:@(?P<pos>{NUMBER}))?"
 )
 FORMS = "a feature 11/223@6, token:6, head:5.1@7 or neuron:5/301@7"
 
@@ -24,7 +28,7 @@ FORMS = "a feature 11/223@6, token:6, head:5.1@7 or neuron:5/301@7"
 @dataclass(frozen=True)
 class NamedPart:
     """layer, index: of a head, a neuron or a feature. hook: of a feature's dictionary, where one is named. pos: None
-    stands for every position.
+    stands for every position. expert: whose neuron, where there are experts.
     """
 
     kind: Kind
@@ -32,6 +36,7 @@ class NamedPart:
     hook: str | None
     index: int
     pos: int | None
+    expert: Whose | None = None
 
     @classmethod
     def of(cls, text: str) -> NamedPart:
@@ -46,8 +51,10 @@ class NamedPart:
         if found["token"]:
             return cls("token", -1, None, -1, int(found["at"]))
         kind: Kind = "head" if found["head"] else "neuron"
-        layer, index = map(int, re.split(r"[./]", found[kind]))
-        return cls(kind, layer, None, index, None if found["pos"] is None else int(found["pos"]))
+        layer, *_, index = re.split(r"[./]", found[kind])
+        pos, whose = None if found["pos"] is None else int(found["pos"]), found["expert"]
+        expert: Whose | None = "shared" if whose == "shared" else None if whose is None else int(whose)
+        return cls(kind, int(layer), None, int(index), pos, expert)
 
     @property
     def name(self) -> str:
@@ -58,7 +65,9 @@ class NamedPart:
                 return f"token:{self.pos}"
             case "feature":
                 return f"{self.layer}{'' if self.hook is None else f'.{self.hook}'}/{self.index}{at}"
-        return f"{self.kind}:{self.layer}{'.' if self.kind == 'head' else '/'}{self.index}{at}"
+            case "head":
+                return f"head:{self.layer}.{self.index}{at}"
+        return f"neuron:{self.layer}/{'' if self.expert is None else f'{self.expert}.'}{self.index}{at}"
 
     def check(self, subject: Subject, n: int) -> None:
         """Raises UserError for what the model, or a prompt of n tokens, does not have."""
@@ -69,9 +78,27 @@ class NamedPart:
         n_layers = subject.adapter.n_layers
         if self.layer >= n_layers:
             raise UserError(f"there is no layer {self.layer}; {subject.loaded.name} has layers 0 to {n_layers - 1}")
-        units = mixer_of(subject.adapter.sublayer(self.place.depth).mixer).n_units
-        if self.index >= units:
-            raise UserError(f"layer {self.layer} has {self.kind}s 0 to {units - 1}, and none numbered {self.index}")
+        self.unit(subject)
+
+    def unit(self, subject: Subject) -> int:
+        """Of a head or a neuron: which of all of its sublayer. Raises UserError where there is none."""
+        mixer = mixer_of(subject.adapter.sublayer(self.place.depth).mixer)
+        if isinstance(mixer, Experts):
+            if self.expert is None:
+                raise UserError(
+                    f"the neurons of layer {self.layer} are experts': write neuron:{self.layer}/EXPERT.NEURON, for "
+                    f"example neuron:{self.layer}/{mixer.unit_name(self.index % mixer.n_units)}"
+                )
+            try:
+                return mixer.number(self.expert, self.index)
+            except UserError as error:
+                raise UserError(f"layer {self.layer}: {error}") from None
+        if self.expert is not None:
+            raise UserError(f"layer {self.layer} has no experts; write neuron:{self.layer}/{self.index}")
+        if self.index >= mixer.n_units:
+            last = mixer.n_units - 1
+            raise UserError(f"layer {self.layer} has {self.kind}s 0 to {last}, and none numbered {self.index}")
+        return self.index
 
     @property
     def place(self) -> Place:
@@ -79,6 +106,7 @@ class NamedPart:
         return Place(self.layer, "attn_out" if self.kind == "head" else "mlp_out")
 
     def to_dict(self) -> dict[str, Any]:
-        own = {} if self.kind == "token" else {"layer": self.layer, "index": self.index}
+        own: dict[str, Any] = {} if self.kind == "token" else {"layer": self.layer, "index": self.index}
+        own |= {} if self.expert is None else {"expert": self.expert}
         hook = {} if self.hook is None else {"hook": self.hook}
         return {"kind": self.kind, **own, **hook} | ({} if self.pos is None else {"pos": self.pos})

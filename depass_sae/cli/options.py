@@ -166,6 +166,12 @@ ReplaceFrom = Annotated[
     typer.Option("--replace-from", help="A file of text whose tokens are the random ones. Default: text of our own."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random replacements.")]
+Generate = Annotated[int, typer.Option("--generate", help="Write so many tokens on, before and after.")]
+DrawTemperature = Annotated[
+    float, typer.Option("--temperature", help="Draw what is written at this temperature; 0: the likeliest each time.")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Draw among so many of the likeliest tokens.")]
+DrawSeed = Annotated[int, typer.Option("--seed", help="Of the draws, the same before and after.")]
 MeasureName = Annotated[
     str | None,
     typer.Option(
@@ -492,6 +498,24 @@ class MeasureOptions:
 
         found = asdict(self)
         Measure(**found)
+        return found
+
+
+@dataclass(frozen=True)
+class WritingOptions:
+    """How the live model goes on behind a prompt."""
+
+    generate: Generate = 0
+    temperature: DrawTemperature = 0.0
+    top_k: TopK = None
+    seed: DrawSeed = 0
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords. Raises UserError for what cannot be written."""
+        from ..attribution.writing import Writing
+
+        found = asdict(self)
+        Writing(**found)
         return found
 
 

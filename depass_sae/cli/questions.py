@@ -325,30 +325,36 @@ def downstream(
 
 def steer(
     *,
-    prompt: options.Prompt = None,
-    ids: options.Ids = None,
+    given: options.PromptOptions,
     set_to: Annotated[
         list[str] | None, typer.Option("--set", help="PART=VALUE: a feature, neuron, head (0) or token (another one).")
     ] = None,
     scale: Annotated[list[str] | None, typer.Option("--scale", help="PART=FACTOR.")] = None,
     add: Annotated[list[str] | None, typer.Option("--add", help="PART=AMOUNT.")] = None,
-    generate: Annotated[int, typer.Option("--generate", help="Write so many tokens on, before and after.")] = 0,
+    writing: options.WritingOptions,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
 ) -> None:
     """The live model with features, heads, neurons or tokens changed: the next token, features, and what it writes."""
-    asked = options.prompt_of(prompt, ids)
-    from ..attribution.steering import Steered, changes_of, check_generate
+    asked = given.read()
+    from ..attribution.changes import changes_of
+    from ..attribution.steering import Steered
+    from .several import Several
 
-    wanted = {how: _amounts(how, given) for how, given in (("set", set_to), ("scale", scale), ("add", add))}
+    wanted = {how: _amounts(how, parts) for how, parts in (("set", set_to), ("scale", scale), ("add", add))}
     changes_of(**wanted)
-    check_generate(generate)
-    to.check(Steered)
+    keywords = writing.keywords()
+    to.check(Several if isinstance(asked, options.Texts) else Steered)
     with talk.working() as status:
         lm = loading.load(status, None)
-        status("running the model, changed")
-        found = lm.intervene(asked, wanted["set"], scale=wanted["scale"], add=wanted["add"], generate=generate)
+        settings: dict[str, Any] = keywords | {"scale": wanted["scale"], "add": wanted["add"]}
+        settings["progress"] = status.progress
+        found: Steered | Several
+        if isinstance(asked, options.Texts):
+            found = Several(tuple(lm.intervene_batch(checked(lm, asked), wanted["set"], **settings)))
+        else:
+            found = lm.intervene(asked, wanted["set"], **settings)
         talk.write(found, to.paths, status)
     show_answer(found, found.blocks(top), to)
 

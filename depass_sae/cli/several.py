@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..attribution.features import FeatureReport
+    from ..attribution.steering import Steered
     from ..attribution.tokens import TokenAttribution
 
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Several(Shown):
     """What each of several prompts says, in their order."""
 
-    answers: tuple[TokenAttribution | FeatureReport, ...]
+    answers: tuple[TokenAttribution | FeatureReport | Steered, ...]
 
     @property
     def title(self) -> str:

@@ -230,7 +230,7 @@ def _source(subject: Subject, seen: Trace, prompt: Prompt, standing: Standing, t
         return Source(name, part.to_dict(), given)
     frozen, name = seen.sublayer(part.place.depth), part.name.replace(":", " ").replace("@", " at ")
     if part.kind == "neuron":
-        given = Given(below={part.place: _only(frozen.written_by([[part.index]])[:, 0], where)})
+        given = Given(below={part.place: _only(frozen.written_by([[part.unit(subject)]])[:, 0], where)})
         return Source(name, part.to_dict(), given)
     z = frozen.recorded_z().unflatten(-1, (frozen.mixer.n_units, -1))
     own = torch.zeros_like(z)

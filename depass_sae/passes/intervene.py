@@ -6,9 +6,8 @@ The model runs as it is; at the points named, an edit changes what passes by, fo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import reduce
-from types import MappingProxyType
-from typing import Any
+from functools import partial, reduce
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +16,30 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.place import Place
-from ..models.sublayer import given
-from .running import change, hooks, recording, run, watch
+from ..models.sublayer import given, returned
+from .mixers import Experts, mixer_of
+from .mixers.experts import Whose
+from .running import change, hooks, look, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]
 
 
-def in_turn(edits: Mapping[Place, Sequence[Edit]]) -> dict[Place, Edit]:
+class Inside(NamedTuple):
+    """What of a layer's MLP no place shows: its neurons, or what it gives before a norm on that.
+
+    expert: whose neurons, where there are experts; those of one that a position is not sent to count nothing there.
+    """
+
+    layer: int
+    what: Literal["neurons", "given"]
+    expert: Whose | None = None
+
+
+Edits = Mapping[Place, Edit] | Mapping[Place | Inside, Edit]
+Where = TypeVar("Where", Place, Place | Inside)
+
+
+def in_turn(edits: Mapping[Where, Sequence[Edit]]) -> dict[Where, Edit]:
     """Several edits at each place, one after the other."""
 
     def together(several: Sequence[Edit]) -> Edit:
@@ -53,18 +69,13 @@ def intervene(
 def intervene_everywhere(
     adapter: Adapter,
     token_ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Place, Edit],
+    edits: Edits,
     reads: Collection[Place | None],
-    neurons: Mapping[int, Edit],
     dtype: torch.dtype | None = None,
 ) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
-    """The same, places read at every position, the logits at the last one as there. neurons: edits of what a layer's
-    MLP writes out of.
-
-    Raises UserError for neurons of experts, which stand in no module.
-    """
+    """The same, places read at every position, the logits at the last one as there. edits: inside MLPs, too."""
     with recording(adapter, dtype, patterns=False):
-        return _read(adapter, token_ids, edits, reads, dtype, slice(None), neurons)
+        return _read(adapter, token_ids, edits, reads, dtype, slice(None))
 
 
 def intervene_differentiably(
@@ -87,11 +98,10 @@ def intervene_differentiably(
 def _read(
     adapter: Adapter,
     token_ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Place, Edit],
+    edits: Edits,
     reads: Collection[Place | None],
     dtype: torch.dtype | None,
     at: int | slice = -1,
-    neurons: Mapping[int, Edit] = MappingProxyType({}),
 ) -> dict[Place | None, Float[Tensor, "batch *pos d"]]:
     """Of the model as it is being recorded. at: which positions of places are read."""
     found: dict[Place | None, Tensor] = {}
@@ -105,9 +115,10 @@ def _read(
 
     with hooks() as handles:
         for place, edit in edits.items():
-            _edit(adapter, Place(*place), edit, handles)
-        for layer, edit in neurons.items():
-            _edit_neurons(adapter, layer, edit, handles)
+            if isinstance(place, Inside):
+                _edit_inside(adapter, place, edit, handles)
+            else:
+                _edit(adapter, Place(*place), edit, handles)
         for read in reads:  # after the edits, so that a place that is edited is read as edited
             if read is not None:
                 watch(adapter, Place(*read), handles, keep(read))
@@ -117,11 +128,35 @@ def _read(
     return found
 
 
-def _edit_neurons(adapter: Adapter, layer: int, edit: Edit, handles: list[Any]) -> None:
-    module = getattr(adapter.layer(layer).sublayers[1].mixer, "down_module", None)
-    if module is None:
-        raise UserError(f"the neurons of layer {layer} are experts', which stand in no module of their own")
-    change(given(module), handles, _at_home(adapter, edit))
+def _edit_inside(adapter: Adapter, place: Inside, edit: Edit, handles: list[Any]) -> None:
+    mlp = adapter.layer(place.layer).sublayers[1].mixer
+    if place.what == "given":
+        assert mlp.module is not None
+        change(returned(mlp.module), handles, _at_home(adapter, edit))
+        return
+    if place.expert is None:
+        module = mlp.down_module  # type: ignore[union-attr]
+        assert module is not None
+        change(given(module), handles, _at_home(adapter, edit))
+        return
+    _edit_expert(adapter, mixer_of(mlp), place.expert, edit, handles)  # type: ignore[arg-type]
+
+
+def _edit_expert(adapter: Adapter, experts: Experts, whose: Whose, edit: Edit, handles: list[Any]) -> None:
+    """An expert's neurons stand in no module: what it gives is changed by what follows from them."""
+    seen: dict[str, Tensor] = {}
+    for name, tap in {"x": given(experts.part.module), **experts.taps()}.items():
+        look(tap, handles, partial(seen.__setitem__, name))
+
+    def added(output: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        x, weights, choice = (seen[name].to(adapter.device) for name in ("x", "weights", "choice"))
+        more = experts.difference(
+            x.flatten(0, 1), weights.flatten(0, -2), choice.flatten(0, -2), whose,
+            lambda neurons: edit(neurons.unflatten(0, x.shape[:2])).flatten(0, 1),
+        )  # fmt: skip
+        return output + more.view_as(output).to(output)
+
+    change(returned(experts.part.module), handles, added)
 
 
 def _at_home(adapter: Adapter, edit: Edit) -> Edit:

@@ -1,8 +1,10 @@
 """What an intervention leaves is what hooks written by hand on the untouched model leave."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor
 
 import depass_sae as ds
+from depass_sae.attribution.steering import Steered
 from depass_sae.errors import UserError
+from depass_sae.models.prompt import token_text
 
-from ..passes.models import fresh
+from ..passes.models import CONTEXT, fresh
+from ..saes.tracer_folder import Weights, random_weights
 from .tiny import TEXT, handle, random_sae
-
-D_HEAD_OF = {"head": "o_proj", "neuron": "down_proj"}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +121,7 @@ def test_a_continuation_is_written_with_the_change_on_at_every_step(lm: ds.LM) -
         start = ids.shape[1]
         for _ in range(4):
             ids = torch.cat([ids, hooked(lm, ids, edits).argmax()[None, None]], dim=1)
-        texts.append("".join(lm.tokenizer.decode([token]) for token in ids[0, start:].tolist()))
+        texts.append("".join(token_text(lm.tokenizer, token) for token in ids[0, start:].tolist()))
     found = lm.intervene(TEXT, {f"1/{feature}": 25.0}, generate=4)
     assert [found.continuation_before, found.continuation_after] == texts
     assert texts[0] != texts[1]
@@ -191,6 +194,243 @@ def test_where_two_dictionaries_change_one_place_the_order_in_which_they_are_nam
     assert torch.allclose(one, hooked(both, ids_of(both), note | {block.mlp: edit}), atol=1e-4)
 
 
+# -------------------------------------------------------------------------------------------------- many at once
+
+SHORT, LONGER = "supply and demand", "Mary and John"
+SETS: list[dict[str, Any]] = [
+    {"0/3@4": 2.0, "1/7": 9.0},
+    {"neuron:0/7": 2.0, "head:1.1@4": 0},
+    {"token:2": 9, "1/7": 4},
+]
+
+
+def same(found: Steered, alone: Steered) -> None:
+    assert (found.continuation_before, found.continuation_after) == (
+        alone.continuation_before,
+        alone.continuation_after,
+    )
+    for one, other in ((found.logits_before, alone.logits_before), (found.logits_after, alone.logits_after)):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert [change.part.name for change in found.changes] == [change.part.name for change in alone.changes]
+    assert (found.heading, found.names) == (alone.heading, alone.names)
+    own, others = ({(one.name, one.pos): one for one in steered.features} for steered in (found, alone))
+    assert own.keys() == others.keys()
+    for key, one in own.items():
+        assert (one.before, one.after) == pytest.approx((others[key].before, others[key].after), abs=1e-4)
+
+
+def test_several_prompts_are_each_what_they_are_alone(lm: ds.LM) -> None:
+    prompts = [TEXT, SHORT, LONGER, SHORT, list(range(40, 43)), list(range(50, 53))]
+    how: dict[str, Any] = {"scale": {"head:0.1@2": 0.5}, "add": {"neuron:1/3": 0.7}, "generate": 3}
+    found = lm.intervene_batch(prompts, {"1/7": 9.0}, **how)
+    assert len(found) == len(prompts)
+    for prompt, one in zip(prompts, found, strict=True):
+        same(one, lm.intervene(prompt, {"1/7": 9.0}, **how))
+
+
+def test_several_sets_of_changes_are_each_what_they_are_alone(lm: ds.LM) -> None:
+    found = lm.intervene_each(TEXT, SETS, generate=2)
+    for changes, one in zip(SETS, found, strict=True):
+        same(one, lm.intervene(TEXT, changes, generate=2))
+    factors = [0.0, 0.5, 2.0]
+    scaled = lm.intervene_each(TEXT, [{}, {}, {"1/9": 1}], scale=[{"1/7": factor} for factor in factors])
+    for factor, one in zip(factors, scaled, strict=True):
+        same(one, lm.intervene(TEXT, {"1/9": 1} if factor == 2 else None, scale={"1/7": factor}))
+
+
+def test_prompts_of_equal_length_go_through_the_model_together_and_as_they_are_once(lm: ds.LM) -> None:
+    sizes: list[tuple[int, ...]] = []
+    with ExitStack() as stack:
+        embed = lm.model.get_input_embeddings()
+        stack.callback(embed.register_forward_pre_hook(lambda _m, args: sizes.append(tuple(args[0].shape))).remove)
+        lm.intervene_each([0, 5, 6], [{"1/3": value} for value in (0, 1, 2)])
+        lm.intervene_batch([[0, 5, 6], [0, 5], [0, 7, 8]], {"1/3": 0})
+    assert sizes == [(1, 3), (3, 3), (2, 3), (2, 3), (1, 2), (1, 2)]
+
+
+def test_many_go_in_parts_that_there_is_room_for_and_progress_counts_them(lm: ds.LM) -> None:
+    told: list[tuple[str, int, int]] = []
+    sets = [{"1/7": float(value)} for value in range(35)]
+    found = lm.intervene_each(SHORT, sets, generate=2, progress=lambda *said: told.append(said))
+    assert [(done, steps) for _, done, steps in told] == [(done, 8) for done in range(1, 9)]
+    same(found[33], lm.intervene(SHORT, sets[33], generate=2))
+
+
+def test_what_one_of_several_prompts_does_not_have_says_which(lm: ds.LM) -> None:
+    with pytest.raises(UserError, match=r"^prompt 2: position 4 is outside the prompt"):
+        lm.intervene_batch([TEXT, [0, 5, 6]], {"1/3@4": 0})
+    with pytest.raises(UserError, match=r"^position 99 is outside"):
+        lm.intervene_each(TEXT, [{"1/3": 0}, {"1/3@99": 0}])
+    with pytest.raises(UserError, match="changes has 2, scale has 1"):
+        lm.intervene_each(TEXT, [{"1/3": 0}, {"1/4": 0}], scale=[{"1/5": 0}])
+    for nothing in ({}, {"changes": []}, {"changes": [{"1/3": 0}, {}]}):
+        with pytest.raises(UserError, match="name what to change"):
+            lm.intervene_each(TEXT, **nothing)
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def drawn_by_hand(lm: ds.LM, edits: Any, count: int, temperature: float, top_k: int, seed: int) -> str:
+    ids, generator = ids_of(lm), torch.Generator().manual_seed(seed)
+    start = ids.shape[1]
+    for _ in range(count):
+        logits = hooked(lm, ids, edits).double() / temperature
+        chances = torch.where(logits >= logits.sort(descending=True).values[top_k - 1], logits.exp(), 0)
+        ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)[None]], dim=1)
+    return "".join(token_text(lm.tokenizer, token) for token in ids[0, start:].tolist())
+
+
+def test_a_continuation_is_drawn_by_the_seeds_numbers_before_and_after(lm: ds.LM) -> None:
+    edit = {lm.model.model.layers[1]: set_feature(lm, 1, {(7, None): lambda a: a * 0 + 25.0})}
+    found = lm.intervene(TEXT, {"1/7": 25.0}, generate=5, temperature=1.5, top_k=9, seed=3)
+    texts = [drawn_by_hand(lm, edits, 5, 1.5, 9, 3) for edits in ({}, edit)]
+    assert [found.continuation_before, found.continuation_after] == texts
+    assert found.to_dict()["drawn"] == {"temperature": 1.5, "top_k": 9, "seed": 3}
+    nothing = lm.intervene(TEXT, scale={"1/7": 1}, generate=5, temperature=1.5, seed=3)
+    assert nothing.continuation_before == nothing.continuation_after
+    same(lm.intervene_batch([SHORT, TEXT], {"1/7": 25.0}, generate=5, temperature=1.5, top_k=9, seed=3)[1], found)
+
+
+def test_greedy_is_what_a_temperature_near_0_and_one_token_are(lm: ds.LM) -> None:
+    greedy = lm.intervene(TEXT, {"1/7": 25.0}, generate=4)
+    assert "drawn" not in greedy.to_dict()
+    for how in ({"temperature": 1e-300}, {"temperature": 5.0, "top_k": 1}):
+        found = lm.intervene(TEXT, {"1/7": 25.0}, generate=4, seed=11, **how)
+        assert found.continuation_after == greedy.continuation_after
+
+
+def test_tokens_are_drawn_as_often_as_the_softmax_says(lm: ds.LM) -> None:
+    logits = lm.intervene([0, 5], {"1/7": 25.0}).logits_after.double()
+    kept = logits.topk(3).indices.tolist()
+    chances = (logits[kept] / 4).softmax(0)
+    seen = Counter(
+        lm.intervene([0, 5], {"1/7": 25.0}, generate=1, temperature=4, top_k=3, seed=seed).continuation_after
+        for seed in range(150)
+    )
+    assert sum(seen.values()) == sum(seen[token_text(lm.tokenizer, token)] for token in kept)
+    for token, chance in zip(kept, chances.tolist(), strict=True):
+        assert abs(seen[token_text(lm.tokenizer, token)] - 150 * chance) < 4 * (150 * chance * (1 - chance)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"generate": 1, "temperature": -0.5}, "temperature is 0"), ({"generate": 1, "temperature": math.nan}, "is 0"),
+        ({"generate": 1, "temperature": math.inf}, "temperature is 0"), ({"temperature": 1.0}, "say by generate"),
+        ({"generate": 1, "top_k": 5}, "give a temperature"), ({"generate": 1, "seed": 5}, "give a temperature"),
+        ({"generate": 1, "temperature": 1.0, "top_k": 0}, "1 at least"),
+        ({"generate": 1, "temperature": 1.0, "seed": 2**64}, "64 bits"),
+        ({"generate": CONTEXT}, f"takes {CONTEXT}"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_in_a_line(lm: ds.LM, how: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        lm.intervene(TEXT, {"1/3": 0}, **how)
+
+
+def test_a_change_that_the_model_overflows_of_is_told_in_a_line(lm: ds.LM) -> None:
+    with pytest.raises(UserError, match="NaN or infinity with these changes"):
+        lm.intervene(TEXT, {"1/7": 1e300}, generate=2)
+
+
+# ------------------------------------------------------------------------------- transcoders: into later layers, normed
+
+
+def crossing(
+    weights: Weights, changes: dict[int, Callable[[Tensor], Tensor]], reads: dict[int, Any], gives: list[Any]
+) -> dict[Any, Callable[[Tensor], Tensor]]:
+    """What MLPs give with features of layers exchanged. changes: of a layer's activations."""
+    arrived: dict[int, Tensor] = {}
+
+    def note(layer: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: arrived.__setitem__(layer, x) or x
+
+    def exchange(into: int) -> Callable[[Tensor], Tensor]:
+        def edit(x: Tensor) -> Tensor:
+            for layer, change in changes.items():
+                if layer <= into:
+                    acts = weights.encode(arrived[layer], layer)
+                    x = x + (change(acts) - acts) @ weights.W_dec[layer][:, into - layer]
+            return x
+
+        return edit
+
+    return {reads[layer]: note(layer) for layer in changes} | {module: exchange(i) for i, module in enumerate(gives)}
+
+
+def changed(index: int, what: Callable[[Tensor], Tensor], at: slice = slice(1, None)) -> Callable[[Tensor], Tensor]:
+    def change(acts: Tensor) -> Tensor:
+        acts = acts.clone()
+        acts[:, at, index] = what(acts[:, at, index])
+        return acts
+
+    return change
+
+
+def reading(layer: Any) -> torch.nn.Module:
+    """A module through which what the MLP's norm puts out passes alone."""
+    return (
+        layer.pre_feedforward_layernorm
+        if hasattr(layer, "pre_feedforward_layernorm")
+        else layer.post_attention_layernorm
+    )
+
+
+@pytest.mark.parametrize(("shape", "into"), [("llama", "hook_mlp_out"), ("gemma2", "hook_mlp_out")])
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+def test_a_cross_layer_feature_is_set_in_what_every_later_mlp_gives(shape: str, into: str, tmp_path: Path) -> None:
+    weights = random_weights(jumprelu=True)
+    folder = weights.write(
+        tmp_path / "clt", feature_input_hook="mlp.hook_in", feature_output_hook=into, model_name=None
+    )
+    lm = handle(str(folder), shape)
+    layers = list(lm.model.model.layers)
+    normed = shape == "gemma2" and into == "hook_mlp_out"
+    gives = [layer.post_feedforward_layernorm if normed else layer.mlp for layer in layers]
+    changes = {0: changed(5, lambda a: a * 0 + 6.0, slice(21, 22)), 1: changed(7, lambda a: a + 2.5)}
+    edits = crossing(weights, changes, {i: reading(layer) for i, layer in enumerate(layers)}, gives)
+    found = lm.intervene(TEXT, {"0/5@21": 6.0}, add={"1/7": 2.5})
+    assert torch.allclose(found.logits_after, hooked(lm, ids_of(lm), edits), atol=1e-4)
+    first = crossing(weights, {0: changes[0]}, {0: reading(layers[0])}, gives)
+    assert torch.allclose(lm.intervene(TEXT, {"0/5@21": 6.0}).logits_after, hooked(lm, ids_of(lm), first), atol=1e-4)
+    only_here = {module: edit for module, edit in first.items() if module not in gives[1:]}
+    assert (hooked(lm, ids_of(lm), first) - hooked(lm, ids_of(lm), only_here)).abs().max() > 1e-3
+    same(
+        lm.intervene_each(TEXT, [{"0/5@21": 6.0}, {"2/3": 4.0}], generate=2)[0],
+        lm.intervene(TEXT, {"0/5@21": 6.0}, generate=2),
+    )
+
+
+@pytest.mark.parametrize("shape", ["gemma2", "gemma3_text"])
+@pytest.mark.parametrize("written", ["hook_mlp_out", "mlp.hook_out"])
+def test_a_transcoder_of_what_comes_before_a_norm_is_set_there(shape: str, written: str) -> None:
+    sae = random_sae("transcoder", "1.mlp_in", metadata={"hook_name_out": f"blocks.1.{written}"})
+    behind = random_sae("jumprelu", "1.mlp_out", seed=2)
+    lm = handle([sae, behind], shape)
+    block, read = lm.model.model.layers[1], []
+
+    def exchange(x: Tensor) -> Tensor:
+        acts = sae.encode(read[0])
+        return x + (changed(5, lambda a: a * 0 + 9.0, slice(21, 22))(acts) - acts) @ sae.W_dec
+
+    def above(x: Tensor) -> Tensor:
+        acts = behind.encode(x)
+        return x + behind.decode(changed(7, lambda a: a * 0 + 4.0)(acts)) - behind.decode(acts)
+
+    note = {block.pre_feedforward_layernorm: lambda x: read.append(x) or x}
+    if written == "mlp.hook_out":
+        edits = note | {block.mlp: exchange, block.post_feedforward_layernorm: above}
+    else:
+        edits = note | {block.post_feedforward_layernorm: lambda x: above(exchange(x))}
+    found = lm.intervene(TEXT, {"1.mlp_in/5@21": 9.0, "1.mlp_out/7": 4.0})
+    assert torch.allclose(found.logits_after, hooked(lm, ids_of(lm), edits), atol=1e-4)
+    assert (found.logits_after - found.logits_before).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------ what cannot be
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -214,7 +454,103 @@ def test_a_part_is_changed_in_one_way_and_tokens_are_only_set(lm: ds.LM) -> None
         lm.intervene(TEXT, {"1/3": 0}, generate=-1)
 
 
-def test_neurons_of_experts_are_refused() -> None:
-    lm = ds.load(fresh("qwen3_moe"))
-    with pytest.raises(UserError, match="experts"):
-        lm.intervene([1, 2, 3], {"neuron:0/1": 0})
+# ------------------------------------------------------------------------------------------------------------- experts
+
+IDS = [1, 2, 3, 7, 9, 4, 8]
+
+
+def softmax_routed(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Callable[[int], tuple[Tensor, Tensor, Any]]]:
+    """The chosen experts' weights [pos, expert], 0 for others; an expert's neurons, its output map and bias."""
+    scores = (x @ block.gate.weight.T).softmax(-1)
+    kept = torch.where(scores >= scores.topk(block.gate.top_k).values[..., -1:], scores, 0)
+
+    def expert(i: int) -> tuple[Tensor, Tensor, Any]:
+        gate, up = (x @ block.experts.gate_up_proj[i].T).chunk(2, -1)
+        return torch.nn.functional.silu(gate) * up, block.experts.down_proj[i].T, 0
+
+    return kept / kept.sum(-1, keepdim=True), expert
+
+
+def clamp_routed(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Callable[[int], tuple[Tensor, Tensor, Any]]]:
+    own, router = block.experts, block.router
+    logits = x @ router.weight.T + router.bias
+    kept = torch.where(logits >= logits.topk(router.top_k).values[..., -1:], logits, -torch.inf)
+
+    def expert(i: int) -> tuple[Tensor, Tensor, Any]:
+        both = x @ own.gate_up_proj[i] + own.gate_up_proj_bias[i]
+        gate, up = both[..., ::2].clamp(max=7.0), both[..., 1::2].clamp(-7.0, 7.0)
+        return (up + 1) * gate * torch.sigmoid(1.702 * gate), own.down_proj[i], own.down_proj_bias[i]
+
+    return kept.softmax(-1), expert
+
+
+@pytest.mark.parametrize(("shape", "routed"), [("qwen3_moe", softmax_routed), ("gpt_oss", clamp_routed)])
+def test_an_experts_neuron_is_set_where_positions_are_sent_to_it(shape: str, routed: Any) -> None:
+    lm = ds.load(fresh(shape))
+    layer, read = lm.model.model.layers[0], []
+    block = layer.mlp
+
+    def whole(_: Tensor, changes: Callable[[int, Tensor], None] = lambda i, z: None) -> Tensor:
+        weights, expert = routed(block, read[0])
+        total = torch.zeros_like(read[0])
+        for i in range(weights.shape[-1]):
+            z, down, bias = expert(i)
+            changes(i, z)
+            total += weights[..., i, None] * (z @ down + bias)
+        return total
+
+    def changed_too(i: int, z: Tensor) -> None:
+        if i == 1:
+            z[..., 5] = 8.0
+        if i == 3:
+            z[:, 4, 2] *= -3.0
+            z[..., 6] += 4.0
+
+    with ExitStack() as stack:
+        before = layer.post_attention_layernorm.register_forward_hook(
+            lambda _m, _a, out: read.__setitem__(slice(None), [out])
+        )
+        stack.callback(before.remove)
+        ids = torch.tensor([IDS])
+        assert torch.allclose(hooked(lm, ids, {block: whole}), hooked(lm, ids, {}), atol=1e-4)
+        expected = hooked(lm, ids, {block: lambda x: whole(x, changed_too)})
+        weights, _ = routed(block, read[0])
+    assert 0 < int((weights[0, :, [1, 3]] == 0).sum()) < 2 * len(IDS)
+    found = lm.intervene(IDS, {"neuron:0/1.5": 8.0}, scale={"neuron:0/3.2@4": -3}, add={"neuron:0/3.6": 4.0})
+    assert torch.allclose(found.logits_after, expected, atol=1e-4)
+    assert (found.logits_after - found.logits_before).abs().max() > 1e-3
+    each = lm.intervene_each(IDS, [{"neuron:0/1.5": 8.0}, {"neuron:0/3.6": 4.0}], generate=2)
+    same(each[1], lm.intervene(IDS, {"neuron:0/3.6": 4.0}, generate=2))
+
+
+def test_a_shared_experts_neuron_is_set_at_every_position() -> None:
+    lm = ds.load(fresh("qwen3_5_moe_text"))
+
+    def edit(z: Tensor) -> Tensor:
+        z = z.clone()
+        z.view(len(IDS), -1)[:, 3] = 6.0
+        return z
+
+    down = lm.model.model.layers[1].mlp.shared_expert.down_proj
+    found = lm.intervene(IDS, {"neuron:1/shared.3": 6.0})
+    assert torch.allclose(found.logits_after, hooked(lm, torch.tensor([IDS]), {down: edit}), atol=1e-4)
+    assert (found.logits_after - found.logits_before).abs().max() > 1e-3
+    assert found.changes[0].to_dict()["part"] == "neuron:1/shared.3"
+
+
+@pytest.mark.parametrize(
+    ("shape", "part", "said"),
+    [
+        ("qwen3_moe", "neuron:0/1", r"experts': write neuron:0/EXPERT.NEURON, for example neuron:0/0\.1"),
+        ("qwen3_moe", "neuron:0/99.1", "layer 0: there are experts 0 to"),
+        ("qwen3_moe", "neuron:0/1.99999", "layer 0: an expert has neurons 0 to"),
+        ("qwen3_moe", "neuron:0/shared.1", "layer 0: there is no shared expert"),
+        ("qwen3_moe", "neuron:1/0.1", "layer 1 has no experts; write neuron:1/1"),
+        ("qwen3_moe", "neuron:0/x.1", "write a feature"),
+    ],
+)
+def test_neurons_that_no_expert_has_are_told_in_a_line(shape: str, part: str, said: str) -> None:
+    lm = handle([random_sae("jumprelu", "1.resid_post")], shape)
+    for ask in (lambda: lm.intervene(IDS, {part: 0}), lambda: lm.downstream(IDS, part)):
+        with pytest.raises(UserError, match=said):
+            ask()

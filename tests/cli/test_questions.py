@@ -376,6 +376,24 @@ def test_steer_prints_a_table_or_its_own_document(run: Run, files: Files) -> Non
     assert (twice.status, "changed twice" in twice.err) == (2, True)
 
 
+def test_steer_asks_every_prompt_of_a_file_and_draws(run: Run, files: Files, tmp_path: Path) -> None:
+    texts = [TEXT, "supply and demand"]
+    (tmp_path / "p.txt").write_text("\n".join(texts))
+    question = ["steer", "--set", "1/3=9", "--add", "1/5=0.5", "--prompts", str(tmp_path / "p.txt"), *files.options()]
+    drawing = ["--generate", "3", "--temperature", "1.5", "--top-k", "9", "--seed", "2"]
+    table, document = run(*question, *drawing, "--top", "4"), run(*question, *drawing, "--json")
+    lm = ds.load(files.model, saes=files.fitting)
+    how: dict[str, Any] = {"generate": 3, "temperature": 1.5, "top_k": 9, "seed": 2}
+    found = lm.intervene_batch(texts, {"1/3": 9}, add={"1/5": 0.5}, **how)
+    assert (table.status, document.status, document.err) == (0, 0, "")
+    assert json.loads(document.out)["prompts"] == [one.to_dict() for one in found]
+    assert table.out.count("it goes on, after: ") == 2
+    done = run(*question, "--out", str(tmp_path / "p.html"), "--out", str(tmp_path / "p.csv"))
+    assert done.status == 0
+    assert "in 2 prompts" in (tmp_path / "p.html").read_text()
+    assert (tmp_path / "p.csv").read_text().startswith("prompt,name,")
+
+
 def test_attention_says_where_there_is_nothing_to_hold_a_key_against(run: Run, files: Files) -> None:
     pair = ["-l", "0", "-H", "1", "-q", "0", "-k", "0", "--against", "mean"]
     done = run("attention", *pair, "--ids", "5 6 7", "--model", str(files.bare), "--json")

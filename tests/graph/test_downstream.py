@@ -86,6 +86,16 @@ def test_heads_and_neurons_go_on_as_their_contributions_say(lm: ds.LM) -> None:
         assert value == pytest.approx(alone, rel=1e-3)
 
 
+def test_an_experts_neuron_goes_on_as_its_contribution_says_by_its_name() -> None:
+    lm = handle([random_sae("jumprelu", f"{layer}.resid_post", seed=layer) for layer in (1, 2)], "qwen3_moe")
+    at = lm.features(TEXT, 2).layers[0].positions[-2]
+    key = (2, at.indices[0], at.pos)
+    row = next(row for row in lm.attribute_neurons(TEXT, f"2/{key[1]}@{key[2]}").target.rows if row.layer == 0)
+    for unit in row.values.abs().topk(3).indices.tolist():
+        _, total = source_and_total(lm, f"neuron:0/{row.name(unit)}")
+        assert total[key] == pytest.approx(row.values[unit].item(), rel=1e-3)
+
+
 def test_effects_are_what_the_model_itself_does_with_a_little_less_of_it() -> None:
     with InFloat64():
         shape = "gemma2"

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...errors import UserError
 from ...models import parts
 from ...models.parts import Norm, Size
 from ...models.sublayer import Tap, returned
@@ -30,6 +31,10 @@ from .stream import Block, Stream, alike
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
+
+
+Whose = int | Literal["shared"]
+"""An expert, by its number, or the shared one."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,37 @@ class Experts(MLP):
     @property
     def unit_name(self) -> Callable[[int], str]:
         return UnitName(self.part.n, self.width)
+
+    def number(self, whose: Whose, neuron: int) -> int:
+        """Of an expert's neuron, among all. Raises UserError where there is none."""
+        if whose == "shared" and not self._shared_width:
+            raise UserError("there is no shared expert")
+        expert = self.part.n if whose == "shared" else whose
+        if expert > self.part.n or (expert == self.part.n and whose != "shared"):
+            raise UserError(f"there are experts 0 to {self.part.n - 1}, and none numbered {whose}")
+        width = self._shared_width if whose == "shared" else self.width
+        if neuron >= width:
+            raise UserError(f"an expert has neurons 0 to {width - 1}, and none numbered {neuron}")
+        return expert * self.width + neuron
+
+    def difference(
+        self,
+        normed: Float[Tensor, "pos d_model"],
+        weights: Float[Tensor, "pos k"],
+        choice: Int[Tensor, "pos k"],
+        whose: Whose,
+        edit: Callable[[Float[Tensor, "pos d_expert"]], Float[Tensor, "pos d_expert"]],
+    ) -> Float[Tensor, "pos d_model"]:
+        """What it gives more once an edit has changed an expert's neurons: nothing at positions not sent there."""
+        mlp = self.part.shared if whose == "shared" else self._expert(whose)
+        assert mlp is not None
+        before = neurons(mlp, normed, None, "live")
+        change = edit(before) - before
+        if whose == "shared":
+            weight = self._shared_weight(normed, None)
+        else:
+            weight = torch.where(choice == whose, weights, 0).sum(-1, keepdim=True).to(change)
+        return weight * (change @ mlp.down.weight.to(change))
 
     def by_unit(self, products: Float[Tensor, "target pos d_inner"], record: Record) -> Float[Tensor, "target neuron"]:
         found = products.new_zeros(len(products), self.n_units)
