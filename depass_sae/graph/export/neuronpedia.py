@@ -254,7 +254,7 @@ def _cumulative(influence: Mapping[str, float]) -> dict[str, float]:
 
 
 def _view(g: nx.DiGraph, ids: Mapping[str, str]) -> dict[str, Any]:
-    """What the viewer opens with: pinned the targets, what was pinned in the graph's page and the members of the groups;
+    """What the viewer opens with: the targets, what the graph's page has pinned and the members of the groups pinned,
     the groups as supernodes.
     """
     groups = [
