@@ -194,6 +194,23 @@ def test_where_two_dictionaries_change_one_place_the_order_in_which_they_are_nam
     assert torch.allclose(one, hooked(both, ids_of(both), note | {block.mlp: edit}), atol=1e-4)
 
 
+def test_without_a_special_token_position_0_is_changed_like_any_other(lm: ds.LM) -> None:
+    sae, ids = lm.saes[1], list(range(40, 43))
+
+    def edit(x: Tensor) -> Tensor:
+        acts = sae.encode(x)
+        new = acts.clone()
+        new[:, :, 7] = 9.0
+        return x + sae.decode(new) - sae.decode(acts)
+
+    expected = hooked(lm, torch.tensor([ids]), {lm.model.model.layers[1]: edit})
+    found = lm.intervene_batch([[0, 41, 42], ids, ids[:1]], {"1/7": 9.0})
+    assert torch.allclose(found[1].logits_after, expected, atol=1e-4)
+    alone = hooked(lm, torch.tensor([ids[:1]]), {lm.model.model.layers[1]: edit})
+    assert torch.allclose(found[2].logits_after, alone, atol=1e-4)
+    assert (found[2].logits_after - found[2].logits_before).abs().max() > 1e-3
+
+
 # -------------------------------------------------------------------------------------------------- many at once
 
 SHORT, LONGER = "supply and demand", "Mary and John"
@@ -253,6 +270,7 @@ def test_many_go_in_parts_that_there_is_room_for_and_progress_counts_them(lm: ds
     sets = [{"1/7": float(value)} for value in range(35)]
     found = lm.intervene_each(SHORT, sets, generate=2, progress=lambda *said: told.append(said))
     assert [(done, steps) for _, done, steps in told] == [(done, 8) for done in range(1, 9)]
+    assert found[33].how.progress is None  # a result can be kept
     same(found[33], lm.intervene(SHORT, sets[33], generate=2))
 
 
@@ -289,13 +307,14 @@ def test_a_continuation_is_drawn_by_the_seeds_numbers_before_and_after(lm: ds.LM
     assert found.to_dict()["drawn"] == {"temperature": 1.5, "top_k": 9, "seed": 3}
     nothing = lm.intervene(TEXT, scale={"1/7": 1}, generate=5, temperature=1.5, seed=3)
     assert nothing.continuation_before == nothing.continuation_after
-    same(lm.intervene_batch([SHORT, TEXT], {"1/7": 25.0}, generate=5, temperature=1.5, top_k=9, seed=3)[1], found)
+    sets = [{"1/3": 2.0}, {"1/7": 25.0}]
+    same(lm.intervene_each(TEXT, sets, generate=5, temperature=1.5, top_k=9, seed=3)[1], found)
 
 
 def test_greedy_is_what_a_temperature_near_0_and_one_token_are(lm: ds.LM) -> None:
     greedy = lm.intervene(TEXT, {"1/7": 25.0}, generate=4)
     assert "drawn" not in greedy.to_dict()
-    for how in ({"temperature": 1e-300}, {"temperature": 5.0, "top_k": 1}):
+    for how in ({"temperature": 5e-324}, {"temperature": 5.0, "top_k": 1}):
         found = lm.intervene(TEXT, {"1/7": 25.0}, generate=4, seed=11, **how)
         assert found.continuation_after == greedy.continuation_after
 
@@ -329,9 +348,17 @@ def test_what_cannot_be_written_is_told_in_a_line(lm: ds.LM, how: Any, said: str
         lm.intervene(TEXT, {"1/3": 0}, **how)
 
 
-def test_a_change_that_the_model_overflows_of_is_told_in_a_line(lm: ds.LM) -> None:
+@pytest.mark.parametrize("generate", [0, 2])
+def test_a_change_that_the_model_overflows_of_is_told_in_a_line(lm: ds.LM, generate: int) -> None:
     with pytest.raises(UserError, match="NaN or infinity with these changes"):
-        lm.intervene(TEXT, {"1/7": 1e300}, generate=2)
+        lm.intervene(TEXT, {"1/7": 1e300}, generate=generate)
+
+
+def test_as_much_is_written_as_the_model_takes(lm: ds.LM) -> None:
+    ids = [0, *range(40, 37 + CONTEXT)]
+    assert lm.intervene(ids, {"1/7": 25.0}, generate=2).continuation_after
+    with pytest.raises(UserError, match=f"the prompt's {CONTEXT - 2} tokens and 3 more are too many"):
+        lm.intervene(ids, {"1/7": 25.0}, generate=3)
 
 
 # ------------------------------------------------------------------------------- transcoders: into later layers, normed
@@ -388,9 +415,10 @@ def test_a_cross_layer_feature_is_set_in_what_every_later_mlp_gives(shape: str, 
     layers = list(lm.model.model.layers)
     normed = shape == "gemma2" and into == "hook_mlp_out"
     gives = [layer.post_feedforward_layernorm if normed else layer.mlp for layer in layers]
-    changes = {0: changed(5, lambda a: a * 0 + 6.0, slice(21, 22)), 1: changed(7, lambda a: a + 2.5)}
+    both = lambda acts: changed(2, lambda a: a + 1.5)(changed(7, lambda a: a + 2.5)(acts))  # noqa: E731
+    changes = {0: changed(5, lambda a: a * 0 + 6.0, slice(21, 22)), 1: both}
     edits = crossing(weights, changes, {i: reading(layer) for i, layer in enumerate(layers)}, gives)
-    found = lm.intervene(TEXT, {"0/5@21": 6.0}, add={"1/7": 2.5})
+    found = lm.intervene(TEXT, {"0/5@21": 6.0}, add={"1/7": 2.5, "1/2": 1.5})
     assert torch.allclose(found.logits_after, hooked(lm, ids_of(lm), edits), atol=1e-4)
     first = crossing(weights, {0: changes[0]}, {0: reading(layers[0])}, gives)
     assert torch.allclose(lm.intervene(TEXT, {"0/5@21": 6.0}).logits_after, hooked(lm, ids_of(lm), first), atol=1e-4)
@@ -554,3 +582,13 @@ def test_neurons_that_no_expert_has_are_told_in_a_line(shape: str, part: str, sa
     for ask in (lambda: lm.intervene(IDS, {part: 0}), lambda: lm.downstream(IDS, part)):
         with pytest.raises(UserError, match=said):
             ask()
+
+
+def test_the_last_neuron_of_the_last_expert_is_there_and_the_next_is_not() -> None:
+    lm = ds.load(fresh("qwen3_moe"))
+    n, width = lm.model.config.num_experts, lm.model.config.moe_intermediate_size
+    assert lm.intervene(IDS, {f"neuron:0/{n - 1}.{width - 1}": 5.0})
+    with pytest.raises(UserError, match=f"neurons 0 to {width - 1}, and none numbered {width}"):
+        lm.intervene(IDS, {f"neuron:0/{n - 1}.{width}": 5.0})
+    with pytest.raises(UserError, match=f"experts 0 to {n - 1}, and none numbered {n}"):
+        lm.intervene(IDS, {f"neuron:0/{n}.0": 5.0})
