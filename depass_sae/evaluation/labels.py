@@ -186,7 +186,8 @@ TAIL = """
 
 What this does not say: that a name is the feature's meaning. It knows no context, so that a feature which fires on
 “bank” in texts about rivers alone is named as one that always does; it says nothing of how strongly a feature fires;
-and features without a name of tokens, {rest} of those that fire often enough, are not in these numbers. Texts of one
+and features without such a name, which are about what many tokens say, or write, or are always on, {rest} of those that
+fire often enough, are not in these numbers. Texts of one
 writer, on the same topics, are alike: over other text names will do worse. Names that are made of causes are tested
 where an index has them; a scan makes none. Features that exchange names may have the same one. The intervals are over
 features, for these texts.

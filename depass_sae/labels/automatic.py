@@ -2,8 +2,9 @@
 
 A token speaks for a feature by p log(p / q), the keyness of corpus linguistics: p is its share of the feature's
 activation, q its share of the firings of all features of the SAE. Tokens that differ only by case and spaces are one.
-Where no few tokens have much of the activation, the tokens before them may have it; where these have not either, what
-the decoder raises most is named, until it is known from which earlier tokens the feature comes (:func:`caused_label`).
+Where no few tokens have much of the activation, the tokens before them may have it. Where these have not either, a feature
+is of many tokens, and those that speak most for it say what it is about; where none do, what the decoder raises most is
+named, until it is known from which earlier tokens the feature comes (:func:`caused_label`).
 Such names say what a feature fires on over that corpus, not what it is for.
 """
 
@@ -26,6 +27,8 @@ WORDS = 3
 """Texts of a name at most."""
 COVERED = 0.2
 """Of the activation, what the texts of a name have together at least."""
+ABOUT = 0.03
+"""And where they say what a feature is about."""
 LIFT = 2.0
 """How many times as large as among all firings the share of a text in a name is."""
 BESIDE = 0.25
@@ -39,7 +42,7 @@ MOSTLY = 0.5
 OFTEN = 2
 """In so many contexts at least a text is among the causes, if it is to be in a name."""
 
-Kind = Literal["on", "after", "writes", "always on"]
+Kind = Literal["on", "after", "about", "writes", "always on"]
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,15 @@ def automatic_label(
     ahead, covered = before.named(total, WORDS - 1)
     if len(ahead) and covered >= max(COVERED, share):
         return named("after", ahead.tolist())
+    if len(tokens) and share >= ABOUT:
+        return named("about", tokens.tolist())
     votes = list(dict.fromkeys(raised))[:WORDS]
     return named("writes", votes) if votes else None
 
 
 @dataclass(frozen=True)
 class Named:
-    """An automatic name: the tokens that a feature fires on, those that it fires after, or those that it writes."""
+    """An automatic name: tokens that a feature fires on, fires after, is about, or writes."""
 
     kind: Kind
     texts: tuple[str, ...]
@@ -140,7 +145,7 @@ class Named:
         if said == "always on":
             return cls("always on", ())
         first, *others = said.split(BETWEEN)
-        kinds: tuple[Kind, ...] = ("after", "writes")
+        kinds: tuple[Kind, ...] = ("after", "about", "writes")
         for kind in kinds:  # a text has no space within, so that the word alone is a token of that name
             if first.startswith(f"{kind} "):
                 return cls(kind, (first.removeprefix(f"{kind} "), *others))

@@ -53,9 +53,11 @@ def test_a_feature_of_many_tokens_is_named_by_what_comes_before_them() -> None:
     assert found == "after of (auto)"
 
 
-def test_tokens_that_have_little_of_the_activation_do_not_name_it() -> None:
-    assert label({0: 0.19}, raised=[4]) == "writes warm (auto)"
+def test_tokens_that_have_little_of_the_activation_say_what_it_is_about_or_nothing() -> None:
     assert label({0: 0.2}, raised=[4]) == "climate (auto)"
+    assert label({0: 0.19}, raised=[4]) == "about climate (auto)"
+    assert label({0: 0.03, 1: 0.02}, raised=[4]) == "about climate · environment (auto)"
+    assert label({0: 0.029}, raised=[4]) == "writes warm (auto)"
 
 
 def test_a_feature_that_fires_at_half_of_the_tokens_is_always_on_and_one_that_never_fires_has_no_name() -> None:
@@ -91,6 +93,7 @@ def test_hostile_and_long_texts_are_tamed() -> None:
     [
         ("climate · warm (auto)", "on", ("climate", "warm")),
         ("after of · the (auto)", "after", ("of", "the")),
+        ("about climate · warm (auto)", "about", ("climate", "warm")),
         ("writes warm (auto)", "writes", ("warm",)),
         ("always on (auto)", "always on", ()),
         ("after · before (auto)", "on", ("after", "before")),
