@@ -29,7 +29,7 @@ function makeMoving(stage, { scale, zoomAt, wheelZooms }) {
     drag = null;
   }
 
-  /** The click that ends a drag is none. */
+  /** The click that ends a drag is none, in browsers that make one of it. */
   function end() {
     if (!drag) return;
     const { moved } = drag;

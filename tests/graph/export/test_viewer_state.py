@@ -14,6 +14,7 @@ import pytest
 
 from depass_sae.graph.export import read_graph, write_graph
 from depass_sae.graph.export.html import MAX_EDGES, MAX_NODES
+from depass_sae.graph.influence import through
 from depass_sae.graph.limits import limited
 from tests.graph.export.every_kind import with_text
 from tests.graph.export.test_viewer import Viewer, compared, feature_with_inflow, most_influential
@@ -60,7 +61,9 @@ def relabel(viewer: Viewer, name: str, text: str) -> None:
 
 def test_only_paths_through_a_node_are_drawn_while_that_is_asked_for(viewer: Viewer):
     g = sample_graph()
-    name = feature_with_inflow(g)
+    name = max((n for n in g if n.startswith("feature:11") and g.out_degree(n) == 2), key=g.in_degree)
+    past = next(u for u in g.predecessors(name)), g.graph["target"][0]["node"]  # both on the way, the edge is not
+    g.add_edge(*past, kind="flow", weight=5.0, effect=0.0)
     viewer.open(g).node(name).click()
     toggle = viewer.page.get_by_role("button", name="only paths through it")
     toggle.click()
@@ -68,6 +71,7 @@ def test_only_paths_through_a_node_are_drawn_while_that_is_asked_for(viewer: Vie
     assert shown(viewer) == {name} | below | above
     edges = {tuple(edge[:2]) for edge in viewer.page.evaluate("page.drawn()")}
     assert edges == {(a, b) for a, b in g.edges if b in below | {name} or a in above | {name}}
+    assert past not in edges
     assert toggle.get_attribute("aria-pressed") == "true"
     assert viewer.page.locator("#path-name").inner_text() == f"11/{g.nodes[name]['index']}@{g.nodes[name]['pos']}"
     viewer.page.locator("#path-off").click()
@@ -259,6 +263,32 @@ def test_undo_takes_back_pins_groups_and_labels_one_by_one_and_redo_makes_them_a
     assert made() == (False, True, True)
     viewer.page.reload()
     assert made() == (False, True, True)
+
+
+def test_what_was_undone_is_gone_once_something_else_is_done(viewer: Viewer):
+    viewer.open(sample_graph()).node("token:2").press("p")
+    viewer.page.keyboard.press("Control+z")
+    viewer.node("token:0").press("p")
+    viewer.page.keyboard.press("Control+Shift+z")
+    assert pinned(viewer) == {"token:0"}
+    assert viewer.page.locator("#status").inner_text() == "nothing to do again"
+
+
+@pytest.mark.parametrize("by", ["weight", "effect"])
+def test_a_groups_edges_are_as_wide_as_what_comes_through_its_members(viewer: Viewer, by: str):
+    g = sample_graph()
+    names = sorted((n for n in g if n.startswith("feature:11")), key=g.in_degree)[-4:]
+    share = through(g, by)
+    viewer.open(g, f"nodes=all&edges=all&by={by}").group(names, "four")
+    expected: dict[str, float] = {}
+    for source, head in g.in_edges(names):
+        expected[source] = expected.get(source, 0.0) + share[source, head]
+    drawn = viewer.page.evaluate("page.drawn()")
+    widths = {source: width for source, head, width, _ in drawn if head == f"group:{names[0]}"}
+    assert set(widths) == set(expected)
+    single = [n for n in widths if g.nodes[n]["kind"] not in ("remainder", "constant", "bias")]
+    order = sorted(single, key=expected.__getitem__)
+    assert [widths[n] for n in order] == sorted(widths[n] for n in single)
 
 
 # ---------------------------------------------------------------------------------------------------------- moving
