@@ -706,7 +706,7 @@ PYTHON: dict[str, tuple[Callable[[ds.LM, Any], Any], Sequence[Any]]] = {
     ),
     "drawing": (
         lambda lm, x: lm.intervene(TEXT, {"1/3": 0}, generate=1, temperature=x),
-        [*(one for one in NOTHING_LIKE_IT if one != 1.5), -1, float("inf")],
+        [NOTHING_LIKE_IT[0], *NOTHING_LIKE_IT[2:], -1, float("inf")],
     ),
     "top_k": (
         lambda lm, x: lm.intervene(TEXT, {"1/3": 0}, generate=1, temperature=1, top_k=x),

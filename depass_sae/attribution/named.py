@@ -12,8 +12,8 @@ from typing import Any, Literal
 from ..arguments import NUMBER
 from ..errors import UserError
 from ..models.place import Place
-from ..passes.mixers import Experts, mixer_of
-from ..passes.mixers.experts import Whose
+from ..passes.mixers import mixer_of
+from ..passes.mixers.mixer import Whose
 from ..subject import Subject
 from .targets import WrittenFeature
 
@@ -83,22 +83,10 @@ class NamedPart:
     def unit(self, subject: Subject) -> int:
         """Of a head or a neuron: which of all of its sublayer. Raises UserError where there is none."""
         mixer = mixer_of(subject.adapter.sublayer(self.place.depth).mixer)
-        if isinstance(mixer, Experts):
-            if self.expert is None:
-                raise UserError(
-                    f"the neurons of layer {self.layer} are experts': write neuron:{self.layer}/EXPERT.NEURON, for "
-                    f"example neuron:{self.layer}/{mixer.unit_name(self.index % mixer.n_units)}"
-                )
-            try:
-                return mixer.number(self.expert, self.index)
-            except UserError as error:
-                raise UserError(f"layer {self.layer}: {error}") from None
-        if self.expert is not None:
-            raise UserError(f"layer {self.layer} has no experts; write neuron:{self.layer}/{self.index}")
-        if self.index >= mixer.n_units:
-            last = mixer.n_units - 1
-            raise UserError(f"layer {self.layer} has {self.kind}s 0 to {last}, and none numbered {self.index}")
-        return self.index
+        try:
+            return mixer.number(self.index, self.expert)
+        except UserError as error:
+            raise UserError(f"layer {self.layer} {error}") from None
 
     @property
     def place(self) -> Place:

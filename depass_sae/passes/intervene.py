@@ -18,7 +18,7 @@ from ..models.adapter import Adapter
 from ..models.place import Place
 from ..models.sublayer import given, returned
 from .mixers import Experts, mixer_of
-from .mixers.experts import Whose
+from .mixers.mixer import Whose
 from .running import change, hooks, look, recording, run, watch
 
 Edit = Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "batch pos d"]]

@@ -569,11 +569,11 @@ def test_a_shared_experts_neuron_is_set_at_every_position() -> None:
 @pytest.mark.parametrize(
     ("shape", "part", "said"),
     [
-        ("qwen3_moe", "neuron:0/1", r"experts': write neuron:0/EXPERT.NEURON, for example neuron:0/0\.1"),
-        ("qwen3_moe", "neuron:0/99.1", "layer 0: there are experts 0 to"),
-        ("qwen3_moe", "neuron:0/1.99999", "layer 0: an expert has neurons 0 to"),
-        ("qwen3_moe", "neuron:0/shared.1", "layer 0: there is no shared expert"),
-        ("qwen3_moe", "neuron:1/0.1", "layer 1 has no experts; write neuron:1/1"),
+        ("qwen3_moe", "neuron:0/1", r"layer 0 has experts: write EXPERT.NEURON, for example 0\.1"),
+        ("qwen3_moe", "neuron:0/99.1", "layer 0 has experts 0 to"),
+        ("qwen3_moe", "neuron:0/1.99999", "layer 0 has experts with neurons 0 to"),
+        ("qwen3_moe", "neuron:0/shared.1", "layer 0 has no shared expert"),
+        ("qwen3_moe", "neuron:1/0.1", "layer 1 has no experts; leave 0. out"),
         ("qwen3_moe", "neuron:0/x.1", "write a feature"),
     ],
 )

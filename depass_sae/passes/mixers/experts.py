@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -25,16 +25,12 @@ from ..choices import Choices
 from ..memory import Blocks
 from ..rows import Rows, at, on
 from ..rules import Rule
-from .mixer import Allotment, Record
+from .mixer import Allotment, Record, Whose
 from .mlp import MLP, has_bias, neurons, row_width, shared_out, slab
 from .stream import Block, Stream, alike
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
-
-
-Whose = int | Literal["shared"]
-"""An expert, by its number, or the shared one."""
 
 
 @dataclass(frozen=True)
@@ -199,17 +195,17 @@ class Experts(MLP):
     def unit_name(self) -> Callable[[int], str]:
         return UnitName(self.part.n, self.width)
 
-    def number(self, whose: Whose, neuron: int) -> int:
-        """Of an expert's neuron, among all. Raises UserError where there is none."""
+    def number(self, index: int, whose: Whose | None = None) -> int:
+        if whose is None:
+            raise UserError(f"has experts: write EXPERT.NEURON, for example {self.unit_name(index % self.n_units)}")
         if whose == "shared" and not self._shared_width:
-            raise UserError("there is no shared expert")
-        expert = self.part.n if whose == "shared" else whose
-        if expert > self.part.n or (expert == self.part.n and whose != "shared"):
-            raise UserError(f"there are experts 0 to {self.part.n - 1}, and none numbered {whose}")
-        width = self._shared_width if whose == "shared" else self.width
-        if neuron >= width:
-            raise UserError(f"an expert has neurons 0 to {width - 1}, and none numbered {neuron}")
-        return expert * self.width + neuron
+            raise UserError("has no shared expert")
+        if whose != "shared" and whose >= self.part.n:
+            raise UserError(f"has experts 0 to {self.part.n - 1}, and none numbered {whose}")
+        expert, width = (self.part.n, self._shared_width) if whose == "shared" else (whose, self.width)
+        if index >= width:
+            raise UserError(f"has experts with neurons 0 to {width - 1}, and none numbered {index}")
+        return expert * self.width + index
 
     def difference(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,9 @@ from ..rules import QK, Rule
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
+
+Whose = int | Literal["shared"]
+"""An expert, by its number, or the shared one."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,16 @@ class Mixer(ABC):
     def unit_name(self) -> Callable[[int], str]:
         """What a unit is called within its layer, by its index; goes to other processes."""
         return str
+
+    def number(self, index: int, whose: Whose | None = None) -> int:
+        """Of a unit, or of an expert's, among all. Raises UserError for what the layer does not have, which goes on
+        behind its name.
+        """
+        if whose is not None:
+            raise UserError(f"has no experts; leave {whose}. out")
+        if index >= self.n_units:
+            raise UserError(f"has {self.unit}s 0 to {self.n_units - 1}, and none numbered {index}")
+        return index
 
     @abstractmethod
     def by_unit(self, products: Float[Tensor, "target pos d_inner"], record: Record) -> Float[Tensor, "target unit"]:
