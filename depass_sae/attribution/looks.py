@@ -14,6 +14,7 @@ from ..view.blocks import (
     Block,
     Cell,
     Column,
+    Feature,
     HeatMap,
     Mark,
     Note,
@@ -787,7 +788,7 @@ def _features_caption(document: Document, layer: Document) -> str:
     if len(layer["always_on"]):
         said.append("* fires at nearly every position, so that it says little about any one.")
     if "corpus" in document:
-        tokens = words.count(document["corpus"]["tokens"])
+        tokens = count(document["corpus"]["tokens"])
         said.append(f"Names, and what is rare, are of a corpus of {tokens} tokens.")
     elif document["sort"] == "specific":
         said.append("Usual is a feature's mean over the prompt's positions, without position 0 and sinks.")

@@ -2,9 +2,9 @@
 
 A token speaks for a feature by p log(p / q), the keyness of corpus linguistics: p is its share of the feature's
 activation, q its share of the firings of all features of the SAE. Tokens that differ only by case and spaces are one.
-Where no few tokens have much of the activation, the tokens before them may have it. Where these have not either, a feature
-is of many tokens, and those that speak most for it say what it is about; where none do, what the decoder raises most is
-named, until it is known from which earlier tokens the feature comes (:func:`caused_label`).
+Where no few tokens have much of the activation, the tokens before them may have it. Where these have not either, a
+feature is of many tokens, and those that speak most for it say what it is about; where none do, what the decoder raises
+most is named, until it is known from which earlier tokens the feature comes (:func:`caused_label`).
 Such names say what a feature fires on over that corpus, not what it is for.
 """
 

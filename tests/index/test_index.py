@@ -364,3 +364,15 @@ def test_the_features_command_takes_an_index(run: Run, index: Index, tmp_path: P
     wrong = run("features", "--prompt", "Mary", "--index", str(tmp_path / "nowhere"))
     assert wrong.status == 2
     assert "there is no index" in wrong.err
+
+
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
+def test_a_prompts_features_are_shown_with_their_names(index: Index) -> None:
+    found = lm().features("Mary gave John the price", sort="specific", index=index)
+    first = found.layers[0].positions[3].indices[0]
+    text = found.to_text() if hasattr(found, "to_text") else repr(found)
+    label = index.label(found.layers[0].hook, first)
+    assert label is not None
+    assert label in text
+    assert "rarest over a corpus" in text
+    assert f"a corpus of {index.tokens:,} tokens" in text
