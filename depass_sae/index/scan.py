@@ -108,9 +108,11 @@ class _Begun:
             parts.merge_finished()
         left = cutter.left
         if not cutter.documents:
-            why = f"; the first thing in it, {left.first[0]['where']}, was left out: {left.first[0]['why']}"
+            first = next(
+                (f"; the first thing in it, {one['where']}, was left out: {one['why']}" for one in left.first), ""
+            )
             (self.folder / ASKED).unlink()
-            raise UserError(f"there are no documents in the corpus{why if left.first else ''}")
+            raise UserError(f"there are no documents in the corpus{first}")
         left_out = {"count": sum(left.why.values()), "why": dict(sorted(left.why.items())), "first": left.first}
         return Scanned(self.asked, cutter.documents, cutter.digest, cutter.tokens, left_out), parts
 

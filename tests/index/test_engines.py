@@ -153,6 +153,7 @@ def test_processes_end_with_a_scan_that_is_killed_and_it_goes_on(tmp_path: Path,
 
 @pytest.mark.long
 def test_ray_makes_the_same_index(tmp_path: Path, files: Files) -> None:
+    pytest.importorskip("ray")
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(texts(120)))
     subprocess.run(command(files, path, tmp_path / "plain"), check=True, capture_output=True)
@@ -163,6 +164,7 @@ def test_ray_makes_the_same_index(tmp_path: Path, files: Files) -> None:
 
 @pytest.mark.long
 def test_a_worker_of_ray_that_is_killed_half_way_is_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
     plain = done(tmp_path / "plain", HERE)
     found = subprocess.run(
         [sys.executable, "-c", "from tests.index.test_engines import with_ray; with_ray()", str(tmp_path / "killed")],
