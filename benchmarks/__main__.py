@@ -22,6 +22,7 @@ from rich.table import Table
 from depass_sae.files import write_text
 
 from .big import big
+from .frames import frames
 from .graphs import every_layer, graph
 from .measure import Row, measured
 from .scale import scale
@@ -39,7 +40,7 @@ CPU = {
 }
 GPU = {"llama-3.1-8b": (32, 128, 512)}
 GRAPHS = (35, 200)
-PRINTED = {"start": start, "shapley": shapley, "scan": scan, "wide": wide, "scale": scale}
+PRINTED = {"start": start, "shapley": shapley, "scan": scan, "wide": wide, "scale": scale, "frames": frames}
 """What is timed on its own, and printed."""
 COSTLY = 128
 """The longest prompt on which a large model's tokens are carried forward, too; on longer ones, only the sweep."""
