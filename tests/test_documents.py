@@ -61,6 +61,8 @@ ADDED: dict[str, str] = {
     "*/special": "the positions of special tokens, which stand apart from what a reader can change",
     "/*/case study*/answer": "what was found, in a line",
     "/*/case study*/points": "what else was found, a line each",
+    "/*/case study*/downstream": "what the feature goes on to do",
+    "/*/case study*/no_downstream": "why nothing is said of that",
     "*/name": "of the target, as tables and pages call it",
     **dict.fromkeys(
         ("/*/heads*/sort", "/*/modules*/sort", "/*/neurons*/sort", "/*/case study*/heads/sort"),

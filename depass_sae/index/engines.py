@@ -7,11 +7,13 @@ replaced, and what it was doing is done again. Others than this one load the mod
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -119,14 +121,41 @@ def copied(subject: Subject) -> bytes:
         import cloudpickle  # which takes functions, too: SAE objects hold some
     except ImportError:
         raise UserError("several processes need cloudpickle: pip install 'depass-sae[index]'") from None
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            return _without_captures(obj) if isinstance(obj, torch.nn.Module) else super().reducer_override(obj)
+
+    made = io.BytesIO()
     try:
-        made: bytes = cloudpickle.dumps(subject.again)
-        return made
+        Pickler(made).dump(subject.again)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UserError(
             f"{subject.loaded.name} and its SAEs cannot be copied to other processes ({error}); load them by their "
             "names, or scan with one worker"
         ) from None
+    return made.getvalue()
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def _without_captures(module: torch.nn.Module) -> Any:
+    """How a module is copied: without the hooks by which transformers collects hidden states, which cannot be."""
+    reduced: Any = module.__reduce_ex__(2)
+    made, arguments, state, *rest = reduced
+    if isinstance(state, dict):
+        kept = {
+            name: OrderedDict((key, hook) for key, hook in state[name].items() if not _captures(hook))
+            for name in HOOKS
+            if name in state
+        }
+        state = state | kept
+    return made, arguments, state, *rest
+
+
+def _captures(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def loaded(made: bytes, device: str | None) -> Subject:

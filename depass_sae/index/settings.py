@@ -20,6 +20,16 @@ MOST = {"tokens": 1024, "before": 512, "after": 512, "partners": 512}
 """Of what there is no end of, a feature keeps so many while parts are merged."""
 
 
+BOUNDS = {
+    "window": (4, 2**20),
+    "top": (1, 1000),
+    "samples": (0, 100),
+    "unit": (1, 2**24),
+    "kept_tokens": (1, MOST["tokens"]),
+    "kept_beside": (1, MOST["before"]),
+}
+
+
 @dataclass(frozen=True)
 class ScanSettings:
     """window: tokens that the model sees at once, the start token among them; None: as the SAEs were trained.
@@ -44,11 +54,7 @@ class ScanSettings:
     reading: Reading = Reading()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        bounds = {
-            "window": (4, 2**20), "top": (1, 1000), "samples": (0, 100), "unit": (1, 2**24),
-            "kept_tokens": (1, MOST["tokens"]), "kept_beside": (1, MOST["before"]),
-        }  # fmt: skip
-        for name, (least, most) in bounds.items():
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UserError(f"{name} should be {least:,} to {most:,}, not {value:,}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 import depass_sae as ds
 from depass_sae.errors import UserError
@@ -74,6 +75,8 @@ def done(folder: Path, engine: Engine, make: Callable[..., Work] = Work, count: 
 
 
 def test_several_processes_make_the_same_index(tmp_path: Path) -> None:
+    """Of a model, too, whose hidden states somebody has looked at."""
+    lm().model(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
     plain = contents(scanned(tmp_path / "plain", full="1/3").folder)
     assert contents(scanned(tmp_path / "two", full="1/3", workers=2).folder) == plain
 
