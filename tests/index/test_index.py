@@ -344,8 +344,12 @@ def test_a_prompts_features_are_by_how_rarely_they_fire_so_strongly(index: Index
                 assert layer.labels.get(i) == index.label(layer.hook, i)
                 seen += len(as_strong) > 1
     assert seen > 50
-    always = [i for layer in found.layers for i in layer.always_on if layer.density[i] >= 0.5]
-    assert always
+    more = 0
+    for layer, before in zip(found.layers, plain.layers, strict=True):
+        always = {i for i, density in layer.density.items() if density >= 0.5}
+        assert set(layer.always_on) == set(before.always_on) | always
+        more += len(always - set(before.always_on))
+    assert more
     entry = found.to_dict()["layers"][0]["positions"][3]["features"][0]
     assert set(entry) == {"index", "activation", "label", "density", "share"}
     assert list(found.to_frame().columns[-3:]) == ["label", "density", "share"]
