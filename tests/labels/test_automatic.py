@@ -57,6 +57,7 @@ def test_tokens_that_have_little_of_the_activation_say_what_it_is_about_or_nothi
     assert label({0: 0.2}, raised=[4]) == "climate (auto)"
     assert label({0: 0.19}, raised=[4]) == "about climate (auto)"
     assert label({0: 0.03, 1: 0.02}, raised=[4]) == "about climate · environment (auto)"
+    assert label({0: 0.03}, raised=[4]) == "about climate (auto)"
     assert label({0: 0.029}, raised=[4]) == "writes warm (auto)"
 
 
