@@ -26,16 +26,27 @@ def described_saes(saes: Mapping[Place, SAE]) -> dict[str, dict[str, Any]]:
 
 def weights_hash(sae: SAE) -> str:
     """Of all tensors that make the SAE what it is, by their names; whatever device they are on."""
-    named = sae.state_dict() if hasattr(sae, "state_dict") else {}
-    tensors = named or {name: getattr(sae, name) for name in ("W_enc", "b_enc", "threshold") if hasattr(sae, name)}
     found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(_tensors(sae).items()):
         if tensor is None:
             continue
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         for block in _blocks(tensor.detach()):
             found.update(block.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def weights_state(sae: SAE) -> tuple[int, ...] | None:
+    """What changes when a tensor of the SAE is written to; None where nobody counts that."""
+    try:
+        return tuple(tensor._version for tensor in _tensors(sae).values() if tensor is not None)
+    except RuntimeError:  # made in inference mode
+        return None
+
+
+def _tensors(sae: SAE) -> dict[str, torch.Tensor | None]:
+    named = sae.state_dict() if hasattr(sae, "state_dict") else {}
+    return named or {name: getattr(sae, name) for name in ("W_enc", "b_enc", "threshold") if hasattr(sae, name)}
 
 
 def _blocks(tensor: torch.Tensor) -> Iterable[torch.Tensor]:

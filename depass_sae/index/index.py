@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 from jaxtyping import Int
@@ -278,15 +279,19 @@ class Index:
         return [count / max(self.tokens, 1) for count in found]
 
     def check_saes(self, saes: Mapping[Place, Any]) -> None:
-        """Raises UserError for SAEs that are not those of the index."""
-        from .described import described_saes
+        """Raises UserError for SAEs that are not those of the index. One that was right is not read whole again."""
+        from .described import weights_hash, weights_state
 
         missing = [hook for hook in saes if hook not in self.saes]
         if missing:
             raise UserError(f"the index in {self.folder} has no SAE at {missing[0]}; it is of others")
-        for hook, sae in described_saes(saes).items():
-            if sae["sha256"] != self.manifest.saes[hook]["sha256"]:
+        for hook, sae in saes.items():
+            known, state = self._right.get(hook, (None, None)), weights_state(sae)
+            if state is not None and known[0] is not None and known[0]() is sae and known[1] == state:
+                continue
+            if weights_hash(sae) != self.manifest.saes[str(hook)]["sha256"]:
                 raise UserError(f"the index in {self.folder} is of another SAE at {hook}: its weights differ")
+            self._right[hook] = ref(sae), state
 
     def name(self, hook: Place, index: int) -> str:
         shared = sum(other.layer == hook.layer for other in self.saes) > 1
@@ -332,6 +337,11 @@ class Index:
         if key not in self._opened:
             self._opened[key] = open_parquet(self.folder / str(hook) / "features.parquet")
         return self._opened[key]
+
+    @cached_property
+    def _right(self) -> dict[Place, tuple[Any, Any]]:
+        """The SAEs that were found to be the index's, and as what."""
+        return {}
 
     @cached_property
     def _opened(self) -> dict[tuple[Place, str], Any]:

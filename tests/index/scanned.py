@@ -15,6 +15,7 @@ from ..attribution.tiny import model, random_sae, tokenizer
 
 WORDS = ("supply", "demand", "price", "Mary", "John", "gave", "Paris", "Rome", "the", "of", "a", "economics,", "mark.")
 WINDOW = 12
+METADATA = {"prepend_bos": True, "context_size": WINDOW}
 
 
 def texts(count: int = 60, seed: int = 0, longest: int = 40) -> list[str]:
@@ -26,9 +27,8 @@ def texts(count: int = 60, seed: int = 0, longest: int = 40) -> list[str]:
 @cache
 def lm() -> ds.LM:
     """Two SAEs on two layers, in float64: what is equal must stay so in whatever batch a machine computes it."""
-    metadata = {"prepend_bos": True, "context_size": WINDOW}
     kinds = {"0.resid_post": "topk", "1.resid_post": "jumprelu"}
-    saes = [random_sae(kind, hook, metadata=metadata).to(torch.float64) for hook, kind in kinds.items()]
+    saes = [random_sae(kind, hook, metadata=METADATA).to(torch.float64) for hook, kind in kinds.items()]
     return ds.load(model("llama", torch.float64), tokenizer(), saes=saes)
 
 

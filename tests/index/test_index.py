@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 
 import depass_sae as ds
 from depass_sae.errors import UserError
@@ -24,7 +25,7 @@ from depass_sae.texts import is_hidden
 from ..attribution.tiny import HOSTILE, handle, random_sae
 from ..cli.calling import Run, run
 from .oracle import Oracle
-from .scanned import WINDOW, contents, lm, scanned, texts
+from .scanned import METADATA, WINDOW, contents, lm, scanned, texts
 
 __all__ = ["run"]
 
@@ -356,10 +357,18 @@ def test_a_prompts_features_are_by_how_rarely_they_fire_so_strongly(index: Index
     assert "corpus" not in plain.to_dict()
 
 
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
 def test_an_index_of_other_saes_is_refused_for_a_prompts_features(index: Index) -> None:
     others = handle([random_sae("topk", "0.resid_post", seed=5)])
     with pytest.raises(UserError, match=r"is of another SAE at 0\.resid_post"):
         others.features("Mary", index=index)
+    own = handle([random_sae("jumprelu", "1.resid_post", metadata=METADATA).to(torch.float64)])
+    for _ in range(2):
+        own.features("Mary", index=index)
+    with torch.no_grad():
+        own.saes[1].W_dec.mul_(2)
+    with pytest.raises(UserError, match=r"is of another SAE at 1\.resid_post"):
+        own.features("Mary", index=index)
     with pytest.raises(UserError, match=r"has no SAE at 0\.attn_out"):
         handle([random_sae("topk", "0.attn_out")]).features("Mary", index=index)
 
