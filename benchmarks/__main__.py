@@ -24,6 +24,7 @@ from depass_sae.files import write_text
 from .big import big
 from .frames import frames
 from .graphs import every_layer, graph
+from .long_scan import long_scan
 from .measure import Row, measured
 from .scale import scale
 from .scan import scan
@@ -124,13 +125,13 @@ def _name(options: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every pass against its limit.")
     parser.add_argument(
-        "work", nargs="?", choices=("passes", *PRINTED), default="passes",
-        help="start: of one command; shapley: of a measurement; scan: of a corpus; wide: memory of a scan",
+        "work", nargs="?", choices=("passes", "long-scan", *PRINTED), default="passes",
+        help="start: of one command; shapley: of a measurement; scan, long-scan: of a corpus; wide: memory of a scan",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", action="store_true", help="Llama-3.1-8B's shape in bfloat16, on a CUDA device")
     parser.add_argument("--big", action="store_true", help="the same shape, most of it on the disk (16 GB)")
-    parser.add_argument("--folder", type=Path, default=Path("llama-3.1-8b-random"), help="where these weights lie")
+    parser.add_argument("--folder", type=Path, help="where these weights lie, or what long-scan makes")
     parser.add_argument("--layers", type=int, help="how many of its layers are written")
     parser.add_argument("--only", help="one shape, or graphs; the other rows of the last run are kept")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
@@ -139,11 +140,15 @@ def main() -> None:
         for line in PRINTED[options.work](options.threads):
             print(line)
         return
+    if options.work == "long-scan":
+        for line in long_scan(options.threads, options.folder or Path("long-scan")):
+            print(line)
+        return
     out = options.out or Path(__file__).parent / "results" / f"{_name(options)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     found = []
     if options.big:
-        every = iter(_apart(big, options.threads, options.folder, options.layers))
+        every = iter(_apart(big, options.threads, options.folder or Path("llama-3.1-8b-random"), options.layers))
     else:
         every = rows(options.threads, options.gpu, options.only)
     for row in every:

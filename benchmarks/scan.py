@@ -7,13 +7,14 @@ whatever the corpus (its decoders' votes, its vocabulary), stands apart.
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from .long_scan import peak, run_bare
 
 REPEATS = 3
 TOKENS = 8_192
@@ -29,13 +30,11 @@ def scan(threads: int) -> Iterator[str]:
     import depass_sae as ds
     from depass_sae.attribution.reservoir import written
     from depass_sae.index.corpus import corpus
-    from depass_sae.index.firings import TOGETHER
     from depass_sae.index.parts import Parts
     from depass_sae.index.scan import window_of
     from depass_sae.index.settings import ScanSettings
     from depass_sae.index.units import Cutter
     from depass_sae.index.work import Work
-    from depass_sae.passes.many import alike_in_length
 
     torch.set_num_threads(threads)
     lm = ds.load("smollm2")
@@ -43,25 +42,17 @@ def scan(threads: int) -> Iterator[str]:
     cutter = Cutter(subject.loaded, subject.adapter, window_of(subject, how), how.unit)
     unit = next(iter(cutter.units(corpus(written()), {})))
     rows = [window.token_ids for window in unit.windows]
-    packs = []
-    for group in alike_in_length([len(ids) for ids in rows], TOGETHER):
-        longest = max(len(rows[i]) for i in group)
-        packs.append(torch.tensor([[*rows[i], *rows[i][-1:] * (longest - len(rows[i]))] for i in group]))
+    packs = [pack for pack, _ in packs_of(unit)]
     padded = sum(pack.numel() for pack in packs) / sum(map(len, rows)) - 1
     widths = {hook: sae.cfg.d_sae for hook, sae in subject.saes.items()}
-
-    def bare(model: Any) -> None:
-        with torch.no_grad():
-            for pack in packs:
-                model(pack, use_cache=False)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
             Work(Parts(Path(folder) / "parts", widths, how.choosing)).do(subject, unit)
 
     runs: dict[str, Callable[[], None]] = {
-        "bare forward pass, with logits": lambda: bare(lm.model),
-        "bare forward pass, without": lambda: bare(lm.model.model),
+        "bare forward pass, with logits": lambda: run_bare(lm.model, packs),
+        "bare forward pass, without": lambda: run_bare(lm.model.model, packs),
         "scan": ours,
     }
     taken: dict[str, list[float]] = {name: [] for name in runs}
@@ -79,7 +70,22 @@ def scan(threads: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         once = _seconds(lambda: lm.scan(["Once."], Path(folder) / "ix"))
     yield f"once for an index                {once:8.1f} s"
-    yield f"peak memory                      {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GiB"
+    yield f"peak memory                      {peak():8.2f} GiB"
+
+
+def packs_of(unit: Any) -> list[tuple[Any, int]]:
+    """A unit's windows as a scan packs them, ids [window, token]; and of each how many tokens are no padding."""
+    import torch
+
+    from depass_sae.index.firings import TOGETHER
+    from depass_sae.passes.many import alike_in_length
+
+    rows, packs = [window.token_ids for window in unit.windows], []
+    for group in alike_in_length([len(ids) for ids in rows], TOGETHER):
+        longest = max(len(rows[i]) for i in group)
+        pack = torch.tensor([[*rows[i], *rows[i][-1:] * (longest - len(rows[i]))] for i in group])
+        packs.append((pack, sum(len(rows[i]) for i in group)))
+    return packs
 
 
 def _seconds(run: Callable[[], object]) -> float:
