@@ -1,7 +1,7 @@
 """A scan of two million tokens from start to end, and the bare forward pass beside it all the while.
 
 SmolLM2 with its five SAEs. The corpus is what comes with the package, its sentences drawn in new orders, so that no two
-documents are alike. After every unit the model alone reads every eighth of its packs, without logits; seconds are of
+documents are alike. After every unit the model alone reads every sixteenth of its packs, without logits; seconds are of
 the processor, since what else runs on a machine comes and goes. The index is kept in ``--folder``; a scan that was
 stopped goes on, and its figures are then of what is left.
 """
@@ -20,7 +20,7 @@ from typing import Any
 TOKENS = 2_000_000
 SENTENCES = (4, 12)
 """Of a document."""
-BESIDE = 8
+BESIDE = 16
 """One pack in so many is read by the model alone, too."""
 LINES = 4
 """One unit in so many is told of while the scan goes on."""

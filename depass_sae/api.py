@@ -514,6 +514,7 @@ class LM:
         contexts: str | None = None,
         labels: str | Path | Mapping[str, str] | None = None,
         cache_dir: str | Path | None = None,
+        downstream: bool = False,
         **how: Unpack[How],
     ) -> FeatureCard:
         """A feature's card: where it fires on some prompts, what drives it there, what it writes, and what is near it.
@@ -522,14 +523,15 @@ class LM:
         this feature, None is its strongest contexts there. top: entries of each list. strongest: at how many firings it
         is taken apart by source token and followed to the SAE layers before and behind it. labels: what features mean,
         by "LAYER/INDEX", from a mapping, a .csv or .json file, or "neuronpedia" (asks its API; trouble is a warning).
-        cache_dir: where Neuronpedia's answers are kept; None is the user's cache folder.
+        cache_dir: where Neuronpedia's answers are kept; None is the user's cache folder. downstream: also which
+        features of every later dictionary it drives from these firings on, summed over them.
         """
         kept = None if cache_dir is None else expanded(cache_dir)
         if prompts is None and contexts is None:
             raise UserError('a card needs a prompt, or several; or contexts="neuronpedia" for the feature\'s own')
         card = make_card(
             self._subject, prompts, feature, top=top, strongest=strongest, contexts=contexts,
-            cache_dir=kept, settings=Settings.of(**how),
+            cache_dir=kept, downstream=downstream, settings=Settings.of(**how),
         )  # fmt: skip
         return card if labels is None else card.with_labels(_labels(labels, card.pages, kept))
 
@@ -596,6 +598,7 @@ class LM:
         edge_threshold: float | None = GraphSettings.edge_threshold,
         errors: Errors = GraphSettings.errors,
         heads: bool = GraphSettings.heads,
+        pairs: int = GraphSettings.pairs,
         **how: Unpack[How],
     ) -> nx.DiGraph:
         """The feature-flow graph: from the tokens through the features of every SAE and transcoder to the target.
@@ -610,7 +613,9 @@ class LM:
         looked ("effect"), or by whichever says most ("both"); unless by what flows alone, edges have ``query`` and
         ``key``, what their source did as part of heads' queries and keys, which is in no sum. node_threshold,
         edge_threshold: then keep the fewest that have this share of the influence. errors: "roots", or "through" to
-        follow errors on the residual stream upstream. heads: also through which heads. At every feature and logit
+        follow errors on the residual stream upstream. heads: also through which heads. pairs: of so many nodes, the
+        most influential, ``.graph["pairs"]`` has which two nodes, one as part of queries and one as part of keys,
+        decided most where heads looked (a sweep each, and a pass for each query). At every feature and logit
         Σ incoming weights + constant = pre-activation. ``.graph["sufficiency"]``: what is left of the target in the
         live model where only the graph's features are kept.
         """
@@ -620,7 +625,7 @@ class LM:
             self.encode(prompt),
             [(found, pos if at is None else at) for found, at in targets],
             layers=layers,
-            size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow),
+            size=GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow, pairs),
             settings=Settings.of(**how),
         )
         if (left := sufficiency(self._subject, g)) is not None:

@@ -183,7 +183,7 @@ def checked(lm: ds.LM, text: str) -> nx.DiGraph:
 
 @cache
 def carded(lm: ds.LM, text: str) -> Any:
-    return lm.card("1/3", [text, OTHER], labels=LABELS)
+    return lm.card("1/3", [text, OTHER], labels=LABELS, downstream=True)
 
 
 @cache

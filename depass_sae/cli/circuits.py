@@ -60,6 +60,7 @@ def circuit(
     ] = False,
     labels: options.Labels = None,
     index: options.ContextsOption = None,
+    cards: options.Cards = None,
     max_drawn: options.MaxDrawn = None,
     how: options.HowOptions,
     top: options.Top = 12,
@@ -90,6 +91,7 @@ def circuit(
     GraphSettings().check(how.allocation.rule)
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)
+    graph_files.check_cards(cards, index)
     contexts = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
@@ -112,7 +114,7 @@ def circuit(
             **keywords,
         )
         g, trouble = graph_files.labelled(g, meanings, loading, status)
-        g = graph_files.with_index(g, contexts, status)
+        g = graph_files.with_index(g, contexts, status, cards)
         graph_files.write(g, out, format, max_drawn, status)
     graph_files.show(g, circuit_blocks(g, top), out, format, as_json, trouble)
 

@@ -47,14 +47,23 @@ def labelled(
     return with_labels(g, fetched.labels), fetched.warning
 
 
-def with_index(g: nx.DiGraph, index: Index | None, status: talk.Status) -> nx.DiGraph:
-    """With what an index knows of its features, where one is asked for."""
+def check_cards(cards: str | None, index: Path | None) -> None:
+    """Raises UserError for links to cards of no index, and for what is no address."""
+    from ..graph.contexts import check_address
+
+    check_address(cards)
+    if cards is not None and index is None:
+        raise UserError("--cards links to the pages of an index: name it with --index")
+
+
+def with_index(g: nx.DiGraph, index: Index | None, status: talk.Status, cards: str | None = None) -> nx.DiGraph:
+    """With what an index knows of its features, where one is asked for. cards: the address of its browser."""
     from ..graph.contexts import with_contexts
 
     if index is None:
         return g
     status("reading the features' contexts")
-    return with_contexts(g, index)
+    return with_contexts(g, index, cards=cards)
 
 
 def write(

@@ -35,8 +35,10 @@ def graph(
     edge_threshold: options.EdgeThreshold = 0.98,
     errors: options.ErrorsOption = "roots",
     heads: options.WithHeads = False,
+    pairs: options.Pairs = 0,
     labels: options.Labels = None,
     index: options.ContextsOption = None,
+    cards: options.Cards = None,
     group: options.Grouped = False,
     max_drawn: options.MaxDrawn = None,
     how: options.HowOptions,
@@ -63,12 +65,15 @@ def graph(
     placed = isinstance(at, int) or any(one.is_placed for one in written)
     if isinstance(asked, options.Texts) and placed:
         raise UserError("with --prompts a target is read where each prompt has it: name no position")
+    if isinstance(asked, options.Texts) and pairs:
+        raise UserError("pairs are of one prompt's graph: take --prompts or --pairs")
     layers = None if layer is None else [layer_named(text) for text in layer]
-    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow)  # type: ignore[arg-type]
+    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow, pairs)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
     keywords = how.keywords()
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)
+    graph_files.check_cards(cards, index)
     contexts = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
@@ -87,11 +92,12 @@ def graph(
             edge_threshold=edge_threshold,
             errors=errors,
             heads=heads,
+            **({"pairs": pairs} if pairs else {}),
             progress=status.progress,
             **keywords,
         )
         g, trouble = graph_files.labelled(g, meanings, loading, status)
-        g = graph_files.with_index(g, contexts, status)
+        g = graph_files.with_index(g, contexts, status, cards)
         g = with_groups(g, group_automatically(g)) if group else g
         graph_files.write(g, out, format, max_drawn, status)
     graph_files.show(g, graph_blocks(g, top), out, format, as_json, trouble)

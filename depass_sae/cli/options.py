@@ -286,6 +286,10 @@ GrowBy = Annotated[
 ]
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
 WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
+Pairs = Annotated[
+    int,
+    typer.Option("--pairs", help="Of so many nodes, the most influential: which queries and keys decided looks."),
+]
 Labels = Annotated[
     str | None,
     typer.Option("--labels", help="What features mean: a .csv or .json file, an index, or neuronpedia (its API)."),
@@ -301,6 +305,14 @@ ContextsOption = Annotated[
     typer.Option(
         "--index",
         help="The folder of an index: graphs show where features fire most, and its labels.",
+        show_default=False,
+    ),
+]
+Cards = Annotated[
+    str | None,
+    typer.Option(
+        "--cards",
+        help="Where the index is being looked at (depass-sae browse): the page's nodes link to their cards there.",
         show_default=False,
     ),
 ]

@@ -296,6 +296,7 @@ def downstream(
     ] = None,
     features: Annotated[int, typer.Option("--features", help="So many later features are in the graph.")] = 25,
     index: options.ContextsOption = None,
+    cards: options.Cards = None,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
@@ -309,6 +310,7 @@ def downstream(
     check_rule(how.allocation.rule)
     to.check(Downstream)
     graph_files.check_files(graph, None)
+    graph_files.check_cards(cards, index)
     contexts = options.opened_index(index)
     with talk.working() as status:
         lm = loading.load(status, None)
@@ -317,7 +319,7 @@ def downstream(
             found = replace(found, labels=contexts.all_labels())
         if graph:
             g = lm.downstream_graph(asked, source, features=features, sort=sort, **keywords)  # type: ignore[arg-type]
-            graph_files.write(graph_files.with_index(g, contexts, status), graph, None, None, status)
+            graph_files.write(graph_files.with_index(g, contexts, status, cards), graph, None, None, status)
         talk.write(found, to.paths, status)
     show_answer(found, found.blocks(top), to)
     talk.wrote(graph or [], to.as_json)

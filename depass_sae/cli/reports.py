@@ -50,6 +50,9 @@ def feature(
             "--why", help="Of an --index: also what makes it fire in its strongest contexts; takes the model."
         ),
     ] = False,
+    downstream: Annotated[
+        bool, typer.Option("--downstream", help="Also which features of every later dictionary it drives.")
+    ] = False,
     how: options.HowOptions,
     as_json: options.AsJson = False,
     loading: options.Loading,
@@ -64,6 +67,8 @@ def feature(
     if index is not None:
         if prompt or prompts is not None or contexts not in (None, "index"):
             raise UserError("--index says where the texts are; leave --prompt and --prompts out")
+        if downstream and contexts is None:
+            raise UserError("--downstream follows a feature through the model: add --contexts index to the --index")
         if contexts is None:
             asked = Why(loading, strongest, how.keywords()) if why else None
             _feature_in_index(which, index, top, out, labels, as_json, asked)
@@ -91,7 +96,7 @@ def feature(
         lm = loading.load(status, None)
         card = lm.card(
             which, texts or None, top=top, strongest=8 if strongest is None else strongest, contexts=contexts,
-            cache_dir=loading.kept, progress=status.progress, **keywords,
+            cache_dir=loading.kept, downstream=downstream, progress=status.progress, **keywords,
         )  # fmt: skip
         trouble = None
         if meanings is not None:

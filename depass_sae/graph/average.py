@@ -87,7 +87,7 @@ def average_graphs(graphs: Sequence[nx.DiGraph]) -> nx.DiGraph:
     mean.add_nodes_from((name, found.told() | {"influence": 0.0}) for name, found in nodes.items())
     mean.add_edges_from((*pair, found.told()) for pair, found in edges.items())
     mean.graph |= {
-        key: value for key, value in first.graph.items() if key not in ("sufficiency", "verification", "note")
+        key: value for key, value in first.graph.items() if key not in ("sufficiency", "verification", "note", "pairs")
     }
     mean.graph |= {
         "saes": _saes(graphs),

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -43,10 +44,12 @@ from .document import SCHEMA_VERSION
 from .grow import KEPT_SOURCES, RULES, Goal, Grown, Growth, Others, grow
 from .influence import influence, reach, scores
 from .names import node_id, written_ids
+from .pairs import MOST as MOST_PAIRED
+from .pairs import find_pairs
 from .prune import check_thresholds, fold, prune
 from .reads import target_read
 from .standing import Layers, graph_hooks
-from .ways import LOOKED, Grow
+from .ways import LOOKED, Grow, looks
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -67,7 +70,8 @@ class GraphSettings:
     max_nodes: of all kinds. grow: by what nodes join: by what flows ("weight"), by its effect and by where heads looked
     ("effect"), or by whichever says most ("both"; ways.py); edges have ``query`` and ``key`` where these count.
     node_threshold, edge_threshold: see :func:`.prune`. errors: "roots", or "through" to follow SAE errors further
-    upstream, along the target's gradient. heads: a second view of the inflow, by attention head.
+    upstream, along the target's gradient. heads: a second view of the inflow, by attention head. pairs: of so many
+    nodes, the most influential, it is found which pairs of a query and a key decided where heads looked (pairs.py).
     """
 
     max_nodes: int = 200
@@ -76,6 +80,7 @@ class GraphSettings:
     errors: Errors = "roots"
     heads: bool = False
     grow: Grow = "both"
+    pairs: int = 0
 
     def check(self, rule: str) -> None:
         if (why := no_graph_by(rule)) is not None:
@@ -91,6 +96,13 @@ class GraphSettings:
         if self.max_nodes > MOST_NODES:
             raise UserError(f"max_nodes is {MOST_NODES} at most, which no graph has, not {self.max_nodes}")
         check_thresholds(self.node_threshold, self.edge_threshold)
+        if not 0 <= self.pairs <= MOST_PAIRED:
+            raise UserError(f"pairs are found of 0 to {MOST_PAIRED} nodes, not of {self.pairs:,}")
+        if self.pairs and not (looks(self.grow) and rule in CONTRIBUTION):
+            raise UserError(
+                f"pairs of a query and a key need a rule of {' and '.join(CONTRIBUTION)}, and a graph that grows by "
+                "both or by effect"
+            )
 
 
 def no_graph_by(rule: str) -> str | None:
@@ -140,7 +152,8 @@ def build_graph(
     layer, hook = worst.read.place
     first = next(iter(hooks))
     subject.warn_incomplete(f"a node that is read at {hook} of layer {layer}", worst.completeness_error, first)
-    g = _assemble(growth, prompt, levels, wanted, nodes, size.heads)
+    assembled = _assemble(growth, prompt, levels, wanted, nodes, size.heads)
+    g = assembled.graph
     g.graph = _attributes(subject, prompt, standing, seen, settings.allocation, size) | {
         "target": [
             {"node": node, "name": attributes["name"], "weight": goal.worth, **goal.told}
@@ -156,9 +169,11 @@ def build_graph(
         for name, value in reach(g).nodes.items():
             g.nodes[name]["reach"] = value
     g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
-    if size.node_threshold is None and size.edge_threshold is None:
-        return g
-    return prune(g, node_threshold=size.node_threshold, edge_threshold=size.edge_threshold)
+    if size.node_threshold is not None or size.edge_threshold is not None:
+        g = prune(g, node_threshold=size.node_threshold, edge_threshold=size.edge_threshold)
+    if size.pairs:
+        g.graph["pairs"] = _pairs(g, growth, assembled, size.pairs)
+    return g
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
@@ -323,6 +338,15 @@ def _same(one: DirectionTarget, other: DirectionTarget) -> bool:
 # ------------------------------------------------------------------------------------------------------ from arrays
 
 
+@dataclass(frozen=True)
+class _Assembled:
+    """names: of sources, by their numbers. grown: what each node that has an inflow was made of."""
+
+    graph: nx.DiGraph
+    names: Mapping[int, str]
+    grown: Mapping[str, Grown]
+
+
 def _assemble(
     growth: Growth,
     prompt: Prompt,
@@ -330,10 +354,10 @@ def _assemble(
     wanted: Sequence[Goal],
     named: Sequence[tuple[str, dict[str, Any]]],
     heads: bool,
-) -> nx.DiGraph:
+) -> _Assembled:
     import networkx as nx
 
-    g = nx.DiGraph()
+    g, grown = nx.DiGraph(), dict[str, Grown]()
     names: dict[int, str] = {}
     for number in sorted(growth.members):
         level, source = growth.at(number)
@@ -345,11 +369,12 @@ def _assemble(
     for number, found in enumerate(growth.expanded):
         is_target = number < len(wanted)
         target = named[number][0] if is_target else names[found.source]  # type: ignore[index]
+        grown[target] = found
         g.nodes[target].update(pre_activation=found.pre, constant=found.read.constant.item())
         _connect(g, growth, levels, names, found, target)
         if heads:
             _connect_heads(g, found, target)
-    return fold(g, g, g.edges)
+    return _Assembled(fold(g, g, g.edges), names, grown)
 
 
 def _source_node(cut: Cut, source: int, prompt: Prompt, place: Mapping[str, Any]) -> dict[str, Any]:
@@ -410,6 +435,20 @@ def _connect_heads(g: nx.DiGraph, node: Grown, target: str) -> None:
         name = f"head:{layer}.{head}"
         g.add_node(name, kind="head", layer=layer, index=head, influence=0.0, label="")
         g.add_edge(name, target, kind="head", weight=weight, effect=effect)
+
+
+def _pairs(g: nx.DiGraph, growth: Growth, assembled: _Assembled, count: int) -> list[dict[str, Any]]:
+    """Of the most influential nodes, and of sources that are left in the graph."""
+    able = [name for name in assembled.grown if name in g and g.nodes[name]["kind"] != "error"]
+    asked = sorted(able, key=lambda name: (-g.nodes[name]["influence"], name))[:count]
+    names = {number: name for number, name in assembled.names.items() if name in g}
+    tell = partial(growth.settings.tell, "finding which pairs decided where heads looked")
+    found = find_pairs(growth, [assembled.grown[name] for name in asked], names, tell)
+    return [
+        {"node": name, "query": names[pair.query], "key": names[pair.key], "value": pair.value}
+        for name, pairs in zip(asked, found, strict=True)
+        for pair in pairs
+    ]
 
 
 def _attributes(

@@ -8,12 +8,14 @@ more than ``most`` bytes of a page is left out and counted.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import typed
 from ..errors import UserError
 from ..files import same_place
 from ..models.place import Place
+from ..texts import quoted
 from .labels import with_labels
 from .names import feature_text, level_of
 
@@ -29,18 +31,21 @@ BEFORE, BEHIND = 12, 6
 """Tokens of a context around the one where it is strongest."""
 MOST = 2_000_000
 """Bytes of a page."""
+ADDRESS = re.compile(r"https?://[^\s\"'<>?#]+")
 
 
 @typed
-def with_contexts(g: nx.DiGraph, index: Index, most: int = MOST) -> nx.DiGraph:
+def with_contexts(g: nx.DiGraph, index: Index, most: int = MOST, *, cards: str | None = None) -> nx.DiGraph:
     """A copy that has its features' strongest contexts in an index, for whoever points at them on its page.
 
-    Features without a label get the index's. most: bytes of a page that contexts may take. Raises UserError for an
-    index of another model or of other SAEs.
+    Features without a label get the index's. most: bytes of a page that contexts may take. cards: where the index is
+    being looked at in a browser (:attr:`.Browsing.address`); the page's nodes link to their features' cards there.
+    Raises UserError for an index of another model or of other SAEs, and for an address that is no web page's.
     """
     from .document import check_graph
 
     check_graph(g)
+    check_address(cards)
     if most < 0:
         raise UserError(f"contexts take 0 bytes or more, not {most}")
     found = _features(g, index)
@@ -56,8 +61,17 @@ def with_contexts(g: nx.DiGraph, index: Index, most: int = MOST) -> nx.DiGraph:
             break
     copy.graph["contexts"] = {
         "tokens": index.tokens, "left_out": len(found) - len(features), "features": features,
+        **({} if cards is None else {"cards": cards.rstrip("/")}),
     }  # fmt: skip
     return copy
+
+
+def check_address(cards: str | None) -> None:
+    """Raises UserError for what is no web page's address."""
+    if cards is not None and not ADDRESS.fullmatch(cards):
+        raise UserError(
+            f"cards are linked by the address of an index's browser, such as http://127.0.0.1:8000, not {quoted(cards)}"
+        )
 
 
 def _nodes(g: nx.DiGraph) -> list[dict[str, Any]]:

@@ -119,6 +119,7 @@ class Settings(_Part):
     errors: Literal["roots", "through"]
     heads: bool
     grow: Grow = "weight"  # of before there were other ways
+    pairs: Count = 0
 
 
 class Shares(_Part):
@@ -143,6 +144,15 @@ class Scores(_Part):
 class Group(_Part):
     name: Text
     nodes: list[Text]
+
+
+class Pair(_Part):
+    """What two nodes together did to a third by where heads looked: one as part of queries, one as part of keys."""
+
+    node: Text
+    query: Text
+    key: Text
+    value: Number
 
 
 class Tested(_Part):
@@ -313,11 +323,14 @@ class FeatureContexts(_Part):
 
 
 class Contexts(_Part):
-    """Of a corpus of so many tokens. left_out: features for which there was no room."""
+    """Of a corpus of so many tokens. left_out: features for which there was no room. cards: the address of pages about
+    features.
+    """
 
     tokens: Annotated[int, Field(ge=0, lt=2**63)]
     left_out: Count
     features: dict[Text, FeatureContexts]
+    cards: Annotated[str, Field(pattern=r"^https?://[^\s\"'<>?#]+$")] | None = None
 
 
 class Average(_Part):
@@ -361,6 +374,7 @@ class GraphAttributes(_Part):
     contexts: Contexts | None = None
     average: Average | None = None
     view: View | None = None
+    pairs: list[Pair] = []
 
 
 class _Node(_Part):
@@ -699,6 +713,10 @@ def _check_whole(g: nx.DiGraph) -> None:
         for entry in entries:
             if entry["node"] not in g:
                 raise UserError(f"graph.{what}: there is no node {quoted(entry['node'])}")
+    for pair in g.graph.get("pairs", []):
+        for key in ("node", "query", "key"):
+            if pair[key] not in g:
+                raise UserError(f"graph.pairs: there is no node {quoted(pair[key])}")
     names = [target["node"] for target in g.graph["target"]]
     for name in names:
         if g.nodes[name]["kind"] not in TARGETS or names.count(name) > 1:

@@ -12,9 +12,8 @@ Neither is a sum over paths of a graph: total counts what passes by all dictiona
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -24,14 +23,14 @@ from torch import Tensor
 from ..attribution.document import Heading, allocation_dict
 from ..attribution.logits import LogitTarget
 from ..attribution.named import NamedPart
-from ..attribution.targets import parse_feature
+from ..attribution.targets import FeatureTarget, parse_feature
 from ..attribution.votes import unembedded
 from ..errors import UserError
 from ..models.place import Place
 from ..models.prompt import Prompt, token_text
 from ..passes.choices import CONTRIBUTION, EFFECT
 from ..passes.forward import Allocation
-from ..passes.onwards import Arrived, Ends, Given, onwards
+from ..passes.onwards import Arrived, Given, onwards
 from ..passes.record import Trace
 from ..passes.settings import Settings
 from ..subject import Subject
@@ -40,6 +39,7 @@ from ..view.shown import Shown
 from . import looks
 from .build import TOP_LOGITS, crossed
 from .cuts import Cut, Standing, standing_on
+from .passing import ends, given_features
 from .reads import Reads, feature_reads, target_read
 from .standing import graph_hooks
 
@@ -183,24 +183,9 @@ def find_downstream(
     """
     check_by(sort)
     check_rule(settings.rule)
-    hooks = graph_hooks(subject, None)
-    places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
-    seen = subject.trace(prompt, None, places | crossed(subject, hooks, None))
-    standing = standing_on(subject, seen, prompt, hooks)
+    seen, standing = _all_dictionaries(subject, prompt)
     found = _source(subject, seen, prompt, standing, source)
-    frozen = CONTRIBUTION[settings.rule]
-    features: list[Driven] = []
-    # The same places in the same order; what is read at each is found once.
-    ways = zip(
-        onwards(seen, found.given, frozen, _ends(standing)),
-        onwards(seen, found.given, frozen),
-        onwards(seen, found.given, EFFECT),
-        strict=True,
-    )
-    for arrived in ways:
-        for cut in standing.cuts[1:]:
-            if cut.n_features and cut.hook != found.hook and _is_at(cut.hook, arrived[0]):
-                features += _features(prompt, cut, arrived)
+    features, arrived = _followed(seen, prompt, standing, found, settings)
     last = len(prompt) - 1
     logits = [_logit(subject, seen, token, last, arrived) for token in _likeliest(seen)]
     scale = subject.adapter.final_norm.to(seen.resid_post).scale(seen.resid_post[last:])
@@ -215,6 +200,47 @@ def find_downstream(
     )
 
 
+def features_driven(
+    subject: Subject, prompt: Prompt, feature: FeatureTarget, positions: Sequence[int], settings: Settings
+) -> list[Driven]:
+    """The later features that fire, by what one feature at these positions together does to them.
+
+    Raises UserError as :func:`.find_downstream` does.
+    """
+    check_rule(settings.rule)
+    seen, standing = _all_dictionaries(subject, prompt)
+    source = _feature(subject, standing, prompt, feature, positions)
+    return _followed(seen, prompt, standing, source, settings)[0]
+
+
+def _all_dictionaries(subject: Subject, prompt: Prompt) -> tuple[Trace, Standing]:
+    """The whole pass, with all that a graph can stand on."""
+    hooks = graph_hooks(subject, None)
+    places = {place for hook, stands in hooks.items() for place in (hook, stands.place)}
+    seen = subject.trace(prompt, None, places | crossed(subject, hooks, None))
+    return seen, standing_on(subject, seen, prompt, hooks)
+
+
+def _followed(
+    seen: Trace, prompt: Prompt, standing: Standing, source: Source, settings: Settings
+) -> tuple[list[Driven], Ways]:
+    """The features that something comes to, and what has come to the stream behind the last layer."""
+    frozen = CONTRIBUTION[settings.rule]
+    features: list[Driven] = []
+    # The same places in the same order; what is read at each is found once.
+    ways = zip(
+        onwards(seen, source.given, frozen, ends(standing)),
+        onwards(seen, source.given, frozen),
+        onwards(seen, source.given, EFFECT),
+        strict=True,
+    )
+    for arrived in ways:
+        for cut in standing.cuts[1:]:
+            if cut.n_features and cut.hook != source.hook and _is_at(cut.hook, arrived[0]):
+                features += _features(prompt, cut, arrived)
+    return features, arrived
+
+
 # ------------------------------------------------------------------------------------------------------------- sources
 
 
@@ -222,7 +248,8 @@ def _source(subject: Subject, seen: Trace, prompt: Prompt, standing: Standing, t
     part, n = NamedPart.of(text), len(prompt)
     part.check(subject, n)
     if part.kind == "feature":
-        return _feature(subject, standing, prompt, text)
+        target, pos = parse_feature(subject, text)
+        return _feature(subject, standing, prompt, target, None if pos is None else [pos])
     where = slice(None) if part.pos is None else slice(part.pos, part.pos + 1)
     if part.kind == "token":
         name = f"token {prompt.tokens[where.start]!r} ({part.pos})"
@@ -239,28 +266,29 @@ def _source(subject: Subject, seen: Trace, prompt: Prompt, standing: Standing, t
     return Source(name, part.to_dict(), given)
 
 
-def _feature(subject: Subject, standing: Standing, prompt: Prompt, text: str) -> Source:
-    target, pos = parse_feature(subject, text)
+def _feature(
+    subject: Subject, standing: Standing, prompt: Prompt, target: FeatureTarget, positions: Sequence[int] | None
+) -> Source:
+    """positions: None is wherever it fires."""
     cut = next((cut for cut in standing.cuts if cut.hook == target.hook and cut.n_features), None)
     if cut is None:
         graph_hooks(subject, [target.hook])  # which says why
         raise UserError(f"no feature of the dictionary at {target.hook} fires on this prompt")
     target.check(subject)
-    which = (cut.active.index == target.index) & (True if pos is None else cut.active.pos == pos)
+    at = ", ".join(map(str, positions or ()))
+    name = f"{target.name} at {at}" if at else target.name
+    here = True if positions is None else torch.isin(cut.active.pos, torch.tensor(positions, device=cut.roots.device))
+    which = (cut.active.index == target.index) & here
     if not which.any():
-        raise UserError(f"{text} does not fire there, so that it goes on to do nothing")
+        raise UserError(f"{name} does not fire there, so that it goes on to do nothing")
     some, n = which.nonzero()[:, 0], len(prompt)
     parts = {}
     for place in cut.written:
         written = cut.part(some, place)
         parts[place] = written.new_zeros(n, written.shape[1]).index_add_(0, cut.active.pos[some], written)
-    name = f"{target.name} at {pos}" if pos is not None else target.name
     described: dict[str, Any] = {"kind": "feature", "layer": target.hook.layer, "hook": target.hook.hook}
-    described |= {"index": target.index} | ({} if pos is None else {"pos": pos})
-    if not cut.stands.instead:
-        return Source(name, described, Given(above=parts), target.hook)
-    given = Given(raw=parts) if cut.stands.before_norm else Given(below=parts)
-    return Source(name, described, given, target.hook)
+    described |= {"index": target.index} | ({} if positions is None else {"pos": positions[0]})
+    return Source(name, described, given_features(cut, parts), target.hook)
 
 
 def _only(x: Float[Tensor, "pos d"], where: slice) -> Float[Tensor, "pos d"]:
@@ -308,23 +336,3 @@ def _logit(subject: Subject, seen: Trace, token: int, pos: int, arrived: Ways) -
 def _likeliest(seen: Trace) -> list[int]:
     assert seen.logits is not None
     return seen.logits[-1].topk(min(TOP_LOGITS, seen.logits.shape[1])).indices.tolist()
-
-
-def _ends(standing: Standing) -> Ends:
-    """Where a graph's dictionaries stand."""
-    ends = Ends(frozenset(cut.place for cut in standing.cuts if not cut.stands.instead), {}, {})
-    for cut in standing.cuts:
-        if cut.stands.instead:
-            kind = ends.raw if cut.stands.before_norm else ends.equations
-            kind[cut.place] = partial(_skipped, cut)  # type: ignore[index]
-    return ends
-
-
-def _skipped(cut: Cut, read: Mapping[str, Float[Tensor, "pos d"]]) -> Float[Tensor, "pos d"] | None:
-    """What of what a transcoder reads goes through its skip connection."""
-    if cut.skip is None:
-        return None
-    through = read[cut.hook.hook] @ cut.skip.to(read[cut.hook.hook]).T
-    if cut.is_token[0]:
-        through[0] = 0  # all that is there is the token's
-    return through

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..models.place import Place
 from ..passes.backward import Cuts, Seeds, Step, steps
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
-from ..passes.looking import WAYS, Looking
+from ..passes.looking import Hop, Pairing, begun
 from ..passes.many import Aim, Batch, in_batches
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
@@ -58,7 +58,7 @@ def inflow(
     reads: Reads,
     settings: Settings,
     carried: Rows | None = None,
-    looking: Looking | None = None,
+    looking: Hop | None = None,
 ) -> Inflow:
     """Every source's contribution to every reading, and its effect. low: the whole cut below the readings; swept, they
     may lie anywhere behind it.
@@ -77,6 +77,14 @@ def inflow(
         weights = {low: _read(carried, standing.cuts[low], reads)}
         head_weights = torch.full_like(head_effects, torch.nan)
     return Inflow(weights, effects, queries, keys, heads, head_weights, head_effects)
+
+
+def paired(
+    seen: Trace, standing: Standing, low: int, read: Reads, pairing: Pairing, settings: Settings
+) -> list[Sources]:
+    """Of every part that asks, what every source as part of keys does to one reading, by where heads looked."""
+    (_, *rows), _, _ = _swept(seen, standing, low, read, CONTRIBUTION[settings.rule], settings, pairing)
+    return rows
 
 
 def carry(seen: Trace, cut: Cut, to: Place, settings: Settings) -> Rows:
@@ -113,12 +121,12 @@ def _swept(
     reads: Reads,
     choices: Choices,
     settings: Settings,
-    looking: Looking | None = None,
+    looking: Hop | None = None,
 ) -> tuple[list[Sources], list[tuple[int, int]], Tensor]:
     """[read, source] of every cut that is met, as heads move and, looking, by their queries and keys; and the first of
     these by head.
     """
-    cut, ways = standing.cuts[low], 1 if looking is None else WAYS
+    cut, ways = standing.cuts[low], 1 if looking is None else looking.ways
     values: Sources = {low: seen.resid_post.new_zeros(ways, len(reads), cut.n_sources)}
     by_head: dict[int, Tensor] = {}
 
@@ -129,7 +137,7 @@ def _swept(
             more = standing.cuts[number].handed(gradient, place)
             handed[number] = handed[number] + more if number in handed else more
 
-        heads, seeds = {}, batch.seeds() if looking is None else looking.seeds(batch.seeds())
+        heads, seeds = {}, batch.seeds() if looking is None else begun(looking, batch.seeds())
         for gradient, step in _descend(batch.trace, cut.place, seeds, choices, standing.meeting(hand), looking):
             if step is not None and step.level is not None and step.level.looks_back:
                 heads[step.level.layer] = step.level.units()
@@ -150,7 +158,7 @@ def _swept(
 
 
 def _descend(
-    seen: Trace, low: Place, seeds: Seeds, choices: Choices, cuts: Cuts, looking: Looking | None = None
+    seen: Trace, low: Place, seeds: Seeds, choices: Choices, cuts: Cuts, looking: Hop | None = None
 ) -> Iterator[tuple[Tensor, Step | None]]:
     """From what is read down to a place of the stream: the gradient before each sublayer, at last the one there.
 

@@ -57,7 +57,7 @@ def graph_blocks(g: nx.DiGraph, top: int | None = None) -> tuple[Block, ...]:
     rows = tuple(_row(g, name, ways) for name in order[:top])
     table = Table(f"flow to {targets}", columns, rows, f"{_counts(g)}; rule {g.graph['rule']}")
     stable = [] if (line := stability_line(g)) is None else [Note(line)]
-    return (table, *stable, *_looked(g), *(Note(line) for line in score_lines(g)))
+    return (table, *stable, *_looked(g), *_pairs(g), *(Note(line) for line in score_lines(g)))
 
 
 def _row(g: nx.DiGraph, name: str, ways: Iterable[str]) -> Row:
@@ -82,6 +82,19 @@ def _looked(g: nx.DiGraph) -> tuple[Table, ...]:
         for a, b in order[:TOP_LOOKED]
     )
     return (Table("by where heads looked, which is in no sum", columns, rows),)
+
+
+def _pairs(g: nx.DiGraph) -> tuple[Table, ...]:
+    """Who looked for whom, where that was asked: the largest pairs of the first nodes that have some."""
+    pairs = g.graph.get("pairs", [])[:TOP_LOOKED]
+    if not pairs:
+        return ()
+    columns = (Column("as part of a query"), Column("as part of a key"), Column("for"), Column("together", "signed"))
+    rows = tuple(
+        Row((feature_cell(g, pair["query"]), feature_cell(g, pair["key"]), name_of(g, pair["node"]), pair["value"]))
+        for pair in pairs
+    )
+    return (Table("who looked for whom", columns, rows, "Of the most influential nodes; in no sum."),)
 
 
 def feature_cell(g: nx.DiGraph, name: str) -> Cell:

@@ -102,7 +102,14 @@ def fold(
         if not small.out_degree(name):
             small.remove_node(name)
     small.graph["groups"] = groups_within(g.graph.get("groups", []), small)
+    if "pairs" in g.graph:
+        small.graph["pairs"] = pairs_within(g.graph["pairs"], small)
     return small
+
+
+def pairs_within(pairs: Iterable[dict[str, Any]], nodes: Collection[str]) -> list[dict[str, Any]]:
+    """Pairs of which every node is left."""
+    return [pair for pair in pairs if all(pair[key] in nodes for key in ("node", "query", "key"))]
 
 
 def groups_within(groups: Iterable[dict[str, Any]], nodes: Collection[str]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..models.place import Place
 from .choices import Choices
 from .frozen import INSIDE, Frozen
-from .looking import Looking
+from .looking import Hop
 from .record import Trace
 
 
@@ -127,7 +127,7 @@ def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0) -> 
 
 
 def steps(
-    trace: Trace, seeds: Seeds, choices: Choices, cuts: Cuts, *, down_to: int = 0, looking: Looking | None = None
+    trace: Trace, seeds: Seeds, choices: Choices, cuts: Cuts, *, down_to: int = 0, looking: Hop | None = None
 ) -> Iterator[Step]:
     """The same, cut off at places beside the stream; sublayers that nothing is left to go through are passed by.
 
@@ -188,7 +188,7 @@ def _back(
     choices: Choices,
     seeds: Seeds,
     cuts: Cuts,
-    looking: Looking | None,
+    looking: Hop | None,
 ) -> _Passed:
     """One step back through a sublayer, at the recorded stream."""
     place = frozen.sublayer.place

@@ -98,14 +98,24 @@ class Frozen:
         """A gradient with respect to z, with respect to the stream that queries are made of, and keys, and the bias
         vectors on the way: through what scores do to the pattern alone. Empty where nothing is looked at.
         """
+        found = self.mixer.looked_back(inner, self.norm(self.resid), self.record, qk)
+        return [self._before_norm(*side) for side in found]
+
+    def keys_looked_back(
+        self, inner: Float[Tensor, "1 pos d_inner"], parts: Float[Tensor, "comp pos d_model"], qk: QK
+    ) -> tuple[Float[Tensor, "comp pos d_model"], Float[Tensor, "comp pos"]] | None:
+        """The same with respect to what keys are made of, for the queries that parts of the stream make, each alone."""
+        normed = self.norm.frozen(parts, self.scale)
+        found = self.mixer.keys_looked_back(inner, normed, self.norm(self.resid), self.record, qk)
+        return None if found is None else self._before_norm(*found)
+
+    def _before_norm(
+        self, gradient: Float[Tensor, "row pos d_model"], bias: Float[Tensor, "row pos"]
+    ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]]:
+        """A gradient with respect to the normed stream, and its bias vectors', with respect to the stream."""
         norm = self.norm
-        return [
-            (
-                norm.centre(gradient * (norm.gain * self.scale)),
-                bias if norm.bias is None else bias + gradient @ norm.bias,
-            )
-            for gradient, bias in self.mixer.looked_back(inner, norm(self.resid), self.record, qk)
-        ]
+        back = norm.centre(gradient * (norm.gain * self.scale))
+        return back, bias if norm.bias is None else bias + gradient @ norm.bias
 
     def out(self, inside: Inside, choices: Choices) -> Float[Tensor, "pos d_model"]:
         """What the sublayer adds to the stream."""

@@ -16,13 +16,17 @@ or key. At each attention
     G¹ ← J_vᵀ G¹ + J_qᵀ G⁰        G⁰ ← J_vᵀ G⁰
 
 so that a source is reached through one hop, anywhere on its way. A sweep with patterns live holds all numbers of hops.
+
+A score is a product of what stands at the query and at the key. With one part's queries q_m alone in the place of q the
+hop through keys gives every source its pairs with that part: over all parts, and the queries' bias vectors, they sum to
+what the source does as part of keys (:class:`Pairing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -36,28 +40,43 @@ WAYS = 3
 """Rows of a target: as heads move, by a query, by a key."""
 
 
-@dataclass(frozen=True)
-class Looking:
-    """qk: all of a score counts on each of its sides."""
+class Hop(Protocol):
+    """What rows a target comes as, and what goes over from the first of them to the others."""
 
-    qk: QK = field(default_factory=lambda: QK(share=1.0, slope="mean"))
-
-    def seeds(self, seeds: Mapping[Key, Float[Tensor, "target pos d"]]) -> dict[Key, Float[Tensor, "row pos d"]]:
-        """Where the sweep begins: nothing has been looked at yet."""
-        return {place: torch.cat([seed, *[torch.zeros_like(seed)] * (WAYS - 1)]) for place, seed in seeds.items()}
-
-    def ways(self, rows: Float[Tensor, "row *d"]) -> tuple[Tensor, ...]:
-        """As heads move, by queries, by keys: each [target, ...]."""
-        return rows.chunk(WAYS)
+    @property
+    def ways(self) -> int:
+        """Rows of a target; the first is through what heads move alone."""
 
     def hop(
         self, frozen: Frozen, inner: Float[Tensor, "row pos d_inner"]
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]] | None:
         """What more arrives at the stream that a sublayer reads, and at bias vectors. None: no scores are made there.
 
-        A rule's own split of a score gives each side half of what moves; here it is all of it.
+        inner: all targets' rows of the first way, then those of the next.
         """
-        found = frozen.looked_back(2 * self.ways(inner)[0], self.qk)
+
+
+def begun(looking: Hop, seeds: Mapping[Key, Float[Tensor, "target pos d"]]) -> dict[Key, Float[Tensor, "row pos d"]]:
+    """Where the sweep begins: nothing has been looked at yet."""
+    return {place: torch.cat([seed, *[torch.zeros_like(seed)] * (looking.ways - 1)]) for place, seed in seeds.items()}
+
+
+def _one_hop() -> QK:
+    return QK(share=1.0, slope="mean")
+
+
+@dataclass(frozen=True)
+class Looking:
+    """By queries, and by keys. qk: all of a score counts on each of its sides."""
+
+    qk: QK = field(default_factory=_one_hop)
+    ways = WAYS
+
+    def hop(
+        self, frozen: Frozen, inner: Float[Tensor, "row pos d_inner"]
+    ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]] | None:
+        """A rule's own split of a score gives each side half of what moves; here it is all of it."""
+        found = frozen.looked_back(2 * inner.chunk(self.ways)[0], self.qk)
         if not found:
             return None
         (by_query, of_query), (by_key, of_key) = found
@@ -65,3 +84,30 @@ class Looking:
             torch.cat([torch.zeros_like(by_query), by_query, by_key]),
             torch.cat([torch.zeros_like(of_query), of_query, of_key]),
         )
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """By keys, for the queries of each of some parts; of one target.
+
+    parts: what they are of the stream, by the depth of where it is read [comp, pos, d_model].
+    """
+
+    parts: Mapping[int, Float[Tensor, "comp pos d_model"]] = field(repr=False)
+    qk: QK = field(default_factory=_one_hop)
+
+    @property
+    def ways(self) -> int:
+        return 1 + len(next(iter(self.parts.values())))
+
+    def hop(
+        self, frozen: Frozen, inner: Float[Tensor, "row pos d_inner"]
+    ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]] | None:
+        parts = self.parts.get(frozen.sublayer.reads.depth)
+        if parts is None:  # they stand only later
+            return None
+        found = frozen.keys_looked_back(2 * inner[:1], parts[:, : inner.shape[1]].to(inner), self.qk)
+        if found is None:
+            return None
+        through, bias = found
+        return torch.cat([torch.zeros_like(through[:1]), through]), torch.cat([torch.zeros_like(bias[:1]), bias])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import networkx as nx
 import pytest
@@ -147,6 +148,27 @@ def test_files_keep_it_and_a_broken_one_is_told(graph: nx.DiGraph, tmp_path: Pat
         document["graph"]["contexts"]["features"][name]["contexts"][0].update(wrong)
         with pytest.raises(UserError, match="contexts"):
             graph_of(document)
+
+
+def test_the_address_of_cards_is_kept_where_it_is_one(index: Index) -> None:
+    g = with_contexts(plain(), index, cards="http://127.0.0.1:8000/")
+    assert g.graph["contexts"]["cards"] == "http://127.0.0.1:8000"
+    assert "cards" not in with_contexts(plain(), index).graph["contexts"]
+    for wrong in ("javascript:alert(1)", "127.0.0.1:8000", 'http://x" onclick="', "http://x?y"):
+        with pytest.raises(UserError, match="the address of an index's browser"):
+            with_contexts(plain(), index, cards=wrong)
+        document = json.loads(json.dumps(document_of(g)))
+        document["graph"]["contexts"]["cards"] = wrong
+        with pytest.raises(UserError, match="cards"):
+            graph_of(document)
+
+
+def test_the_address_is_that_of_the_page_that_a_browsed_index_has_of_the_feature(index: Index) -> None:
+    with index.browse(0) as browsing:
+        g = with_contexts(plain(), index, cards=browsing.address)
+        name = next(iter(g.graph["contexts"]["features"]))
+        with urlopen(f"{g.graph['contexts']['cards']}/feature/{name}") as answer:
+            assert name in answer.read().decode()
 
 
 def test_what_was_pruned_keeps_its_contexts(graph: nx.DiGraph) -> None:

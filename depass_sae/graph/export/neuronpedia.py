@@ -15,8 +15,8 @@ What the viewer relies on beyond its JSON Schema, and this module keeps to:
   does not know come behind the logits: with a single ``bias`` node the scores are 0 and 1 whatever the graph. So, as in
   circuit-tracer, constants, bias vectors, what was pruned, and heads (a second view of the same flow) are left out;
   ``info.description`` tells their shares.
-- ``qk_tracing_results`` lists what decided where the heads looked that a feature reads through, by queries and by keys;
-  every id in it is a node's. Pairs of a query and a key are not known, so their list is empty.
+- ``qk_tracing_results`` lists what decided where the heads looked that a feature reads through, by queries and by keys,
+  and its pairs where the graph was asked for them (``pairs``); every id in it is a node's.
 - Optional keys are left out where there is nothing to say, never null.
 """
 
@@ -199,8 +199,10 @@ def _looked(g: nx.DiGraph, name: str, ids: Mapping[str, str]) -> dict[str, Any]:
     queries, keys = foremost("query"), foremost("key")
     if not queries and not keys:
         return {}
+    own = [pair for pair in g.graph.get("pairs", []) if pair["node"] == name]
+    pairs = [[ids[p["query"]], ids[p["key"]], p["value"]] for p in own if p["query"] in ids and p["key"] in ids]
     marginal = {"top_q_marginal_contributors": queries, "top_k_marginal_contributors": keys}
-    return {"qk_tracing_results": {"pair_wise_contributors": [], **marginal}}
+    return {"qk_tracing_results": {"pair_wise_contributors": pairs, **marginal}}
 
 
 def _footing() -> dict[str, Any]:

@@ -220,15 +220,39 @@ class Attention(Mixer):
         sharing = self.sharing(normed, record, qk)
         if sharing is None:
             return []
+        scores, sides = self.part.scores.to(gradient), sharing.back(self._moved_back(gradient, normed, record))
+        return [self._through(linear, each) for linear, each in zip((scores.q, scores.k), sides, strict=True)]
+
+    def keys_looked_back(
+        self,
+        gradient: Float[Tensor, "1 pos d_inner"],
+        parts: Float[Tensor, "comp pos d_model"],
+        normed: Float[Tensor, "pos d_model"],
+        record: Record,
+        qk: QK,
+    ) -> tuple[Float[Tensor, "comp pos d_model"], Float[Tensor, "comp pos"]] | None:
+        sharing = self.sharing(normed, record, qk)
+        if sharing is None:
+            return None
+        scores = self.part.scores.to(gradient)
+        q = sharing.asking((parts @ scores.q.weight).transpose(0, 1))  # the bias vector's queries are no part's
+        return self._through(scores.k, sharing.keys_back(self._moved_back(gradient, normed, record), q))
+
+    def _moved_back(
+        self, gradient: Float[Tensor, "target pos d_inner"], normed: Float[Tensor, "pos d_model"], record: Record
+    ) -> Float[Tensor, "target pos head d_value"]:
+        """A gradient with respect to z, with respect to what heads moved."""
         factor = self._frozen_factor(normed, self.value_map.to(normed)(normed), record)
         moved = gradient if factor is None else gradient * factor
-        scores, found = self.part.scores.to(gradient), []
-        sides = sharing.back(moved.unflatten(-1, (self.part.n_heads, -1)))
-        for linear, each in zip((scores.q, scores.k), sides, strict=True):
-            b = each.new_zeros(linear.d_out) if linear.bias is None else linear.bias
-            back = torch.einsum("tkhe,dhe->tkd", each, self._by_head(linear.weight))
-            found.append((back, torch.einsum("tkhe,he->tk", each, self._by_head(b))))
-        return found
+        return moved.unflatten(-1, (self.part.n_heads, -1))
+
+    def _through(
+        self, linear: Linear, each: Float[Tensor, "row pos head d_head"]
+    ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]]:
+        """A gradient with respect to queries or keys, with respect to what the map is given, and to its bias vector."""
+        b = each.new_zeros(linear.d_out) if linear.bias is None else linear.bias
+        back = torch.einsum("tkhe,dhe->tkd", each, self._by_head(linear.weight))
+        return back, torch.einsum("tkhe,he->tk", each, self._by_head(b))
 
     def _shared(
         self, sharing: Sharing, normed: Float[Tensor, "pos d_model"], size: Size | None = None

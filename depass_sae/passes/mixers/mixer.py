@@ -158,6 +158,17 @@ class Mixer(ABC):
         """
         return []
 
+    def keys_looked_back(
+        self,
+        gradient: Float[Tensor, "1 pos d_inner"],
+        parts: Float[Tensor, "comp pos d_model"],
+        normed: Float[Tensor, "pos d_model"],
+        record: Record,
+        qk: QK,
+    ) -> tuple[Float[Tensor, "comp pos d_model"], Float[Tensor, "comp pos"]] | None:
+        """The second of these, for the queries that parts of the normed stream make, each alone. None: no scores."""
+        return None
+
     def write_bias(self, record: Record, like: Tensor) -> Float[Tensor, "*pos d_model"] | None:
         """The bias vectors of what is written; like: in whose dtype and on whose device."""
         return None if self.out.bias is None else self.out.bias.to(like)

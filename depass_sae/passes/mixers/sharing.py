@@ -120,12 +120,22 @@ class Sharing:
         self, gradient: Float[Tensor, "target query head d_value"]
     ) -> tuple[Float[Tensor, "target query head d_head"], Float[Tensor, "target key head d_head"]]:
         """A gradient with respect to ½ (J s) v, with respect to each head's queries and keys before norm and turn."""
-        worth = torch.einsum("tqhe,khe->thqk", gradient, self.v) * self.weights.sum(0)
-        average = torch.einsum("tqhe,pqhe->tphq", gradient, self.looked)
-        by_score = worth - torch.einsum("tphq,phqk->thqk", average, self.weights)
+        by_score = self._by_score(gradient)
         by_query = torch.einsum("thqk,khd->tqhd", by_score, self.k)
         by_key = torch.einsum("thqk,qhd->tkhd", by_score, self.q)
         return self.asking.back(by_query), self.asked.back(by_key)
+
+    def keys_back(
+        self, gradient: Float[Tensor, "1 query head d_value"], q: Float[Tensor, "query comp head d_head"]
+    ) -> Float[Tensor, "comp key head d_head"]:
+        """The same with respect to keys, for queries that are parts of the whole's, one after the other."""
+        by_key = torch.einsum("hqk,qmhd->mkhd", self._by_score(gradient)[0], q)
+        return self.asked.back(by_key)
+
+    def _by_score(self, gradient: Float[Tensor, "target query head d_value"]) -> Float[Tensor, "target head query key"]:
+        worth = torch.einsum("tqhe,khe->thqk", gradient, self.v) * self.weights.sum(0)
+        average = torch.einsum("tqhe,pqhe->tphq", gradient, self.looked)
+        return worth - torch.einsum("tphq,phqk->thqk", average, self.weights)
 
     @property
     def rest(self) -> Float[Tensor, "query head d_value"]:

@@ -151,6 +151,23 @@ class Flow:
 
 
 @dataclass(frozen=True)
+class Followed:
+    """A later feature, and what the card's feature does to it at its strongest firings, summed (graph/downstream.py).
+
+    direct: through no other feature; total: by all ways; effect: to first order, with nothing frozen. count: over so
+    many places where it fires.
+    """
+
+    hook: Place
+    sae: dict[str, Any]
+    index: int
+    direct: float
+    total: float
+    effect: float
+    count: int
+
+
+@dataclass(frozen=True)
 class Compared:
     """A context of Neuronpedia's as it is here. prompt: the number of the prompt that it became.
 
@@ -181,6 +198,7 @@ class FeatureCard(Shown):
     firings: all, strongest first. drives: of the strongest of them. votes: None where the decoder does not write into
     the stream. previous, following: None where no SAE is loaded there, or where the feature fires nowhere.
     labels: ``17/2601`` to a text, of this feature and of those on the card. public: what Neuronpedia has of it.
+    downstream: the later features that it drives most, where they were asked for.
     """
 
     model: str
@@ -200,6 +218,7 @@ class FeatureCard(Shown):
     following: Flow | None
     labels: Mapping[str, str] = field(default_factory=dict)
     public: Public | None = None
+    downstream: tuple[Followed, ...] | None = None
 
     @property
     def feature(self) -> str:
@@ -273,6 +292,7 @@ class FeatureCard(Shown):
         """This feature and those on the card that are on Neuronpedia, as :func:`.fetch_labels` takes them."""
         listed = [(self.hook, self.sae, [self.index, *(other.index for other in self.nearest)])]
         listed += [(flow.hook, flow.sae, [f.index for f in flow.features]) for flow in self._flows]
+        listed += [(one.hook, one.sae, [one.index]) for one in self.downstream or ()]
         return {
             self._name(hook, index): (sae["neuronpedia_id"], index)
             for hook, sae, indices in listed
@@ -326,6 +346,7 @@ class FeatureCard(Shown):
                 "next": self._flow_dict(self.following),
             },
             **({} if self.public is None else {"public": self.public.to_dict()}),
+            **({} if self.downstream is None else {"downstream": [self._followed(one) for one in self.downstream]}),
         }
 
     def to_frame(self) -> pandas.DataFrame:
@@ -393,6 +414,10 @@ class FeatureCard(Shown):
             "label": self._label(hook, index),
             "link": feature_page(sae["neuronpedia_id"], index),
         }
+
+    def _followed(self, one: Followed) -> dict[str, Any]:
+        numbers = {key: getattr(one, key) for key in ("direct", "total", "effect", "count")}
+        return {**self._named(one.hook, one.sae, one.index), "layer": one.hook.layer, "hook": one.hook.name, **numbers}
 
     def _flow_dict(self, flow: Flow | None) -> dict[str, Any] | None:
         if flow is None:

@@ -234,6 +234,12 @@ def _near(c: Document, top: int | None) -> tuple[Block, ...]:
         caption = f"What it contributes where they fire, from {firings}, summed."
         title = f"Layer {behind['layer']}, behind it"
         tables.append(_features(title, listed, "contribution", ("places",), ends, caption))
+    if "downstream" in c:
+        caption = f"What it does to them, from {firings}, summed: through no other feature, by all ways, as an effect."
+        listed = list(c["downstream"])[:top]
+        tables.append(
+            _features("What it goes on to do", listed, "total", ("places",), (), caption, ("direct", "effect"))
+        )
     missing = [where for where, flow in (("before", before), ("behind", behind)) if flow is None and len(c["firings"])]
     notes = (Note(f"No SAE on the residual stream is loaded {where} it.", "quiet") for where in missing)
     return (Beside(tuple(tables)), *notes)

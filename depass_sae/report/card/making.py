@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...attribution.targets import FeatureTarget, parse_feature
 from ...attribution.tokens import attribute_tokens_each
 from ...attribution.votes import decoder_votes, writes_at
 from ...errors import SAEFitWarning, UserError, warn
+from ...graph.downstream import Driven, features_driven
 from ...graph.neighbours import (
     Arrived,
     ByFeature,
@@ -33,7 +35,7 @@ from ...passes.settings import Settings
 from ...passes.sinks import sinks
 from ...saes import describe
 from ...subject import Subject
-from .card import CardPrompt, Compared, Drive, FeatureCard, Firing, Flow, FlowFeature, Public
+from .card import CardPrompt, Compared, Drive, FeatureCard, Firing, Flow, FlowFeature, Followed, Public
 
 STRONGEST = 8
 """At so many firings the feature is taken apart."""
@@ -50,6 +52,7 @@ def make_card(
     strongest: int = STRONGEST,
     contexts: str | None = None,
     cache_dir: Path | None = None,
+    downstream: bool = False,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> FeatureCard:
     """The card of one feature ("LAYER/INDEX").
@@ -58,6 +61,7 @@ def make_card(
     feature is taken apart. Flows are computed under the allocation's rule where that is ``half`` or ``linear``, else
     under ``half``, as in a graph. contexts: "neuronpedia" also shows what Neuronpedia has of the feature; without any
     prompts (None) its strongest contexts are these. cache_dir: where that is kept; None is the user's cache folder.
+    downstream: also follow it from these firings on to the features of every later dictionary.
 
     Raises UserError for a feature that does not exist or names a position, for prompts that cannot be encoded, and
     where there are no prompts and Neuronpedia has none.
@@ -99,6 +103,7 @@ def make_card(
         nearest=nearest(sae, target.index, top),
         previous=previous,
         following=following,
+        downstream=_downstream(subject, encoded, target, chosen, top, swept) if downstream else None,
         public=None if public is None else Public(public, _compared(subject, public, chosen_contexts, read)),
     )
     if card.warning:
@@ -256,6 +261,33 @@ def _flows(
         features, total = _largest(left, subject.saes[behind].cfg.d_sae, top)
         following = Flow(behind, describe(subject.saes[behind]), features, total)
     return previous, following
+
+
+def _downstream(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    target: FeatureTarget,
+    firings: Sequence[Firing],
+    top: int,
+    settings: Settings,
+) -> tuple[Followed, ...]:
+    """The features that it drives most in total, over all these firings; each prompt's go through in one pass."""
+    numbers = sorted({firing.prompt for firing in firings})
+    driven: dict[tuple[Place, int], list[Driven]] = defaultdict(list)
+    for done, number in enumerate(numbers, start=1):
+        positions = sorted(firing.pos for firing in firings if firing.prompt == number)
+        for one in features_driven(subject, prompts[number], target, positions, settings.quiet()):
+            driven[Place(one.layer, str(one.hook)), one.index].append(one)
+        settings.tell("following it to later features", done, len(numbers))
+    saes = {hook: describe(subject.saes[hook]) for hook, _ in driven}
+    found = [
+        Followed(
+            hook, saes[hook], index, sum(one.direct for one in some), sum(one.total for one in some),
+            sum(one.effect for one in some), len(some),
+        )
+        for (hook, index), some in driven.items()
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda one: (-abs(one.total), one.hook, one.index))[:top])
 
 
 def _largest(parts: Sequence[ByFeature], d_sae: int, top: int) -> tuple[tuple[FlowFeature, ...], float]:

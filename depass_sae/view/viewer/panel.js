@@ -7,6 +7,7 @@ const makePanel = (page) => {
   const AT_FIRST = 3; // contexts, before it is asked for more
   const pinnedDrawing = makePinned(page);
   const BY_LOOKING = "inputs by where heads looked";
+  const PAIRS = "who looked for whom";
 
   function facts(node) {
     const rows = node.token == null ? [] : [["token", visible(node.token)]];
@@ -118,6 +119,7 @@ const makePanel = (page) => {
     section.append(table("inputs", flows(inputs), "source"));
     if (byHead(inputs).length) section.append(table("inputs once more, by head", byHead(inputs), "source"));
     if (looked(inputs).length) section.append(table(BY_LOOKING, looked(inputs), "source", byLooking));
+    section.append(...pairsTable(node));
     section.append(table("outputs", flows(outputs), "target"));
     if (byHead(outputs).length) section.append(table("outputs once more, by head", byHead(outputs), "target"));
     return section;
@@ -190,6 +192,11 @@ const makePanel = (page) => {
       const href = `https://www.neuronpedia.org/${parts.join("/")}`;
       line.append(el("a", { href, target: "_blank", rel: "noopener noreferrer" }, "Neuronpedia ↗"));
     }
+    const cards = page.doc.graph.contexts?.cards ?? "";
+    if (known(node) && /^https?:\/\//.test(cards)) {
+      const href = `${cards}/feature/${node.layer}${node.hook ? `.${node.hook}` : ""}/${node.index}`;
+      line.append(el("a", { href, target: "_blank", rel: "noopener noreferrer" }, "card ↗"));
+    }
     return line;
   }
 
@@ -219,6 +226,16 @@ const makePanel = (page) => {
     const header = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, end), ...head));
     const rows = el("table", { class: "flows", "data-list": title }, header, body);
     return el("div", {}, heading, rows, sorted.length > ROWS ? more : null);
+  }
+
+  /** Which two nodes together decided where the heads looked that this one reads through, where the graph was asked. */
+  function pairsTable(node) {
+    const pairs = (page.doc.graph.pairs ?? []).filter((pair) => pair.node === node.id && page.all.has(pair.query) && page.all.has(pair.key));
+    if (!pairs.length) return [];
+    const rows = pairs.map((pair) => el("tr", {}, el("td", {}, goButton(pair.query)), el("td", {}, goButton(pair.key)), el("td", { class: "n" }, signed(pair.value))));
+    const names = ["as part of a query", "as part of a key"].map((text) => el("th", { scope: "col" }, text));
+    const head = el("thead", {}, el("tr", {}, ...names, el("th", { scope: "col", class: "n" }, "together")));
+    return [el("h3", {}, PAIRS, el("span", {}, String(pairs.length))), el("table", { class: "flows pairs", "data-list": PAIRS }, head, el("tbody", {}, ...rows))];
   }
 
   function row(edge, end, columns, value, most) {

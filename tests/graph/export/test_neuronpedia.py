@@ -284,6 +284,16 @@ def test_a_feature_lists_what_decided_where_heads_looked() -> None:
     assert key == -0.5
     assert source in nodes_of(document)
     assert found["pair_wise_contributors"] == []
+    drawn = [flowing, "token:3"]
+    g.graph["pairs"] = [
+        {"node": name, "query": drawn[i], "key": key, "value": 0.5 - i}
+        for i, key in enumerate([drawn[1], "remainder:5"])  # which is not drawn there
+    ]
+    document = to_neuronpedia(g)
+    jsonschema.validate(document, SCHEMA)
+    (found,) = (n["qk_tracing_results"] for n in document["nodes"] if "qk_tracing_results" in n)
+    assert [value for *_, value in found["pair_wise_contributors"]] == [0.5]
+    assert set(found["pair_wise_contributors"][0][:2]) <= nodes_of(document).keys()
     assert not any("qk_tracing_results" in node for node in to_neuronpedia(sample_graph())["nodes"])
 
 

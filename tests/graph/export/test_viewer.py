@@ -313,6 +313,31 @@ def test_an_sae_without_a_neuronpedia_id_gives_no_link(viewer: Viewer):
     assert viewer.page.locator("#panel a").count() == 0
 
 
+def test_a_feature_links_to_its_card_where_an_index_is_looked_at(viewer: Viewer):
+    g, name, _ = with_pieces()
+    g.graph["contexts"]["cards"] = "http://127.0.0.1:8123"
+    viewer.open(g).node(name).click()
+    link = viewer.page.get_by_role("link", name="card")
+    assert link.get_attribute("href") == f"http://127.0.0.1:8123/feature/{name[8:].partition('@')[0]}"
+    assert "noopener" in link.get_attribute("rel").split()
+    other = next(n for n in g if n.startswith("feature:") and n != name)
+    viewer.node(other).click()
+    assert viewer.page.get_by_role("link", name="card").count() == 0  # the index knows nothing of it
+
+
+def test_a_node_lists_which_two_others_decided_where_heads_looked(viewer: Viewer):
+    g = sample_graph()
+    name = feature_with_inflow(g)
+    query, key = list(g.predecessors(name))[:2]
+    g.graph["pairs"] = [{"node": name, "query": query, "key": key, "value": -1.25}]
+    viewer.open(g).node(name).click()
+    rows = viewer.page.locator("table[data-list='who looked for whom'] tbody tr")
+    assert rows.count() == 1
+    assert rows.locator("td").last.inner_text() in ("−1.25", "-1.25")
+    rows.locator("button").nth(1).click()
+    assert "who looked for whom" not in viewer.page.locator("#panel").inner_text()  # the key's own panel
+
+
 def test_search_finds_features_labels_and_tokens(viewer: Viewer):
     g = sample_graph()
     name = feature_with_inflow(g)

@@ -324,6 +324,37 @@ def test_what_goes_to_the_next_layer_is_summed_over_where_its_features_fire() ->
         assert entry.count == len(values)
 
 
+def test_what_it_drives_is_what_each_of_its_strongest_firings_goes_on_to_do_summed() -> None:
+    lm = lm_with(hooks=("0.resid_post", "1.resid_mid", "1.attn_out", "2.resid_post"))
+    name = firing_feature(lm, 0)
+    card = lm.card(name, PROMPTS, downstream=True, top=1000, strongest=5)
+    assert len({firing.prompt for firing in card.firings[:5]}) > 1
+    assert len({firing.prompt for firing in card.firings[:5]}) < 5  # several of one prompt
+    sums: dict[tuple[int, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)
+    for firing in card.firings[:5]:
+        for one in lm.downstream(PROMPTS[firing.prompt], f"{name}@{firing.pos}").features:
+            own = sums[one.layer, one.hook, one.index]
+            for i, number in enumerate((one.direct, one.total, one.effect)):
+                own[i] += number
+    found = {(one.hook.layer, one.hook.hook, one.index): one for one in card.downstream}
+    assert found.keys() == sums.keys()
+    assert len({at[:2] for at in found}) == 3
+    size = max(abs(total) for _, total, _ in sums.values())
+    for at, numbers in sums.items():
+        one = found[at]
+        assert [one.direct, one.total, one.effect] == pytest.approx(numbers, abs=1e-5 * size)
+    totals = [abs(one.total) for one in card.downstream]
+    assert totals == sorted(totals, reverse=True)
+    assert "What it goes on to do" in card.to_html()
+    assert "downstream" not in lm.card(name, PROMPTS).to_dict()
+
+
+def test_a_feature_that_fires_nowhere_drives_nothing() -> None:
+    lm = lm_with()
+    silent = next(i for i in range(D_SAE) if not lm.card(f"0/{i}", PROMPTS[1]).firings)
+    assert lm.card(f"0/{silent}", PROMPTS[1], downstream=True).downstream == ()
+
+
 def test_what_stands_before_a_norm_is_written_through_it() -> None:
     """Gemma 2 norms what its attention adds: a feature of the heads writes as much as that leaves of it."""
     hook, seen = Hook(1, "hook_z"), {}
