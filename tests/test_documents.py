@@ -58,6 +58,7 @@ CHANGED: dict[str, str] = {
 """What is another value now, or gone, on purpose: a pattern of "/MODEL/QUESTION" and a JSON pointer, and why."""
 ADDED: dict[str, str] = {
     "*/graph/settings/grow": "by what nodes join",
+    "*/graph/settings/pairs": "of how many nodes pairs of a query and a key were asked for",
     "*/special": "the positions of special tokens, which stand apart from what a reader can change",
     "/*/case study*/answer": "what was found, in a line",
     "/*/case study*/points": "what else was found, a line each",
@@ -183,7 +184,7 @@ def checked(lm: ds.LM, text: str) -> nx.DiGraph:
 
 @cache
 def carded(lm: ds.LM, text: str) -> Any:
-    return lm.card("1/3", [text, OTHER], labels=LABELS, downstream=True)
+    return lm.card("1/3", [text, OTHER], labels=LABELS)
 
 
 @cache
