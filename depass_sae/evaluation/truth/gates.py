@@ -1,0 +1,120 @@
+"""Gates of neurons: AND, OR and XOR of two bits that heads fetch, and a product in a gated MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...loading import load_subject
+from .circuit import Case, Circuit, Values, worth, worth_of_tokens
+from .neutral import Head, Layer, Mechanism, Neurons, gpt2_of, tokenizer_of
+from .stream import CERTAIN, Stream, axes, one_hot, planted, swap
+
+A, B = 0, 1
+"""The two inputs of a gate."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """"a" at position 1 and "b" at position 2 are two bits. Heads 0 and 1 fetch them to "=", neurons 0 and 1 of layer 0
+    hand them on, and the neurons of layer 1 make the gate of them.
+
+    neurons: weight of each bit, bias, and what it counts for. constant: what the gate has without them. gain: scores
+    before the neurons are multiplied by it, and what they write is divided by it.
+    """
+
+    name: str
+    function: Callable[[bool, bool], float]
+    neurons: Sequence[tuple[float, float, float, float]]
+    constant: float = 0.0
+    gain: float = 4.0
+    about: str = ""
+    words = ("<s>", "_", "a", "b", "=")
+
+    def mechanism(self, n: int = 4) -> tuple[Stream, Mechanism]:
+        m = len(self.words)
+        s = Stream(bits=2, pos=n, fetched=2, handed=2, out=1)
+        heads = {
+            bit: Head(
+                s.reads("pos", CERTAIN * one_hot(range(n), (3,))), s.reads("pos", one_hot(range(n), (bit + 1,))),
+                s.reads("bits", torch.eye(2)[:, [bit]]), s.writes("fetched", torch.eye(2)[[bit]]),
+            )
+            for bit in (A, B)
+        }  # fmt: skip
+        hands = Neurons(
+            self.gain * s.reads("fetched"), torch.zeros(2), s.writes("handed") / self.gain, torch.zeros(s.width)
+        )
+        weights = torch.tensor(self.neurons, dtype=torch.float64)
+        gate = Neurons(
+            self.gain * s.reads("handed", weights[:, :2].T), self.gain * weights[:, 2],
+            s.writes("out", weights[:, 3:]) / self.gain, self.constant * s.writes("out")[0],
+        )  # fmt: skip
+        equals = one_hot(("=",), self.words)
+        return s, Mechanism(
+            s.embeds(bits=one_hot(self.words, ("a", "b"))), s.embeds(pos=torch.eye(n)),
+            [Layer(heads, hands), Layer({}, gate)], s.reads("out", equals),
+        )  # fmt: skip
+
+    def of(self, words: Sequence[str]) -> float:
+        return self.function(words[1] == "a", words[2] == "b")
+
+    def case(self, words: Sequence[str]) -> Case:
+        bits = [words[1] == "a", words[2] == "b"]
+        shares = worth([A, B], lambda kept: self.function(A in kept and bits[A], B in kept and bits[B]))
+        features = {f"feature:0/{bit}@3": value for bit, value in shares.items()}
+        truths: dict[str, Values] = {
+            "tokens, worth": {bit + 1: value for bit, value in shares.items()},
+            "measured Shapley": worth_of_tokens(words, "_", self.of),
+            "heads, worth": {(0, bit): value for bit, value in shares.items()},
+            "heads × tokens": {(0, bit, bit + 1): value for bit, value in shares.items()},
+            "QK": {(3, 1): CERTAIN},
+            "neurons, worth": {(0, bit): value for bit, value in shares.items()},
+            "neurons": {
+                (1, i): max(0.0, a * bits[A] + b * bits[B] + bias) * out
+                for i, (a, b, bias, out) in enumerate(self.neurons)
+            },
+            "features, worth": features,
+            "graph": {
+                **{(name, "logit:4@3", "weight"): value for name, value in features.items()},
+                **{(f"token:{bit + 1}", f"feature:0/{bit}@3", "weight"): 1.0 for bit in (A, B) if shares[bit]},
+            },
+        }
+        # Where either bit is enough there are two smallest circuits, and no single one to be right about.
+        if self.of(words) and not (all(bits) and self.function(True, False) and self.function(False, True)):
+            truths["circuit"] = {name: 1.0 for name, value in features.items() if value}
+        return Case(" ".join(words), "=", truths, look=(0, A, 3, 1))
+
+    def circuit(self, swapped: bool = False, sign: bool = False) -> Circuit:
+        """swapped: the heads of layer 0; sign: of what the first neuron of layer 1 counts for."""
+        s, mechanism = self.mechanism()
+        below, above = mechanism.layers
+        if sign:
+            assert above.neurons is not None
+            out = above.neurons.out.clone()
+            out[0] *= -1
+            above = replace(above, neurons=replace(above.neurons, out=out))
+        mechanism = replace(mechanism, layers=[below, above])
+        model = gpt2_of(swap(mechanism) if swapped else mechanism)
+        sae = planted("0.resid_post", axes(s, "handed"), model.config.n_embd)
+        subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
+        cases = [self.case(["<s>", a, b, "="]) for a, b in (("a", "b"), ("a", "_"))]
+        return Circuit(self.name, self.about, subject, cases)
+
+
+AND_NEURON, SUM_NEURON = (1.0, 1.0, -1.0, 1.0), (1.0, 1.0, 0.0, 1.0)
+GATES = (
+    Gate("AND", lambda a, b: float(a and b), [AND_NEURON], about="relu(a + b − 1)"),
+    Gate(
+        "OR", lambda a, b: float(a or b), [SUM_NEURON, (1.0, 1.0, -1.0, -1.0)], about="relu(a + b) − relu(a + b − 1)"
+    ),
+    Gate(
+        "XOR", lambda a, b: float(a != b), [SUM_NEURON, (1.0, 1.0, -1.0, -2.0)], about="relu(a + b) − 2 relu(a + b − 1)"
+    ),
+    Gate("OR by silence", lambda a, b: float(a or b), [(-1.0, -1.0, 1.0, -1.0)], 1.0, about="1 − relu(1 − a − b)"),
+    Gate(
+        "AND of small scores", lambda a, b: float(a and b), [AND_NEURON], gain=0.05,
+        about="relu(a + b − 1), of 0.05 a and 0.05 b: scores less than the softmax's temperature apart",
+    ),
+)  # fmt: skip
