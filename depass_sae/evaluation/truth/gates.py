@@ -9,7 +9,7 @@ import torch
 
 from ...loading import load_subject
 from .circuit import Case, Circuit, Values, worth, worth_of_tokens
-from .neutral import Head, Layer, Mechanism, Neurons, gpt2_of, tokenizer_of
+from .neutral import Head, Layer, Mechanism, Neurons, gpt2_of, llama_of, tokenizer_of
 from .stream import CERTAIN, Stream, axes, one_hot, planted, swap
 
 A, B = 0, 1
@@ -118,3 +118,71 @@ GATES = (
         about="relu(a + b − 1), of 0.05 a and 0.05 b: scores less than the softmax's temperature apart",
     ),
 )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------- product
+
+
+@dataclass(frozen=True)
+class Product:
+    """One neuron of a gated MLP that multiplies two numbers, relu(a) b, which two heads fetch by an even look.
+
+    "a" and "aa" are 1 and 2, and so are "b" and "bb". With either at 0 nothing is left, so that both have half.
+    """
+
+    words = ("<s>", "_", "a", "aa", "b", "bb", "=")
+    numbers = ((0, 0), (0, 0), (1, 0), (2, 0), (0, 1), (0, 2), (0, 0))
+    length = 4
+
+    def of(self, words: Sequence[str]) -> float:
+        a, b = (sum(self.numbers[self.words.index(word)][bit] for word in words) for bit in (A, B))
+        return float(a * b)
+
+    def mechanism(self) -> tuple[Stream, Mechanism]:
+        s = Stream(number=2, fetched=2, out=1)
+        even = torch.zeros(s.width, 1, dtype=torch.float64)
+        heads = {
+            bit: Head(
+                even, even, s.reads("number", torch.eye(2)[:, [bit]]),
+                self.length * s.writes("fetched", torch.eye(2)[[bit]]),
+            )
+            for bit in (A, B)
+        }  # fmt: skip
+        reads = [s.reads("fetched", torch.eye(2)[:, [bit]]) for bit in (A, B)]
+        neuron = Neurons(reads[A], torch.zeros(1), s.writes("out"), torch.zeros(s.width), up=reads[B])
+        numbers = torch.tensor(self.numbers)
+        return s, Mechanism(
+            s.embeds(number=numbers), torch.zeros(self.length, s.width), [Layer(heads, neuron)],
+            s.reads("out", one_hot(("=",), self.words)),
+        )  # fmt: skip
+
+    def case(self, words: Sequence[str]) -> Case:
+        whole = self.of(words)
+        half = whole / 2
+        to = f"logit:{self.words.index('=')}@3"
+        features = {f"feature:0/{bit}@3": half for bit in (A, B)}
+        tokens = worth_of_tokens(words, "_", self.of)
+        return Case(
+            " ".join(words), "=",
+            {
+                "tokens, worth": tokens,
+                "measured Shapley": tokens,
+                "heads, worth": {(0, A): half, (0, B): half},
+                "heads × tokens": {(0, A, 1): half, (0, B, 2): half},
+                "QK": {},
+                "neurons": {(0, 0): whole},
+                "features, worth": features,
+                "graph": {(name, to, "weight"): value for name, value in features.items()},
+                "circuit": dict.fromkeys(features, 1.0),
+            },
+            look=(0, A, 3, 1),
+        )  # fmt: skip
+
+    def circuit(self, swapped: bool = False) -> Circuit:
+        s, mechanism = self.mechanism()
+        model = llama_of(swap(mechanism) if swapped else mechanism)
+        directions = axes(s, "fetched")
+        sae = planted("0.resid_mid", directions, model.config.hidden_size, centred=False)
+        subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
+        cases = [self.case(["<s>", a, b, "="]) for a, b in (("a", "b"), ("aa", "b"))]
+        return Circuit("product", "relu(a) b, in a gated MLP", subject, cases)

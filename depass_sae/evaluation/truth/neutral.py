@@ -1,6 +1,6 @@
-"""A stock GPT-2 whose LayerNorms change nothing, so that a mechanism can be written into it as plain matrices.
+"""A stock GPT-2, or Llama, whose norms change nothing, so that a mechanism can be written into it as plain matrices.
 
-Beside the dimensions that a mechanism uses, the *stream*, there are three more:
+In GPT-2, beside the dimensions that a mechanism uses, the *stream*, there are three more:
 
 * *balance*: minus the sum of the stream. Whatever writes to the stream writes here, too, so that the mean over all
   dimensions is 0, of every part as of the whole, and taking it off takes nothing.
@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 C = 8192.0
 
@@ -51,12 +51,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Neurons:
-    """An MLP's neurons: relu(x into + bias) out + out_bias."""
+    """An MLP's neurons: relu(x into + bias) out + out_bias, and where they are gated (x up) relu(x into + bias)."""
 
     into: Float[Tensor, "stream neuron"]
     bias: Float[Tensor, "neuron"]
     out: Float[Tensor, "neuron stream"]
     out_bias: Float[Tensor, "stream"]
+    up: Float[Tensor, "stream neuron"] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,45 @@ def gpt2_of(mechanism: Mechanism) -> GPT2LMHeadModel:
             block.mlp.c_fc.bias[:n] = layer.neurons.bias
             block.mlp.c_proj.weight[:n, : stream + 1] = balanced(layer.neurons.out)
             block.mlp.c_proj.bias[: stream + 1] = balanced(layer.neurons.out_bias[None])[0]
+    return model
+
+
+def llama_of(mechanism: Mechanism) -> LlamaForCausalLM:
+    """The mechanism as transformers' own Llama, gated MLPs and all, in float64.
+
+    Its norms take no mean off, so that there is no balance, and one dimension of C is enough: they give x · (1 +
+    |x|²/C²)^(−½). The start token's logit is 1. Heads look evenly at all they see: a rotary leaves no other head simple.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    stream, n_heads = mechanism.width, 1 + max(head for layer in mechanism.layers for head in layer.heads)
+    widest = max(head.width for layer in mechanism.layers for head in layer.heads.values())
+    d_head = 2 * -(-max(widest, -(-(stream + 1) // n_heads)) // 2)  # even, for the rotary
+    config = LlamaConfig(
+        vocab_size=len(mechanism.embed), max_position_embeddings=len(mechanism.position), hidden_size=n_heads * d_head,
+        num_hidden_layers=len(mechanism.layers), num_attention_heads=n_heads, num_key_value_heads=n_heads,
+        intermediate_size=max(len(layer.neurons.bias) for layer in mechanism.layers if layer.neurons is not None),
+        hidden_act="relu", mlp_bias=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).double().eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        weight.fill_(math.sqrt(C**2 / config.hidden_size + config.rms_norm_eps) if "norm" in name else 0.0)
+    model.model.embed_tokens.weight[:, :stream] = mechanism.embed
+    model.model.embed_tokens.weight[:, stream] = C
+    model.lm_head.weight[:, :stream] = mechanism.read.T
+    model.lm_head.weight[0, stream] = 1 / C
+    for block, layer in zip(model.model.layers, mechanism.layers, strict=True):
+        for number, head in layer.heads.items():
+            assert not head.q.any() and not head.k.any()
+            rows = slice(number * d_head, number * d_head + len(head.o))
+            block.self_attn.v_proj.weight[rows, :stream] = head.v.T
+            block.self_attn.o_proj.weight[:stream, rows] = head.o.T
+        if (mlp := layer.neurons) is not None:
+            assert mlp.up is not None
+            block.mlp.gate_proj.weight[:, :stream], block.mlp.gate_proj.bias[:] = mlp.into.T, mlp.bias
+            block.mlp.up_proj.weight[:, :stream] = mlp.up.T
+            block.mlp.down_proj.weight[:stream], block.mlp.down_proj.bias[:stream] = mlp.out.T, mlp.out_bias
     return model
 
 

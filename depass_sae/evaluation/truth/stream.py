@@ -21,8 +21,8 @@ from .neutral import C, Layer, Mechanism, balanced
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-CERTAIN = 40.0
-"""A score so far above others that a head looks nowhere else: e⁻⁴⁰."""
+CERTAIN = 20.0
+"""A score so far above others that a head looks nowhere else: e⁻²⁰."""
 
 
 class Stream:
@@ -66,8 +66,11 @@ def shift(n: int, by: int) -> Float[Tensor, "n n"]:
     return torch.diag(torch.ones(n - by), -by)
 
 
-def planted(hook: str, directions: Float[Tensor, "feature stream"], d: int) -> SAE:
-    """An SAE whose features are these orthonormal directions of the stream; its constant is what keeps norms neutral."""
+def planted(hook: str, directions: Float[Tensor, "feature stream"], d: int, centred: bool = True) -> SAE:
+    """An SAE whose features are these orthonormal directions of the stream; its constant is what keeps norms neutral.
+
+    d: what it reads. centred: of :func:`.gpt2_of`, else of :func:`.llama_of`.
+    """
     from sae_lens import StandardSAE, StandardSAEConfig
 
     n, stream = directions.shape
@@ -79,8 +82,12 @@ def planted(hook: str, directions: Float[Tensor, "feature stream"], d: int) -> S
         for weight in sae.parameters():
             weight.zero_()
         sae.W_enc[:stream] = directions.T
-        sae.W_dec[:, : stream + 1] = balanced(directions)
-        sae.b_dec[stream + 1], sae.b_dec[stream + 2] = C, -C
+        if centred:
+            sae.W_dec[:, : stream + 1] = balanced(directions)
+            sae.b_dec[stream + 1], sae.b_dec[stream + 2] = C, -C
+        else:
+            sae.W_dec[:, :stream] = directions
+            sae.b_dec[stream] = C
     return sae
 
 
