@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations
+from itertools import combinations
+from math import comb
 from typing import TypeVar
 
 from ...subject import Subject
@@ -43,20 +44,21 @@ Player = TypeVar("Player", bound=Hashable)
 
 
 def worth(players: Sequence[Player], f: Callable[[frozenset[Player]], float]) -> Values:
-    """Shapley's value by its definition: the mean over all orders of what a player's coming in changes. f: of a set."""
-    found: Values = dict.fromkeys(players, 0.0)
-    known: dict[frozenset[Player], float] = {}
-    orders = list(permutations(players))
-    for order in orders:
-        there: frozenset[Player] = frozenset()
-        for player in order:
-            more = there | {player}
-            for some in (there, more):
-                if some not in known:
-                    known[some] = f(some)
-            found[player] += (known[more] - known[there]) / len(orders)
-            there = more
-    return found
+    """Shapley's value by its definition: the mean over all orders of what a player's coming in changes. f: of a set.
+
+    So many others before it, of all n − 1, are there in 1/n of the orders, and every set of so many equally often.
+    """
+    n = len(players)
+    sets = {frozenset(some): 0.0 for size in range(n + 1) for some in combinations(players, size)}
+    sets = {some: f(some) for some in sets}
+    return {
+        player: sum(
+            (sets[some | {player}] - value) / (n * comb(n - 1, len(some)))
+            for some, value in sets.items()
+            if player not in some
+        )
+        for player in players
+    }
 
 
 def worth_of_tokens(words: Sequence[str], mask: str, f: Callable[[list[str]], float]) -> Values:
