@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CERTAIN = 20.0
 """A score so far above others that a head looks nowhere else: e⁻²⁰."""
 
+SILENT = 1e-9
+"""What a planted feature has to exceed to fire, so that none fires by rounding."""
+
 
 class Stream:
     """Named dimensions of a stream, in a row: ``stream["cur"]`` is their slice."""
@@ -82,6 +85,7 @@ def planted(hook: str, directions: Float[Tensor, "feature stream"], d: int, cent
         for weight in sae.parameters():
             weight.zero_()
         sae.W_enc[:stream] = directions.T
+        sae.b_enc.fill_(-SILENT)
         if centred:
             sae.W_dec[:, : stream + 1] = balanced(directions)
             sae.b_dec[stream + 1], sae.b_dec[stream + 2] = C, -C
