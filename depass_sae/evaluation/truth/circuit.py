@@ -18,8 +18,7 @@ Values = dict[Hashable, float]
 class Case:
     """A prompt and a target, and what is true there by question (:mod:`.questions`).
 
-    look: layer, head, query and key of what is asked of attention. mask: the token that comes in where others go. scale:
-    what errors are shares of, where the truth is that nothing has anything.
+    look: layer, head, query and key of what is asked of attention. mask: the token that comes in where others go.
     """
 
     prompt: str
@@ -27,7 +26,6 @@ class Case:
     truths: Mapping[str, Values]
     look: tuple[int, int, int, int] | None = None
     mask: str = "_"
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from .stream import swap
 
 FOLDER = Path(__file__).parent / "programs"
 NAMES = ("induction", "histogram", "sorting", "balance", "matching", "bigram")
+BLANK = "9"
 COLDNESS = 100.0
 """What a key that is selected has over others in tracr's heads, before scores are divided by √key_size."""
 ONE = "one"
@@ -68,7 +69,9 @@ def compiled(name: str) -> Compiled:
     labels = [label for label in told["stream"] if OUTPUT.match(label)]
     results = [label.partition(":")[2] or "output" for label in labels]
     words = [*told["words"], *(word for word in results if word not in told["words"])]
-    embed = torch.cat([weights["embed"], weights["embed"].new_zeros(len(words) - len(told["words"]), len(told["stream"]))])
+    embed = torch.cat(
+        [weights["embed"], weights["embed"].new_zeros(len(words) - len(told["words"]), len(told["stream"]))]
+    )
     read = torch.zeros(len(told["stream"]), len(words), dtype=torch.float64)
     for label, word in zip(labels, results, strict=True):
         read[told["stream"].index(label), words.index(word)] = 1
@@ -128,7 +131,7 @@ def histogram(words: Sequence[str], target: str) -> float:
 def sorting(words: Sequence[str], target: str) -> float:
     """What stands at the place in order that the last position asks for; where several have one rank, their mean."""
     numbers, place = words[1:4], len(words) - 8
-    rank = [sum(int(other) < int(number) for other in numbers) for number in numbers]
+    rank = [sum(other < number != BLANK for other in words[1:]) for number in numbers]
     mine = [number for number, its in zip(numbers, rank, strict=True) if its == place]
     return sum(number == target for number in mine) / max(1, len(mine))
 
@@ -149,7 +152,9 @@ def bigram(words: Sequence[str], target: str) -> float:
     return float((list(words[-2:]) == ["a", "b"]) == (target == "True"))
 
 
-def _case(f: Callable[[Sequence[str], str], float], words: Sequence[str], target: str, mask: str, **truths: Any) -> Case:
+def _case(
+    f: Callable[[Sequence[str], str], float], words: Sequence[str], target: str, mask: str, **truths: Any
+) -> Case:
     tokens = worth_of_tokens(words, mask, partial(f, target=target))
     look = truths.pop("look", None)
     return Case(
@@ -159,11 +164,11 @@ def _case(f: Callable[[Sequence[str], str], float], words: Sequence[str], target
 
 def _cases(name: str, made: Compiled) -> list[Case]:
     """What there is to be true of each program. A masked token is one that the prompt does not have."""
-    prompts = [row for row in made.told["inputs"]]
+    prompts = made.told["inputs"]
     if name == "induction":
         found = []
         [before], [moves] = made.heads_writing("before"), made.heads_writing("output")
-        for words in prompts:
+        for words in prompts[1:]:
             key, last = words.index(words[-1]) + 1, len(words) - 1
             both = worth([before, moves], lambda kept: float(len(kept) == 2))
             found.append(
@@ -187,7 +192,7 @@ def _cases(name: str, made: Compiled) -> list[Case]:
     if name == "sorting":
         found = []
         [copies], [moves] = made.heads_writing("copied"), made.heads_writing("output")
-        for words in (prompts[0][:8], prompts[2][:9]):
+        for words in (prompts[0][:9],):
             target = sorted(words[1:4])[len(words) - 8]
             key = words.index(target)
             found.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from .circuit import Case, Circuit, Values, worth, worth_of_tokens
 from .neutral import Head, Layer, Mechanism, gpt2_of, tokenizer_of
 from .stream import CERTAIN, Stream, axes, one_hot, planted, shift, softmax, swap
 
+LOOKING = ("tokens", "tokens, worth", "graph, by looking")
 LETTERS = ("A", "B", "D", "E")
 
 
@@ -24,6 +25,7 @@ class CopyHead:
     score: what a capital letter has over others, for the copy head.
     """
 
+    name: str = "copy head"
     score: float = 4.0
     words = ("<s>", "_", "?", "a", "b", *LETTERS)
 
@@ -93,12 +95,12 @@ class CopyHead:
         model = gpt2_of(swap(mechanism) if swapped else mechanism)
         sae = planted("0.resid_pre", axes(s, "token"), model.config.n_embd)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
-        prompts = ("<s> a B b ?", "<s> D a b a ?", "<s> E ?")
-        targets = ("B", "D", "E")
-        cases = [self.case(prompt.split(), target) for prompt, target in zip(prompts, targets, strict=True)]
-        return Circuit(
-            "copy head", 'at "?" a head looks at capital letters, softly, and copies what it sees', subject, cases
-        )
+        cases = [self.case(prompt.split(), target) for prompt, target in (("<s> a B b ?", "B"), ("<s> E ?", "E"))]
+        how = "softly" if self.score < CERTAIN else "nowhere else"
+        if self.score >= CERTAIN:  # the others say nothing new
+            cases = [replace(case, truths={question: case.truths[question] for question in LOOKING}) for case in cases]
+        about = f'at "?" a head looks at capital letters, {how}, and copies what it sees'
+        return Circuit(self.name, about, subject, cases)
 
 
 # ------------------------------------------------------------------------------------------------------------ induction
@@ -195,5 +197,5 @@ class Induction:
         model = gpt2_of(swap(mechanism) if swapped else mechanism)
         sae = planted("0.resid_post", axes(s, "token", "before"), model.config.n_embd)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
-        cases = [self.case(prompt.split()) for prompt in ("<s> A B D A", "<s> D E A B E")]
+        cases = [self.case(prompt.split()) for prompt in ("<s> D E A B E",)]
         return Circuit("induction", "one head notes the letter before, another looks for its own", subject, cases)

@@ -93,7 +93,7 @@ class Dictionary:
                 "features": features,
                 "graph": {
                     **{(name, "logit:2@3", "weight"): value for name, value in features.items()},
-                    **{(f"token:1", f"feature:0/{i}@1", "weight"): float(own[i]) for i in active if self.of(words, i)},
+                    **{("token:1", f"feature:0/{i}@1", "weight"): float(own[i]) for i in active if self.of(words, i)},
                 },
             },
             look=(0, 0, 3, 1),

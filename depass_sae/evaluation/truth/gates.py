@@ -18,10 +18,10 @@ A, B = 0, 1
 
 @dataclass(frozen=True)
 class Gate:
-    """"a" at position 1 and "b" at position 2 are two bits. Heads 0 and 1 fetch them to "=", neurons 0 and 1 of layer 0
+    """ "a" at position 1 and "b" at position 2 are two bits. Heads 0 and 1 fetch them to "=", neurons 0 and 1 of layer 0
     hand them on, and the neurons of layer 1 make the gate of them.
 
-    neurons: weight of each bit, bias, and what it counts for. constant: what the gate has without them. gain: scores
+    neurons: weight of each bit, bias, and what it counts for. inputs: what it is asked about. constant: what the gate has without them. gain: scores
     before the neurons are multiplied by it, and what they write is divided by it.
     """
 
@@ -31,6 +31,7 @@ class Gate:
     constant: float = 0.0
     gain: float = 4.0
     about: str = ""
+    inputs: Sequence[tuple[str, str]] = (("a", "b"),)
     words = ("<s>", "_", "a", "b", "=")
 
     def mechanism(self, n: int = 4) -> tuple[Stream, Mechanism]:
@@ -82,7 +83,7 @@ class Gate:
             },
         }
         # Where either bit is enough there are two smallest circuits, and no single one to be right about.
-        if self.of(words) and not (all(bits) and self.function(True, False) and self.function(False, True)):
+        if bits[A] and self.of(words) and not (all(bits) and self.function(True, False) and self.function(False, True)):
             truths["circuit"] = {name: 1.0 for name, value in features.items() if value}
         return Case(" ".join(words), "=", truths, look=(0, A, 3, 1))
 
@@ -99,18 +100,19 @@ class Gate:
         model = gpt2_of(swap(mechanism) if swapped else mechanism)
         sae = planted("0.resid_post", axes(s, "handed"), model.config.n_embd)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
-        cases = [self.case(["<s>", a, b, "="]) for a, b in (("a", "b"), ("a", "_"))]
+        cases = [self.case(["<s>", a, b, "="]) for a, b in self.inputs]
         return Circuit(self.name, self.about, subject, cases)
 
 
+BOTH = (("a", "b"), ("a", "_"))
 AND_NEURON, SUM_NEURON = (1.0, 1.0, -1.0, 1.0), (1.0, 1.0, 0.0, 1.0)
 GATES = (
-    Gate("AND", lambda a, b: float(a and b), [AND_NEURON], about="relu(a + b − 1)"),
+    Gate("AND", lambda a, b: float(a and b), [AND_NEURON], about="relu(a + b − 1)", inputs=BOTH),
     Gate(
         "OR", lambda a, b: float(a or b), [SUM_NEURON, (1.0, 1.0, -1.0, -1.0)], about="relu(a + b) − relu(a + b − 1)"
     ),
     Gate(
-        "XOR", lambda a, b: float(a != b), [SUM_NEURON, (1.0, 1.0, -1.0, -2.0)], about="relu(a + b) − 2 relu(a + b − 1)"
+        "XOR", lambda a, b: float(a != b), [SUM_NEURON, (1.0, 1.0, -1.0, -2.0)], about="relu(a + b) − 2 relu(a + b − 1)", inputs=BOTH
     ),
     Gate("OR by silence", lambda a, b: float(a or b), [(-1.0, -1.0, 1.0, -1.0)], 1.0, about="1 − relu(1 − a − b)"),
     Gate(
@@ -169,13 +171,11 @@ class Product:
                 "measured Shapley": tokens,
                 "heads, worth": {(0, A): half, (0, B): half},
                 "heads × tokens": {(0, A, 1): half, (0, B, 2): half},
-                "QK": {},
                 "neurons": {(0, 0): whole},
                 "features, worth": features,
                 "graph": {(name, to, "weight"): value for name, value in features.items()},
                 "circuit": dict.fromkeys(features, 1.0),
             },
-            look=(0, A, 3, 1),
         )  # fmt: skip
 
     def circuit(self, swapped: bool = False) -> Circuit:
@@ -184,5 +184,5 @@ class Product:
         directions = axes(s, "fetched")
         sae = planted("0.resid_mid", directions, model.config.hidden_size, centred=False)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
-        cases = [self.case(["<s>", a, b, "="]) for a, b in (("a", "b"), ("aa", "b"))]
+        cases = [self.case(["<s>", a, b, "="]) for a, b in (("aa", "b"),)]
         return Circuit("product", "relu(a) b, in a gated MLP", subject, cases)

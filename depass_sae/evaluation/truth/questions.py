@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,13 +45,13 @@ EXACT, CLOSE = 1e-4, 1e-6
 
 @dataclass(frozen=True)
 class Ask:
-    """A case of a circuit, ready to be asked about. graphs: those that are made, by way."""
+    """A case of a circuit, ready to be asked about. known: what has been answered, by who answers and by which way."""
 
     subject: Subject
     case: Case
     prompt: Prompt
     target: Target
-    graphs: dict[str, nx.DiGraph | None] = field(default_factory=dict, repr=False)
+    known: dict[tuple[Answers, str], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, circuit: Circuit, case: Case) -> Ask:
@@ -63,9 +63,14 @@ class Ask:
     def pos(self) -> int:
         return len(self.prompt) - 1
 
+    def answer(self, answers: Answers, way: str) -> Any:
+        if (answers, way) not in self.known:
+            self.known[answers, way] = answers(self, way)
+        return self.known[answers, way]
 
-Answers = Callable[[Ask, str], Values | None]
-"""What the product says of a case by one of WAYS; None where it does not answer by it."""
+
+Answers = Callable[[Ask, str], Any]
+"""What the product says of a case by one of WAYS, as :data:`.Values`; None where it does not answer by it."""
 
 
 def _settings(way: str) -> Settings:
@@ -99,15 +104,15 @@ def _components(ask: Ask, way: str, kind: Grain, **how: Any) -> ComponentAttribu
     )
 
 
-def _parts(ask: Ask, way: str, question: str, kind: Grain) -> Values:
-    """Of the layers that the truth is of."""
-    layers = {layer for layer, _ in ask.case.truths[question]}  # type: ignore[misc]
-    rows = [row for row in _components(ask, way, kind).target.rows if row.layer in layers]
+def _parts(ask: Ask, way: str, kind: Grain) -> Values:
     return {
         (row.layer, part): value
-        for row in rows
+        for row in _components(ask, way, kind).target.rows
         for part, value in enumerate((row.effects if way == EFFECT else row.values).tolist())  # type: ignore[union-attr]
     }
+
+
+heads, neurons = partial(_parts, kind=HEADS), partial(_parts, kind=NEURONS)
 
 
 def heads_by_token(ask: Ask, way: str) -> Values | None:
@@ -133,12 +138,11 @@ def attention(ask: Ask, way: str) -> Values | None:
 
 def _graph(ask: Ask, way: str) -> nx.DiGraph | None:
     """A graph from the tokens through every SAE, of all nodes; None where the rule makes none."""
-    if way not in ask.graphs:
-        settings, size = _settings(way), GraphSettings(max_nodes=1000, edge_threshold=None)
-        makes = no_graph_by(settings.rule) is None
-        goals = [(ask.target, ask.pos)]
-        ask.graphs[way] = build_graph(ask.subject, ask.prompt, goals, size=size, settings=settings) if makes else None
-    return ask.graphs[way]
+    settings = _settings(way)
+    if no_graph_by(settings.rule) is not None:
+        return None
+    size = GraphSettings(max_nodes=1000, edge_threshold=None)
+    return build_graph(ask.subject, ask.prompt, [(ask.target, ask.pos)], size=size, settings=settings)
 
 
 SOURCES = ("token", "feature", "error")
@@ -146,7 +150,7 @@ SOURCES = ("token", "feature", "error")
 
 def features(ask: Ask, way: str) -> Values | None:
     """The features that feed the target."""
-    if (g := _graph(ask, way)) is None:
+    if (g := ask.answer(_graph, way)) is None:
         return None
     goal = g.graph["target"][0]["node"]
     number = "effect" if way == EFFECT else "weight"
@@ -155,27 +159,26 @@ def features(ask: Ask, way: str) -> Values | None:
     }
 
 
-def graph(ask: Ask, way: str) -> Values | None:
-    """The edges to the nodes whose inflow is known, by weight, but for those of biases and constants."""
-    return None if way == EFFECT else _edges(ask, way, "graph", ("weight",))
-
-
-def looked(ask: Ask, way: str) -> Values | None:
-    """The same by where heads looked."""
-    coupled = way != EFFECT and rule_named(WAYS[way]["rule"]).couples
-    return None if way == EFFECT or coupled else _edges(ask, way, "graph, by looking", ("query", "key"))
-
-
-def _edges(ask: Ask, way: str, question: str, numbers: Sequence[str]) -> Values | None:
-    if (g := _graph(ask, way)) is None:
+def _edges(ask: Ask, way: str, numbers: Sequence[str]) -> Values | None:
+    """All edges but those of biases and constants."""
+    if way == EFFECT or (g := ask.answer(_graph, way)) is None:
         return None
-    known = {g.graph["target"][0]["node"], *(target for _, target, _ in ask.case.truths[question])}  # type: ignore[misc]
     return {
         (source, target, number): edge[number]
         for source, target, edge in g.edges(data=True)
         for number in numbers
-        if target in known and g.nodes[source]["kind"] in SOURCES
+        if g.nodes[source]["kind"] in SOURCES
     }
+
+
+def graph(ask: Ask, way: str) -> Values | None:
+    return _edges(ask, way, ("weight",))
+
+
+def looked(ask: Ask, way: str) -> Values | None:
+    """Edges by where heads looked, which rules have by which components do not compete."""
+    coupled = way != EFFECT and rule_named(WAYS[way]["rule"]).couples
+    return None if coupled else _edges(ask, way, ("query", "key"))
 
 
 def circuit(ask: Ask, way: str) -> Values:
@@ -186,22 +189,51 @@ def circuit(ask: Ask, way: str) -> Values:
     return {name: 1.0 for name, node in g.nodes(data=True) if "contribution" in node}
 
 
-QUESTIONS: dict[str, Answers] = {
-    "tokens": tokens,
-    "tokens, worth": tokens,
-    **{name: partial(_parts, question=name, kind=HEADS) for name in ("heads", "heads, worth")},
-    "heads × tokens": heads_by_token,
-    "QK": attention,
-    **{name: partial(_parts, question=name, kind=NEURONS) for name in ("neurons", "neurons, worth")},
-    "features": features,
-    "features, worth": features,
-    "graph": graph,
-    "graph, by looking": looked,
-    "circuit": circuit,
-    "measured Shapley": measured,
+@dataclass(frozen=True)
+class Question:
+    """about: what is asked, for people. where: of what a source's name has, what the truth has to speak of for the
+    source to count: its layer, an edge's end. live: it is measured, and no rule has a part in it.
+    """
+
+    answers: Answers
+    about: str
+    where: Callable[[Any], Hashable] = lambda name: None
+    live: bool = False
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        return (LIVE,) if self.live else tuple(WAYS)
+
+    def concerned(self, truth: Values, answer: Values) -> Values:
+        """What the truth speaks of."""
+        there = {self.where(name) for name in truth}
+        return {name: value for name, value in answer.items() if not there or self.where(name) in there}
+
+
+def _layer(name: tuple[int, ...]) -> int:
+    return name[0]
+
+
+def _end(name: tuple[str, str, str]) -> str:
+    return name[1]
+
+
+QUESTIONS = {
+    "tokens": Question(tokens, "whose content arrives"),
+    "tokens, worth": Question(tokens, "Shapley values of the tokens, the others masked"),
+    "heads": Question(heads, "through which heads it comes", _layer),
+    "heads, worth": Question(heads, "Shapley values of the heads, the others silent", _layer),
+    "heads × tokens": Question(heads_by_token, "which token's content through which head", _layer),
+    "QK": Question(attention, "what at the query and at the key made a score"),
+    "neurons": Question(neurons, "what each neuron adds", _layer),
+    "neurons, worth": Question(neurons, "Shapley values of the neurons of the layer before", _layer),
+    "features": Question(features, "which features' content arrives"),
+    "features, worth": Question(features, "Shapley values of the features"),
+    "graph": Question(graph, "every edge's weight", _end),
+    "graph, by looking": Question(looked, "what a source did by where a head looked", _end),
+    "circuit": Question(circuit, "the smallest set of features that suffices", live=True),
+    "measured Shapley": Question(measured, "Shapley values of the tokens, as `measure` finds them", live=True),
 }
-MEASURED = ("circuit", "measured Shapley")
-"""Asked of the live model."""
 
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
@@ -218,10 +250,10 @@ class Verdict:
     error: float
 
 
-def verdict_of(truth: Values, answer: Values | None, scale: float = 1.0) -> Verdict:
+def verdict_of(truth: Values, answer: Values | None) -> Verdict:
     """An answer held against the truth; whatever one of them does not name has 0 there.
 
-    *exact*: no value is off by more than EXACT of the largest. *proportional*: it is, up to one positive factor.
+    *exact*: no value is off by more than EXACT of the largest (where all are 0, of 1). *proportional*: it is, up to one positive factor.
     *ranked*: what has something is ahead of all else, by sign and size in the order of the truth. Else *wrong*.
     """
     if answer is None:
@@ -230,13 +262,13 @@ def verdict_of(truth: Values, answer: Values | None, scale: float = 1.0) -> Verd
     true, said = [truth.get(name, 0.0) for name in names], [answer.get(name, 0.0) for name in names]
     size = max([abs(value) for value in true], default=0.0)
     if size <= CLOSE:
-        error = max([abs(value) for value in said], default=0.0) / scale
+        error = max([abs(value) for value in said], default=0.0)
         return Verdict("exact" if error <= EXACT else "wrong", error)
     error = max(abs(a - b) for a, b in zip(true, said, strict=True)) / size
     if error <= EXACT:
         return Verdict("exact", error)
     factor = sum(a * b for a, b in zip(true, said, strict=True)) / sum(a * a for a in true)
-    if factor > 0 and max(abs(factor * a - b) for a, b in zip(true, said, strict=True)) <= EXACT * factor * size:
+    if factor > CLOSE and max(abs(factor * a - b) for a, b in zip(true, said, strict=True)) <= EXACT * factor * size:
         return Verdict("proportional", error)
     return Verdict("ranked" if _ranked(true, said, size) else "wrong", error)
 
@@ -245,7 +277,7 @@ def _ranked(true: list[float], said: list[float], size: float) -> bool:
     """Whether whatever is larger in truth is larger as said, and of its sign; what truly has nothing is behind."""
     pairs = [(a if abs(a) > EXACT * size else 0.0, b) for a, b in zip(true, said, strict=True)]
     for a, b in pairs:
-        if a and a * b <= 0:
+        if a and (a * b <= 0 or abs(b) <= CLOSE * size):
             return False
         for c, d in pairs:
             if abs(a) > abs(c) + EXACT * size and abs(b) <= abs(d) + CLOSE * size:
@@ -253,23 +285,26 @@ def _ranked(true: list[float], said: list[float], size: float) -> bool:
     return True
 
 
-def answers(circuit: Circuit) -> Iterator[tuple[str, str, Case, Values | None]]:
-    """Every question with a truth in some case, by every way: (question, way, case, answer)."""
+def answers(
+    circuit: Circuit, asked: Collection[str] = tuple(QUESTIONS)
+) -> Iterator[tuple[str, str, Case, Values | None]]:
+    """Every question that is asked and has a truth in some case, by every way: (question, way, case, answer)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEFitWarning)  # on prompts of four tokens fit is by chance
         for case in circuit.cases:
             ask = Ask.of(circuit, case)
-            for question in QUESTIONS:
-                if question in case.truths:
-                    for way in (LIVE,) if question in MEASURED else WAYS:
-                        yield question, way, case, QUESTIONS[question](ask, way)
+            for name, question in QUESTIONS.items():
+                if name in case.truths and name in asked:
+                    for way in question.ways:
+                        answer = ask.answer(question.answers, way)
+                        yield name, way, case, answer and question.concerned(case.truths[name], answer)
 
 
-def verdicts(circuit: Circuit) -> dict[str, dict[str, Verdict]]:
+def verdicts(circuit: Circuit, asked: Collection[str] = tuple(QUESTIONS)) -> dict[str, dict[str, Verdict]]:
     """By question and way; over the cases the worst."""
     found: dict[str, dict[str, Verdict]] = {}
-    for question, way, case, answer in answers(circuit):
-        verdict = verdict_of(case.truths[question], answer, case.scale)
+    for question, way, case, answer in answers(circuit, asked):
+        verdict = verdict_of(case.truths[question], answer)
         before = found.setdefault(question, {}).setdefault(way, verdict)
         found[question][way] = max(before, verdict, key=lambda v: (VERDICTS.index(v.verdict), v.error))
     return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CERTAIN = 20.0
 """A score so far above others that a head looks nowhere else: e⁻²⁰."""
 
-SILENT = 1e-9
+SILENT = 1e-6
 """What a planted feature has to exceed to fire, so that none fires by rounding."""
 
 
