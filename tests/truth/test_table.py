@@ -1,4 +1,4 @@
-"""The table of docs/truth.md is what is computed, and mutants, in a model or in what answers, do not leave it as it is."""
+"""The table of docs/truth.md is what is computed, and no mutant, in a model or in what answers, leaves it as it is."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

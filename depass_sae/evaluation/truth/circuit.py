@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...subject import Subject
 
-Values = dict[Hashable, float]
+Values = dict[Any, float]
 """What each source has, by its name; what is not named has 0."""
 
 

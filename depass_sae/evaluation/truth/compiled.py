@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,12 @@ def folded(mechanism: Mechanism, one: int) -> Mechanism:
     return replace(mechanism, embed=embed, layers=layers)
 
 
-# --------------------------------------------------------------------------------------- the programs, as Python has them
+# ------------------------------------------------------------------------------------- the programs, as Python has them
 
 
 def induction(words: Sequence[str], target: str) -> float:
     """Of the tokens that came after one like the last, the share that is the target."""
-    after = [word for previous, word in zip(words[1:], words[2:], strict=False) if previous == words[-1]]
+    after = [word for previous, word in pairwise(words) if previous == words[-1]]
     return sum(word == target for word in after) / max(1, len(after))
 
 
@@ -129,9 +130,12 @@ def histogram(words: Sequence[str], target: str) -> float:
 
 
 def sorting(words: Sequence[str], target: str) -> float:
-    """What stands at the place in order that the last position asks for; where several have one rank, their mean."""
+    """What stands at the place in order that the last position asks for; where several have one rank, their mean.
+
+    A number's rank is worked out three tokens behind it, by what has been read until there.
+    """
     numbers, place = words[1:4], len(words) - 8
-    rank = [sum(other < number != BLANK for other in words[1:]) for number in numbers]
+    rank = [sum(other < number != BLANK for other in words[1 : 5 + i]) for i, number in enumerate(numbers)]
     mine = [number for number, its in zip(numbers, rank, strict=True) if its == place]
     return sum(number == target for number in mine) / max(1, len(mine))
 
@@ -175,7 +179,8 @@ def _cases(name: str, made: Compiled) -> list[Case]:
                 _case(
                     induction, words, words[key], "d" if "e" in words else "e",
                     tokens={key: 1.0}, heads={before: 0.0, moves: 1.0},
-                    **{"heads, worth": both, "heads × tokens": {(*moves, key): 1.0}, "QK": {(last, key - 1): made.score}},
+                    QK={(last, key - 1): made.score},
+                    **{"heads, worth": both, "heads × tokens": {(*moves, key): 1.0}},
                     look=(*moves, last, key),
                 )
             )  # fmt: skip
@@ -208,7 +213,7 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             for words in prompts
         ]  # fmt: skip
     if name == "matching":
-        return [_case(matching, words, str(bool(matching(words, "True"))), "x") for words in prompts]
+        return [_case(matching, words, str(bool(matching(words, "True"))), "x") for words in prompts[1:3]]
     return [_case(bigram, words, "True", "e") for words in prompts]
 
 

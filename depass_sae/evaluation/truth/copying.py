@@ -50,7 +50,7 @@ class CopyHead:
         )
 
     def case(self, words: Sequence[str], target: str) -> Case:
-        looked, last, m = softmax(self.scores(words)), len(words) - 1, len(self.words)
+        looked, last = softmax(self.scores(words)), len(words) - 1
         moved: Values = {k: a for k, a in enumerate(looked) if words[k] == target}
         key = words.index(target)
 

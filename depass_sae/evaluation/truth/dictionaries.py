@@ -22,7 +22,7 @@ from .neutral import Head, Layer, Mechanism, gpt2_of, tokenizer_of
 from .stream import CERTAIN, Stream, one_hot, planted, swap
 
 TOKENS = 6
-HIDDEN = 8
+HIDDEN, MANY = 8, 12
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,5 @@ class Dictionary:
 
 DICTIONARIES = (
     Dictionary("dictionary, orthonormal", f"{HIDDEN} orthonormal features of sae_lens.synthetic", HIDDEN),
-    Dictionary(
-        "dictionary, superposed", f"{3 * HIDDEN // 2} features in {HIDDEN} dimensions, of sae_lens.synthetic", 3 * HIDDEN // 2
-    ),
+    Dictionary("dictionary, superposed", f"{MANY} features in {HIDDEN} dimensions, of sae_lens.synthetic", MANY),
 )  # fmt: skip

@@ -18,11 +18,11 @@ A, B = 0, 1
 
 @dataclass(frozen=True)
 class Gate:
-    """ "a" at position 1 and "b" at position 2 are two bits. Heads 0 and 1 fetch them to "=", neurons 0 and 1 of layer 0
-    hand them on, and the neurons of layer 1 make the gate of them.
+    """Two bits: whether "a" is at position 1, "b" at position 2. Heads 0 and 1 fetch them to "=", neurons 0 and 1 of
+    layer 0 hand them on, and the neurons of layer 1 make the gate of them.
 
-    neurons: weight of each bit, bias, and what it counts for. inputs: what it is asked about. constant: what the gate has without them. gain: scores
-    before the neurons are multiplied by it, and what they write is divided by it.
+    neurons: weight of each bit, bias, and what it counts for. constant: what the gate has without them. gain: scores
+    before the neurons are multiplied by it, and what they write is divided by it. inputs: what it is asked about.
     """
 
     name: str
@@ -35,7 +35,6 @@ class Gate:
     words = ("<s>", "_", "a", "b", "=")
 
     def mechanism(self, n: int = 4) -> tuple[Stream, Mechanism]:
-        m = len(self.words)
         s = Stream(bits=2, pos=n, fetched=2, handed=2, out=1)
         heads = {
             bit: Head(
@@ -112,7 +111,8 @@ GATES = (
         "OR", lambda a, b: float(a or b), [SUM_NEURON, (1.0, 1.0, -1.0, -1.0)], about="relu(a + b) − relu(a + b − 1)"
     ),
     Gate(
-        "XOR", lambda a, b: float(a != b), [SUM_NEURON, (1.0, 1.0, -1.0, -2.0)], about="relu(a + b) − 2 relu(a + b − 1)", inputs=BOTH
+        "XOR", lambda a, b: float(a != b), [SUM_NEURON, (1.0, 1.0, -1.0, -2.0)], inputs=BOTH,
+        about="relu(a + b) − 2 relu(a + b − 1)",
     ),
     Gate("OR by silence", lambda a, b: float(a or b), [(-1.0, -1.0, 1.0, -1.0)], 1.0, about="1 − relu(1 − a − b)"),
     Gate(
@@ -122,7 +122,7 @@ GATES = (
 )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- product
+# -------------------------------------------------------------------------------------------------------------- product
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ With gains √(2 C²/d + ε) a LayerNorm gives x · (1 + |x|²/2C²)^(−½): wh
 x being the stream with its balance. At C = 8,192 and |x|² = 20 that is 7e-8. Whatever reads the stream reads nothing of
 the three.
 
-All logits have 1 from the final norm's bias, in a dimension of its own: of logits that were all 0 there would be nothing
-but rounding to compare.
+All logits have 1 from the final norm's bias, in a dimension of its own: of logits that were all 0 there would be
+nothing but rounding to compare.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -120,7 +120,7 @@ def llama_of(mechanism: Mechanism) -> LlamaForCausalLM:
     """The mechanism as transformers' own Llama, gated MLPs and all, in float64.
 
     Its norms take no mean off, so that there is no balance, and one dimension of C is enough: they give x · (1 +
-    |x|²/C²)^(−½). The start token's logit is 1. Heads look evenly at all they see: a rotary leaves no other head simple.
+    |x|²/C²)^(−½). The start token's logit is 1. Heads look evenly at all they see: a rotary leaves no other simple.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -143,7 +143,8 @@ def llama_of(mechanism: Mechanism) -> LlamaForCausalLM:
     model.lm_head.weight[0, stream] = 1 / C
     for block, layer in zip(model.model.layers, mechanism.layers, strict=True):
         for number, head in layer.heads.items():
-            assert not head.q.any() and not head.k.any()
+            assert not head.q.any()
+            assert not head.k.any()
             rows = slice(number * d_head, number * d_head + len(head.o))
             block.self_attn.v_proj.weight[rows, :stream] = head.v.T
             block.self_attn.o_proj.weight[:stream, rows] = head.o.T
@@ -160,7 +161,7 @@ def balanced(rows: Float[Tensor, "row stream"]) -> Float[Tensor, "row stream+1"]
     return torch.cat([rows, -rows.sum(1, keepdim=True)], dim=1)
 
 
-def _put(attention: torch.nn.Module, number: int, head: Head, d_head: int, stream: int) -> None:
+def _put(attention: Any, number: int, head: Head, d_head: int, stream: int) -> None:
     """Queries are multiplied by the √d_head that GPT-2 divides scores by."""
     qkv, out = attention.c_attn, attention.c_proj
     for block, (weight, bias, scale) in enumerate(

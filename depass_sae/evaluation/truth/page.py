@@ -24,7 +24,7 @@ constants, or from its program run as Python, never from the code that answers. 
 - × wrong. – not answered: the question does not take the rule.
 
 A verdict is the worst over a circuit's prompts. *half-qk, mean* has `qk_slope="mean"`; *effect* is the first-order
-effect in the live model, of no rule; *live* is measured in the live model. Where an MLP is not gated `half` is `linear`.
+effect in the live model, of no rule; *live* is measured in the live model. Without gated MLPs `half` is `linear`.
 
 Two kinds of truth, which must not be mixed: *moved* is whose content arrives (a copy head's target is the copied
 token's, all of it). *Worth* is the Shapley value where what is missing is masked or silent: the token at the query, by
@@ -41,16 +41,16 @@ FINDINGS = """## What it says
 - **A product** in a gated MLP is, token by token, exact by `half` alone; `linear` gives all of it to the gate.
 - **A neuron that is silent** (OR as 1 − relu(1 − a − b)) is nobody's by any rule: a frozen pass sees a bias there.
   Measured Shapley values see it.
-- **Tokens' worth through attention** is exact by no rule. `half-qk` names query and key, mostly in the right order, but not
-  their sizes. Where it is exact for the tokens of an AND, two errors cancel: `linear` doubles, and the half that goes
-  to queries and keys is taken off.
+- **Tokens' worth through attention** is exact by no rule. `half-qk` names query and key, mostly in the right order,
+  but not their sizes. Where it is exact for the tokens of an AND, two errors cancel: `linear` doubles, and the half
+  that goes to queries and keys is taken off.
 - **Edges by looking** (`query`, `key`) are exact but where a head is very certain: the integral along its look is by 16
   points, too few for a score of 60.
 - **A score's parts** (QK) are exact by all rules but `half-qk`, which is about the pattern's share, too.
 - **tracr's constant** 1 stands in the embedding of the current token. Unless it is folded into biases the bigram AND
   is wrong by every rule: it is not only the model, but what is called a token's, that an answer is about.
-- **What was counted**, and what hangs on it (histogram, bracket matching): the tokens' worth is exact by no rule; measured
-  Shapley values are exact, as they are in all circuits.
+- **What was counted**, and what hangs on it (histogram, bracket matching): the tokens' worth is exact by no rule;
+  measured Shapley values are exact, as they are in all circuits.
 - **Dictionaries.** Contributions of features are exact where the SAE finds the features. Where it cannot, because there
   are more of them than dimensions, they are wrong, whatever the rule: the sums hold, of features that are not there.
 - **Circuits** found in the live model are the true ones, wherever there is a single smallest one.

@@ -253,8 +253,9 @@ class Verdict:
 def verdict_of(truth: Values, answer: Values | None) -> Verdict:
     """An answer held against the truth; whatever one of them does not name has 0 there.
 
-    *exact*: no value is off by more than EXACT of the largest (where all are 0, of 1). *proportional*: it is, up to one positive factor.
-    *ranked*: what has something is ahead of all else, by sign and size in the order of the truth. Else *wrong*.
+    *exact*: no value is off by more than EXACT of the largest (where all are 0, of 1). *proportional*: all are the true
+    ones times one positive factor. *ranked*: what truly has something is ahead of all else, by sign, and by size in the
+    order of the truth. Else *wrong*.
     """
     if answer is None:
         return Verdict("not answered", float("nan"))

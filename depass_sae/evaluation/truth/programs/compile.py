@@ -6,9 +6,9 @@ tracr is a tool for making these files, and nothing here needs it afterwards. In
     python depass_sae/evaluation/truth/programs/compile.py
 
 A program is a .json file (what it is, its words, inputs and what it gives for them) and a .safetensors file: the
-embeddings, the maps of every layer as they act on the stream, and ``recorded.N``, the stream that tracr's own model ends
-with on input N. Layers and neurons that are all zero are left out. Positions are those of the prompt, whose first token
-is tracr's BOS; models are compiled with causal masks, as GPT-2 has them.
+embeddings, the maps of every layer as they act on the stream, and ``recorded.N``, the stream that tracr's own model
+ends with on input N. Layers and neurons that are all zero are left out. Positions are those of the prompt, whose first
+token is tracr's BOS; models are compiled with causal masks, as GPT-2 has them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ PROGRAMS = (
 
 def maps(params: dict[str, dict[str, np.ndarray]], config: Any) -> dict[str, np.ndarray]:
     """Every layer's, by ``layer.N.what``; heads one by one, queries with the √key_size that tracr divides scores by."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for layer in range(config.num_layers):
         attn, mlp = f"transformer/layer_{layer}/attn", f"transformer/layer_{layer}/mlp"
         size = config.key_size
