@@ -25,7 +25,7 @@ from torch import Tensor
 from ...loading import load_subject
 from .circuit import Case, Circuit, Values, worth, worth_of_tokens
 from .neutral import Head, Layer, Mechanism, Neurons, gpt2_of, tokenizer_of
-from .stream import swap
+from .stream import planted, swap
 
 FOLDER = Path(__file__).parent / "programs"
 NAMES = ("induction", "histogram", "sorting", "balance", "matching", "bigram")
@@ -50,9 +50,14 @@ class Compiled:
     def score(self) -> float:
         return COLDNESS / math.sqrt(self.told["key_size"])
 
+    def places(self, name: str) -> dict[str, int]:
+        """Where the stream has each value of what the program calls so."""
+        labels = [label.partition(":") for label in self.told["stream"]]
+        return {value: i for i, (label, _, value) in enumerate(labels) if re.fullmatch(rf"{name}(_\d+)?", label)}
+
     def heads_writing(self, name: str) -> list[tuple[int, int]]:
-        """The heads that write where the stream has what the program calls so."""
-        places = [i for i, label in enumerate(self.told["stream"]) if label.rsplit("_", 1)[0] == name]
+        """The heads that write there."""
+        places = list(self.places(name).values())
         return [
             (number, head)
             for number, layer in enumerate(self.mechanism.layers)
@@ -156,9 +161,7 @@ def bigram(words: Sequence[str], target: str) -> float:
     return float((list(words[-2:]) == ["a", "b"]) == (target == "True"))
 
 
-def _case(
-    f: Callable[[Sequence[str], str], float], words: Sequence[str], target: str, mask: str, **truths: Any
-) -> Case:
+def _case(f: Callable[..., float], words: Sequence[str], target: str, mask: str, **truths: Any) -> Case:
     tokens = worth_of_tokens(words, mask, partial(f, target=target))
     look = truths.pop("look", None)
     return Case(
@@ -172,7 +175,7 @@ def _cases(name: str, made: Compiled) -> list[Case]:
     if name == "induction":
         found = []
         [before], [moves] = made.heads_writing("before"), made.heads_writing("output")
-        for words in prompts[1:]:
+        for words in prompts[2:]:
             key, last = words.index(words[-1]) + 1, len(words) - 1
             both = worth([before, moves], lambda kept: float(len(kept) == 2))
             found.append(
@@ -181,6 +184,7 @@ def _cases(name: str, made: Compiled) -> list[Case]:
                     tokens={key: 1.0}, heads={before: 0.0, moves: 1.0},
                     QK={(last, key - 1): made.score},
                     **{"heads, worth": both, "heads × tokens": {(*moves, key): 1.0}},
+                    **_noted(made, words, key),
                     look=(*moves, last, key),
                 )
             )  # fmt: skip
@@ -208,18 +212,57 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             )  # fmt: skip
         return found
     if name == "balance":
+        [opens], [closes] = made.heads_writing("opens"), made.heads_writing("closes")
         return [
-            _case(balance, words, "output", "x", tokens=_signs(words))
+            _case(balance, words, "output", "x", tokens=_signs(words), **_heads(words, opens, closes))
             for words in prompts
-        ]  # fmt: skip
+        ]
     if name == "matching":
         return [_case(matching, words, str(bool(matching(words, "True"))), "x") for words in prompts[1:3]]
     return [_case(bigram, words, "True", "e") for words in prompts]
 
 
+LETTERS = ("a", "b", "c", "d", "e")
+
+
+def _features(made: Compiled) -> list[int]:
+    """The dimensions of induction's stream that are features of its SAE: the token, then the one before it."""
+    return [made.places(part)[letter] for part in ("tokens", "before") for letter in LETTERS]
+
+
+def _noted(made: Compiled, words: Sequence[str], key: int) -> dict[str, Values]:
+    """What is true of induction's features: one is moved, and by two others the head knew from where."""
+    last = len(words) - 1
+    value, note, match = (
+        f"feature:0/{LETTERS.index(words[at]) + before * len(LETTERS)}@{pos}"
+        for at, pos, before in ((key, key, False), (last, key, True), (last, last, False))
+    )
+    to = f"logit:{made.words.index(words[key])}@{last}"
+    tokens = {f"token:{key}": value, f"token:{key - 1}": note, f"token:{last}": match}
+    return {
+        "features": {value: 1.0},
+        "features, worth": dict.fromkeys((value, note, match), 1 / 3),
+        "graph": {(value, to, "weight"): 1.0} | {(a, b, "weight"): 1.0 for a, b in tokens.items()},
+        "circuit": dict.fromkeys((value, note, match), 1.0),
+    }
+
+
 def _signs(words: Sequence[str]) -> Values:
     """What each bracket adds to the balance."""
     return {pos: ((word == "(") - (word == ")")) / (len(words) - 1) for pos, word in enumerate(words)}
+
+
+def _heads(words: Sequence[str], opens: tuple[int, int], closes: tuple[int, int]) -> dict[str, Values]:
+    """One head has all that open, another all that close."""
+    adds = _signs(words)
+    each = {
+        (*head, pos): value
+        for head, word in ((opens, "("), (closes, ")"))
+        for pos, value in adds.items()
+        if words[pos] == word
+    }
+    sums = {head: sum(value for (*own, _), value in each.items() if tuple(own) == head) for head in (opens, closes)}
+    return {"heads": sums, "heads, worth": sums, "heads × tokens": each}
 
 
 ABOUT = {
@@ -237,6 +280,10 @@ def circuit(name: str, *, fold: bool = True, swapped: bool = False) -> Circuit:
     made = compiled(name)
     mechanism = folded(made.mechanism, made.told["stream"].index(ONE)) if fold else made.mechanism
     model = gpt2_of(swap(mechanism) if swapped else mechanism)
-    subject = load_subject(model, tokenizer_of(made.words))
+    saes = None
+    if name == "induction":
+        directions = torch.eye(mechanism.width, dtype=torch.float64)[_features(made)]
+        saes = [planted("0.resid_post", directions, model.config.n_embd)]
+    subject = load_subject(model, tokenizer_of(made.words), saes=saes)
     called = f"tracr: {name}" + ("" if fold else ", not folded")
     return Circuit(called, ABOUT[name], subject, _cases(name, made))
