@@ -70,6 +70,12 @@ def test_gates_are_exact_by_relu_and_by_softmax_where_scores_are_far_apart() -> 
         ]
 
 
+def test_half_qks_parts_are_several_times_the_true_ones_where_a_head_looks_evenly_at_large_scores() -> None:
+    found = verdicts(CIRCUITS["tracr: balance"](), ("tokens",))["tokens"]
+    assert found["half"].error < 1e-5
+    assert found["half-qk"].error > 3
+
+
 def test_a_product_is_exact_by_half_alone() -> None:
     assert {rule for rule in RULES if "product" in exact("tokens, worth", rule)} == {"half"}
 

@@ -41,16 +41,17 @@ FINDINGS = """## What it says
 - **A product** in a gated MLP is, token by token, exact by `half` alone; `linear` gives all of it to the gate.
 - **A neuron that is silent** (OR as 1 − relu(1 − a − b)) is nobody's by any rule: a frozen pass sees a bias there.
   Measured Shapley values see it.
-- **Tokens' worth through attention** is exact by no rule. `half-qk` names query and key, mostly in the right order,
-  but not their sizes. Where it is exact for the tokens of an AND, two errors cancel: `linear` doubles, and the half
-  that goes to queries and keys is taken off.
+- **Tokens' worth through attention** is exact by no rule. `half-qk` names query and key, often in the right order, but
+  not their sizes: where a head looks evenly at keys of large scores (bracket balance) its parts are several times the
+  true ones. Where it is exact for the tokens of an AND, two errors cancel: `linear` doubles, and the half that goes to
+  queries and keys is taken off.
 - **Edges by looking** (`query`, `key`) are exact but where a head is very certain: the integral along its look is by 16
   points, too few for a score of 60.
 - **A score's parts** (QK) are exact by all rules but `half-qk`, which is about the pattern's share, too.
 - **tracr's constant** 1 stands in the embedding of the current token. Unless it is folded into biases the bigram AND
   is wrong by every rule: it is not only the model, but what is called a token's, that an answer is about.
 - **What was counted**, and what hangs on it (histogram, bracket matching): the tokens' worth is exact by no rule;
-  measured Shapley values are exact, as they are in all circuits.
+  measured Shapley values are exact, as they are in all circuits that are asked for them.
 - **Dictionaries.** Contributions of features are exact where the SAE finds the features. Where it cannot, because there
   are more of them than dimensions, they are wrong, whatever the rule: the sums hold, of features that are not there.
 - **Circuits** found in the live model are the true ones, wherever there is a single smallest one.
