@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from depass_sae.evaluation.truth.copying import CopyHead, Induction
+from depass_sae.evaluation.truth.dictionaries import DICTIONARIES, Dictionary
 from depass_sae.evaluation.truth.gates import GATES, Gate, Product
 from depass_sae.evaluation.truth.neutral import C, gpt2_of, llama_of
 
@@ -49,6 +50,16 @@ def test_a_gated_mlp_multiplies() -> None:
         assert logits(model, made.words, words)[-1].item() == pytest.approx(made.of(words), abs=2e-6)
 
 
+@pytest.mark.parametrize("made", DICTIONARIES, ids=lambda made: made.name)
+def test_what_is_read_of_a_dictionary_is_the_sum_of_its_features(made: Dictionary) -> None:
+    model = gpt2_of(made.mechanism()[1])
+    for word in ("t0", "t2", "_"):
+        words = ["<s>", word, "t1", "?"]
+        parts = [made.of(words, feature) for feature in range(made.features)]
+        assert logits(model, made.words, words)[2].item() - 1 == pytest.approx(sum(parts), abs=2e-6)
+        assert made.of(words) == pytest.approx(sum(parts), abs=1e-12)
+
+
 def test_a_neutral_layer_norm_is_off_by_what_it_says() -> None:
     model = gpt2_of(CopyHead().mechanism()[1])
     x = model.transformer.wte.weight + model.transformer.wpe.weight[1]
@@ -56,3 +67,4 @@ def test_a_neutral_layer_norm_is_off_by_what_it_says() -> None:
     inside[:, x.abs().amax(0) == C] = 0
     off = (model.transformer.h[0].ln_1(x) - x)[:, x.abs().amax(0) < C].norm(dim=1) / inside.norm(dim=1)
     assert torch.allclose(off, inside.square().sum(1) / (4 * C**2), rtol=1e-3)
+    assert off.max() < 1e-6

@@ -100,7 +100,7 @@ class Gate:
         sae = planted("0.resid_post", axes(s, "handed"), model.config.n_embd)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
         cases = [self.case(["<s>", a, b, "="]) for a, b in self.inputs]
-        return Circuit(self.name, self.about, subject, cases)
+        return Circuit(self.name, f"two bits that heads fetch: {self.about}", subject, cases)
 
 
 BOTH = (("a", "b"), ("a", "_"))
@@ -185,4 +185,4 @@ class Product:
         sae = planted("0.resid_mid", directions, model.config.hidden_size, centred=False)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])
         cases = [self.case(["<s>", a, b, "="]) for a, b in (("aa", "b"),)]
-        return Circuit("product", "relu(a) b, in a gated MLP", subject, cases)
+        return Circuit("product", "two numbers that heads fetch: relu(a) b, in a gated MLP", subject, cases)

@@ -183,9 +183,8 @@ def looked(ask: Ask, way: str) -> Values | None:
 
 def circuit(ask: Ask, way: str) -> Values:
     """The features of the smallest sufficient set, each 1."""
-    g = circuit_graph(
-        ask.subject, AskedCircuit(ask.prompt, ask.target, ask.pos), how=Search(seconds=20), settings=Settings.of()
-    )
+    asked = AskedCircuit(ask.prompt, ask.target, ask.pos)
+    g = circuit_graph(ask.subject, asked, how=Search(), settings=Settings.of())
     return {name: 1.0 for name, node in g.nodes(data=True) if "contribution" in node}
 
 
