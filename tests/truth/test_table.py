@@ -80,8 +80,16 @@ def test_a_product_is_exact_by_half_alone() -> None:
     assert {rule for rule in RULES if "product" in exact("tokens, worth", rule)} == {"half"}
 
 
-def test_no_rule_sees_a_silent_neuron_nor_what_was_counted_nor_looks() -> None:
-    for name in ("OR by silence", "copy head", "induction", "tracr: histogram", "tracr: matching", "tracr: induction"):
+def test_no_rule_sees_a_silent_neuron_nor_unequal_weights_nor_what_was_counted_nor_looks() -> None:
+    for name in (
+        "OR by silence",
+        "AND of unequal weights",
+        "copy head",
+        "induction",
+        "tracr: histogram",
+        "tracr: matching",
+        "tracr: induction",
+    ):
         assert not {rule for rule in RULES if name in exact("tokens, worth", rule)}
 
 

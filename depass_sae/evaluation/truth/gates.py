@@ -23,6 +23,7 @@ class Gate:
 
     neurons: weight of each bit, bias, and what it counts for. constant: what the gate has without them. gain: scores
     before the neurons are multiplied by it, and what they write is divided by it. inputs: what it is asked about.
+    brief: whether that is the worth of tokens, heads and neurons alone.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Gate:
     gain: float = 4.0
     about: str = ""
     inputs: Sequence[tuple[str, str]] = (("a", "b"),)
+    brief: bool = False
     words = ("<s>", "_", "a", "b", "=")
 
     def mechanism(self, n: int = 4) -> tuple[Stream, Mechanism]:
@@ -84,6 +86,8 @@ class Gate:
         # Where either bit is enough there are two smallest circuits, and no single one to be right about.
         if bits[A] and self.of(words) and not (all(bits) and self.function(True, False) and self.function(False, True)):
             truths["circuit"] = {name: 1.0 for name, value in features.items() if value}
+        if self.brief:
+            truths = {question: truths[question] for question in BRIEFLY}
         return Case(" ".join(words), "=", truths, look=(0, A, 3, 1))
 
     def circuit(self, swapped: bool = False, sign: bool = False) -> Circuit:
@@ -104,6 +108,7 @@ class Gate:
 
 
 BOTH = (("a", "b"), ("a", "_"))
+BRIEFLY = ("tokens, worth", "heads, worth", "neurons, worth", "measured Shapley")
 AND_NEURON, SUM_NEURON = (1.0, 1.0, -1.0, 1.0), (1.0, 1.0, 0.0, 1.0)
 GATES = (
     Gate("AND", lambda a, b: float(a and b), [AND_NEURON], about="relu(a + b − 1)", inputs=BOTH),
@@ -116,7 +121,11 @@ GATES = (
     ),
     Gate("OR by silence", lambda a, b: float(a or b), [(-1.0, -1.0, 1.0, -1.0)], 1.0, about="1 − relu(1 − a − b)"),
     Gate(
-        "AND of small scores", lambda a, b: float(a and b), [AND_NEURON], gain=0.05,
+        "AND of unequal weights", lambda a, b: float(a and b), [(2.0, 1.0, -2.0, 1.0)], brief=True,
+        about="relu(2 a + b − 2)",
+    ),
+    Gate(
+        "AND of small scores", lambda a, b: float(a and b), [AND_NEURON], gain=0.05, brief=True,
         about="relu(a + b − 1), of 0.05 a and 0.05 b: scores less than the softmax's temperature apart",
     ),
 )  # fmt: skip
