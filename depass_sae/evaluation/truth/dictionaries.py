@@ -107,7 +107,7 @@ class Dictionary:
         subject = load_subject(
             model, tokenizer_of(self.words), saes=[planted("0.resid_pre", directions, model.config.n_embd)]
         )
-        cases = [self.case(["<s>", f"t{i}", f"t{i + 1}", "?"]) for i in (0, 2)]
+        cases = [self.case(["<s>", "t2", "t3", "?"])]
         return Circuit(self.name, self.about, subject, cases)
 
 

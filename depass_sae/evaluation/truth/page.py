@@ -39,12 +39,12 @@ FINDINGS = """## What it says
 
 - **What heads alone move** (copying, induction, sorting) is exact by all rules but `half-qk`, which gives a part of it
   to queries and keys. Where neurons read the tokens first (bracket balance), `softmax` and `max` miss.
-- **Gates** whose inputs weigh the same (AND, OR, XOR) are exact by `relu` and, where scores lie further apart than its
-  temperature, by `softmax`: both give a threshold, a negative bias, nothing, and each input has half of an AND.
-  `linear` and `half` say twice that, with minus the rest in the bias, and for OR and XOR they are wrong. Scores of 0.05 make
-  `softmax` wrong in size: it is not indifferent to scale. `max` is right about an XOR of two bits that are 1 only
-  because both neurons' ties fall to the same one. An AND of unequal weights, whose inputs have half each all the same,
-  is exact by no rule.
+- **Gates** whose inputs weigh the same (AND, OR, XOR) are exact by `relu` and, where scores lie further apart than
+  its temperature, by `softmax`: both give a threshold, a negative bias, nothing, and each input has half of an AND.
+  `linear` and `half` say twice that, with minus the rest in the bias, and for OR and XOR they are wrong. Scores of
+  0.05 make `softmax` wrong in size: it is not indifferent to scale. `max` is right about an XOR of two bits that are
+  1 only because both neurons' ties fall to the same one. An AND of unequal weights, whose inputs have half each all
+  the same, is exact by no rule.
 - **A product** in a gated MLP is, token by token, exact by `half` alone; `linear` gives all of it to the gate.
 - **A neuron that is silent** (OR as 1 − relu(1 − a − b)) is nobody's by any rule: a frozen pass sees a bias there.
   Measured Shapley values see it.
