@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long rules circuits graph-sizes names models-table pictures gallery index notebooks bench lint format clean
+.PHONY: demo test test-long rules circuits graph-sizes truth names models-table pictures gallery index notebooks bench lint format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
@@ -31,6 +31,9 @@ circuits: $(READY)  ## look for circuits on SmolLM2, and measure them: docs/circ
 
 graph-sizes: $(READY)  ## what graphs of 25 to 1,000 nodes suffice for on SmolLM2: docs/graph-sizes.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.graph_sizes
+
+truth: $(READY)  ## which rule answers which question exactly, on models whose mechanism is known: docs/truth.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.truth
 
 names: $(READY)  ## whether automatic names say where features fire, over text that made none: docs/names.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.labels
