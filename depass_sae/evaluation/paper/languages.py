@@ -2,9 +2,9 @@
 
 A probe that tells the language of every token of the same beginnings of sentences in four languages spans a subspace;
 what is off it should carry the meaning. Both are carried from layer 15 to the last one. Of what arrives it is asked
-whether the nearest other text is of the same language, or means the same, and how far the tokens that two texts vote for
-are the same. Beside it stand a random subspace of the same rank and the principal one. All is measured on countries that
-the probe was not trained on.
+whether the nearest other text is of the same language, or means the same, and how far the tokens that two texts vote
+for are the same. Beside it stand a random subspace of the same rank and the principal one. All is measured on
+countries that the probe was not trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...attribution.votes import unembedded
 from ...passes.forward import Progress
 from ...passes.sources import Subspace
 from ..resumed import Record
-from .probes import Probe, logistic
+from .probes import logistic
 from .translated import COUNTRIES, LANGUAGES, Translated, translated
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def run(lm: LM, progress: Progress | None = None, countries: int = len(COUNTRIES
     x = np.concatenate(states)
     probe = logistic(x, classes)
     held_out = [_states(lm, one.text) for one in test]
-    counts = np.bincount([LANGUAGES.index(one.language) for one, rows in zip(test, held_out, strict=True) for _ in rows])
+    counts = np.bincount(
+        [LANGUAGES.index(one.language) for one, rows in zip(test, held_out, strict=True) for _ in rows]
+    )
     accuracy = tuple(
         float(np.mean(probe.logits(rows).argmax(1) == LANGUAGES.index(one.language)))
         for one, rows in zip(test, held_out, strict=True)
@@ -77,8 +79,12 @@ def run(lm: LM, progress: Progress | None = None, countries: int = len(COUNTRIES
     }
     parts = []
     for number, (name, basis) in enumerate(bases.items()):
-        tell = None if progress is None else lambda done, number=number: progress(
-            "carrying subspaces on", number * len(test) + done, len(bases) * len(test)
+        tell = (
+            None
+            if progress is None
+            else lambda done, number=number: progress(
+                "carrying subspaces on", number * len(test) + done, len(bases) * len(test)
+            )
         )
         inside, off = _carried(lm, [one.text for one in test], basis, tell)
         parts += [Part(name, *inside), Part(f"off the {name}", *off)]
@@ -90,7 +96,7 @@ def measured(found: Found) -> list[Record]:
     whether it means the same (other languages alone); how far votes are the same as theirs, on average.
     """
     records = []
-    for part in (variant for part in found.parts for variant in (part, part.contrasted())):
+    for part in (variant for own in found.parts for variant in (own, own.contrasted())):
         cosine = _cosines(part.states)
         top = [set(np.argsort(-row)[:VOTES].tolist()) for row in part.votes]
         for i, one in enumerate(found.texts):
@@ -111,7 +117,7 @@ def measured(found: Found) -> list[Record]:
 def examples(lm: LM, found: Found, country: int, template: int, count: int = 5) -> list[Record]:
     """The tokens that the language's part of one meaning votes for in every language, and what is off it."""
     records = []
-    for part in (variant for part in found.parts[:2] for variant in (part, part.contrasted())):
+    for part in (variant for own in found.parts[:2] for variant in (own, own.contrasted())):
         for i, one in enumerate(found.texts):
             if one.meaning == (country, template):
                 tokens = [lm.tokenizer.decode([token]) for token in np.argsort(-part.votes[i])[:count].tolist()]  # type: ignore[union-attr]
@@ -173,7 +179,7 @@ def picture(found: Found, part: Part, seed: int = 0) -> bytes:
     axes = figure.subplots()
     for language in LANGUAGES:
         which = [one.language == language for one in found.texts]
-        axes.scatter(*flat[which].T, s=16, label=language)
+        axes.scatter(flat[which, 0], flat[which, 1], s=16, label=language)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8)
@@ -181,10 +187,3 @@ def picture(found: Found, part: Part, seed: int = 0) -> bytes:
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
 
-
-def language_probe(lm: LM) -> Probe:
-    """Of the tokens of every other country's texts."""
-    train = [one for one in translated() if one.meaning[0] % 2 == 0]
-    states = [_states(lm, one.text) for one in train]
-    classes = [LANGUAGES.index(one.language) for one, rows in zip(train, states, strict=True) for _ in rows]
-    return logistic(np.concatenate(states), classes)

@@ -1,7 +1,7 @@
 """How long neurons take: one pass for all of them, against taking each one out (paper, table 11).
 
-Seconds are of the processor, on one thread. Whoever takes a neuron out runs the model once more, as many at a time as go
-well together; of one layer, and of all by multiplication.
+Seconds are of the processor, on one thread. Whoever takes a neuron out runs the model once more, as many at a time as
+go well together; of one layer, and of all by multiplication.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def run(lm: LM, prompts: Sequence[str], layer: int, progress: Progress | None = 
         lost = _without(lm, prompt, layer, token)
         theirs = time.process_time() - began
         row = found.target.rows[layer]
+        assert row.effects is not None
         records.append({
             "prompt": prompt, "tokens": len(lm.encode(prompt)), "ours": ours, "theirs": theirs,
             "layers": lm.model.config.num_hidden_layers, "neurons": len(lost),

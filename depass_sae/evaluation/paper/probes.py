@@ -16,7 +16,7 @@ PENALTY = 0.01
 
 @dataclass(frozen=True)
 class Probe:
-    """weight: [class, d_model] (one row where there are two), of the stream itself; logits are ``x @ weight.T + bias``."""
+    """weight: [class, d_model] (one row where there are two), of the stream itself; logits: ``x @ weight.T + bias``."""
 
     weight: Float[np.ndarray, "class d_model"]
     bias: Float[np.ndarray, "class"]
@@ -26,7 +26,7 @@ class Probe:
 
     def chances(self, x: Float[np.ndarray, "n d_model"]) -> Float[np.ndarray, "n"]:
         """Of two classes, that of the second."""
-        return 1 / (1 + np.exp(-self.logits(x)[:, 0]))
+        return 1 / (1 + np.exp(-self.logits(x)[:, 0].clip(-50, 50)))
 
 
 def logistic(x: Float[np.ndarray, "n d_model"], classes: Sequence[int]) -> Probe:

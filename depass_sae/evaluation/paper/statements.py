@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Statement:
-    """right, wrong: what may follow the prompt, with the space before it. The wrong one is another prompt's right one."""
+    """right, wrong: what may follow the prompt, with the space before it; the wrong one is another prompt's right."""
 
     prompt: str
     right: str

@@ -1,10 +1,11 @@
 """Which tokens misled the model: a probe's direction attributed to tokens, which are then masked (paper §4.1.2).
 
-A prompt tells something untrue and asks for it: "The capital of France is Rome. The capital of France is". Probes of the
-residual stream tell true sentences from false ones by their last token. Of what was told, tokens that look untruthful to
-them are taken out directly (TACS, Yu et al. 2024), or as many of those that DePass holds responsible for it; then the
-model completes what is left. Probes never saw the subject that they are used on: statements are halved, and each half's
-probes are trained on the other. Beside both stand as many random tokens, and the untrue word itself.
+A prompt tells something untrue and asks for it: "The capital of France is Rome. The capital of France is". Probes of
+the residual stream tell true sentences from false ones by their last token. Of what was told, tokens that look
+untruthful to them are taken out directly (TACS, Yu et al. 2024), or as many of those that DePass holds responsible
+for it; then the model completes what is left. Probes never saw the subject that they are used on: statements are
+halved, and each half's probes are trained on the other. Beside both stand as many random tokens, and the untrue word
+itself.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ DRAWS = 8
 
 @dataclass(frozen=True)
 class Told:
-    """A statement told with the wrong answer, then asked. info: the positions of what is told; untrue: of its answer."""
+    """A statement told with the wrong answer, then asked. info: the positions of what is told; untrue: its answer's."""
 
     statement: Statement
     ids: list[int]
@@ -70,7 +71,9 @@ def run(lm: LM, progress: Progress | None = None, some: Sequence[Statement] | No
                 answers = [_answered(lm, told.without(gone), statement) for gone in choices]
                 right, share = (float(np.mean(column)) for column in zip(*answers, strict=True))
                 masked = float(np.mean([len(gone) for gone in choices]))
-                records.append({"prompt": statement.prompt, "way": way, "right": right, "share": share, "masked": masked})
+                records.append(
+                    {"prompt": statement.prompt, "way": way, "right": right, "share": share, "masked": masked}
+                )
             alone = _answered(lm, _ids(lm, statement.prompt), statement)
             records.append({"prompt": statement.prompt, "way": "no information", "right": alone[0], "share": alone[1],
                             "masked": 0.0})  # fmt: skip
@@ -115,10 +118,8 @@ def _masks(
     return found
 
 
-def _responsible(
-    lm: LM, told: Told, probes: dict[int, Probe], untruthful: Sequence[int]
-) -> Float[np.ndarray, "info"]:
-    """What each token that was told contributes to the probes' logits at the untruthful ones, the mean of all (eq. 19)."""
+def _responsible(lm: LM, told: Told, probes: dict[int, Probe], untruthful: Sequence[int]) -> Float[np.ndarray, "info"]:
+    """What each token that was told contributes to the probes' logits at the untruthful ones, their mean (eq. 19)."""
     total = np.zeros(len(told.info))
     for layer, probe in probes.items():
         w = torch.tensor(probe.weight[0], dtype=torch.float32)

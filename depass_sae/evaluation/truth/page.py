@@ -52,8 +52,7 @@ FINDINGS = """## What it says
   not their sizes: where a head looks evenly at keys of large scores (bracket balance) its parts are several times the
   true ones. Where it is exact for the tokens of an AND, two errors cancel: `linear` doubles, and the half that goes to
   queries and keys is taken off.
-- **Edges by looking** (`query`, `key`) are exact but where a head is very certain: the integral along its look is by 16
-  points, too few for a score of 60.
+- **Edges by looking** (`query`, `key`) are exact, however certain a head is.
 - **A score's parts** (QK) are exact by all rules but `half-qk`, which is about the pattern's share, too.
 - **tracr's constant** 1 stands in the embedding of the current token. Unless it is folded into biases the bigram AND
   is wrong by every rule: it is not only the model, but what is called a token's, that an answer is about.

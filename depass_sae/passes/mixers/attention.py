@@ -108,6 +108,15 @@ class Attention(Mixer):
         sink = sinks.to(scores)[:, None, None].expand(-1, scores.shape[1], 1)
         return torch.cat([capped, sink], dim=-1).softmax(dim=-1)[..., :-1]
 
+    def _apart(self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"]) -> float:
+        """How far the scores of two keys that one query sees lie apart at most, soft-capped; a sink's among them."""
+        cap, sinks = self.part.scores.softcap, self.part.scores.sinks
+        capped = scores if cap is None else cap * torch.tanh(scores / cap)
+        high, low = capped.masked_fill(~seen, -torch.inf).amax(-1), capped.masked_fill(~seen, torch.inf).amin(-1)
+        if sinks is not None:  # it has all of its own score, wherever on the way
+            high, low = high.clamp_min(0), low.clamp_max(0)
+        return float((high - low).amax())
+
     def cap_slope(self, score: float) -> float | None:
         """How much of a change of this score is left behind the soft-cap. None where there is none."""
         cap = self.part.scores.softcap
@@ -189,6 +198,7 @@ class Attention(Mixer):
             positions = torch.arange(len(normed), device=normed.device)
             own = positions[:, None] - positions <= age[:, None]
             seen = reach(positions, positions, self.window) & own
+            points = along(qk.slope, self._apart(found, seen))
             patterns = [self.shares(found, seen, times) for times, _ in points]
         slope = 1.0 if scores.softcap is None else 1 - torch.tanh(found / scores.softcap) ** 2
         cos, sin = (None, None) if scores.rotary is None else (x.to(normed) for x in scores.rotary(age))
@@ -509,7 +519,11 @@ class Attention(Mixer):
         return 4 * self.part.n_heads * n
 
     def shared(self, n: int, qk: QK | None) -> int:
-        return 0 if qk is None else 2 * len(along(qk.slope)) * self.part.n_heads * n * n
+        return 0 if qk is None else 2 * len(along(qk.slope, CERTAIN)) * self.part.n_heads * n * n
+
+
+CERTAIN = 28.0
+"""How far scores lie apart where nobody has seen them: as far as in most heads."""
 
 
 def reach(queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], window: int | None) -> Bool[Tensor, "query key"]:

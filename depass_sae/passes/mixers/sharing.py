@@ -22,6 +22,7 @@ soft-cap Σ_m s_m is the score, and with the mean slope ``pattern`` is ½ A₀ v
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,17 +34,25 @@ from ...models.parts import Norm
 from ..rows import at
 from ..rules import Slope
 
-POINTS = 16
-"""Of the mean slope's quadrature (Gauss and Legendre's): good to 2e-5, however certain a head is."""
+POINTS, MOST_POINTS = 16, 128
+"""The mean slope's quadrature (Gauss and Legendre's) has so many points, or a multiple of them: a head that is more
+certain turns from one key to another within a smaller part of the way. Good to 2e-5 where scores lie 120 apart at most.
+"""
+SPARE = 4
+"""A quadrature has so many points more than scores lie apart."""
 
 
-def along(slope: Slope) -> list[tuple[float, float]]:
-    """Where between no score (0) and the score (1) a slope is taken, and how much each counts."""
+def along(slope: Slope, apart: float = 0.0) -> list[tuple[float, float]]:
+    """Where between no score (0) and the score (1) a slope is taken, and how much each counts.
+
+    apart: the farthest that two keys' scores lie apart for any query.
+    """
     import numpy as np
 
     if slope == "local":
         return [(1.0, 1.0)]
-    x, w = np.polynomial.legendre.leggauss(POINTS)
+    count = min(POINTS * math.ceil(max(apart + SPARE, 1) / POINTS), MOST_POINTS)
+    x, w = np.polynomial.legendre.leggauss(count)
     return list(zip(((x + 1) / 2).tolist(), (w / 2).tolist(), strict=True))
 
 

@@ -292,6 +292,17 @@ def test_counted_twice_it_is_half_of_the_gradient_with_the_pattern_live(shape: s
         assert off(found, expected) <= 1e-5  # transformers' own pattern
 
 
+@pytest.mark.parametrize("apart", [1, 8, 20, 40, 60, 120])
+@pytest.mark.parametrize("keys", [2, 10, 1000])
+def test_the_mean_slope_is_the_whole_way_however_certain_a_head_is(apart: float, keys: int) -> None:
+    """Of the scores themselves: what the pattern is beyond an even one, whichever way they are spread."""
+    spread = torch.linspace(0, 1, keys, dtype=torch.float64)
+    for scores in (apart * spread, apart * (spread == 1).double(), apart * spread**4):
+        patterns = [(torch.softmax(t * scores, 0), count) for t, count in along("mean", apart)]
+        mean = sum(count * a * (scores - a @ scores) for a, count in patterns)
+        assert torch.allclose(mean, torch.softmax(scores, 0) - 1 / keys, atol=5e-5)
+
+
 def test_the_local_slope_vanishes_where_a_head_is_certain_and_the_mean_one_does_not() -> None:
     assert along("local") == [(1.0, 1.0)]
     for gap, share in ((4, 0.77), (6, 0.26), (8, 0.05)):  # 20 keys, all of the score from one part
