@@ -54,8 +54,14 @@ def finished(
 
 
 def lines(path: Path) -> list[str]:
-    """Of a file that may not be there yet."""
-    return path.read_text().splitlines() if path.exists() else []
+    """Of a file that may not be there yet. What a run that was killed left of its last line is cut off."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    if not text.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(text.rfind(b"\n") + 1)
+    return text[: text.rfind(b"\n") + 1].decode().splitlines()
 
 
 def append(path: Path, some: Sequence[str]) -> None:
