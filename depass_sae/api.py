@@ -33,6 +33,13 @@ from .attribution.targets import Reference, WrittenTarget, make_target, parse_ta
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .attribution.writing import Goes, Writing
 from .errors import UserError, warn
+from .evaluation.evaluate import SAMPLES, evaluate_into
+from .evaluation.evaluate import Asked as AskedEvaluation
+from .evaluation.figures import Statistic
+from .evaluation.found import Evaluation
+from .evaluation.methods import Method
+from .evaluation.prompts import items_of
+from .evaluation.sources import Evaluated
 from .files import expanded
 from .graph.average import average_graphs
 from .graph.build import Errors, GraphSettings, build_graph
@@ -822,6 +829,52 @@ class LM:
             Settings.of(progress=progress),
         )
 
+    def evaluate(
+        self,
+        data: Any = "facts",
+        of: Evaluated = "tokens",
+        *,
+        methods: Sequence[str] | None = None,
+        protocols: Sequence[str] | None = None,
+        own: Mapping[str, Method] | None = None,
+        target: str | None = None,
+        removal: str | None = None,
+        against: str | None = None,
+        limit: int | None = None,
+        every: bool = False,
+        samples: int = SAMPLES,
+        statistic: Statistic = "mean",
+        seed: int = 0,
+        out: str | Path | None = None,
+        **how: Unpack[How],
+    ) -> Evaluation:
+        """Which method finds what matters: scores of sources held to what the live model does without them.
+
+        data: "facts", "ioi", a file, or a list of prompts, each a text, token ids, or a mapping with a "prompt" and an
+        "answer" (and a "foil"), or a "target"; see :mod:`depass_sae.evaluation.prompts`. target: of prompts that name
+        none; else the predicted token's logit over the mean logit. Of answers those prompts count that the model
+        answers so, with ``every`` all.
+        of: which sources. methods, protocols: names (default: the usual ones of these sources; "all"); see
+        :mod:`depass_sae.evaluation.sources`. own: methods of your own, each a function that gives the sources of a
+        :class:`depass_sae.evaluation.question.Question` scores.
+        removal: how sources are taken out: tokens "text" (random ones come in; "delete" and "keep" delete in any case),
+        "delete" or "mask:TOKEN"; heads and neurons "zero", "mean" or "contrast"; features "zero" or "contrast".
+        samples: of what chance has a part in. against: the method that all are compared with (the first). limit: of the
+        prompts. statistic: of figures over prompts, "mean" or "median". out: a folder for records, document and page;
+        an evaluation that was stopped goes on there.
+        """
+        if "rule" in how:
+            raise UserError("an evaluation compares rules: name them among its methods, and leave rule out")
+        asked = AskedEvaluation.of(
+            of, methods, protocols, own, removal, against,
+            target=target, every=every, samples=samples, statistic=statistic, seed=seed,
+        )  # fmt: skip
+        items = items_of(data)
+        if limit is not None and limit < 1:
+            raise UserError(f"limit is how many prompts are evaluated, 1 at least, not {limit}")
+        folder = None if out is None else expanded(out)
+        return evaluate_into(self._subject, items[:limit], asked, folder, _settings(how))
+
     def verify(
         self,
         graph: nx.DiGraph,
@@ -1036,3 +1089,12 @@ def load(
             trust_remote_code=trust_remote_code,
         )
     )  # fmt: skip
+
+
+@typed
+def evaluate(
+    model: LM | str | Path = "smollm2", data: Any = "facts", of: Evaluated = "tokens", **settings: Any
+) -> Evaluation:
+    """:meth:`LM.evaluate` of a model, or of the one that :func:`load` makes of this name or directory."""
+    lm = model if isinstance(model, LM) else load(model)
+    return lm.evaluate(data, of, **settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from .question import LeftOut, Question, ask
 from .resumed import append, lines
 from .sources import Source, source_named
 
-RECORDS = "records.jsonl"
 SAMPLES = 8
 MOST = 10_000
 
@@ -86,12 +85,14 @@ class Asked:
     def scorers(self) -> dict[str, Method]:
         return {name: self.source.methods[name] for name in self.methods} | dict(self.own)
 
-    def settings(self, subject: Subject) -> dict[str, Any]:
-        """What records have to have in common."""
+    def settings(self, subject: Subject, settings: Settings) -> dict[str, Any]:
+        """What records have to have in common. The rule is a method's own."""
+        allocation = asdict(settings.allocation)
+        del allocation["rule"]
         return {
             "depass_sae": __version__, "model": subject.loaded.name, "dtype": subject.dtype_name,
             "saes": sorted(map(str, subject.saes)), "of": self.source.name, "removal": self.removal,
-            "samples": self.samples, "seed": self.seed,
+            "samples": self.samples, "seed": self.seed, **allocation,
         }  # fmt: skip
 
 
@@ -99,17 +100,17 @@ def evaluate(
     subject: Subject,
     items: Sequence[Item],
     asked: Asked,
-    out: Path | None = None,
+    records: Path | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> Evaluation:
-    """out: the file of records, JSON lines, whose measurements are not made again.
+    """records: a file of JSON lines, which gets what is found; what it has is not measured again.
 
     Raises UserError where no prompt is left, and for a file of another evaluation.
     """
-    kept = Kept.of(out, asked.settings(subject))
+    kept = Kept.of(records, asked.settings(subject, settings))
     questions: list[Question] = []
     left: list[LeftOut] = []
-    wanted: list[Record] = []
+    found_here: list[Record] = []
     for number, item in enumerate(items, start=1):
         here = subject.asked()
         found = ask(here, item, f"prompt {number}", asked.target, asked.every, asked.removal, asked.seed, settings)
@@ -117,17 +118,17 @@ def evaluate(
             left.append(found)
         else:
             questions.append(found)
-            wanted += _records(found, asked, kept)
+            found_here += _records(found, asked, kept)
         settings.tell("evaluating the prompts", number, len(items))
     if not questions:
         raise UserError(f"no prompt is left: of {len(items)}, {_why(left)}")
     return Evaluation(
-        settings=asked.settings(subject),
+        settings=asked.settings(subject, settings),
         methods=tuple(asked.scorers),
         protocols=tuple(asked.protocols),
         prompts=tuple(question.to_dict() for question in questions),
         left_out=tuple({**one.item.to_dict(), "why": one.why} for one in left),
-        records=tuple(wanted),
+        records=tuple(found_here),
         against=asked.against,
         statistic=asked.statistic,
     )
@@ -238,3 +239,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return value
+
+
+# ---------------------------------------------------------------------------------------------------------- in a folder
+
+RECORDS, DOCUMENT, PAGE = "records.jsonl", "evaluation.json", "evaluation.md"
+
+
+def evaluate_into(
+    subject: Subject, items: Sequence[Item], asked: Asked, folder: Path | None, settings: Settings
+) -> Evaluation:
+    """The same, kept in a folder: records, to go on from, and when all is done the document and the page."""
+    if folder is None:
+        return evaluate(subject, items, asked, None, settings)
+    check_place(folder, folder=True)
+    found = evaluate(subject, items, asked, folder / RECORDS, settings)
+    for name in (DOCUMENT, PAGE):
+        found.write(folder / name)
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +31,8 @@ def median(numbers: Many) -> Float[Tensor, "*draw"]:
     return numbers[..., 0].quantile(0.5, dim=-1)
 
 
-STATISTICS = {"mean": mean, "median": median}
+Statistic = Literal["mean", "median"]
+STATISTICS: dict[str, Callable[[Many], Tensor]] = {"mean": mean, "median": median}
 
 
 @dataclass(frozen=True)

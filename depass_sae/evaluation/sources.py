@@ -18,7 +18,7 @@ from .protocols.ranks import REPLACE, SHAPLEY
 from .protocols.sets import SETS
 from .question import CONTRAST, Question
 
-Of = Literal["tokens", "heads", "neurons", "features"]
+Evaluated = Literal["tokens", "heads", "neurons", "features"]
 ALL = "all"
 
 
