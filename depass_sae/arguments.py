@@ -244,6 +244,9 @@ EXPECTED = {
     "Sequence[int | str]": Expected(
         'a list of layers, or of hooks such as "17.mlp_out"', _several(_either(_whole, _text))
     ),
+    "Sequence[Named]": Expected(
+        "a list of targets, as texts or as directions", _several(_either(_text, _tensor, _pair(_tensor, _text)))
+    ),
     "Sequence[Sequence[int]]": Expected("a list of lists of whole numbers", _several(_several(_whole))),
     "Sequence[str | Path]": Expected("a list of paths", _several(_path)),
     "tuple[int, int]": Expected("two whole numbers", _pair(_whole, _whole)),

@@ -157,8 +157,8 @@ def _records(question: Question, asked: Asked, kept: Kept) -> Iterator[Record]:
             for name in missing:
                 if name not in scores:
                     found = asked.scorers[name](question).detach().double().cpu()
+                    _check(name, found, game.players if players is None else len(question.prompt))
                     scores[name] = found if players is None else found[players]
-                    _check(name, scores[name], game.players)
                 numbers = protocol.score(game, measured, scores[name])
                 kept.add(question, protocol, name, numbers, keep=name not in asked.own)
         if CEILING in measured:
@@ -167,9 +167,9 @@ def _records(question: Question, asked: Asked, kept: Kept) -> Iterator[Record]:
             yield Record(question.key, protocol.name, name, kept.numbers(question, protocol, name))
 
 
-def _check(name: str, scores: Any, players: int) -> None:
-    if scores.shape != (players,):
-        raise UserError(f"the method {name!r} gave scores of shape {list(scores.shape)} for {players} sources")
+def _check(name: str, scores: Any, sources: int) -> None:
+    if scores.shape != (sources,):
+        raise UserError(f"the method {name!r} gave scores of shape {list(scores.shape)} for {sources} sources")
     if not scores.isfinite().all():
         raise UserError(f"the method {name!r} gave scores that are NaN or infinite")
 

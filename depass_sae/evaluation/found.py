@@ -159,12 +159,12 @@ class Evaluation(Shown):
         return pandas.DataFrame(rows, columns=columns)
 
     def blocks(self, top: int | None = None) -> tuple[Block, ...]:
-        """A table of all figures, and one of how far each method is ahead of the one that it is compared with."""
+        """A table for every protocol: its figures, and how far each method is ahead by the first of them."""
         said = [Note(text, "warning") for text in [self.note] if text]
         how = Note(
             f"{words.capital(self.statistic)}s over prompts with {LEVEL:.0%} intervals (prompts drawn again with "
-            f"replacement); removal: {self.settings['removal']}; seed {self.settings['seed']}. *: better than "
-            f"{self.against} by more than the interval.",
+            f"replacement); removal: {self.settings['removal']}; seed {self.settings['seed']}. ↑, ↓: which end is "
+            f"good; *: better than {self.against} by more than the interval.",
             "quiet",
         )
         return (*said, *self._tables(), how)
@@ -174,26 +174,36 @@ class Evaluation(Shown):
             here = [one for one in self.told if one.protocol == protocol.name]
             if not here:
                 continue
-            figures = list(dict.fromkeys(one.figure.name for one in here))
-            better = {one.figure.name: one.figure.better for one in here}
+            figures = list({one.figure.name: one.figure for one in here}.values())
             cells = {(one.method, one.figure.name): one for one in here}
-            columns = [Column("method"), *(Column(f"{name} ({better[name]} is good)") for name in figures)]
-            columns += [Column(f"{name}: ahead of {self.against}") for name in figures] + [Column("n", "count")]
+            first, *others = figures
+            columns = [
+                Column("method"),
+                Column(_head(first)),
+                Column(f"ahead of {self.against}"),
+                *(Column(_head(figure)) for figure in others),
+                Column("n", "count"),
+            ]
             rows = []
             for method in (CEILING, *self.methods):
-                own = [cells.get((method, name)) for name in figures]
+                own = [cells.get((method, figure.name)) for figure in figures]
                 if not any(own):
                     continue
                 n = next(one.found.n for one in own if one is not None)
-                values = ["" if one is None else _shown(one.found) for one in own]
-                ahead = ["" if one is None else _ahead(one) for one in own]
+                told, *rest = ["" if one is None else _shown(one.found) for one in own]
+                ahead = "" if own[0] is None else _ahead(own[0])
                 name = THE_CEILING if method == CEILING else method
-                rows.append(Row((name, *values, *ahead, n), "aside" if method == CEILING else "ranked"))
+                rows.append(Row((name, told, ahead, *rest, n), "aside" if method == CEILING else "ranked"))
             yield Table(protocol.name, tuple(columns), tuple(rows))
 
 
 def _several(value: Any) -> list[float | None]:
     return value if isinstance(value, list) else [value]
+
+
+def _head(figure: Figure) -> str:
+    """With the end that is good."""
+    return f"{figure.name} {'↑' if figure.better == 'high' else '↓'}"
 
 
 def _ahead(one: Told) -> str:

@@ -44,8 +44,8 @@ from . import Method
 
 Scores = Float[Tensor, "pos"]
 
-STEPS = 32
-"""Points on the path of integrated gradients, by Gauss and Legendre."""
+STEPS = 50
+"""Points on the path of integrated gradients, by Gauss and Legendre, as many as captum takes."""
 
 
 def by_rule(question: Question, rule: str) -> Scores:

@@ -60,7 +60,7 @@ def test_integrated_gradients_sum_to_what_the_target_is_beyond_no_embedding(shap
     place, ids = asked.target.place, asked.prompt.ids()[None]
     read = intervene(lm._subject.adapter, ids, {Place(0, "resid_pre"): torch.zeros_like}, {place})[place]
     without = float(asked.target.live(lm._subject, read))
-    assert float(tokens.integrated(asked, steps=200).sum()) == pytest.approx(asked.value - without, rel=0.02, abs=0.02)
+    assert float(tokens.integrated(asked, steps=1000).sum()) == pytest.approx(asked.value - without, rel=0.02, abs=0.02)
 
 
 def test_effects_are_gradients_times_inputs() -> None:
