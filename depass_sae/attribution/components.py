@@ -177,9 +177,9 @@ class ComponentAttribution(Answer[ComponentTarget]):
     def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """The document that the command line prints with ``--json``.
 
-        For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top``
-        (50; with ``every`` all) of each layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a text, "12.817". A part's
-        ``effect`` is in no sum.
+        For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` (50; with
+        ``every`` all) of each layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a
+        text, "12.817". A part's ``effect`` is in no sum.
         """
         return {
             **self._head(),
