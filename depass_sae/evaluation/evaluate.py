@@ -108,7 +108,7 @@ def evaluate(
     Raises UserError where no prompt is left, and for a file of another evaluation.
     """
     kept = Kept.of(records, asked.settings(subject, settings))
-    questions: list[Question] = []
+    prompts: list[dict[str, Any]] = []
     left: list[LeftOut] = []
     found_here: list[Record] = []
     for number, item in enumerate(items, start=1):
@@ -117,16 +117,16 @@ def evaluate(
         if isinstance(found, LeftOut):
             left.append(found)
         else:
-            questions.append(found)
+            prompts.append(found.to_dict())  # and no more: a question holds all that its prompt was recorded as
             found_here += _records(found, asked, kept)
         settings.tell("evaluating the prompts", number, len(items))
-    if not questions:
+    if not prompts:
         raise UserError(f"no prompt is left: of {len(items)}, {_why(left)}")
     return Evaluation(
         settings=asked.settings(subject, settings),
         methods=tuple(asked.scorers),
         protocols=tuple(asked.protocols),
-        prompts=tuple(question.to_dict() for question in questions),
+        prompts=tuple(prompts),
         left_out=tuple({**one.item.to_dict(), "why": one.why} for one in left),
         records=tuple(found_here),
         against=asked.against,
@@ -191,16 +191,16 @@ class Kept:
         if file is None:
             return kept
         check_place(file)
-        head, *rest = lines(file) or [""]
-        if not head:
+        if not file.exists() or not file.stat().st_size:
             append(file, [json.dumps({"settings": settings})])
             return kept
         try:
+            head, *rest = lines(file)
             found = parse_json(head)["settings"]
             for line in rest:
                 one = parse_json(line)
                 kept.known[one["prompt"], one["protocol"], one["method"]] = one["found"]
-        except (UserError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError, ValueError):
             raise UserError(f"{file} has no records of an evaluation; name another folder") from None
         if differ := [key for key in settings if found.get(key) != settings[key]]:
             key = differ[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -54,20 +55,23 @@ def finished(
 
 
 def lines(path: Path) -> list[str]:
-    """Of a file that may not be there yet. What a run that was killed left of its last line is cut off."""
+    """Of a file that may not be there yet, but for a last one that a run which was killed has begun."""
     if not path.exists():
         return []
     text = path.read_bytes()
-    if not text.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(text.rfind(b"\n") + 1)
     return text[: text.rfind(b"\n") + 1].decode().splitlines()
 
 
 def append(path: Path, some: Sequence[str]) -> None:
+    """Behind the whole lines that are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(f"{line}\n" for line in some))
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write("".join(f"{line}\n" for line in some).encode())
 
 
 def median(numbers: Sequence[float], digits: int) -> str:

@@ -133,11 +133,12 @@ def test_records_of_another_evaluation_are_not_mixed_in(tmp_path: Path, settings
         evaluated(PROMPTS[:1], out=tmp_path, protocols=["replace"], **settings)
 
 
-def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / RECORDS).write_text('{"text": 1}\n')
+@pytest.mark.parametrize("theirs", ['{"text": 1}\n{"and": "no end of line"}', "one line, and no end of it"])
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, theirs: str) -> None:
+    (tmp_path / RECORDS).write_text(theirs)
     with pytest.raises(UserError, match="no records of an evaluation"):
         evaluated(out=tmp_path)
-    assert (tmp_path / RECORDS).read_text() == '{"text": 1}\n'
+    assert (tmp_path / RECORDS).read_text() == theirs
 
 
 def test_prompts_that_the_model_answers_otherwise_are_left_out_unless_all_are_asked_for() -> None:
