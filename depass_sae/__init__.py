@@ -16,13 +16,14 @@ from ._version import __version__ as __version__
 from .errors import SAEFitWarning, UserError
 
 if TYPE_CHECKING:
-    from .api import LM, load
+    from .api import LM, evaluate, load
     from .attribution.components import ComponentAttribution
     from .attribution.contrast import Contrast
     from .attribution.decompose import Decomposition
     from .attribution.features import FeatureReport
     from .attribution.tokens import TokenAttribution
     from .estimating import Estimate, estimate
+    from .evaluation.found import Evaluation
     from .graph.average import average_graphs
     from .graph.contexts import with_contexts
     from .graph.diff import diff_graphs
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _HOME = {
     "LM": ".api",
     "load": ".api",
+    "evaluate": ".api",
+    "Evaluation": ".evaluation.found",
     "Estimate": ".estimating",
     "estimate": ".estimating",
     "ComponentAttribution": ".attribution.components",
@@ -76,6 +79,7 @@ __all__ = [
     "Contrast",
     "Decomposition",
     "Estimate",
+    "Evaluation",
     "FeatureCard",
     "FeatureReport",
     "Heads",
@@ -91,6 +95,7 @@ __all__ = [
     "average_graphs",
     "diff_graphs",
     "estimate",
+    "evaluate",
     "group_automatically",
     "load",
     "merge_shards",

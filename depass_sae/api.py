@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from inspect import isfunction
 from pathlib import Path
@@ -33,6 +34,13 @@ from .attribution.targets import Reference, WrittenTarget, make_target, parse_ta
 from .attribution.tokens import By, TokenAttribution, attribute_tokens_each
 from .attribution.writing import Goes, Writing
 from .errors import UserError, warn
+from .evaluation.evaluate import SAMPLES, evaluate_into
+from .evaluation.evaluate import Asked as AskedEvaluation
+from .evaluation.figures import Statistic
+from .evaluation.found import Evaluation
+from .evaluation.methods import Method
+from .evaluation.prompts import items_of
+from .evaluation.sources import Evaluated
 from .files import expanded
 from .graph.average import average_graphs
 from .graph.build import Errors, GraphSettings, build_graph
@@ -98,6 +106,8 @@ class How(TypedDict, total=False):
     progress: Progress | None
 
 
+Named = str | Float[Tensor, "d"] | tuple[Float[Tensor, "d"], str]
+"""A target among several: as it is written, or a direction, where need be with the place that it is read at."""
 NAMING = ("target", "logit", "logit_diff", "logprob", "direction")
 """The settings that name a target."""
 
@@ -239,20 +249,31 @@ class LM:
         prompts: Sequence[PromptLike] | Mapping[str, Any],
         feature: str | None = None,
         *,
+        targets: Sequence[Named] | None = None,
         by: By = "token",
         by_depth: bool = False,
         **question: Unpack[TokenQuestion],
     ) -> list[TokenAttribution]:
-        """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives."""
-        given = _several(prompts)
-        target, pos = self._target(feature, question)
-        asked = [Asked(self.encode(prompt), target, pos) for prompt in given]
+        """:meth:`attribute_tokens` on several prompts of any lengths, in shared passes: what each alone gives.
+
+        targets: one for each prompt, instead of one for all, as in :meth:`attribute_tokens_each`.
+        """
+        given = [self.encode(prompt) for prompt in _several(prompts)]
+        if targets is None:
+            found = [self._target(feature, question)] * len(given)
+        elif feature is not None:
+            raise UserError("targets says what is asked for, and feature something else; leave feature out")
+        else:
+            found = self._named(targets, question)
+            if len(found) != len(given):
+                raise UserError(f"there are {len(given)} prompts and {len(found)} targets; name one for each prompt")
+        asked = [Asked(prompt, target, pos) for prompt, (target, pos) in zip(given, found, strict=True)]
         return self._tokens(asked, by, by_depth, question)
 
     def attribute_tokens_each(
         self,
         prompt: PromptLike,
-        targets: Sequence[str],
+        targets: Sequence[Named],
         *,
         by: By = "token",
         by_depth: bool = False,
@@ -261,14 +282,29 @@ class LM:
         """:meth:`attribute_tokens` for several targets, of any layers, by one pass: what each alone gives.
 
         targets: ``"17/2601@6"``, ``"17/2601"``, ``'logit:" Paris"'``, ``'logit-diff:" Mary"," John"'`` and what else
-        :class:`Question` has. pos, for those that name none, and the other settings are its own.
+        :class:`Question` has; or directions [d], read at ``hook`` of ``layer``, or each where a place beside it says,
+        ``(w, "17.resid_post")``. pos, for those that name none, and the other settings are its own.
         """
-        if named := sorted({*NAMING, "layer", "hook", "path"} & question.keys()):
-            raise UserError(f"targets says what is asked for, and {named[0]} something else; leave {named[0]} out")
-        found = [parse_target(self._subject, text, question.get("against")) for text in targets]
-        encoded, pos = self.encode(prompt), question.get("pos")
-        asked = [Asked(encoded, target, pos if at is None else at) for target, at in found]
+        encoded = self.encode(prompt)
+        asked = [Asked(encoded, target, pos) for target, pos in self._named(targets, question)]
         return self._tokens(asked, by, by_depth, question)
+
+    def _named(self, targets: Sequence[Named], question: TokenQuestion) -> list[tuple[Target, Pos | None]]:
+        """Several targets, and the position of each."""
+        directed = any(not isinstance(one, str | tuple) for one in targets)
+        if named := sorted({*NAMING, "path", *(() if directed else ("layer", "hook"))} & question.keys()):
+            raise UserError(f"targets says what is asked for, and {named[0]} something else; leave {named[0]} out")
+        found = []
+        for number, one in enumerate(targets):
+            if isinstance(one, str):
+                target, at = parse_target(self._subject, one, question.get("against"))
+            else:
+                w, place = one if isinstance(one, tuple) else (one, None)
+                where = (question.get("layer"), question.get("hook")) if place is None else Place.parse(place)
+                called = f"direction {number}"
+                target, at = make_target(self._subject, direction=w, layer=where[0], hook=where[1], called=called)
+            found.append((target, question.get("pos") if at is None else at))
+        return found
 
     def _tokens(
         self,
@@ -337,13 +373,16 @@ class LM:
         *,
         effects: bool = False,
         sort: Order = "abs",
+        every: bool = False,
         **question: Unpack[Question],
     ) -> ComponentAttribution:
         """Through which MLP neurons of every layer (paper §4.2). Each layer's row sums to the pre-activation.
 
-        effects, sort: as in :meth:`attribute_heads`. Which neurons of a layer a document lists, sort says, too.
+        effects, sort: as in :meth:`attribute_heads`. A document lists 50 neurons of each layer, the first by sort, and
+        with ``every`` all of them.
         """
-        return self._components(NEURONS, prompt, feature, question, effects=effects, sort=sort)
+        found = self._components(NEURONS, prompt, feature, question, effects=effects, sort=sort)
+        return replace(found, every=every)
 
     def importance(
         self,
@@ -353,18 +392,19 @@ class LM:
         of: Of = "heads",
         effects: bool = False,
         sort: Order = "abs",
+        every: bool = False,
         **question: Unpack[Question],
     ) -> Importance:
         """Mean and spread of what heads, modules or neurons contribute over prompts (paper D.3.1).
 
         Each prompt is read where the target is strongest; those on which a feature does not fire are left out.
-        effects, sort: as in :meth:`attribute_heads`, of the means.
+        effects, sort: as in :meth:`attribute_heads`, of the means. every: as in :meth:`attribute_neurons`.
         """
         if of not in KINDS:
             raise UserError(f"importance is of {', '.join(KINDS)}, not of {of!r}")
         target, pos = self._target(feature, question)
         encoded = [self.encode(prompt) for prompt in _several(prompts)]
-        return find_importance(
+        found = find_importance(
             self._subject,
             encoded,
             target,
@@ -374,6 +414,7 @@ class LM:
             sort=sort,
             settings=_settings(question),
         )
+        return replace(found, every=every)
 
     def attribute_subspace(
         self,
@@ -827,6 +868,52 @@ class LM:
             Settings.of(progress=progress),
         )
 
+    def evaluate(
+        self,
+        data: Any = "facts",
+        of: Evaluated = "tokens",
+        *,
+        methods: Sequence[str] | None = None,
+        protocols: Sequence[str] | None = None,
+        own: Mapping[str, Method] | None = None,
+        target: str | None = None,
+        removal: str | None = None,
+        against: str | None = None,
+        limit: int | None = None,
+        every: bool = False,
+        samples: int = SAMPLES,
+        statistic: Statistic = "mean",
+        seed: int = 0,
+        out: str | Path | None = None,
+        **how: Unpack[How],
+    ) -> Evaluation:
+        """Which method finds what matters: scores of sources held to what the live model does without them.
+
+        data: "facts", "ioi", a file, or a list of prompts, each a text, token ids, or a mapping with a "prompt" and an
+        "answer" (and a "foil"), or a "target"; see :mod:`depass_sae.evaluation.prompts`. target: of prompts that name
+        none; else the predicted token's logit over the mean logit. Of answers those prompts count that the model
+        answers so, with ``every`` all.
+        of: which sources. methods, protocols: names (default: the usual ones of these sources; "all"); see
+        :mod:`depass_sae.evaluation.sources`. own: methods of your own, each a function that gives the sources of a
+        :class:`depass_sae.evaluation.question.Question` scores.
+        removal: how sources are taken out: tokens "text" (random ones come in; "delete" and "keep" delete in any case),
+        "delete" or "mask:TOKEN"; heads and neurons "zero", "mean" or "contrast"; features "zero" or "contrast".
+        samples: of what chance has a part in. against: the method that all are compared with (the first). limit: of the
+        prompts. statistic: of figures over prompts, "mean" or "median". out: a folder for records, document and page;
+        an evaluation that was stopped goes on there.
+        """
+        if "rule" in how:
+            raise UserError("an evaluation compares rules: name them among its methods, and leave rule out")
+        asked = AskedEvaluation.of(
+            of, methods, protocols, own, removal, against,
+            target=target, every=every, samples=samples, statistic=statistic, seed=seed,
+        )  # fmt: skip
+        items = items_of(data)
+        if limit is not None and limit < 1:
+            raise UserError(f"limit is how many prompts are evaluated, 1 at least, not {limit}")
+        folder = None if out is None else expanded(out)
+        return evaluate_into(self._subject, items[:limit], asked, folder, _settings(how))
+
     def verify(
         self,
         graph: nx.DiGraph,
@@ -1041,3 +1128,12 @@ def load(
             trust_remote_code=trust_remote_code,
         )
     )  # fmt: skip
+
+
+@typed
+def evaluate(
+    model: LM | str | Path = "smollm2", data: Any = "facts", of: Evaluated = "tokens", **settings: Any
+) -> Evaluation:
+    """:meth:`LM.evaluate` of a model, or of the one that :func:`load` makes of this name or directory."""
+    lm = model if isinstance(model, LM) else load(model)
+    return lm.evaluate(data, of, **settings)

@@ -244,6 +244,9 @@ EXPECTED = {
     "Sequence[int | str]": Expected(
         'a list of layers, or of hooks such as "17.mlp_out"', _several(_either(_whole, _text))
     ),
+    "Sequence[Named]": Expected(
+        "a list of targets, as texts or as directions", _several(_either(_text, _tensor, _pair(_tensor, _text)))
+    ),
     "Sequence[Sequence[int]]": Expected("a list of lists of whole numbers", _several(_several(_whole))),
     "Sequence[str | Path]": Expected("a list of paths", _several(_path)),
     "tuple[int, int]": Expected("two whole numbers", _pair(_whole, _whole)),
@@ -255,6 +258,8 @@ EXPECTED = {
     "Pos": Expected('"max", "all" or a position', _either(_whole, _text)),
     "By": Expected('"token", "word" or "sentence"', _text),
     "Of": Expected('"heads", "modules" or "neurons"', _text),
+    "Evaluated": Expected('"tokens", "heads", "neurons" or "features"', _text),
+    "Statistic": Expected('"mean" or "median"', _text),
     "Sort": Expected('"activation" or "specific"', _text),
     "Order": Expected('"abs", "contribution" or "effect"', _text),
     "QKBy": Expected('"tokens" or "features"', _text),
@@ -283,6 +288,7 @@ EXPECTED = {
     "LM": Expected("a model, as ds.load(...) gives it", _of("depass_sae.api", "LM")),
     "Sequence[nx.DiGraph]": Expected("a list of graphs", _several(_of("networkx", "DiGraph"))),
     "Study": Expected("a Study", _of("depass_sae.report.case.study", "Study")),
+    "Mapping[str, Method]": Expected("functions by the names of methods", _is(Mapping)),
     "Mapping[str, str]": Expected("a mapping of texts", _is(Mapping)),
     "Mapping[Any, Any]": Expected("a mapping of devices to sizes, such as {'cpu': '6GiB'}", _is(Mapping)),
     "Iterable[Mapping[str, Any]]": Expected("a list of mappings", _several(_is(Mapping))),

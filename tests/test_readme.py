@@ -42,6 +42,10 @@ IN_TEXT = {
     "seconds=30": "seconds=8.0",
     '--logit " Paris" --out': '--logit " Paris" --seconds 8 --out',
     "diff a.json b.json": "diff g.json g.json",
+    "depass-sae evaluate": "depass-sae evaluate --limit 1 --samples 2 --method half --method random",
+    " --limit 10": "",
+    " --limit 6": "",
+    'lm.evaluate("facts", "tokens")': 'lm.evaluate("facts", "tokens", limit=1, methods=["half"], samples=2)',
     'title="Climate change")': 'title="Climate change", ablate=1, verify=3)',
     "--out case-study": "--out case-study --ablate 1 --verify 3",
     "--out index": "--out made --layer 17",
@@ -145,6 +149,7 @@ def elsewhere(
     """A folder in which an example may leave files; a graph, texts, a task and an index of some texts lie there."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text(f"{PROMPT}\n\n{PROMPT}\n")
+    Path("prompts.jsonl").write_text(json.dumps({"prompt": "The capital of France is", "answer": " Paris"}) + "\n")
     Path("corpus.jsonl").write_text(json.dumps({"text": PROMPT}) + "\n")
     Path("meanings.csv").write_text("feature,label\n17/2601,climate\n")
     task = [{"text": f"The capital of {country} is"} for country in ("France", "Italy", "Germany", "Japan")]

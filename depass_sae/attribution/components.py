@@ -155,11 +155,12 @@ class ComponentTarget(TargetAt):
 class ComponentAttribution(Answer[ComponentTarget]):
     """Heads, modules or neurons of every layer up to the target; ``contributions`` are those of the strongest one.
 
-    sort: which parts are named first (:data:`.Order`).
+    sort: which parts are named first (:data:`.Order`). every: whether a document lists all neurons of a layer.
     """
 
     kind: Grain
     sort: Order = "abs"
+    every: bool = False
 
     @property
     def title(self) -> str:
@@ -173,20 +174,20 @@ class ComponentAttribution(Answer[ComponentTarget]):
         """``L5H3``, ``attn 5``, ``mlp 5`` or ``L5N817``; of an expert's neuron ``L5N12.817``."""
         return name_of_part(self.kind, row, index)
 
-    def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """The document that the command line prints with ``--json``.
 
-        For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` of each
-        layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a text, "12.817". A part's
-        ``effect`` is in no sum.
+        For every row Σ parts + rest.value + Σ rest.other + constant = pre_activation. Of neurons the ``top`` (50; with
+        ``every`` all) of each layer are listed, and the others' sum stands in ``other``; a neuron of an expert is a
+        text, "12.817". A part's ``effect`` is in no sum.
         """
         return {
             **self._head(),
             "sort": self.sort,
-            "targets": [self._target_dict(target, top) for target in self.targets],
+            "targets": [self._target_dict(target, how_many(top, self.every)) for target in self.targets],
         }
 
-    def _target_dict(self, target: ComponentTarget, top: int) -> dict[str, Any]:
+    def _target_dict(self, target: ComponentTarget, top: int | None) -> dict[str, Any]:
         parts, rest = [], []
         for row in target.rows:
             order = listed_neurons(row.values, row.effects, self.sort, top) if self.kind is NEURONS else None
@@ -264,10 +265,15 @@ def name_of_part(kind: Grain, row: LayerRow, index: int) -> str:
 
 
 def listed_neurons(
-    values: Float[Tensor, "part"], effects: Float[Tensor, "part"] | None, sort: Order, top: int
+    values: Float[Tensor, "part"], effects: Float[Tensor, "part"] | None, sort: Order, top: int | None
 ) -> Int[Tensor, "listed"]:
-    """Those of a layer's that a document lists: the first in this order, ascending."""
+    """Those of a layer's that a document lists: the first in this order, ascending; with top None all."""
     return looks.score(sort, values, effects).argsort(descending=True)[:top].sort().values
+
+
+def how_many(top: int | None, every: bool) -> int | None:
+    """Neurons of a layer that a document lists; None for all."""
+    return top if top is not None else None if every else TOP_NEURONS
 
 
 def attribute_components(

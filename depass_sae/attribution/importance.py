@@ -36,6 +36,7 @@ from .components import (
     Grain,
     LayerRow,
     attribute_components,
+    how_many,
     listed_neurons,
     name_of_part,
 )
@@ -76,7 +77,8 @@ class Importance(Shown):
     """Means over the prompts on which the target is there: where a feature does not fire it has no parts.
 
     answers: what each of these prompts gave, without its rows' tensors: position, token, pre-activation. silent: how
-    many prompts were left out. sort: which parts are named first (:data:`.Order`).
+    many prompts were left out. sort: which parts are named first (:data:`.Order`). every: whether a document lists all
+    neurons of a layer.
     """
 
     heading: Heading
@@ -91,6 +93,7 @@ class Importance(Shown):
     pre_activation: float
     completeness_error: float
     sort: Order = "abs"
+    every: bool = False
 
     @property
     def title(self) -> str:
@@ -104,8 +107,11 @@ class Importance(Shown):
         shares = [largest / self.pre_activation] if self.pre_activation > 0 else []
         return together(silent, self.allocation.note, pattern_note(self.allocation, shares, AT_MOST))
 
-    def to_dict(self, top: int = TOP_NEURONS) -> dict[str, Any]:
-        """The document that ``--prompts`` prints with ``--json``. Of neurons the ``top`` of each layer are listed."""
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+        """The document that ``--prompts`` prints with ``--json``. Of neurons the ``top`` (50; with ``every`` all) of
+        each layer are listed.
+        """
+        top = how_many(top, self.every)
         heading = self.heading.to_dict()
         for key in ("prompt", "tokens", "token_ids", "special"):
             del heading[key]  # each prompt has its own

@@ -12,7 +12,7 @@ They belong to the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -153,7 +153,7 @@ class Measuring:
         groups = [[p for p in sources[i].positions if p <= pos] for i in players]
         ids, limits = prompt.ids()[: pos + 1], self.asked.limits
         without = self.removal.of(ids, groups, limits.samples or LEAST)
-        game = _Live(subject, target, ids, groups, without, whole, self.removal.chance)
+        game = TextGame(subject, target, ids, groups, without, whole, self.removal.chance)
         what = {"shapley": "measuring Shapley values", "replace": "replacing tokens"}[self.kind]
 
         def tell(share: float) -> None:
@@ -165,8 +165,11 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class _Live:
-    """A target of the live model, as a game of the sources that may be taken out (:class:`.shapley.Game`)."""
+class TextGame:
+    """A target of the live model, as a game of the sources that may be taken out (:class:`.shapley.Game`).
+
+    groups: the positions of each source; without: how they are taken out, by chance or not.
+    """
 
     subject: Subject
     target: Target
@@ -192,16 +195,28 @@ class _Live:
         return found
 
     def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+        return self.each(kept, draw, lambda x: self.target.live(self.subject, x))
+
+    def each(
+        self,
+        kept: Bool[Tensor, "row player"],
+        draw: Int[Tensor, "row"],
+        read: Callable[[Float[Tensor, "some d"]], Float[Tensor, "some *value"]],
+    ) -> Float[Tensor, "row *value"]:
+        """What ``read`` makes of the activation at the target's place, or the logits, in float64 on the host."""
+
+        def run(texts: Int[Tensor, "some pos"]) -> Float[Tensor, "some *value"]:
+            x = read_batch(self.subject.adapter, texts, self.target.place, self.subject.trace_dtype)
+            return read(x).double().cpu()
+
         f = torch.empty(len(kept), dtype=torch.float64)
         if not len(kept):
             return f
         for rows, texts in self.without((~kept).to(self.member) @ self.member > 0, draw):
-            f[rows] = each_once(texts, self.room, self._run)
+            found = each_once(texts, self.room, run)
+            f = f if f.shape[1:] == found.shape[1:] else found.new_empty(len(kept), *found.shape[1:])
+            f[rows] = found
         return f
-
-    def _run(self, texts: Int[Tensor, "some pos"]) -> Float[Tensor, "some"]:
-        read = read_batch(self.subject.adapter, texts, self.target.place, self.subject.trace_dtype)
-        return self.target.live(self.subject, read).double().cpu()
 
 
 @dataclass(frozen=True)

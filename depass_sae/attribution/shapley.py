@@ -161,10 +161,15 @@ def sampled(
     return Sampled(torch.stack(found), "exact")
 
 
-def shapley(game: Game, limits: Limits, seed: int, tell: Tell = lambda share: None) -> Sampled:
-    """Samples of (φ_1, ..., φ_players, baseline): in each Σφ + baseline is the game's whole."""
+def shapley(
+    game: Game, limits: Limits, seed: int, tell: Tell = lambda share: None, all_of: int = ENUMERATED
+) -> Sampled:
+    """Samples of (φ_1, ..., φ_players, baseline): in each Σφ + baseline is the game's whole.
+
+    all_of: up to so many players all coalitions are played.
+    """
     n, most = game.players, limits.samples or LEAST
-    if n <= ENUMERATED:
+    if n <= all_of:
         return sampled(enumerated(game, ahead(game, 2**n, most)), game.whole, limits, tell)
     return sampled(ordered(game, seed, ahead(game, 2 * (n + 1), most)), game.whole, limits, tell)
 

@@ -17,7 +17,7 @@ import typer
 from .._version import __version__
 from ..errors import UserError
 from ..texts import make_printable, one_line
-from . import circuits, graphs, index, models, questions, reports
+from . import circuits, evaluating, graphs, index, models, questions, reports
 from .options import spelled_out
 
 COMMANDS = (
@@ -45,6 +45,7 @@ COMMANDS = (
     index.compare,
     index.export,
     index.browse,
+    evaluating.evaluate,
     models.models,
     models.estimate,
 )

@@ -154,6 +154,9 @@ def neurons(
     question: options.QuestionOptions,
     how: options.HowOptions,
     ranked: options.RankOptions,
+    every: Annotated[
+        bool, typer.Option("--every", help="List all neurons of each layer in --json and --out FILE.json, not 50.")
+    ] = False,
     top: options.Top = TOP,
     to: options.OutOptions,
     loading: options.Loading,
@@ -162,7 +165,7 @@ def neurons(
 
     With --prompts: mean and spread of what each contributes over all of them.
     """
-    _components("neurons", given, question, how, ranked, top, to, loading)
+    _components("neurons", given, question, how, ranked, top, to, loading, every=every)
 
 
 def _components(

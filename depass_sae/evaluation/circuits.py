@@ -74,13 +74,6 @@ def _subject(of: Of) -> Subject:
     return load_subject(of.model, saes=of.sae)
 
 
-def exchanged(sentence: Sentence) -> str:
-    """The sentence with the giver's name, where it is said again, exchanged for the other: its answer is the giver."""
-    before, name, after = sentence.text.rpartition(sentence.subject)
-    assert name
-    return f"{before}{sentence.indirect_object}{after}"
-
-
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -102,7 +95,7 @@ def _of_sentence(subject: Subject, sentence: Sentence, contrast: bool) -> Asked 
     if not _is_token(subject, sentence.subject):
         return None
     target, _ = make_target(subject, logit_diff=(sentence.indirect_object, sentence.subject))
-    return replace(known, target=target, contrast=encode(subject.loaded, subject.adapter, exchanged(sentence)))
+    return replace(known, target=target, contrast=encode(subject.loaded, subject.adapter, sentence.exchanged))
 
 
 def _known(subject: Subject, text: str, answer: str) -> Asked | None:

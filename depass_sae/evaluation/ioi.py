@@ -38,6 +38,13 @@ class Sentence:
     indirect_object: str
     subject: str
 
+    @property
+    def exchanged(self) -> str:
+        """The same with the giver's name, where it is said again, exchanged for the other: its answer is the giver."""
+        before, name, after = self.text.rpartition(self.subject)
+        assert name
+        return f"{before}{self.indirect_object}{after}"
+
 
 def sentences() -> list[Sentence]:
     """Every template in both orders, ``DRAWS`` times each, always the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -54,14 +55,23 @@ def finished(
 
 
 def lines(path: Path) -> list[str]:
-    """Of a file that may not be there yet."""
-    return path.read_text().splitlines() if path.exists() else []
+    """Of a file that may not be there yet, but for a last one that a run which was killed has begun."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    return text[: text.rfind(b"\n") + 1].decode().splitlines()
 
 
 def append(path: Path, some: Sequence[str]) -> None:
+    """Behind the whole lines that are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(f"{line}\n" for line in some))
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write("".join(f"{line}\n" for line in some).encode())
 
 
 def median(numbers: Sequence[float], digits: int) -> str:

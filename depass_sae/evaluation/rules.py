@@ -35,7 +35,6 @@ from ..attribution.targets import FeatureTarget
 from ..loading import load_subject
 from ..models.place import Place
 from ..models.prompt import Prompt, encode, token_id
-from ..passes.backward import sweep
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.forward import Allocation, propagate
 from ..passes.intervene import intervene
@@ -43,6 +42,7 @@ from ..passes.record import Trace
 from ..passes.sources import Heads, Split, Vectors
 from ..subject import Subject
 from .ioi import sentences
+from .question import gradients
 from .resumed import append, finished, lines
 
 FEATURE_FROM, FEATURE_TO = 17, 23
@@ -104,14 +104,7 @@ class Study:
     def gradients(self, name: str, choices: Choices, down_to: int = 0) -> Iterator[Any]:
         """The sweep back from one target; for ``effect`` its own norm is live, too."""
         target, _ = self.targets[name]
-        readoff = target.read(self.subject, self.seen)
-        last = len(self.prompt) - 1
-        w = readoff.direction.w[last]
-        if choices is EFFECT:
-            w = target.slope(self.subject, self.seen.at(readoff.place)[last:])[0]
-        seeds = torch.zeros(1, len(self.prompt), len(w)).to(w)
-        seeds[0, last] = w
-        return sweep(self.seen, {readoff.place: seeds}, choices, down_to=down_to)
+        return gradients(self.subject, self.seen, target, target.read(self.subject, self.seen), choices, down_to)
 
     def carried(self, name: str, start: Split, rule: str) -> Float[Tensor, "comp"]:
         """Every component's contribution by the forward engine, ``bias`` and ``rest`` left out."""

@@ -51,13 +51,13 @@ def in_turn(edits: Mapping[Where, Sequence[Edit]]) -> dict[Where, Edit]:
 def intervene(
     adapter: Adapter,
     token_ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Place, Edit],
+    edits: Edits,
     reads: Collection[Place | None],
     dtype: torch.dtype | None = None,
 ) -> dict[Place | None, Float[Tensor, "batch d"]]:
     """Run edited copies of prompts of equal length and read their last position at some places (None: the logits).
 
-    edits: at any place that a module is given or returns, and between the sublayers of a layer.
+    edits: at any place that a module is given or returns, between the sublayers of a layer, and inside MLPs.
 
     Raises UserError for an edit elsewhere: ln2_normalized, which no module shows as it is, and resid_mid of a parallel
     block, where nothing passes.

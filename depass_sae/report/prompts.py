@@ -19,7 +19,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 
     Raises UserError with one line for a file that is missing, no UTF-8, empty, or no JSON lines.
     """
-    return _read(path, lambda line, number: _text(_content(line, number), number), lambda line: line)
+    return _read(path, lambda line, number: _text(content_of(line, number), number), lambda line: line)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,10 @@ def _read(
     """What every line that is not blank says."""
     path = Path(path)
     try:
-        lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-        numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        numbered = numbered_lines(path)
         if path.suffix.lower() == ".jsonl":
             found = [
-                of_json(line, number) for number, line in numbered if _text(_content(line, number), number).strip()
+                of_json(line, number) for number, line in numbered if _text(content_of(line, number), number).strip()
             ]
         else:
             found = [of_text(line) for _, line in numbered]
@@ -71,7 +70,14 @@ def _read(
     return found
 
 
-def _content(line: str, number: int) -> Any:
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Those that are not blank, with their numbers from 1."""
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def content_of(line: str, number: int) -> Any:
+    """What a line of JSON says. Raises UserError that names the line."""
     try:
         return parse_json(line)
     except UserError as error:
@@ -87,7 +93,7 @@ def _text(content: Any, number: int, key: str = "text") -> str:
 
 
 def _task_prompt(line: str, number: int) -> TaskPrompt:
-    content = _content(line, number)
+    content = content_of(line, number)
     given = {key: _text(content, number, key) for key in KEYS if key == "text" or content.get(key) is not None}
     if more := [key for key in content if key not in KEYS]:
         raise UserError(f"line {number} has a key {more[0]!r}; the keys are {', '.join(KEYS)}")

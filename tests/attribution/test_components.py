@@ -1,5 +1,6 @@
 """Heads, modules and neurons of every layer: rows that sum, and two engines that agree."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import depass_sae as ds
-from depass_sae.attribution.components import KINDS, NEURONS, _carried, _swept
+from depass_sae.attribution.components import KINDS, NEURONS, TOP_NEURONS, _carried, _swept
 from depass_sae.attribution.targets import FeatureTarget
 from depass_sae.models.place import HOOKS
 from depass_sae.models.prompt import encode
@@ -329,3 +330,13 @@ def test_a_dense_layer_between_experts_has_plain_neurons() -> None:
     listed = found.to_dict(top=1000)["targets"][0]["neurons"]
     assert {type(part["neuron"]) for part in listed if part["layer"] == 1} == {int}
     assert {type(part["neuron"]) for part in listed if part["layer"] != 1} == {str}
+
+
+def test_a_document_lists_all_neurons_where_that_is_asked_for(lm: ds.LM) -> None:
+    found = lm.attribute_neurons(TEXT, "1/3", every=True)
+    assert found.to_dict() == found.to_dict(top=D_MLP)
+    assert len(found.to_dict(top=3)["targets"][0]["neurons"]) == 2 * 3
+    means = lm.importance([TEXT, TEXT + " or"], "1/3", of="neurons", every=True)
+    assert len(means.to_dict()["neurons"]) == 2 * D_MLP
+    wide = dataclasses.replace(found, every=False)
+    assert wide.to_dict() == found.to_dict(top=TOP_NEURONS)

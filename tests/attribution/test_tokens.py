@@ -583,3 +583,34 @@ def test_a_tokenizers_batch_is_several_prompts_its_padding_left_out(lm: ds.LM) -
         assert att.to_dict()["targets"] == alone.to_dict()["targets"]
     with pytest.raises(UserError, match="name several prompts"):
         lm.attribute_tokens_batch(padding(TEXT), "1/3")
+
+
+@pytest.mark.parametrize("rule", ["half", "softmax"])
+def test_each_prompt_of_several_may_have_a_target_of_its_own(lm: ds.LM, rule: str) -> None:
+    prompts, targets = [TEXT, [0, 60, 61, 62], TEXT + " or"], ["1/3@5", "logit:7", "1/2@3"]
+    found = lm.attribute_tokens_batch(prompts, targets=targets, rule=rule)
+    for one, prompt, target in zip(found, prompts, targets, strict=True):
+        alone = lm.attribute_tokens(prompt, target=target, rule=rule)
+        assert (one.target_name, one.target.pos) == (alone.target_name, alone.target.pos)
+        assert torch.allclose(one.contributions, alone.contributions, atol=1e-4)
+    with pytest.raises(UserError, match="3 prompts and 2 targets; name one for each prompt"):
+        lm.attribute_tokens_batch(prompts, targets=targets[:2])
+    with pytest.raises(UserError, match="leave feature out"):
+        lm.attribute_tokens_batch(prompts, "1/3", targets=targets)
+
+
+def test_directions_are_targets_among_others(lm: ds.LM) -> None:
+    w = lm.saes[1].W_enc.detach()[:, :3].T
+    found = lm.attribute_tokens_each(TEXT, [*w[:2], (w[2], "0.resid_post"), "1/0@5"], layer=1, pos=5)
+    places = [(1, w[0]), (1, w[1]), (0, w[2])]
+    for one, (layer, direction) in zip(found, places, strict=False):
+        alone = lm.attribute_tokens(TEXT, direction=direction, layer=layer, pos=5)
+        assert torch.allclose(one.contributions, alone.contributions, atol=1e-5)
+    assert torch.allclose(found[0].contributions, found[3].contributions, atol=1e-5)  # the same, as a feature
+    rows = lm.attribute_tokens_each(TEXT, w, layer=1, pos=5)  # a matrix is its rows
+    assert [torch.equal(one.contributions, other.contributions) for one, other in zip(rows, found, strict=False)][:2]
+    assert [one.target_name for one in rows] == ["direction 0", "direction 1", "direction 2"]
+    with pytest.raises(UserError, match="needs the layer"):
+        lm.attribute_tokens_each(TEXT, [w[0]])
+    with pytest.raises(UserError, match="a list of targets, as texts or as directions"):
+        lm.attribute_tokens_each(TEXT, [None])  # type: ignore[list-item]
