@@ -186,4 +186,3 @@ def picture(found: Found, part: Part, seed: int = 0) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
-

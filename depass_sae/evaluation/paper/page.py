@@ -81,12 +81,24 @@ def truthfulness(records: Sequence[Record], separated: Sequence[Record]) -> str:
         some = [one for one in records if one["way"] == way]
         cells = (_cell([one["right"] for one in some]), _cell([one["share"] for one in some]))
         lines.append(f"| {way} | {' | '.join(cells)} | {mean_of(one['masked'] for one in some):.1f} |")
-    lines += ["", "Ahead of masking directly, of random tokens (of the share, fact by fact):", "", "| | of direct | of random |", "|---|---|---|"]
+    lines += [
+        "",
+        "Ahead of masking directly, of random tokens (of the share, fact by fact):",
+        "",
+        "| | of direct | of random |",
+        "|---|---|---|",
+    ]
     for name in dict.fromkeys(way.split(", ")[0] for way in ways(records) if ", DePass" in way):
         for how in ("DePass", "DePass, contrast"):
             against = (_ahead(records, f"{name}, {how}", f"{name}, {other}", "share") for other in ("direct", "random"))
             lines.append(f"| {name}, {how} | {' | '.join(against)} |")
-    lines += ["", "Sentences that a probe never saw, told apart rightly:", "", "| | " + " | ".join(f"layer {layer}" for layer in LAYERS) + " |", "|---|" + "---|" * len(LAYERS)]
+    lines += [
+        "",
+        "Sentences that a probe never saw, told apart rightly:",
+        "",
+        "| | " + " | ".join(f"layer {layer}" for layer in LAYERS) + " |",
+        "|---|" + "---|" * len(LAYERS),
+    ]
     for name in dict.fromkeys(one["probe"] for one in separated):
         cells = (
             _cell([float(one["right"]) for one in separated if (one["probe"], one["layer"]) == (name, layer)])
@@ -117,7 +129,15 @@ def languages(found: Found, records: Sequence[Record], examples: Sequence[Record
         some = [one for one in records if one["part"] == part]
         keys = ("language", "meaning", "votes of the language", "votes of the meaning")
         lines.append(f"| {part} | {' | '.join(_cell([one[key] for one in some]) for key in keys)} |")
-    lines += ["", "![the language's part behind the last layer, by t-SNE](paper-languages.png)", "", "What is voted for most:", "", "| part | text | tokens |", "|---|---|---|"]
+    lines += [
+        "",
+        "![the language's part behind the last layer, by t-SNE](paper-languages.png)",
+        "",
+        "What is voted for most:",
+        "",
+        "| part | text | tokens |",
+        "|---|---|---|",
+    ]
     for one in examples:
         tokens = " ".join(f"`{_plain(token)}`" for token in one["tokens"])
         lines.append(f"| {one['part']} | {one['text']} | {tokens} |")
