@@ -63,5 +63,3 @@ def _first_sentence(markdown: str) -> str:
             plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraph.split()))
             return re.split(r"(?<=[.?!]) (?=[A-Z`*])", plain)[0]
     return ""
-
-
