@@ -17,8 +17,8 @@ def reference() -> str:
     listed = "".join(f"| [`{name}`](#{name}) | {_cell(_about(command))} |\n" for name, command in commands.items())
     head = (
         "# Reference of the command line\n\n"
-        "Made of the program when this site was built; `depass-sae COMMAND --help` says the same. A guide with examples "
-        "is [On the command line](shell.md).\n\n"
+        "Made of the program when this site was built; `depass-sae COMMAND --help` says the same. A guide with "
+        "examples is [On the command line](shell.md).\n\n"
         "| command | what it answers |\n|---|---|\n" + listed
     )
     return head + "".join(_command(name, command) for name, command in commands.items())

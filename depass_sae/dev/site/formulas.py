@@ -1,6 +1,7 @@
 r"""Formulas as MathML, made when the site is built: browsers draw it themselves, so no script is needed.
 
-``pymdownx.arithmatex`` (generic) leaves ``<span class="arithmatex">\(...\)</span>`` and ``<div class="arithmatex">\[...\]</div>``.
+``pymdownx.arithmatex`` (generic) leaves ``<span class="arithmatex">\(...\)</span>``, and where a formula has lines of
+its own ``<div class="arithmatex">\[...\]</div>``.
 """
 
 from __future__ import annotations

@@ -19,14 +19,9 @@ def relinked(markdown: str, source: str, page: str, pages: Mapping[str, str]) ->
 
     pages: where files and folders of the repository are on the site; a folder ends with a slash.
     """
-    parts = _CODE.split(markdown)
-    return (
-        "".join(
-            part if i % 2 else _LINK.sub(lambda m: _link(m, source, page, pages), part) for i, part in enumerate(parts)
-        )
-        if "](" in markdown
-        else markdown
-    )
+    parts = _CODE.split(markdown)  # every other one is code
+    parts[::2] = (_LINK.sub(lambda found: _link(found, source, page, pages), part) for part in parts[::2])
+    return "".join(parts)
 
 
 def _link(found: re.Match[str], source: str, page: str, pages: Mapping[str, str]) -> str:

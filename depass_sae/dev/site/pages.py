@@ -1,4 +1,4 @@
-"""Which pages the site has beside those of docs/: what they are made of, and where files of the repository are on it."""
+"""Which pages the site has beside those of docs/, and where files of the repository are on it."""
 
 from __future__ import annotations
 
