@@ -162,6 +162,7 @@ def elsewhere(
     task = [{"text": f"The capital of {country} is"} for country in ("France", "Italy", "Germany", "Japan")]
     Path("task.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in task))
     ds.write_graph(graph, "g.json")
+    ds.write_graph(graph, "theirs.json", format="neuronpedia")
     if "index" in example.text:
         Path("index").symlink_to(request.getfixturevalue("index"))
 

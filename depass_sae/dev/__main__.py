@@ -1,7 +1,7 @@
 """``python -m depass_sae.dev TASK``: what ``make`` and CI do, by one name on every system.
 
-lint: ruff. types: mypy. test: the suite, but for what takes long. docs: the site, into site/. wheel: sdist and wheel into
-dist/, and a trial of the wheel in an environment of its own.
+lint: ruff. types: mypy. test: the suite, but for what takes long. docs: the site, into site/. wheel: sdist and wheel
+into dist/, and a trial of the wheel in an environment of its own.
 """
 
 from __future__ import annotations
