@@ -38,7 +38,8 @@ def test(more: Sequence[str]) -> None:
 
 
 def docs(more: Sequence[str]) -> None:
-    python("mkdocs", "build", "--strict", "--quiet", *more, NO_MKDOCS_2_WARNING="1", PYTHONPATH=str(ROOT))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # hooks import this very package
+    python("mkdocs", "build", "--strict", "--quiet", *more, NO_MKDOCS_2_WARNING="1", PYTHONPATH=path)
     print(f"{ROOT / 'site' / 'index.html'} is the site: it opens from disk")
 
 

@@ -1,9 +1,9 @@
-"""Attribution graphs that Neuronpedia or circuit-tracer made, read as feature-flow graphs: to look at, compare and label.
+"""Attribution graphs that Neuronpedia or circuit-tracer made, read as feature-flow graphs: to look at, compare, label.
 
 What such a file has is taken over: nodes, activations, weights, labels, groups. What it leaves out is not made up:
 
-- A feature's activation is its number; its inflow in the file rarely sums to that, since edges were pruned and biases are
-  in no file. The difference arrives by one visible edge from a ``remainder`` node at the embeddings.
+- A feature's activation is its number; its inflow in the file rarely sums to that, since edges were pruned and biases
+  are in no file. The difference arrives by one visible edge from a ``remainder`` node at the embeddings.
 - A logit has no number in the file: it is what flows into it.
 - Effects are 0, token ids 0 where no node tells them, a dictionary as wide as the largest index that is named.
 - Influence is computed of the weights that are there.
