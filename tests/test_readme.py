@@ -29,7 +29,8 @@ from depass_sae.saes.shipped import shipped_saes
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "docs/quickstart.md"
-PAGES = [QUICKSTART, ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {QUICKSTART})]
+TABLES = [ROOT / "docs/index.md", *sorted((ROOT / "docs/coming-from").glob("*.md"))]
+PAGES = [QUICKSTART, ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {QUICKSTART, *TABLES}), *TABLES]
 NOT_RUN = r"<!-- not run: (network|gated weights|GPU) -->"
 PROMPT = CASES[0].prompt
 
@@ -117,6 +118,11 @@ PYTHON = run_once(example for example in ALL_PYTHON if not example.not_run)
 SHELL = run_once(example for example in ALL_SHELL if not example.not_run)
 
 
+def cases(examples: Iterable[Example]) -> list[Any]:
+    """Tests of examples; those of pages that say in tables what other pages teach take a minute, and are long."""
+    return [pytest.param(one, id=str(one), marks=[pytest.mark.long] * (one.page in TABLES)) for one in examples]
+
+
 @pytest.fixture(scope="session")
 def defined() -> dict[str, Any]:
     """What the quickstart defines first, for the examples that follow."""
@@ -192,7 +198,7 @@ def test_every_block_is_code_that_is_run_or_what_was_printed() -> None:
 @pytest.mark.smollm2
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
-@pytest.mark.parametrize("example", PYTHON, ids=str)
+@pytest.mark.parametrize("example", cases(PYTHON))
 def test_a_python_example_runs(example: Example, defined: dict[str, Any]) -> None:
     lm = defined["lm"]  # beside it what "the notebook already has"
     run(example, {**defined, "model": lm.model, "tokenizer": lm.tokenizer, "sae": lm.saes[17]})
@@ -206,7 +212,7 @@ def test_the_prompt_of_the_pages_is_that_of_the_demo(defined: dict[str, Any]) ->
 
 @pytest.mark.smollm2
 @pytest.mark.usefixtures("elsewhere", "lm")
-@pytest.mark.parametrize("example", [line for line in SHELL if not is_list(line)], ids=str)
+@pytest.mark.parametrize("example", cases(line for line in SHELL if not is_list(line)))
 def test_a_shell_example_ends_well(
     example: Example, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
