@@ -38,6 +38,8 @@ IN_TEXT = {
     '"..."': f'"{PROMPT}"',
     "ablate=8": "ablate=1",  # eight times as fast
     "--ablate 8": "--ablate 1",
+    "--measure shapley": "--measure shapley --measure-seconds 3",
+    "--measure replace": "--measure replace --measure-seconds 3",
     "meta-llama/Llama-3.1-8B": "smollm2",
     "llama_scope_lxr_8x": str(next(iter(shipped_saes().values())).parent),
     "layers=[25, 31]": "layers=[17, 23]",
