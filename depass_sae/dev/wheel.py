@@ -46,6 +46,7 @@ def build_and_try(root: Path, pip: Sequence[str] = ()) -> None:
         install = [str(run), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pip]
         # Nothing of this environment: pip would take what lies on the path for installed.
         alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        alone["DEPASS_SAE_CACHE"] = str(place / "cache")  # so that SmolLM2 is converted, as for who starts
         subprocess.run(
             [*install, "-c", str(root / "constraints.txt"), f"{made}[demo]"], cwd=place, env=alone, check=True
         )
