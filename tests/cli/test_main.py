@@ -59,11 +59,6 @@ def test_neither_the_version_nor_help_imports_anything_heavy() -> None:
     assert done.stdout.count("Usage: depass-sae") == 1 + len(COMMANDS)
 
 
-def test_the_version_is_the_packages() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert ds.__version__ == project["version"]
-
-
 def test_an_unexpected_error_ends_with_status_1_and_an_empty_stdout() -> None:
     code = (
         "import sys, depass_sae.cli as cli\n"

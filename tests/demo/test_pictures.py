@@ -1,4 +1,4 @@
-"""The README's pictures: there, small, and taken in the same way twice."""
+"""The pictures of the README and of docs/: there, small, and taken in the same way twice."""
 
 import sys
 from pathlib import Path
@@ -13,10 +13,11 @@ from depass_sae.errors import UserError
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_every_picture_of_the_readme_is_there_and_small() -> None:
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+def test_every_picture_of_the_pages_is_there_and_small() -> None:
+    assert "docs/tokens.svg" in (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    home = (DOCS / "index.md").read_text(encoding="utf-8")
     for name in ("tokens.svg", "heads.svg", "case-study.png", "graph.png"):
-        assert f"docs/{name}" in readme
+        assert f"]({name})" in home
         assert 1_000 < (DOCS / name).stat().st_size < 400_000
 
 

@@ -1,4 +1,4 @@
-"""``python -m depass_sae.evaluation.paper``: the paper's experiments on SmolLM2, into docs/paper.md (``make paper``)."""
+"""``python -m depass_sae.evaluation.paper``: the paper's experiments, into docs/paper.md (``make paper``)."""
 
 from __future__ import annotations
 

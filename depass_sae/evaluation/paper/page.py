@@ -1,4 +1,4 @@
-"""docs/paper.md: of each of the paper's experiments its claim, what came out here, and how it is run on other models."""
+"""docs/paper.md: of each of the paper's experiments its claim, and what came out here."""
 
 from __future__ import annotations
 
@@ -39,22 +39,11 @@ def section(name: str, text: str) -> str:
 
 
 def tokens(found: dict[str, Evaluation]) -> str:
-    said = """*The paper*: tokens that DePass ranks highest are those without which the answer is lost (deleted, the answer's
-probability falls faster than by other methods) and with which alone it stays; on Llama-2-7B and larger, DePass is ahead
-of gradients, integrated gradients, attention and Erasure-like baselines. Its rule is `softmax`.
-
-*Here*, a method's curve is the answer's share of what it was as its top tokens are deleted (lower is better), or alone
-kept (higher). In Python: `lm.evaluate("facts", "tokens", methods=["softmax", "half", "ig"], protocols=["delete", "keep"])`."""
-    return said + _evaluated(found)
+    return TOKENS + _evaluated(found)
 
 
 def components(found: dict[str, Evaluation]) -> str:
-    said = """*The paper*: without the heads and neurons that DePass ranks highest the model fails sooner than without those that
-AtP or their norms rank highest, and without the lowest it keeps its answers longer. AtP is `effect` here.
-
-*Here*, heads and neurons are silenced, the highest or the lowest first, by signed scores and by size. In Python:
-`lm.evaluate("ioi", "heads", protocols=["mask-top", "mask-bottom"])`."""
-    return said + _evaluated(found)
+    return COMPONENTS + _evaluated(found)
 
 
 def _evaluated(found: dict[str, Evaluation]) -> str:
@@ -63,85 +52,50 @@ def _evaluated(found: dict[str, Evaluation]) -> str:
 
 def truthfulness(records: Sequence[Record], separated: Sequence[Record]) -> str:
     n = len({one["prompt"] for one in records})
-    lines = [
-        "*The paper*: a prompt that is told something untrue answers with it; where the tokens that DePass holds responsible",
-        "for a probe's verdict are masked, more answers are right than where tokens are masked that look untruthful",
-        "themselves (TACS): 43 % against 26 % on Llama-2-7B, 59 % against 16 % on Llama-3.1-8B (CounterFact).",
-        "",
-        f"*Here*: {n} facts of five relations, each told with another's answer and then asked for. Probes of layers",
-        f"{', '.join(map(str, LAYERS))} were trained on the other half of the facts, on the last token of true and of false sentences.",
-        "Masked tokens are taken out; DePass takes as many as look untruthful, by rule `half`. *Share*: the right answer's",
-        "probability against the wrong one's. *contrast*: less what the token at the same place contributes on average",
-        "where what is told is true.",
-        "",
-        "| | right | share of the right answer | tokens masked |",
-        "|---|---|---|---|",
-    ]
+    found = []
     for way in ways(records):
         some = [one for one in records if one["way"] == way]
-        cells = (_cell([one["right"] for one in some]), _cell([one["share"] for one in some]))
-        lines.append(f"| {way} | {' | '.join(cells)} | {mean_of(one['masked'] for one in some):.1f} |")
-    lines += [
-        "",
-        "Ahead of masking directly, of random tokens (of the share, fact by fact):",
-        "",
-        "| | of direct | of random |",
-        "|---|---|---|",
+        figures = (_cell([one[key] for one in some]) for key in ("right", "share"))
+        found.append([way, *figures, f"{mean_of(one['masked'] for one in some):.1f}"])
+    ahead = [
+        [way, *(_ahead(records, way, f"{way.split(', ')[0]}, {other}", "share") for other in ("direct", "random"))]
+        for way in ways(records)
+        if ", DePass" in way
     ]
-    for name in dict.fromkeys(way.split(", ")[0] for way in ways(records) if ", DePass" in way):
-        for how in ("DePass", "DePass, contrast"):
-            against = (_ahead(records, f"{name}, {how}", f"{name}, {other}", "share") for other in ("direct", "random"))
-            lines.append(f"| {name}, {how} | {' | '.join(against)} |")
-    lines += [
-        "",
+    apart = [
+        [name, *(_cell([one["right"] for one in separated if (one["probe"], one["layer"]) == (name, layer)])
+                 for layer in LAYERS)]
+        for name in dict.fromkeys(one["probe"] for one in separated)
+    ]  # fmt: skip
+    return "\n\n".join([
+        TRUTHFULNESS.format(n=n, layers=", ".join(map(str, LAYERS))),
+        _table(["", "right", "share of the right answer", "tokens masked"], found),
+        "Ahead in the share, fact by fact:",
+        _table(["", "of masking directly", "of random tokens"], ahead),
         "Sentences that a probe never saw, told apart rightly:",
-        "",
-        "| | " + " | ".join(f"layer {layer}" for layer in LAYERS) + " |",
-        "|---|" + "---|" * len(LAYERS),
-    ]
-    for name in dict.fromkeys(one["probe"] for one in separated):
-        cells = (
-            _cell([float(one["right"]) for one in separated if (one["probe"], one["layer"]) == (name, layer)])
-            for layer in LAYERS
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        _table(["", *(f"layer {layer}" for layer in LAYERS)], apart),
+    ])  # fmt: skip
 
 
 def languages(found: Found, records: Sequence[Record], examples: Sequence[Record]) -> str:
-    n, k = len(found.texts), len({one.meaning[1] for one in found.texts})
-    lines = [
-        "*The paper*: at layer 15 a probe for the language spans a subspace; carried to the end, its part votes for words of",
-        "the prompt's language, what is off it for what the prompt is about, whatever the language, and t-SNE of the",
-        "former has a cluster for every language.",
-        "",
-        f"*Here*: {n} beginnings of sentences ({k} sentences about countries that the probe never saw, in {len(LANGUAGES)} languages) at",
-        f"layer {LAYER}. The probe tells the language of {_cell(found.accuracy)} of a text's tokens (guessing the commonest: {found.majority:.2f}).",
-        "*Language*: how often the nearest text by cosine, among other sentences, is of the same language (0.25 by chance);",
-        f"*meaning*: among other languages, means the same ({k * len(LANGUAGES[1:]) / n / k * len(LANGUAGES) / (len(LANGUAGES) - 1) * 1:.2f} by chance). *Votes*: how far the {VOTES} tokens voted for most are those of",
-        "other sentences in the same language, and of the same sentence in other languages (Jaccard). *random*, *principal*:",
-        "subspaces of the same rank. *contrast*: less the mean of all texts.",
-        "",
-        "| part | language | meaning | votes, same language | votes, same meaning |",
-        "|---|---|---|---|---|",
+    n, sentences = len(found.texts), len({one.meaning[1] for one in found.texts})
+    keys = ("language", "meaning", "votes of the language", "votes of the meaning")
+    rows = [
+        [part, *(_cell([one[key] for one in records if one["part"] == part]) for key in keys)]
+        for part in dict.fromkeys(one["part"] for one in records)
     ]
-    for part in dict.fromkeys(one["part"] for one in records):
-        some = [one for one in records if one["part"] == part]
-        keys = ("language", "meaning", "votes of the language", "votes of the meaning")
-        lines.append(f"| {part} | {' | '.join(_cell([one[key] for one in some]) for key in keys)} |")
-    lines += [
-        "",
+    voted = [[one["part"], one["text"], " ".join(f"`{_plain(token)}`" for token in one["tokens"])] for one in examples]
+    said = LANGUAGE.format(
+        n=n, sentences=sentences, languages=len(LANGUAGES), layer=LAYER, accuracy=_cell(found.accuracy),
+        majority=found.majority, chance=len(LANGUAGES) / n, votes=VOTES,
+    )  # fmt: skip
+    return "\n\n".join([
+        said,
+        _table(["part", "language", "meaning", "votes, same language", "votes, same meaning"], rows),
         "![the language's part behind the last layer, by t-SNE](paper-languages.png)",
-        "",
         "What is voted for most:",
-        "",
-        "| part | text | tokens |",
-        "|---|---|---|",
-    ]
-    for one in examples:
-        tokens = " ".join(f"`{_plain(token)}`" for token in one["tokens"])
-        lines.append(f"| {one['part']} | {one['text']} | {tokens} |")
-    return "\n".join(lines)
+        _table(["part", "text", "tokens"], voted),
+    ])  # fmt: skip
 
 
 def _plain(token: str) -> str:
@@ -149,24 +103,63 @@ def _plain(token: str) -> str:
 
 
 def neurons(records: Sequence[Record], layer: int) -> str:
-    lines = [
-        "*The paper*: neurons of a layer take DePass a hundredth of the time that taking each one out takes.",
-        "",
-        f"*Here*: every neuron of all layers in one sweep with its effect, against taking each of layer {layer}'s out, {TOGETHER} in one run",
-        "of the model. Seconds of the processor, one thread. *Agree*: Spearman's rank correlation over the neurons.",
-        "",
-        "| prompt | tokens | all layers in one sweep | one layer, each taken out | times, all layers | contributions agree | effects agree |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for one in records:
-        times = one["theirs"] * one["layers"] / one["ours"]
-        lines.append(
-            f"| {one['prompt']} | {one['tokens']} | {one['ours']:.2f} | {one['theirs']:.1f} | {times:,.0f} | "
-            f"{one['contribution']:.2f} | {one['effect']:.2f} |"
-        )
-    return "\n".join(lines)
+    rows = [
+        [
+            one["prompt"], str(one["tokens"]), f"{one['ours']:.2f}", f"{one['theirs']:.1f}",
+            f"{one['theirs'] * one['layers'] / one['ours']:,.0f}", f"{one['contribution']:.2f}", f"{one['effect']:.2f}",
+        ]
+        for one in records
+    ]  # fmt: skip
+    head = [
+        "prompt", "tokens", "all layers in one sweep", "one layer, each taken out", "times, all layers",
+        "contributions agree", "effects agree",
+    ]  # fmt: skip
+    return NEURONS.format(layer=layer, together=TOGETHER) + "\n\n" + _table(head, rows)
 
 
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TRUTHFULNESS = """*The paper*: a prompt that is told something untrue answers with it. Where the tokens that DePass holds
+responsible for a probe's verdict are masked, more answers are right than where those are masked that look untruthful
+themselves (TACS): 43 % against 26 % on Llama-2-7B, 59 % against 16 % on Llama-3.1-8B (CounterFact).
+
+*Here*: {n} facts of five relations, each told with another's answer and then asked for. Probes of layers {layers} were
+trained on the other half of the facts, on the last token of true and of false sentences. Masked tokens are taken out;
+DePass takes as many as look untruthful, by rule `half`. *Share*: the right answer's probability against the wrong
+one's. *Contrast*: less what the token at the same place contributes on average where what is told is true."""
+LANGUAGE = """*The paper*: at layer 15 a probe for the language spans a subspace. Carried to the end, its part votes for
+words of the prompt's language, what is off it for what the prompt is about, whatever the language; and t-SNE of the
+former has a cluster for every language.
+
+*Here*: {n} beginnings of sentences ({sentences} sentences in {languages} languages, about countries that the probe never
+saw) at layer {layer}. The probe tells the language of {accuracy} of a text's tokens (guessing the commonest:
+{majority:.2f}). *Language*: how often the nearest text by cosine, among other sentences, is of the same language (0.25 by
+chance). *Meaning*: how often the nearest, among other languages, means the same ({chance:.2f} by chance). *Votes*: how far
+the {votes} tokens voted for most are those of other sentences in the same language, and of the same sentence in other
+languages (Jaccard). *random*, *principal*: subspaces of the same rank. *Contrast*: less the mean of all texts.
+
+So the language's part knows the language and not the meaning. But a random part of the same rank knows the language
+nearly as well, and so does what is off it: on this model clusters by language are no evidence that a subspace is one of
+language. Nor does the part vote for words of the language; what is off it does. Contrast does not mend that."""
+NEURONS = """*The paper*: neurons of a layer take DePass a hundredth of the time that taking each one out takes.
+
+*Here*: every neuron of all layers in one sweep with its effect, against taking each of layer {layer}'s out, {together} in
+one run of the model. Seconds of the processor, one thread. *Agree*: Spearman's rank correlation over the neurons."""
+TOKENS = """*The paper*: tokens that DePass ranks highest are those without which the answer is lost (deleted, the
+answer's probability falls faster than by other methods), and with which alone it stays; on its models DePass is ahead
+of gradients, integrated gradients and attention. Its rule is `softmax`.
+
+*Here* a method's curve is the answer's share of what it was as its top tokens are deleted (lower is better), or alone
+are kept (higher). In Python: `lm.evaluate("facts", methods=["softmax", "half"], protocols=["delete"], limit=3)`."""
+COMPONENTS = """*The paper*: without the heads and neurons that DePass ranks highest the model fails sooner than
+without those that AtP or their norms rank highest, and without the lowest it keeps its answers longer. AtP is `effect`
+here.
+
+*Here* heads and neurons are silenced, the highest or the lowest first, by signed scores and by size. In Python:
+`lm.evaluate("ioi", "heads", protocols=["mask-top"], methods=["half", "effect"], limit=2)`."""
 SAES = """*The paper*: three features of Llama Scope's SAEs on Llama-3.1-8B and the tokens that activate them, by DePass.
 
 *Here*: `python -m depass_sae.evaluation.llama_scope` makes the three cases with the original model and SAEs side by side

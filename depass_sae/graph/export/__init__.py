@@ -156,6 +156,8 @@ def _known(format: str) -> str:
 def read_graph(path: str | os.PathLike[str]) -> nx.DiGraph:
     """The feature-flow graph in a .json or .graphml file that `write_graph` wrote.
 
+    A .json of Neuronpedia's or circuit-tracer's is read, too, to look at, compare and label: what it leaves out of a
+    feature's inflow comes from one ``remainder`` node, and ``g.graph["read_from"]`` says whose it is.
     Raises UserError with one line, which names the file and the place in it, for whatever is wrong with it.
     """
     path = Path(path)

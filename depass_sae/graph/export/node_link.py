@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...files import parse_json
 from ..document import document_of, graph_of
+from .theirs import graph_of_theirs, is_theirs
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -21,5 +22,9 @@ def to_json(g: nx.DiGraph) -> str:
 
 
 def from_json(text: str) -> nx.DiGraph:
-    """The graph of a JSON text. Raises UserError with one line for one that is broken or does not hold together."""
-    return graph_of(parse_json(text, finite=True))
+    """The graph of a JSON text: ours, or one of Neuronpedia's or circuit-tracer's (:mod:`.theirs`).
+
+    Raises UserError with one line for one that is broken or does not hold together.
+    """
+    document = parse_json(text, finite=True)
+    return graph_of_theirs(document) if is_theirs(document) else graph_of(document)
