@@ -17,9 +17,9 @@ from .truthfulness import LAYERS, ways
 
 HEAD = f"""# The paper's experiments
 
-Made by `make paper` (`python -m depass_sae.evaluation.paper`) on SmolLM2-135M, on the processor; `SECTION` alone is made
-again by `python -m depass_sae.evaluation.paper SECTION`. The paper's models have 1.5 to 70 billion parameters, this one
-has 0.135: what it shows is that the experiments run, and which way they go here. The sentences are this project's own.
+Made by `make paper` on SmolLM2-135M; one section alone by `python -m depass_sae.evaluation.paper SECTION`. The paper's
+models have 1.5 to 70 billion parameters, this one has 0.135: what is shown is that the experiments run, and which way
+they go here. The sentences are this project's own.
 
 Intervals are {LEVEL:.0%}, of prompts drawn again with replacement, which says how sure the figures are for prompts like
 these.
@@ -122,49 +122,59 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TRUTHFULNESS = """*The paper*: a prompt that is told something untrue answers with it. Where the tokens that DePass holds
-responsible for a probe's verdict are masked, more answers are right than where those are masked that look untruthful
-themselves (TACS): 43 % against 26 % on Llama-2-7B, 59 % against 16 % on Llama-3.1-8B (CounterFact).
+TRUTHFULNESS = """\
+*The paper*: a prompt that is told something untrue answers with it. Where the tokens that DePass holds
+responsible for a probe's verdict are masked, more answers are right than where those are masked that look
+untruthful themselves (TACS): 43 % against 26 % on Llama-2-7B, 59 % against 16 % on Llama-3.1-8B (CounterFact).
 
-*Here*: {n} facts of five relations, each told with another's answer and then asked for. Probes of layers {layers} were
-trained on the other half of the facts, on the last token of true and of false sentences. Masked tokens are taken out;
-DePass takes as many as look untruthful, by rule `half`. *Share*: the right answer's probability against the wrong
-one's. *Contrast*: less what the token at the same place contributes on average where what is told is true."""
-LANGUAGE = """*The paper*: at layer 15 a probe for the language spans a subspace. Carried to the end, its part votes for
-words of the prompt's language, what is off it for what the prompt is about, whatever the language; and t-SNE of the
+*Here*: {n} facts of five relations, each told with another's answer and then asked for. Probes of layers
+{layers} were trained on the other half of the facts, on the last token of true and of false sentences. Masked
+tokens are taken out; DePass takes as many as look untruthful, by rule `half`. *Share*: the right answer's
+probability against the wrong one's. *Contrast*: less what the token at the same place contributes on average
+where what is told is true."""
+LANGUAGE = """\
+*The paper*: at layer 15 a probe for the language spans a subspace. Carried to the end, its part votes for words
+of the prompt's language, what is off it for what the prompt is about, whatever the language; and t-SNE of the
 former has a cluster for every language.
 
-*Here*: {n} beginnings of sentences ({sentences} sentences in {languages} languages, about countries that the probe never
-saw) at layer {layer}. The probe tells the language of {accuracy} of a text's tokens (guessing the commonest:
-{majority:.2f}). *Language*: how often the nearest text by cosine, among other sentences, is of the same language (0.25 by
-chance). *Meaning*: how often the nearest, among other languages, means the same ({chance:.2f} by chance). *Votes*: how far
-the {votes} tokens voted for most are those of other sentences in the same language, and of the same sentence in other
-languages (Jaccard). *random*, *principal*: subspaces of the same rank. *Contrast*: less the mean of all texts.
+*Here*: {n} beginnings of sentences ({sentences} sentences in {languages} languages, about countries that the
+probe never saw) at layer {layer}. The probe tells the language of {accuracy} of a text's tokens (guessing the
+commonest: {majority:.2f}). *Language*: how often the nearest text by cosine, among other sentences, is of the
+same language (0.25 by chance). *Meaning*: how often the nearest, among other languages, means the same
+({chance:.2f} by chance). *Votes*: how far the {votes} tokens voted for most are those of other sentences in the
+same language, and of the same sentence in other languages (Jaccard). *random*, *principal*: subspaces of the
+same rank. *Contrast*: less the mean of all texts.
 
-So the language's part knows the language and not the meaning. But a random part of the same rank knows the language
-nearly as well, and so does what is off it: on this model clusters by language are no evidence that a subspace is one of
-language. Nor does the part vote for words of the language; what is off it does. Contrast does not mend that."""
-NEURONS = """*The paper*: neurons of a layer take DePass a hundredth of the time that taking each one out takes.
+So the language's part knows the language and not the meaning. But a random part of the same rank knows the
+language nearly as well, and so does what is off it: on this model clusters by language are no evidence that a
+subspace is one of language. Nor does the part vote for words of the language; what is off it does. Contrast
+does not mend that."""
+NEURONS = """\
+*The paper*: neurons of a layer take DePass a hundredth of the time that taking each one out takes.
 
-*Here*: every neuron of all layers in one sweep with its effect, against taking each of layer {layer}'s out, {together} in
-one run of the model. Seconds of the processor, one thread. *Agree*: Spearman's rank correlation over the neurons."""
-TOKENS = """*The paper*: tokens that DePass ranks highest are those without which the answer is lost (deleted, the
-answer's probability falls faster than by other methods), and with which alone it stays; on its models DePass is ahead
-of gradients, integrated gradients and attention. Its rule is `softmax`.
+*Here*: every neuron of all layers in one sweep with its effect, against taking each of layer {layer}'s out,
+{together} in one run of the model. Seconds of the processor, one thread. *Agree*: Spearman's rank correlation
+over the neurons."""
+TOKENS = """\
+*The paper*: tokens that DePass ranks highest are those without which the answer is lost (deleted, the answer's
+probability falls faster than by other methods), and with which alone it stays; on its models DePass is ahead of
+gradients, integrated gradients and attention. Its rule is `softmax`.
 
-*Here* a method's curve is the answer's share of what it was as its top tokens are deleted (lower is better), or alone
-are kept (higher). In Python: `lm.evaluate("facts", methods=["softmax", "half"], protocols=["delete"], limit=3)`."""
-COMPONENTS = """*The paper*: without the heads and neurons that DePass ranks highest the model fails sooner than
-without those that AtP or their norms rank highest, and without the lowest it keeps its answers longer. AtP is `effect`
-here.
+*Here* a method's curve is the answer's share of what it was as its top tokens are deleted (lower is better), or
+alone are kept (higher). In Python: `lm.evaluate("facts", methods=["softmax", "half"], protocols=["delete"],
+limit=3)`."""
+COMPONENTS = """\
+*The paper*: without the heads and neurons that DePass ranks highest the model fails sooner than without those
+that AtP or their norms rank highest, and without the lowest it keeps its answers longer. AtP is `effect` here.
 
 *Here* heads and neurons are silenced, the highest or the lowest first, by signed scores and by size. In Python:
 `lm.evaluate("ioi", "heads", protocols=["mask-top"], methods=["half", "effect"], limit=2)`."""
-SAES = """*The paper*: three features of Llama Scope's SAEs on Llama-3.1-8B and the tokens that activate them, by DePass.
+SAES = """\
+*The paper*: three features of Llama Scope's SAEs on Llama-3.1-8B and the tokens that activate them, by DePass.
 
-*Here*: `python -m depass_sae.evaluation.llama_scope` makes the three cases with the original model and SAEs side by side
-with the paper's numbers where these weights are; `notebooks/05_llama_scope.ipynb` is the same as a notebook. The gallery
-(`graphs/`) has the same three questions on SmolLM2."""
+*Here*: `python -m depass_sae.evaluation.llama_scope` makes the three cases with the original model and SAEs
+side by side with the paper's numbers where these weights are; `notebooks/05_llama_scope.ipynb` is the same as a
+notebook. The gallery (`graphs/`) has the same three questions on SmolLM2."""
 
 
 def _cell(numbers: Sequence[float]) -> str:

@@ -124,7 +124,7 @@ def _responsible(lm: LM, told: Told, probes: dict[int, Probe], untruthful: Seque
     for layer, probe in probes.items():
         w = torch.tensor(probe.weight[0], dtype=torch.float32)
         at = {"pos": untruthful[0]} if len(untruthful) == 1 else {"pos": "all"}
-        found = lm.attribute_tokens(told.ids, direction=w, layer=layer, **at)  # type: ignore[arg-type]
+        found = lm.attribute_tokens(told.ids, direction=w, layer=layer, **at)
         for target in (one for one in found.targets if one.pos in untruthful):
             values = target.contributions[: len(told.info)].numpy()
             total[: len(values)] += values / len(untruthful) / len(probes)
