@@ -84,7 +84,7 @@ def test_the_version_is_written_in_one_place() -> None:
 def test_every_extra_says_what_it_is_for() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
-    assert {"demo", "notebook", "index", "ray", "docs", "test", "dev"} == set(extras)
+    assert {"demo", "notebook", "index", "paper", "ray", "docs", "test", "dev"} == set(extras)
     for name in extras:
         assert re.search(rf"^# .+\n{name} = \[", text, re.MULTILINE), name
 

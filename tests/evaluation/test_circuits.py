@@ -23,7 +23,6 @@ from depass_sae.evaluation.circuits import (
     _of_sentence,
     as_many,
     asked,
-    exchanged,
     measured,
     page,
     run,
@@ -56,7 +55,7 @@ def test_the_model_knows_the_facts(lm: ds.LM) -> None:
 
 def test_of_a_sentence_the_contrast_is_as_long_and_asks_for_the_other_name(lm: ds.LM) -> None:
     for sentence in sentences():
-        other = exchanged(sentence)
+        other = sentence.exchanged
         assert other != sentence.text
         assert len(lm.encode(other)) == len(lm.encode(sentence.text))
         assert other.count(sentence.indirect_object) == sentence.text.count(sentence.indirect_object) + 1

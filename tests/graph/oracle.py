@@ -440,7 +440,7 @@ def recorded(plain: Plain, ids: Tensor) -> list[dict[str, Tensor]]:
 def followed(scores: Tensor, seen: Tensor, change: Tensor) -> Tensor:
     """How a softmax follows a change of its scores, on average on the way from no score to these."""
     found = torch.zeros_like(scores)
-    for point, weight in zip(*np.polynomial.legendre.leggauss(16), strict=True):
+    for point, weight in zip(*np.polynomial.legendre.leggauss(200), strict=True):
         there = ((point + 1) / 2 * scores).masked_fill(~seen, -math.inf).softmax(-1)
         found = found + weight / 2 * there * (change - (there * change).sum(-1, keepdim=True))
     return found

@@ -80,7 +80,7 @@ def test_every_feature_and_logit_is_the_sum_of_what_flows_in(
     )  # fmt: skip
     assert len(g) <= max_nodes
     assert len(summed(g)) >= 2
-    assert adds_up(g)
+    assert adds_up(g, 1e-4)  # float32, where much cancels
     assert graph_of(document_of(g)).nodes == g.nodes  # the format's own checks pass, too
 
 

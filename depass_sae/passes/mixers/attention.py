@@ -109,7 +109,12 @@ class Attention(Mixer):
         return torch.cat([capped, sink], dim=-1).softmax(dim=-1)[..., :-1]
 
     def _apart(self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"]) -> float:
-        """How far the scores of two keys that one query sees lie apart at most, soft-capped; a sink's among them."""
+        """How far the scores of two keys that one query sees lie apart at most, soft-capped; a sink's among them.
+
+        On a device other than the host, which is not waited for, as far as in all but very certain heads.
+        """
+        if scores.device.type != "cpu":
+            return FAR
         cap, sinks = self.part.scores.softcap, self.part.scores.sinks
         capped = scores if cap is None else cap * torch.tanh(scores / cap)
         high, low = capped.masked_fill(~seen, -torch.inf).amax(-1), capped.masked_fill(~seen, torch.inf).amin(-1)
@@ -524,6 +529,8 @@ class Attention(Mixer):
 
 CERTAIN = 28.0
 """How far scores lie apart where nobody has seen them: as far as in most heads."""
+FAR = 44.0
+"""The same where it is computed with, and cannot be looked at."""
 
 
 def reach(queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], window: int | None) -> Bool[Tensor, "query key"]:

@@ -41,11 +41,6 @@ def test_the_format_may_be_named_against_the_suffix(tmp_path: Path) -> None:
     assert (tmp_path / "graph.xml").read_text().startswith("<?xml")
 
 
-def test_a_neuronpedia_file_cannot_be_read_back_and_says_so(tmp_path: Path) -> None:
-    write_graph(sample_graph(), tmp_path / "graph.json", format="neuronpedia")
-    assert "this is a Neuronpedia graph" in refused(tmp_path / "graph.json")
-
-
 @pytest.mark.parametrize("name", ["graph", "graph.txt", "graph.json.gz", ".json"])
 def test_a_suffix_that_says_nothing_is_refused_with_the_choices(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"let it end with \.json, \.graphml, \.html, .*neuronpedia"):

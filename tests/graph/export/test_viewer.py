@@ -333,7 +333,7 @@ def test_a_node_lists_which_two_others_decided_where_heads_looked(viewer: Viewer
     viewer.open(g).node(name).click()
     rows = viewer.page.locator("table[data-list='who looked for whom'] tbody tr")
     assert rows.count() == 1
-    assert rows.locator("td").last.inner_text() in ("−1.25", "-1.25")
+    assert rows.locator("td").last.inner_text() in ("−1.250", "-1.250")
     rows.locator("button").nth(1).click()
     assert "who looked for whom" not in viewer.page.locator("#panel").inner_text()  # the key's own panel
 
