@@ -34,6 +34,13 @@ WHAT = {
 }
 
 
+def missing(names: Sequence[str]) -> str:
+    """What of the page was not made."""
+    if not names:
+        return ""
+    return f"\nNot made here yet: {', '.join(WHAT[name] for name in names)}; small runs are in [evaluate.md](evaluate.md).\n"
+
+
 def section(name: str, text: str) -> str:
     return f"\n## {WHAT[name]}\n\nSection `{name}`.\n\n{text.strip()}\n"
 
@@ -74,6 +81,7 @@ def truthfulness(records: Sequence[Record], separated: Sequence[Record]) -> str:
         _table(["", "of masking directly", "of random tokens"], ahead),
         "Sentences that a probe never saw, told apart rightly:",
         _table(["", *(f"layer {layer}" for layer in LAYERS)], apart),
+        MASKED,
     ])  # fmt: skip
 
 
@@ -132,6 +140,10 @@ untruthful themselves (TACS): 43 % against 26 % on Llama-2-7B, 59 % against 16 %
 tokens are taken out; DePass takes as many as look untruthful, by rule `half`. *Share*: the right answer's
 probability against the wrong one's. *Contrast*: less what the token at the same place contributes on average
 where what is told is true."""
+MASKED = """\
+So tokens that DePass holds responsible are masked to more effect than those that look untruthful, and than random
+ones; contrast makes it clearer with the logistic probe, and a difference of means, which tells sentences apart less
+well, does worse."""
 LANGUAGE = """\
 *The paper*: at layer 15 a probe for the language spans a subspace. Carried to the end, its part votes for words
 of the prompt's language, what is off it for what the prompt is about, whatever the language; and t-SNE of the
