@@ -38,7 +38,8 @@ def missing(names: Sequence[str]) -> str:
     """What of the page was not made."""
     if not names:
         return ""
-    return f"\nNot made here yet: {', '.join(WHAT[name] for name in names)}; small runs are in [evaluate.md](evaluate.md).\n"
+    said = ", ".join(WHAT[name] for name in names)
+    return f"\nNot made here yet: {said}; small runs are in [evaluate.md](evaluate.md).\n"
 
 
 def section(name: str, text: str) -> str:
