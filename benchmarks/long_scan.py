@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import random
 import re
-import resource
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .measure import peak
+from .packs import packs_of, run_bare
 
 TOKENS = 2_000_000
 SENTENCES = (4, 12)
@@ -87,8 +89,6 @@ class Beside:
     bare: Spent = field(default_factory=Spent)
 
     def run(self, subject: Any, work: Any, units: Iterable[Any], tell: Any) -> Iterator[Any]:
-        from .scan import packs_of
-
         began = time.process_time()
         for number, unit in enumerate(units):
             work.do(subject, unit)
@@ -101,16 +101,3 @@ class Beside:
             run_bare(self.model, [pack for pack, _ in some])
             self.bare.add(sum(count for _, count in some), began)
             began = time.process_time()
-
-
-def run_bare(model: Any, packs: Iterable[Any]) -> None:
-    import torch
-
-    with torch.no_grad():
-        for pack in packs:
-            model(pack, use_cache=False)
-
-
-def peak() -> float:
-    """GiB that this process held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -123,7 +123,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak(device: torch.device) -> float:
+def peak(device: torch.device = torch.device("cpu")) -> float:  # noqa: B008 (a constant)
     """The most memory that this process has held, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from .long_scan import peak, run_bare
+from .measure import peak
+from .packs import packs_of, run_bare
 
 REPEATS = 3
 TOKENS = 8_192
@@ -71,21 +71,6 @@ def scan(threads: int) -> Iterator[str]:
         once = _seconds(lambda: lm.scan(["Once."], Path(folder) / "ix"))
     yield f"once for an index                {once:8.1f} s"
     yield f"peak memory                      {peak():8.2f} GiB"
-
-
-def packs_of(unit: Any) -> list[tuple[Any, int]]:
-    """A unit's windows as a scan packs them, ids [window, token]; and of each how many tokens are no padding."""
-    import torch
-
-    from depass_sae.index.firings import TOGETHER
-    from depass_sae.passes.many import alike_in_length
-
-    rows, packs = [window.token_ids for window in unit.windows], []
-    for group in alike_in_length([len(ids) for ids in rows], TOGETHER):
-        longest = max(len(rows[i]) for i in group)
-        pack = torch.tensor([[*rows[i], *rows[i][-1:] * (longest - len(rows[i]))] for i in group])
-        packs.append((pack, sum(len(rows[i]) for i in group)))
-    return packs
 
 
 def _seconds(run: Callable[[], object]) -> float:

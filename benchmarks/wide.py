@@ -7,13 +7,14 @@ Peaks are of the whole process, the libraries among them.
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from .measure import peak
 
 WIDTH, ACTIVE, UNITS = 2**18, 100, 17
 WINDOW, VOCABULARY, REPORTED = 128, 50_000, (1, 15, 16, 17)
@@ -30,7 +31,7 @@ def wide(threads: int) -> Iterator[str]:
     from depass_sae.models.place import Place
 
     hook, choosing, draw = Place(0, "resid_post"), Choosing(), np.random.default_rng(0)
-    yield f"before: {_peak():.2f} GiB"
+    yield f"before: {peak():.2f} GiB"
     with tempfile.TemporaryDirectory() as folder:
         parts = Parts(Path(folder), {hook: WIDTH}, choosing)
         per_unit, began = UNIT // WINDOW, time.process_time()
@@ -50,11 +51,11 @@ def wide(threads: int) -> Iterator[str]:
                 size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 2**20
                 seconds = (time.process_time() - began) / (number + 1)
                 yield (
-                    f"after {(number + 1) * UNIT:9,} tokens: peak {_peak():.2f} GiB, {size:7.0f} MiB on the disk, "
+                    f"after {(number + 1) * UNIT:9,} tokens: peak {peak():.2f} GiB, {size:7.0f} MiB on the disk, "
                     f"{seconds:.1f} s a unit of {UNIT:,} tokens"
                 )
         root = parts.merge(parts.all(), 9, 0)
-        yield f"merged to one part of {len(root.entries)} units: peak {_peak():.2f} GiB"
+        yield f"merged to one part of {len(root.entries)} units: peak {peak():.2f} GiB"
 
 
 def _drawn(draw: np.random.Generator, token: np.ndarray, rows: np.ndarray) -> tuple:
@@ -67,7 +68,3 @@ def _drawn(draw: np.random.Generator, token: np.ndarray, rows: np.ndarray) -> tu
     code = np.unique((feature % WIDTH) << 32 | rows[:, None])
     found = torch.from_numpy(code >> 32), torch.from_numpy(code & 0xFFFFFFFF)
     return (*found, torch.from_numpy(draw.lognormal(1, 1, len(code)).astype(np.float32)))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

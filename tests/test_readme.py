@@ -196,6 +196,8 @@ def test_every_block_is_code_that_is_run_or_what_was_printed() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for language, block in blocks():
         assert language in {"", "python", "text", "sql", "json"}, str(block)  # SQL: tests/index/test_format.py
+        for line in block.text.splitlines() if language == "json" else ():
+            assert json.loads(line), f"{block}: {line}"
         for line in block.text.splitlines() if not language else ():
             first, _, rest = line.strip().partition(" ")
             assert first in {"", "depass-sae", "make", "#"} or line.startswith(" "), f"{block}: {line}"

@@ -61,6 +61,32 @@ class Game(Protocol):
         """f of coalitions, in float64 on the host. draw: which of the draws each is played with."""
 
 
+@dataclass(frozen=True)
+class Within:
+    """A game that is another in all that it does not say otherwise."""
+
+    game: Game
+
+    @property
+    def players(self) -> int:
+        return self.game.players
+
+    @property
+    def whole(self) -> float:
+        return self.game.whole
+
+    @property
+    def chance(self) -> bool:
+        return self.game.chance
+
+    @property
+    def room(self) -> int:
+        return self.game.room
+
+    def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+        return self.game.play(kept, draw)
+
+
 def each_once(
     rows: Shaped[Tensor, "row *"], room: int, run: Callable[[Tensor], Float[Tensor, "some *value"]]
 ) -> Float[Tensor, "row *value"]:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..view import words
 from .resumed import LEVEL, RESAMPLED
 
 Many = Float[Tensor, "*draw prompt number"]
@@ -88,3 +89,11 @@ def _drawn(of: Callable[[list[Tensor]], Tensor], samples: Sequence[Float[Tensor,
 def _draws(n: int) -> Int[Tensor, "draw prompt"]:
     """The same for every figure of so many prompts."""
     return torch.randint(n, (RESAMPLED, n), generator=torch.Generator().manual_seed(0))
+
+
+def written(one: Estimate, sign: bool = False) -> str:
+    """``0.41 (0.33 to 0.49)``"""
+    write = words.signed if sign else words.number
+    if one.low != one.low:
+        return write(one.value, 2)
+    return f"{write(one.value, 2)} ({write(one.low, 2)} to {write(one.high, 2)})"

@@ -16,7 +16,7 @@ from ..texts import together
 from ..view import words
 from ..view.blocks import Block, Column, Note, Row, Table
 from ..view.shown import Shown
-from .figures import STATISTICS, Estimate, Figure, difference, estimate
+from .figures import STATISTICS, Estimate, Figure, difference, estimate, written
 from .protocols import CEILING, Protocol
 from .resumed import LEVEL
 
@@ -190,7 +190,7 @@ class Evaluation(Shown):
                 if not any(own):
                     continue
                 n = next(one.found.n for one in own if one is not None)
-                told, *rest = ["" if one is None else _shown(one.found) for one in own]
+                told, *rest = ["" if one is None else written(one.found) for one in own]
                 ahead = "" if own[0] is None else _ahead(own[0])
                 name = THE_CEILING if method == CEILING else method
                 rows.append(Row((name, told, ahead, *rest, n), "aside" if method == CEILING else "ranked"))
@@ -207,12 +207,4 @@ def _head(figure: Figure) -> str:
 
 
 def _ahead(one: Told) -> str:
-    return "" if one.ahead is None else _shown(one.ahead, sign=True) + " *" * one.wins
-
-
-def _shown(one: Estimate, sign: bool = False) -> str:
-    """``0.41 (0.33 to 0.49)``"""
-    write = words.signed if sign else words.number
-    if one.low != one.low:
-        return write(one.value, 2)
-    return f"{write(one.value, 2)} ({write(one.low, 2)} to {write(one.high, 2)})"
+    return "" if one.ahead is None else written(one.ahead, sign=True) + " *" * one.wins

@@ -26,7 +26,8 @@ from torch import Tensor
 from ..attribution.components import HEADS, NEURONS, Grain
 from ..attribution.measure import BATCH_TOKENS, TextGame
 from ..attribution.removal import removal_by
-from ..attribution.shapley import LEAST, each_once
+from ..attribution.shapley import LEAST, Within, each_once
+from ..attribution.shapley import Game as Worth
 from ..errors import UserError
 from ..graph.feature_game import FeatureGame
 from ..models.place import Place
@@ -38,62 +39,29 @@ from .question import AHEAD, VALUE, Question, outcomes
 ZERO, MEAN = "zero", "mean"
 
 
-class Game(Protocol):
-    """A :class:`..attribution.shapley.Game` that tells more than the target's value.
+class Game(Worth, Protocol):
+    """A game that tells more than the target's value.
 
     cells: of every player a number; random sets are like a given one where they have as many players of each.
     """
 
     @property
-    def players(self) -> int: ...
-
-    @property
-    def whole(self) -> float: ...
-
-    @property
-    def chance(self) -> bool: ...
-
-    @property
-    def room(self) -> int: ...
-
-    @property
     def cells(self) -> Int[Tensor, "player"]: ...
-
-    def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]: ...
 
     def outcomes(self, kept: Bool[Tensor, "row player"]) -> Float[Tensor, "row 3"]:
         """By the first draw; the columns are those of :func:`.outcomes`."""
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Remembered(Within):
     """A game of which no set is run twice: methods agree on many."""
 
     game: Game
     known: dict[bytes, Float[Tensor, "3"]] = field(default_factory=dict)
 
     @property
-    def players(self) -> int:
-        return self.game.players
-
-    @property
-    def whole(self) -> float:
-        return self.game.whole
-
-    @property
-    def chance(self) -> bool:
-        return self.game.chance
-
-    @property
-    def room(self) -> int:
-        return self.game.room
-
-    @property
     def cells(self) -> Int[Tensor, "player"]:
         return self.game.cells
-
-    def play(self, kept: Bool[Tensor, "row player"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
-        return self.game.play(kept, draw)
 
     def outcomes(self, kept: Bool[Tensor, "row player"]) -> Float[Tensor, "row 3"]:
         keys = [row.numpy().tobytes() for row in kept]

@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass
 class Carried:
-    """Sources at every stream that attention may read, each carried on once. depths: those streams'."""
+    """Sources at every stream that attention may read, each carried on once."""
 
     seen: Trace
     growth: Growth

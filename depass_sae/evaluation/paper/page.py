@@ -8,7 +8,7 @@ from statistics import mean as mean_of
 import torch
 
 from ...view.markdown import markdown
-from ..figures import Estimate, difference, estimate, mean
+from ..figures import difference, estimate, mean, written
 from ..found import Evaluation
 from ..resumed import LEVEL, Record
 from .languages import LANGUAGES, LAYER, VOTES, Found
@@ -192,18 +192,14 @@ notebook. The gallery (`graphs/`) has the same three questions on SmolLM2."""
 
 def _cell(numbers: Sequence[float]) -> str:
     found = estimate(_column(numbers), mean)
-    return "" if found is None else _shown(found)
+    return "" if found is None else written(found)
 
 
 def _ahead(records: Sequence[Record], way: str, other: str, key: str) -> str:
     own, others = ({one["prompt"]: one[key] for one in records if one["way"] == name} for name in (way, other))
     found = difference(_column(list(own.values())), _column([others[prompt] for prompt in own]), mean)
-    return "" if found is None else _shown(found, "+")
+    return "" if found is None else written(found, sign=True)
 
 
 def _column(numbers: Sequence[float]) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.float64)[:, None]
-
-
-def _shown(found: Estimate, sign: str = "") -> str:
-    return f"{found.value:{sign}.2f} ({found.low:{sign}.2f} to {found.high:{sign}.2f})"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...attribution.agreement import rank_correlation, twice
 from ...attribution.shapley import Game as Worth
-from ...attribution.shapley import Limits, Sampled, alone, shapley
+from ...attribution.shapley import Limits, Sampled, Within, alone, shapley
 from ..figures import Figure
 from ..games import Game
 from . import CEILING, Measured, Numbers
@@ -33,27 +33,14 @@ MOST = 64
 
 
 @dataclass(frozen=True)
-class Some:
+class Some(Within):
     """Some players of a game; all others are there throughout."""
 
-    game: Game
     which: Int[Tensor, "some"]
 
     @property
     def players(self) -> int:
         return len(self.which)
-
-    @property
-    def whole(self) -> float:
-        return self.game.whole
-
-    @property
-    def chance(self) -> bool:
-        return self.game.chance
-
-    @property
-    def room(self) -> int:
-        return self.game.room
 
     def play(self, kept: Bool[Tensor, "row some"], draw: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         every = torch.ones(len(kept), self.game.players, dtype=torch.bool)
