@@ -72,5 +72,21 @@ def test_ways_mask_as_many_tokens_of_what_was_told(layers: tuple[int, ...]) -> N
         assert mean(masked["direct"]) >= 1
 
 
+def test_contrast_takes_off_what_is_usual_at_a_place(layers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = handle()
+    told = Told.of(lm, SOME[0])
+    width = model().config.hidden_size
+    sure = {layer: Probe(np.zeros((1, width)), np.array([-1.0])) for layer in layers}  # no token looks untruthful
+    scores = np.zeros(len(told.info))
+    scores[[1, 3]] = 5.0, 4.0
+    monkeypatch.setattr(truthfulness, "_responsible", lambda *_: scores)
+    usual = np.zeros(64)
+    usual[1] = 3.0
+    found = truthfulness._masks(lm, told, {"probe": sure}, {"probe": usual})
+    assert found["probe, DePass"] == [[1]]
+    assert found["probe, DePass, contrast"] == [[3]]
+    assert all(len(gone) == 1 for gone in found["probe, random"] + found["probe, direct"])
+
+
 def test_the_largest_go_in_the_order_of_the_text() -> None:
     assert truthfulness._largest(np.array([0.1, 3.0, -4.0, 2.0]), 2) == [1, 3]
