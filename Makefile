@@ -5,7 +5,7 @@ PY = $(VENV)/bin/python
 DEMO = $(VENV)/.ready-demo
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long docs wheel rules circuits graph-sizes truth paper names models-table pictures gallery index notebooks bench lint format clean
+.PHONY: demo test test-long docs wheel lowest rules circuits graph-sizes truth paper names models-table pictures gallery index notebooks bench lint format clean
 
 # Two steps into one environment: what the demo needs, and what the rest does.
 $(DEMO): pyproject.toml constraints.txt
@@ -34,6 +34,9 @@ docs: $(READY)  ## the documentation site: site/
 
 wheel: $(READY)  ## sdist and wheel into dist/, and a trial of the wheel in an environment of its own
 	$(PY) -m depass_sae.dev wheel
+
+lowest: $(READY)  ## a part of the suite, with the lowest versions of dependencies that pyproject.toml allows
+	$(PY) -m depass_sae.dev lowest
 
 rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation

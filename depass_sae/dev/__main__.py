@@ -1,7 +1,8 @@
 """``python -m depass_sae.dev TASK``: what ``make`` and CI do, by one name on every system.
 
 lint: ruff. types: mypy. test: the suite, but for what takes long. docs: the site, into site/. wheel: sdist and wheel
-into dist/, and a trial of the wheel in an environment of its own.
+into dist/, and a trial of the wheel in an environment of its own. lowest: a part of the suite, with the lowest versions of
+dependencies that pyproject.toml allows.
 """
 
 from __future__ import annotations
@@ -49,7 +50,15 @@ def wheel(more: Sequence[str]) -> None:
     build_and_try(ROOT, more)
 
 
-TASKS: dict[str, Callable[[Sequence[str]], None]] = {task.__name__: task for task in (lint, types, test, docs, wheel)}
+def lowest(more: Sequence[str]) -> None:
+    from .lowest import try_lowest
+
+    try_lowest(ROOT, more)
+
+
+TASKS: dict[str, Callable[[Sequence[str]], None]] = {
+    task.__name__: task for task in (lint, types, test, docs, wheel, lowest)
+}
 
 
 def main() -> None:
