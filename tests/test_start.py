@@ -86,3 +86,12 @@ def test_the_python_interface_imports_no_library_of_a_single_question() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_no_command_imports_what_the_published_schemas_are_made_of() -> None:
+    code = (
+        "import sys, depass_sae, depass_sae.cli, depass_sae.report.case.making, depass_sae.index.scan\n"
+        "print([name for name in sys.modules if name.startswith('depass_sae.') and name.endswith('.schema')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -68,7 +68,7 @@ class Left:
     """What was left out of a corpus: how often and why, and the first places."""
 
     why: dict[str, int] = field(default_factory=dict)
-    first: list[dict[str, str]] = field(default_factory=list)
+    first: list[LeftOutPlace] = field(default_factory=list)
 
     def add(self, where: str, why: str) -> None:
         self.why[why] = self.why.get(why, 0) + 1
