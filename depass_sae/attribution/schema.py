@@ -1,4 +1,4 @@
-"""The JSON documents of answers, key by key: which tokens, which heads, modules or neurons, and what a part goes on to do.
+"""The JSON documents of answers, key by key: which tokens, heads, modules or neurons, and what a part goes on to do.
 
 Types alone, of which the published JSON Schema is made; nothing that answers a question imports them. A key that is
 ``NotRequired`` is left out where it says nothing. Keys may be added without a new version, so that the schema lets
@@ -7,10 +7,10 @@ others pass. All values of a target are in units of its pre-activation.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter
-from typing_extensions import NotRequired, TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,7 +51,7 @@ class RuleKeys(TypedDict):
     temperature: float
     first_token: str
     qk_share: NotRequired[float]
-    qk_slope: NotRequired[float]
+    qk_slope: NotRequired[str]
 
 
 class FitKeys(TypedDict):
@@ -252,7 +252,7 @@ class NeuronPart(Part):
 
 
 class LayerRest(TypedDict):
-    """What the stream before a layer's parts brings, and what nothing of it does. module: where modules are asked for."""
+    """value: what the stream before a layer's parts brings; other: what neither does. module: of modules alone."""
 
     layer: Count
     module: NotRequired[str]

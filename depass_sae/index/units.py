@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.load import Loaded
 from ..models.prompt import begins_with_start, special_ids, text_ids
 from .items import Broken, Document, Item
+
+if TYPE_CHECKING:
+    from .schema import LeftOutPlace
 
 MOST_LISTED = 1000
 """So many things that were left out are listed by their places; all are counted."""

@@ -5,10 +5,10 @@ Types alone, as of answers (attribution/schema.py): the published JSON Schema is
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter
-from typing_extensions import NotRequired, TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from ...attribution.schema import (
     Count,
