@@ -79,10 +79,13 @@ def test_a_command_that_ends_leaves_collection_on(monkeypatch: pytest.MonkeyPatc
     assert gc.isenabled()
 
 
-def test_the_python_interface_imports_no_library_of_a_single_question() -> None:
+def test_the_python_interface_imports_no_library_of_a_single_question_and_no_published_schema() -> None:
     code = (
         "import depass_sae.api, sys\n"
-        "print({'transformers', 'sae_lens', 'networkx', 'scipy', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules))"
+        "late = {'transformers', 'sae_lens', 'networkx', 'scipy', 'pandas', 'matplotlib', 'jinja2'}\n"
+        "print(late & set(sys.modules))\n"
+        "import depass_sae.cli, depass_sae.index.scan, depass_sae.report.case.making\n"
+        "print({name for name in sys.modules if name.startswith('depass_sae.') and name.endswith('.schema')})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.split() == ["set()", "set()"]

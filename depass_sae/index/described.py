@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -15,11 +15,13 @@ from ..subject import Subject
 if TYPE_CHECKING:
     from sae_lens import SAE
 
+    from .schema import ModelKeys, ScannedSAE
 
-def described_saes(saes: Mapping[Place, SAE]) -> dict[str, dict[str, Any]]:
+
+def described_saes(saes: Mapping[Place, SAE]) -> dict[str, ScannedSAE]:
     """By hook, in order."""
     return {
-        str(hook): {**describe(saes[hook]), "hook": str(hook), "sha256": weights_hash(saes[hook])}
+        str(hook): cast("ScannedSAE", {**describe(saes[hook]), "hook": str(hook), "sha256": weights_hash(saes[hook])})
         for hook in sorted(saes)
     }
 
@@ -53,7 +55,7 @@ def _blocks(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
     return tensor.reshape(-1).split(2**24)
 
 
-def described_model(subject: Subject) -> dict[str, Any]:
+def described_model(subject: Subject) -> ModelKeys:
     config = subject.adapter.model.config
     known = {name: getattr(config, name, None) for name in ("model_type", "_commit_hash")}
     return {

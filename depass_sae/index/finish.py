@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -31,6 +31,9 @@ from .settings import MOST
 from .summary import TABLES, Summary
 from .tables import GROUP, Writer, blocks, columns_of, count_rows, open_parquet, rows_of
 
+if TYPE_CHECKING:
+    from .schema import KeptActivations, LeftOut, ModelKeys, ScanKeys, ScannedSAE
+
 PARTNERS = 20
 """So many of a feature's are in the index, of those that were kept to be merged."""
 GROUPS = {"contexts": 2**11, "features": 2**11, "windows": 2**7}
@@ -45,9 +48,9 @@ class Asked:
 
     settings: dict[str, Any]
     window: int
-    model: dict[str, Any]
-    saes: dict[str, dict[str, Any]]
-    full: dict[str, Any]
+    model: ModelKeys
+    saes: dict[str, ScannedSAE]
+    full: dict[str, KeptActivations]
 
     def parts(self, folder: Path) -> Parts:
         """The parts that are in a scan's folder."""
@@ -64,7 +67,7 @@ class Scanned:
     documents: int
     digest: str
     tokens: int
-    left_out: dict[str, Any]
+    left_out: LeftOut
 
 
 def decoders_of(folder: Path, hook: Place) -> Path:
@@ -91,7 +94,7 @@ def finish(folder: Path, parts: Parts, scanned: Scanned, settings: Settings) -> 
         tokenizer={"tokens": len(texts), "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest()},
         saes=asked.saes,
         corpus={"documents": scanned.documents, "windows": len(keys), "blake2b": scanned.digest},
-        settings={**asked.settings, "window": asked.window},
+        settings=cast("ScanKeys", {**asked.settings, "window": asked.window}),
         tokens=scanned.tokens,
         drawn=root.drawn,
         full=asked.full,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..files import parse_json, read_text, write_text
 from ..models.place import Place
 
+if TYPE_CHECKING:
+    from .schema import CorpusKeys, Count, KeptActivations, LeftOut, ModelKeys, ScanKeys, ScannedSAE, TokenizerKeys
+
 NAME = "manifest.json"
+FORMAT = "depass-sae index"
 SCHEMA_VERSION = 1
 """Of the files of an index. It rises when something changes its meaning or goes."""
 
@@ -21,21 +25,22 @@ class Manifest:
     """tokens: at which features count. drawn: of these, on how many it was counted which features fire together.
 
     saes: what is known of each, by hook; with ``sha256`` of its weights. full: the features of which every activation
-    is kept. left_out: what of the corpus was not read: ``why`` how often, and the ``first`` places.
+    is kept. left_out: what of the corpus was not read: ``why`` how often, and the ``first`` places. The published JSON
+    Schema is made of these fields (:mod:`.schema`).
     """
 
-    model: dict[str, Any]
-    tokenizer: dict[str, Any]
-    saes: dict[str, dict[str, Any]]
-    corpus: dict[str, Any]
-    settings: dict[str, Any]
-    tokens: int
-    drawn: int
-    full: dict[str, Any]
-    left_out: dict[str, Any]
+    model: ModelKeys
+    tokenizer: TokenizerKeys
+    saes: dict[str, ScannedSAE]
+    corpus: CorpusKeys
+    settings: ScanKeys
+    tokens: Count
+    drawn: Count
+    full: dict[str, KeptActivations]
+    left_out: LeftOut
 
     def write(self, folder: Path) -> None:
-        document = {"schema_version": SCHEMA_VERSION, "format": "depass-sae index", **vars(self)}
+        document = {"schema_version": SCHEMA_VERSION, "format": FORMAT, **vars(self)}
         write_text(folder / NAME, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -50,7 +55,7 @@ class Manifest:
             said = parse_json(read_text(path))
         except UserError as error:
             raise UserError(f"cannot read {path}: {error}") from None
-        if not isinstance(said, dict) or said.get("format") != "depass-sae index":
+        if not isinstance(said, dict) or said.get("format") != FORMAT:
             raise UserError(f"{path} is no index's manifest")
         version = said.pop("schema_version", None)
         if version != SCHEMA_VERSION:

@@ -71,7 +71,7 @@ class FeatureInIndex(Shown):
     """
 
     model: str
-    sae: dict[str, Any]
+    sae: Mapping[str, Any]
     hook: Place
     index: int
     name: str
@@ -174,11 +174,11 @@ class Overview(Shown):
     """What an index is of. left_out: of the corpus."""
 
     folder: str
-    model: dict[str, Any]
-    corpus: dict[str, Any]
+    model: Mapping[str, Any]
+    corpus: Mapping[str, Any]
     tokens: int
-    settings: dict[str, Any]
-    left_out: dict[str, Any]
+    settings: Mapping[str, Any]
+    left_out: Mapping[str, Any]
     saes: tuple[SaeOverview, ...]
 
     @classmethod

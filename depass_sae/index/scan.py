@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..passes.settings import Settings
@@ -29,6 +30,9 @@ from .settings import ScanSettings
 from .shards import Shard, check_shard
 from .units import Cutter, Unit
 from .work import Work
+
+if TYPE_CHECKING:
+    from .schema import KeptActivations, LeftOut
 
 WINDOW = 1024
 """Tokens of a window, where the SAEs do not say how long their contexts were."""
@@ -76,7 +80,9 @@ def _begun(
         raise UserError("no SAEs are loaded; name some with --sae (saes=)")
     folder = check_index_folder(out).absolute()
     widths = {hook: sae.cfg.d_sae for hook, sae in sorted(subject.saes.items())}
-    full = {str(hook): "all" if some is None else list(some) for hook, some in how.full_of(widths).items()}
+    full: dict[str, KeptActivations] = {
+        str(hook): "all" if some is None else list(some) for hook, some in how.full_of(widths).items()
+    }
     asked = Asked(how.to_dict(), window_of(subject, how), described_model(subject), described_saes(subject.saes), full)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -113,7 +119,8 @@ class _Begun:
             )
             (self.folder / ASKED).unlink()
             raise UserError(f"there are no documents in the corpus{first}")
-        left_out = {"count": sum(left.why.values()), "why": dict(sorted(left.why.items())), "first": left.first}
+        why = dict(sorted(left.why.items()))
+        left_out: LeftOut = {"count": sum(why.values()), "why": why, "first": left.first}
         return Scanned(self.asked, cutter.documents, cutter.digest, cutter.tokens, left_out), parts
 
     def write_names(self, settings: Settings) -> None:

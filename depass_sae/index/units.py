@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..models.adapter import Adapter
 from ..models.load import Loaded
 from ..models.prompt import begins_with_start, special_ids, text_ids
 from .items import Broken, Document, Item
+
+if TYPE_CHECKING:
+    from .schema import LeftOutPlace
 
 MOST_LISTED = 1000
 """So many things that were left out are listed by their places; all are counted."""
@@ -68,7 +72,7 @@ class Left:
     """What was left out of a corpus: how often and why, and the first places."""
 
     why: dict[str, int] = field(default_factory=dict)
-    first: list[dict[str, str]] = field(default_factory=list)
+    first: list[LeftOutPlace] = field(default_factory=list)
 
     def add(self, where: str, why: str) -> None:
         self.why[why] = self.why.get(why, 0) + 1

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -106,7 +106,8 @@ def check_same(subject: Subject, index: Index, hooks: Sequence[Place]) -> dict[P
 
     An SAE that the index has not, at a place where it has none, may be there: it is no part of the index's answers.
     """
-    known, own = index.manifest.model, described_model(subject)
+    known: Mapping[str, Any] = index.manifest.model
+    own: Mapping[str, Any] = described_model(subject)
     for key in SAME:
         if None not in (known.get(key), own[key]) and known[key] != own[key]:
             raise UserError(

@@ -1,11 +1,15 @@
 """The pieces that the documentation site is made of, without building it."""
 
+import json
+import re
+
+import jsonschema
 import pytest
 
 import depass_sae as ds
 from depass_sae.dev.site import commands, python
 from depass_sae.dev.site.links import relinked
-from depass_sae.dev.site.pages import ROOT, places
+from depass_sae.dev.site.pages import ROOT, generated, places, schemas
 
 PAGES = {"CHANGELOG.md": "changelog.md", "notebooks/a.ipynb": "tutorials/a.md", "docs/": "", "graphs/": "graphs/"}
 
@@ -34,6 +38,18 @@ def test_a_page_that_moved_still_links_to_its_neighbours() -> None:
 
 def test_every_place_is_of_something_that_is_there() -> None:
     assert not [source for source in places() if not (ROOT / source).exists()]
+
+
+def test_every_published_schema_is_one_and_is_linked_to_from_where_its_files_are_described() -> None:
+    assert set(schemas()) == {f"schemas/{name}.schema.json" for name in ("answer", "graph", "case", "index")}
+    assert schemas().items() <= dict(generated()).items()
+    for text in schemas().values():
+        jsonschema.Draft202012Validator.check_schema(json.loads(text))
+    linked = {
+        page: set(re.findall(r"\]\((schemas/[^)]*)\)", (ROOT / "docs" / page).read_text()))
+        for page in ("file-formats.md", "index-format.md")
+    }
+    assert linked == {"file-formats.md": set(schemas()), "index-format.md": {"schemas/index.schema.json"}}
 
 
 def test_every_public_name_is_on_one_page_of_the_reference() -> None:

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ...graph.document import json_schema
+from ...attribution import schema as answer
+from ...graph import document as graph
+from ...index import schema as index
+from ...report.case import schema as case
 from . import commands, notebooks, python
 from .links import relinked
 
@@ -49,6 +52,18 @@ def studies() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "graphs").glob("*/case.json"))
 
 
+def schemas() -> dict[str, str]:
+    """The JSON Schemas of the documents that the package writes, by their paths on the site."""
+    found = {
+        "answer": answer.json_schema(),
+        "graph": graph.json_schema(),
+        "case": case.json_schema(),
+        "index": index.json_schema(),
+    }
+    said = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {f"schemas/{name}.schema.json": json.dumps(said | one, indent=1) + "\n" for name, one in found.items()}
+
+
 def generated() -> Iterator[tuple[str, str | bytes]]:
     """Every generated page and file of the site, by its path there."""
     where = places()
@@ -62,7 +77,7 @@ def generated() -> Iterator[tuple[str, str | bytes]]:
         yield from ((f"tutorials/{name}", picture) for name, picture in pictures.items())
     yield "commands.md", commands.reference()
     yield from python.pages().items()
-    yield "schemas/graph.schema.json", json.dumps(json_schema(), indent=1) + "\n"
+    yield from schemas().items()
     for path in sorted((ROOT / "graphs").rglob("*")):
         if path.is_file() and path.suffix in {".html", ".json", ".png", ".graphml"}:
             yield path.relative_to(ROOT).as_posix(), path.read_bytes()
