@@ -231,7 +231,7 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             )  # fmt: skip
         return found
     if name == "histogram":
-        return [
+        found = [
             _case(
                 histogram, words, str(words.count(words[-1])), "e",
                 look=(0, 0, len(words) - 1, words.index(words[-1])),
@@ -239,6 +239,7 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             )
             for words in prompts
         ]  # fmt: skip
+        return _half_of_them_briefly(found)
     if name == "sorting":
         found = []
         [copies], [moves] = made.heads_writing("copied"), made.heads_writing("output")
@@ -267,12 +268,22 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             )
             for words in prompts[1:3]
         ]  # fmt: skip
-    return [
+    found = [
         _case(
             bigram, words, "True", "e", look=(0, 0, len(words) - 1, len(words) - 2), **decided.bigram(made, words)
         )
         for words in prompts
     ]  # fmt: skip
+    return _half_of_them_briefly(found)
+
+
+def _of_tokens(case: Case) -> Case:
+    return replace(case, truths={question: case.truths[question] for question in OF_TOKENS})
+
+
+def _half_of_them_briefly(cases: Sequence[Case]) -> list[Case]:
+    """Every second one of tokens alone: of the rest it has nothing new to say."""
+    return [_of_tokens(case) if number % 2 else case for number, case in enumerate(cases)]
 
 
 def _noted(made: Compiled, words: Sequence[str], key: int) -> dict[str, Values]:
@@ -332,7 +343,5 @@ def circuit(name: str, *, fold: bool = True, swapped: bool = False, sign: tuple[
         saes = [planted(FEATURES[name][0], directions, model.config.n_embd)]
     subject = load_subject(model, tokenizer_of(made.words), saes=saes)
     cases = _cases(name, made)
-    if not fold:  # which makes a difference to what is a token's
-        cases = [replace(case, truths={q: case.truths[q] for q in OF_TOKENS}) for case in cases]
     called = f"tracr: {name}" + ("" if fold else ", not folded")
-    return Circuit(called, ABOUT[name], subject, cases)
+    return Circuit(called, ABOUT[name], subject, cases if fold else [_of_tokens(case) for case in cases])
