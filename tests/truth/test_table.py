@@ -1,8 +1,11 @@
 """The table of docs/truth.md is what is computed, and no mutant, in a model or in what answers, leaves it as it is."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +13,13 @@ import torch
 
 from depass_sae.attribution import shapley
 from depass_sae.errors import CompletenessWarning
+from depass_sae.evaluation.truth import compiled
 from depass_sae.evaluation.truth.circuit import Circuit
 from depass_sae.evaluation.truth.copying import CopyHead, Induction
 from depass_sae.evaluation.truth.dictionaries import DICTIONARIES
 from depass_sae.evaluation.truth.gates import GATES, Gate, Product
 from depass_sae.evaluation.truth.page import FINDINGS, HEAD, Table, read_back, section, summary
-from depass_sae.evaluation.truth.questions import QUESTIONS, Verdict, verdicts
+from depass_sae.evaluation.truth.questions import EXACT, QUESTIONS, WAYS, Verdict, verdicts
 from depass_sae.evaluation.truth.registry import CIRCUITS
 from depass_sae.passes.backward import Level
 from depass_sae.passes.mixers import sharing
@@ -93,6 +97,40 @@ def test_no_rule_sees_a_silent_neuron_nor_unequal_weights_nor_what_was_counted_n
         assert not {rule for rule in RULES if name in exact("tokens, worth", rule)}
 
 
+def test_softmax_misses_by_the_little_that_every_part_has_at_scores_of_1() -> None:
+    found = verdicts(CIRCUITS["tracr: matching"](), ("features, worth",))["features, worth"]
+    assert found["softmax"].verdict == "proportional"
+    assert EXACT < found["softmax"].error < 10 * math.exp(-10)
+    assert "tracr: bigram" in exact("features, worth", "softmax")
+
+
+def test_all_hangs_on_the_one_head_of_a_gate_and_half_on_its_token() -> None:
+    lone = {way for way in WAYS if "tracr: bigram" in exact("heads, worth", way)}
+    assert lone == {"linear", "half", "half-qk", "half-qk, mean", "effect"}
+    assert {TABLE["tracr: bigram"]["heads, worth"][rule] for rule in ("relu", "softmax")} == {"proportional"}
+    assert "tracr: bigram" in exact("tokens, worth", "relu")
+
+
+def test_the_step_of_a_count_is_the_heads_by_rules_that_give_biases_nothing() -> None:
+    for question in ("heads", "heads, worth"):
+        of = TABLE["tracr: histogram"][question]
+        assert {way for way, verdict in of.items() if verdict == "exact"} == {"relu", "softmax", "max"}
+    assert {TABLE["tracr: histogram"]["heads"][way] for way in ("linear", "half", "effect")} == {"wrong"}
+    wrong = {way for way, verdict in TABLE["tracr: histogram"]["tokens"].items() if verdict == "wrong"}
+    assert wrong == {"softmax", "linear-norm", "max"}
+
+
+def test_through_layers_of_steps_heads_and_neurons_are_exact_by_no_way() -> None:
+    for question in ("heads, worth", "neurons, worth"):
+        assert set(TABLE["tracr: matching"][question].values()) == {"wrong"}
+
+
+def test_what_a_neuron_adds_is_exact_by_all_ways() -> None:
+    asked = {name for name, rows in TABLE.items() if "neurons" in rows}
+    assert {"tracr: histogram", "tracr: matching", "tracr: bigram"} <= asked
+    assert all(exact("neurons", way) == asked for way in WAYS)
+
+
 def test_the_constant_in_the_token_makes_every_rule_wrong() -> None:
     row = TABLE["tracr: bigram, not folded"]["tokens, worth"]
     assert {row[rule] for rule in RULES} == {"wrong"}
@@ -120,6 +158,10 @@ def test_features_are_as_true_as_their_dictionary() -> None:
 # ------------------------------------------------------------------------------------------------------------- mutants
 
 
+def tracr(name: str) -> Any:
+    return SimpleNamespace(circuit=partial(compiled.circuit, name))
+
+
 @pytest.mark.parametrize(
     ("made", "asked"),
     [
@@ -128,6 +170,7 @@ def test_features_are_as_true_as_their_dictionary() -> None:
         (GATE["XOR"], ("heads, worth",)),
         (Product(), ("heads × tokens",)),
         (DICTIONARIES[0], ("heads", "heads × tokens")),
+        (tracr("matching"), ("QK",)),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -142,14 +185,29 @@ def test_heads_exchanged_in_the_model_are_exchanged_in_the_answers(made: Any, as
     assert followed == {question: before[question] for question in asked}
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"), [("histogram", ("heads", "heads, worth")), ("bigram", ("heads, worth", "heads × tokens"))]
+)
+def test_an_only_head_at_another_place_is_found_there(name: str, asked: tuple[str, ...]) -> None:
+    mutant = compiled.circuit(name, swapped=True)
+    after = named(verdicts(mutant, asked))
+    followed = named(verdicts(replace(mutant, cases=[exchanged(case) for case in mutant.cases]), asked))
+    for question in asked:
+        there = {way for way, verdict in TABLE[mutant.name][question].items() if verdict == "exact"}
+        assert there == {way for way, verdict in followed[question].items() if verdict == "exact"}
+        assert there
+        assert "exact" not in after[question].values()
+
+
 def exchanged(case: Any) -> Any:
-    """What is true of the case where heads 0 and 1 of every layer are exchanged."""
+    """What is true of the case where heads 0 and 1 of every layer are exchanged, and where one now looks for it."""
     truths = {
         question: {(name[0], 1 - name[1], *name[2:]): value for name, value in case.truths[question].items()}
         for question in ("heads", "heads, worth", "heads × tokens")
         if question in case.truths
     }
-    return replace(case, truths={**case.truths, **truths})
+    look = case.look and (case.look[0], 1 - case.look[1], *case.look[2:])
+    return replace(case, truths={**case.truths, **truths}, look=look)
 
 
 def test_a_neuron_with_another_sign_in_the_model_changes_what_was_exact() -> None:
@@ -162,6 +220,20 @@ def test_a_neuron_with_another_sign_in_the_model_changes_what_was_exact() -> Non
                 assert after[question][way] == "wrong"
     turned = replace(mutant, cases=[negated(case) for case in mutant.cases])
     assert named(verdicts(turned, asked)) == {question: TABLE["AND"][question] for question in asked}
+
+
+@pytest.mark.parametrize(("name", "neuron"), [("histogram", (0, 5)), ("bigram", (0, 1)), ("matching", (5, 3))])
+def test_a_programs_neuron_with_another_sign_changes_what_it_adds(name: str, neuron: tuple[int, int]) -> None:
+    mutant = compiled.circuit(name, sign=neuron)
+    asked = ("neurons",)
+    assert set(named(verdicts(mutant, asked))["neurons"].values()) == {"wrong"}
+    turned = [of_other_sign(case, neuron) for case in mutant.cases if "neurons" in case.truths]
+    assert set(named(verdicts(replace(mutant, cases=turned), asked))["neurons"].values()) == {"exact"}
+
+
+def of_other_sign(case: Any, neuron: tuple[int, int]) -> Any:
+    adds = case.truths["neurons"].items()
+    return replace(case, truths={"neurons": {name: -value if name == neuron else value for name, value in adds}})
 
 
 def negated(case: Any) -> Any:

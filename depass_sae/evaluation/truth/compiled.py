@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -23,9 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...loading import load_subject
+from . import decided
 from .circuit import Case, Circuit, Values, worth, worth_of_tokens
 from .neutral import Head, Layer, Mechanism, Neurons, gpt2_of, tokenizer_of
-from .stream import planted, swap
+from .stream import planted, swap, turn
 
 FOLDER = Path(__file__).parent / "programs"
 NAMES = ("induction", "histogram", "sorting", "balance", "matching", "bigram")
@@ -34,6 +35,15 @@ COLDNESS = 100.0
 """What a key that is selected has over others in tracr's heads, before scores are divided by √key_size."""
 ONE = "one"
 OUTPUT = re.compile(r"output_\d+(:|$)")
+NO_WORDS = ("compiler_bos", "compiler_pad")
+OF_TOKENS = ("tokens, worth", "measured Shapley")
+FEATURES = {
+    "induction": ("0.resid_post", ("tokens", "before")),
+    "histogram": ("0.resid_mid", (r"output_\d+_selector_width_attn_output", "tokens")),
+    "matching": ("4.resid_post", ("last_zero", "not_has_neg")),
+    "bigram": ("0.resid_mid", ("aggregate", "tokens")),
+}
+"""Where a program's SAE is, and of what its features are the values."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,37 @@ class Compiled:
             for head, maps in layer.heads.items()
             if maps.o[:, places].any()
         ]
+
+    def neuron(self, writes: Mapping[int, float], reads: Collection[int] = ()) -> tuple[int, int]:
+        """The one neuron that writes this and nothing else, and is the more there is in those dimensions."""
+        [found] = [
+            (number, neuron)
+            for number, layer in enumerate(self.mechanism.layers)
+            if layer.neurons is not None
+            for neuron, out in enumerate(layer.neurons.out)
+            if {place: float(out[place]) for place in out.nonzero()[:, 0].tolist()} == writes
+            and (layer.neurons.into[list(reads), neuron] > 0).all()
+        ]
+        return found
+
+    @property
+    def counted(self) -> str:
+        """What is called so in which a head notes how much of BOS it saw, of a program that counts."""
+        [name] = [label for label in self.told["stream"] if label.endswith("selector_width_attn_output")]
+        return name
+
+    @property
+    def features(self) -> list[int]:
+        """The dimensions that are features of the program's SAE, in their order."""
+        parts = [self.places(part) for part in FEATURES[self.told["name"]][1]]
+        return [place for part in parts for value, place in part.items() if value not in NO_WORDS]
+
+    def feature(self, name: str, value: str, pos: int) -> str:
+        hook = FEATURES[self.told["name"]][0]
+        return f"feature:{hook.partition('.')[0]}/{self.features.index(self.places(name)[value])}@{pos}"
+
+    def logit(self, word: str, pos: int) -> str:
+        return f"logit:{self.words.index(word)}@{pos}"
 
 
 def compiled(name: str) -> Compiled:
@@ -190,14 +231,15 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             )  # fmt: skip
         return found
     if name == "histogram":
-        return [
+        found = [
             _case(
                 histogram, words, str(words.count(words[-1])), "e",
-                QK={(len(words) - 1, words.index(words[-1])): made.score},
                 look=(0, 0, len(words) - 1, words.index(words[-1])),
+                **decided.histogram(made, words),
             )
             for words in prompts
         ]  # fmt: skip
+        return _half_of_them_briefly(found)
     if name == "sorting":
         found = []
         [copies], [moves] = made.heads_writing("copied"), made.heads_writing("output")
@@ -218,26 +260,38 @@ def _cases(name: str, made: Compiled) -> list[Case]:
             for words in prompts
         ]
     if name == "matching":
-        return [_case(matching, words, str(bool(matching(words, "True"))), "x") for words in prompts[1:3]]
-    return [_case(bigram, words, "True", "e") for words in prompts]
+        [anywhere] = made.heads_writing("has_neg")
+        return [
+            _case(
+                matching, words, str(bool(matching(words, "True"))), "x",
+                look=(*anywhere, len(words) - 1, 1), **decided.matching(made, words),
+            )
+            for words in prompts[1:3]
+        ]  # fmt: skip
+    found = [
+        _case(
+            bigram, words, "True", "e", look=(0, 0, len(words) - 1, len(words) - 2), **decided.bigram(made, words)
+        )
+        for words in prompts
+    ]  # fmt: skip
+    return _half_of_them_briefly(found)
 
 
-LETTERS = ("a", "b", "c", "d", "e")
+def _of_tokens(case: Case) -> Case:
+    return replace(case, truths={question: case.truths[question] for question in OF_TOKENS})
 
 
-def _features(made: Compiled) -> list[int]:
-    """The dimensions of induction's stream that are features of its SAE: the token, then the one before it."""
-    return [made.places(part)[letter] for part in ("tokens", "before") for letter in LETTERS]
+def _half_of_them_briefly(cases: Sequence[Case]) -> list[Case]:
+    """Every second one of tokens alone: of the rest it has nothing new to say."""
+    return [_of_tokens(case) if number % 2 else case for number, case in enumerate(cases)]
 
 
 def _noted(made: Compiled, words: Sequence[str], key: int) -> dict[str, Values]:
     """What is true of induction's features: one is moved, and by two others the head knew from where."""
     last = len(words) - 1
-    value, note, match = (
-        f"feature:0/{LETTERS.index(words[at]) + before * len(LETTERS)}@{pos}"
-        for at, pos, before in ((key, key, False), (last, key, True), (last, last, False))
-    )
-    to = f"logit:{made.words.index(words[key])}@{last}"
+    value, match = (made.feature("tokens", words[pos], pos) for pos in (key, last))
+    note = made.feature("before", words[last], key)
+    to = made.logit(words[key], last)
     tokens = {f"token:{key}": value, f"token:{key - 1}": note, f"token:{last}": match}
     return {
         "features": {value: 1.0},
@@ -275,15 +329,19 @@ ABOUT = {
 }
 
 
-def circuit(name: str, *, fold: bool = True, swapped: bool = False) -> Circuit:
-    """One of NAMES. fold: the constant into biases. swapped: the first two heads of every layer, where it has two."""
+def circuit(name: str, *, fold: bool = True, swapped: bool = False, sign: tuple[int, int] | None = None) -> Circuit:
+    """One of NAMES. fold: the constant into biases. swapped: heads 0 and 1 of every layer. sign: of what this neuron of
+    this layer counts for.
+    """
     made = compiled(name)
     mechanism = folded(made.mechanism, made.told["stream"].index(ONE)) if fold else made.mechanism
+    mechanism = mechanism if sign is None else turn(mechanism, *sign)
     model = gpt2_of(swap(mechanism) if swapped else mechanism)
     saes = None
-    if name == "induction":
-        directions = torch.eye(mechanism.width, dtype=torch.float64)[_features(made)]
-        saes = [planted("0.resid_post", directions, model.config.n_embd)]
+    if fold and name in FEATURES:
+        directions = torch.eye(mechanism.width, dtype=torch.float64)[made.features]
+        saes = [planted(FEATURES[name][0], directions, model.config.n_embd)]
     subject = load_subject(model, tokenizer_of(made.words), saes=saes)
+    cases = _cases(name, made)
     called = f"tracr: {name}" + ("" if fold else ", not folded")
-    return Circuit(called, ABOUT[name], subject, _cases(name, made))
+    return Circuit(called, ABOUT[name], subject, cases if fold else [_of_tokens(case) for case in cases])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from ...loading import load_subject
 from .circuit import Case, Circuit, Values, worth, worth_of_tokens
 from .neutral import Head, Layer, Mechanism, Neurons, gpt2_of, llama_of, tokenizer_of
-from .stream import CERTAIN, Stream, axes, one_hot, planted, swap
+from .stream import CERTAIN, Stream, axes, one_hot, planted, swap, turn
 
 A, B = 0, 1
 """The two inputs of a gate."""
@@ -93,13 +93,7 @@ class Gate:
     def circuit(self, swapped: bool = False, sign: bool = False) -> Circuit:
         """swapped: the heads of layer 0; sign: of what the first neuron of layer 1 counts for."""
         s, mechanism = self.mechanism()
-        below, above = mechanism.layers
-        if sign:
-            assert above.neurons is not None
-            out = above.neurons.out.clone()
-            out[0] *= -1
-            above = replace(above, neurons=replace(above.neurons, out=out))
-        mechanism = replace(mechanism, layers=[below, above])
+        mechanism = turn(mechanism, 1, 0) if sign else mechanism
         model = gpt2_of(swap(mechanism) if swapped else mechanism)
         sae = planted("0.resid_post", axes(s, "handed"), model.config.n_embd)
         subject = load_subject(model, tokenizer_of(self.words), saes=[sae])

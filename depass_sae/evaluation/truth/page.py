@@ -16,7 +16,8 @@ HEAD = f"""# Which rule answers which question exactly
 
 Made by `make truth` (`python -m depass_sae.evaluation.truth`): every question asked of transformers whose mechanism is
 known, and held against what is true by the way they were built. What is true comes from a formula of the circuit's own
-constants, or from its program run as Python, never from the code that answers. A test computes the table again.
+constants, or from its program run as Python, never from the code that answers. Which head or neuron of a compiled
+program does what is told by tracr's labels of the stream's dimensions. A test computes the table again.
 
 Models are stock classes of transformers, GPT-2 (of the product, Llama), in float64. Their norms are made neutral by a
 large constant in every embedding, which leaves an error of less than 1e-6 of what a norm gives. Weights that tracr
@@ -42,9 +43,13 @@ FINDINGS = """## What it says
 - **Gates** whose inputs weigh the same (AND, OR, XOR) are exact by `relu` and, where scores lie further apart than
   its temperature, by `softmax`: both give a threshold, a negative bias, nothing, and each input has half of an AND.
   `linear` and `half` say twice that, with minus the rest in the bias, and for OR and XOR they are wrong. Scores of
-  0.05 make `softmax` wrong in size: it is not indifferent to scale. `max` is right about an XOR of two bits that are
-  1 only because both neurons' ties fall to the same one. An AND of unequal weights, whose inputs have half each all
-  the same, is exact by no rule.
+  0.05 make `softmax` wrong in size: it is not indifferent to scale. At scores of 1 every other part has e⁻¹⁰ of an
+  input's share, and of many parts (bracket matching's features) that is too much. `max` is right about an XOR of two
+  bits that are 1 only because both neurons' ties fall to the same one. An AND of unequal weights, whose inputs have
+  half each all the same, is exact by no rule.
+- **Who plays** decides what an input of an AND is worth. In bigram one comes through the only head and the other stays
+  where heads are silent, so that all hangs on the head: `linear`, `half`, `half-qk` and the first-order effect say so;
+  `relu` and `softmax` say half of it, which is right of the tokens.
 - **A product** in a gated MLP is, token by token, exact by `half` alone; `linear` gives all of it to the gate.
 - **A neuron that is silent** (OR as 1 − relu(1 − a − b)) is nobody's by any rule: a frozen pass sees a bias there.
   Measured Shapley values see it.
@@ -54,12 +59,20 @@ FINDINGS = """## What it says
   queries and keys is taken off.
 - **Edges by looking** (`query`, `key`) are exact, however certain a head is.
 - **A score's parts** (QK) are exact by all rules but `half-qk`, which is about the pattern's share, too.
-- **tracr's constant** 1 stands in the embedding of the current token. Unless it is folded into biases the bigram AND
-  is wrong by every rule: it is not only the model, but what is called a token's, that an answer is about.
+- **tracr's constant** 1 stands in the embedding of the current token. Unless it is folded into biases, what the
+  tokens of the bigram AND are worth is wrong by every rule: it is not only the model, but what is called a token's,
+  that an answer is about.
 - **What was counted**, and what hangs on it (histogram, bracket matching): the tokens' worth is exact by no rule;
-  measured Shapley values are exact, as they are in all circuits that are asked for them.
-- **Dictionaries.** Contributions of features are exact where the SAE finds the features. Where it cannot, because there
-  are more of them than dimensions, they are wrong, whatever the rule: the sums hold, of features that are not there.
+  measured Shapley values are exact, as they are in all circuits that are asked for them. A head that counts moves the
+  first token's content alone, the less the more it counted, and neurons make steps of that. `relu`, `softmax` and `max`
+  give histogram's head all of a step; `linear`, `half` and the first-order effect give it nothing, because both neurons
+  of a step rise alike and only their biases differ. To the other tokens, of whom nothing arrives, `softmax`,
+  `linear-norm` and `max` give something all the same. Through several layers of steps (bracket matching) the worth of
+  heads and of neurons is exact by no rule.
+- **What a neuron adds** to the logit that reads it is exact by all rules: there is nothing to share out.
+- **Dictionaries.** Contributions of features that heads alone move are exact where the SAE finds the features. Where it
+  cannot, because there are more of them than dimensions, they are wrong, whatever the rule: the sums hold, of features
+  that are not there.
 - **Circuits** found in the live model are the true ones, wherever there is a single smallest one.
 """
 

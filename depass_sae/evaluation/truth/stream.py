@@ -107,12 +107,20 @@ def softmax(scores: Sequence[float]) -> list[float]:
 
 
 def swap(mechanism: Mechanism) -> Mechanism:
-    """In every layer that has two heads, the first two exchanged."""
+    """In every layer heads 0 and 1 exchanged, whichever there are."""
     return replace(mechanism, layers=[_swapped(layer) for layer in mechanism.layers])
 
 
 def _swapped(layer: Layer) -> Layer:
-    if len(layer.heads) < 2:
-        return layer
-    one, two, *_ = sorted(layer.heads)
-    return replace(layer, heads={**layer.heads, one: layer.heads[two], two: layer.heads[one]})
+    return replace(layer, heads={1 - head if head < 2 else head: maps for head, maps in layer.heads.items()})
+
+
+def turn(mechanism: Mechanism, layer: int, neuron: int) -> Mechanism:
+    """With another sign to what one neuron writes."""
+    layers = list(mechanism.layers)
+    neurons = layers[layer].neurons
+    assert neurons is not None
+    out = neurons.out.clone()
+    out[neuron] *= -1
+    layers[layer] = replace(layers[layer], neurons=replace(neurons, out=out))
+    return replace(mechanism, layers=layers)
