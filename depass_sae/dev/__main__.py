@@ -1,8 +1,8 @@
 """``python -m depass_sae.dev TASK``: what ``make`` and CI do, by one name on every system.
 
 lint: ruff. types: mypy. test: the suite, but for what takes long. docs: the site, into site/. wheel: sdist and wheel
-into dist/, and a trial of the wheel in an environment of its own. lowest: a part of the suite, with the lowest versions of
-dependencies that pyproject.toml allows.
+into dist/, and a trial of the wheel in an environment of its own. lowest: a part of the suite, with the lowest versions
+of dependencies that pyproject.toml allows.
 """
 
 from __future__ import annotations
