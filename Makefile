@@ -23,10 +23,10 @@ $(READY): $(DEMO)
 demo: $(DEMO)  ## the paper's three cases on SmolLM2, and a page about the first: demo-output/
 	OMP_WAIT_POLICY=passive $(PY) -m depass_sae.demo
 
-test: $(READY)  ## the whole suite, on CPU and without network
+test: $(READY)  ## the suite, on CPU and without network
 	$(PY) -m depass_sae.dev test
 
-test-long: $(READY)  ## what takes longer: every kind of public SAE, every wrong fact of a family
+test-long: $(READY)  ## what takes longer: every page's examples, every notebook, every kind of public SAE
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 -m long
 
 docs: $(READY)  ## the documentation site: site/

@@ -112,7 +112,9 @@ def test_every_notebook_is_in_the_folders_readme() -> None:
 
 
 @pytest.mark.smollm2
-@pytest.mark.parametrize("path", HERE, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path != HERE[0])) for path in HERE]
+)
 def test_a_notebook_runs_from_top_to_bottom(path: Path) -> None:
     from depass_sae.errors import UserError
     from depass_sae.models.smollm2 import prepare

@@ -30,7 +30,9 @@ from depass_sae.saes.shipped import shipped_saes
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "docs/quickstart.md"
 TABLES = [ROOT / "docs/index.md", *sorted((ROOT / "docs/coming-from").glob("*.md"))]
-PAGES = [QUICKSTART, ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {QUICKSTART, *TABLES}), *TABLES]
+FIRST = [QUICKSTART, ROOT / "README.md"]
+"""What everyone tries; other pages take five minutes of a core, and are long."""
+PAGES = [*FIRST, *sorted({*(ROOT / "docs").rglob("*.md")} - {QUICKSTART, *TABLES}), *TABLES]
 NOT_RUN = r"<!-- not run: (network|gated weights|GPU) -->"
 PROMPT = CASES[0].prompt
 
@@ -125,8 +127,8 @@ SHELL = run_once(example for example in ALL_SHELL if not example.not_run)
 
 
 def cases(examples: Iterable[Example]) -> list[Any]:
-    """Tests of examples; those of pages that say in tables what other pages teach take a minute, and are long."""
-    return [pytest.param(one, id=str(one), marks=[pytest.mark.long] * (one.page in TABLES)) for one in examples]
+    """Tests of examples."""
+    return [pytest.param(one, id=str(one), marks=[pytest.mark.long] * (one.page not in FIRST)) for one in examples]
 
 
 @pytest.fixture(scope="session")

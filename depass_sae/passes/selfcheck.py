@@ -130,7 +130,8 @@ def check_attention(
     if not off <= _bound(adapter, dtype):
         raise UserError(
             f"the model's attention implementation {implementation!r} computes something else than eager attention, as "
-            f"which it is traced: its logits are off by {off:.1%}; load it with attn_implementation='eager', or 'sdpa'"
+            f"which it is traced: its logits are off by {off:.1%}; load it with attn_implementation='eager'"
+            + (", or 'sdpa'" if implementation != "sdpa" else "")
         )
 
 

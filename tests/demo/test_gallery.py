@@ -99,6 +99,7 @@ def test_the_tokens_and_heads_of_a_committed_study_are_what_the_code_finds(case:
         assert not list(differences(unmeasured(committed["targets"]), unmeasured(made["targets"])))
 
 
+@pytest.mark.long
 @pytest.mark.smollm2
 @pytest.mark.usefixtures("lm")
 def test_the_command_on_a_page_makes_the_study_again(

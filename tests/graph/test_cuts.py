@@ -142,7 +142,7 @@ def made(shape: str, seed: int) -> tuple[list[Any], list[Dictionary]]:
     return saes, dictionaries
 
 
-@pytest.mark.parametrize("seed", [0, 3, 4, 5])
+@pytest.mark.parametrize("seed", [0, 3, *(pytest.param(seed, marks=pytest.mark.long) for seed in (4, 5))])
 @pytest.mark.parametrize("shape", FAMILIES)
 def test_every_node_of_any_mix_has_the_oracles_sources_and_edges(shape: str, seed: int) -> None:
     saes, dictionaries = made(shape, seed)

@@ -174,6 +174,7 @@ def test_nothing_but_the_copy_and_its_lock_is_left_in_the_cache(converted):
     assert {path.name for path in converted.iterdir()} <= {"smollm2-135m-instruct", "smollm2-135m-instruct.lock"}
 
 
+@pytest.mark.long
 @with_weights
 def test_a_broken_copy_is_converted_again(converted):
     weights = smollm2.prepare(cache_dir=converted) / "model.safetensors"
@@ -186,6 +187,7 @@ def test_a_broken_copy_is_converted_again(converted):
     assert len(said) == 1
 
 
+@pytest.mark.long
 @with_weights
 def test_a_killed_conversion_leaves_nothing_that_a_later_run_takes_for_finished(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=smollm2.prepare, args=(None, tmp_path))
