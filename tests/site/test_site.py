@@ -20,7 +20,7 @@ import depass_sae as ds
 from depass_sae.dev.__main__ import docs
 from depass_sae.dev.site.commands import reference
 
-from ..browser import Watched
+from ..browser import Watched, barriers
 from .crawl import Page, crawled, dead, outside
 
 pytestmark = pytest.mark.long
@@ -47,6 +47,9 @@ MAIN = (
     "gallery",
     "commands",
     "python/load",
+    "models",
+    "paper",
+    "troubleshooting",
     "tutorials/03_feature_flow_graph",
 )
 
@@ -107,13 +110,14 @@ def test_programs_find_a_list_of_all_pages(site: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_open_from_disk_without_a_complaint_or_a_request(site: Path, browser: Any, scheme: str) -> None:
+def test_pages_open_from_disk_without_a_barrier_a_complaint_or_a_request(site: Path, browser: Any, scheme: str) -> None:
     for width in (1600, 400):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         watched = Watched(context)
         for name in MAIN:
             watched.page.goto((site / f"{name}.html").as_uri())
             assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+            assert barriers(watched.page) == [], (name, width)
         assert not watched.trouble
         assert all(request.startswith(("file:", "data:", "blob:", "about:")) for request in watched.requests)
         context.close()

@@ -12,10 +12,9 @@ import pytest
 from depass_sae.view.html import fragment
 from depass_sae.view.page import page
 
-from ..browser import Watched
+from ..browser import Watched, barriers
 from .sample import HARM, VALUES, sample
 
-AXE = Path(__file__).parents[1] / "data" / "axe" / "axe.min.js"
 TABLE = "feature 17/1208, by source token"
 
 pytestmark = pytest.mark.browser
@@ -252,21 +251,11 @@ def test_without_javascript_everything_is_there_but_what_answers(browser: Any, f
     context.close()
 
 
-def faults(page: Any) -> list[Any]:
-    page.add_script_tag(path=AXE)
-    found = page.evaluate("axe.run(document, {iframes: false, resultTypes: ['violations']})")
-    return [
-        (fault["id"], fault["nodes"][0]["html"][:160], fault["nodes"][0]["failureSummary"])
-        for fault in found["violations"]
-        if fault["impact"] in ("serious", "critical")
-    ]
-
-
 @pytest.mark.parametrize("width", [400, 1300])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(browser: Any, file: Path, scheme: str, width: int) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
-    assert faults(Opened(context, file).page) == []
+    assert barriers(Opened(context, file).page) == []
     context.close()
 
 
@@ -293,6 +282,6 @@ def test_axe_finds_no_serious_fault_in_a_notebook_light_or_dark(browser: Any, gr
         f"<!doctype html><html lang=en><title>notebook</title><body style='background:{ground};color:{ink}'>"
         f"<main><h1>n</h1><h2>n</h2><h3>n</h3>{fragment(sample().blocks)}</main>"
     )
-    assert faults(page) == []
+    assert barriers(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 900
     context.close()

@@ -21,5 +21,7 @@ def _mathml(found: re.Match[str]) -> str:
     from latex2mathml.converter import convert
 
     tag, bracket, formula = found[1], found[2], html.unescape(found[3]).strip()
-    drawn: str = convert(formula, display="inline" if bracket == "(" else "block")
-    return f'<{tag} class="formula">{drawn}</{tag}>'
+    inline = bracket == "("
+    drawn: str = convert(formula, display="inline" if inline else "block")
+    reached = "" if inline else ' tabindex="0"'  # a long one is scrolled, by keyboard, too
+    return f'<{tag} class="formula"{reached}>{drawn}</{tag}>'

@@ -44,6 +44,13 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     return with_mathml(html)
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The theme's search is a dialog without a name."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+
+
 def on_post_build(config: Any) -> None:
     """Beside the pages a list of them for programs."""
     addresses = {re.sub(r"\.md$", ".html", path): said for path, said in _read.items()}

@@ -14,6 +14,7 @@ import pytest
 
 from depass_sae.graph.export import read_graph, write_graph
 from depass_sae.graph.influence import through
+from tests.browser import ALL, barriers
 from tests.graph.export.every_kind import with_text
 from tests.graph.export.frames import FRAMES, fullest
 from tests.graph.export.test_viewer import Viewer, compared, feature_with_inflow, most_influential
@@ -456,8 +457,6 @@ def test_what_is_done_by_where_heads_looked_has_a_dash_of_its_own(viewer: Viewer
 
 # ------------------------------------------------------------------------------------------------------- accessibility
 
-AXE = Path(__file__).parents[2] / "data" / "axe" / "axe.min.js"
-
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 600])
@@ -470,8 +469,6 @@ def test_the_page_has_no_barriers_that_axe_knows_of(browser: Any, tmp_path: Path
         viewer.node(name).press("p")
     viewer.node(most_influential(g)).press("t")
     viewer.node(most_influential(g)).press("Enter")
-    viewer.page.add_script_tag(path=AXE)
-    violations = "axe.run().then(found => found.violations.map(one => [one.id, one.nodes[0].html]))"
-    assert viewer.page.evaluate(violations) == []
+    assert barriers(viewer.page, ALL) == []
     assert viewer.trouble == []
     context.close()
