@@ -38,8 +38,18 @@ class Counts:
         cls, feature: Int[np.ndarray, "firing"], key: Int[np.ndarray, "firing"], size: Float[np.ndarray, "firing"]
     ) -> Counts:
         """Of firings, in an order that decides nothing but the last bits of the totals."""
-        ones = np.ones(len(feature), dtype=np.int64)
-        return cls(feature, key, ones, size.astype(np.float64), size)._grouped()
+        if not len(feature):
+            return cls.empty()
+        order = _sorted(feature, key)
+        starts = starts_of(feature[order], key[order])
+        first, size = order[starts], size[order]
+        return cls(
+            feature[first].astype(np.int32),
+            key[first].astype(np.int32),
+            lengths_of(starts, len(order)),
+            np.add.reduceat(size.astype(np.float64), starts),
+            np.maximum.reduceat(size, starts).astype(np.float32),
+        )
 
     @classmethod
     def merged(cls, parts: Sequence[Counts]) -> Counts:
@@ -69,8 +79,7 @@ class Counts:
     def _grouped(self) -> Counts:
         if not len(self):
             return Counts.empty()
-        order = np.argsort(self.feature.astype(np.int64) << 32 | self.key.astype(np.int64), kind="stable")
-        rows = self.take(order)
+        rows = self.take(_sorted(self.feature, self.key))
         starts = starts_of(rows.feature, rows.key)
         return Counts(
             rows.feature[starts].astype(np.int32),
@@ -79,3 +88,8 @@ class Counts:
             np.add.reduceat(rows.total, starts),
             np.maximum.reduceat(rows.largest, starts).astype(np.float32),
         )
+
+
+def _sorted(feature: Int[np.ndarray, "n"], key: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """The rows by feature and key; of equal ones those that come first."""
+    return np.argsort(feature.astype(np.int64) << 32 | key.astype(np.int64), kind="stable")
