@@ -8,7 +8,7 @@ from statistics import mean as mean_of
 import torch
 
 from ...view.markdown import markdown
-from ..figures import difference, estimate, mean, written
+from ..figures import Estimate, difference, estimate, mean, written
 from ..found import Evaluation
 from ..resumed import LEVEL, Record
 from .languages import LANGUAGES, LAYER, VOTES, Found
@@ -65,11 +65,12 @@ def truthfulness(records: Sequence[Record], separated: Sequence[Record]) -> str:
         some = [one for one in records if one["way"] == way]
         figures = (_cell([one[key] for one in some]) for key in ("right", "share"))
         found.append([way, *figures, f"{mean_of(one['masked'] for one in some):.1f}"])
-    ahead = [
-        [way, *(_ahead(records, way, f"{way.split(', ')[0]}, {other}", "share") for other in ("direct", "random"))]
+    names = "way", "prompt"
+    ahead = {
+        way: [_ahead(records, names, way, f"{way.split(', ')[0]}, {other}", "share") for other in ("direct", "random")]
         for way in ways(records)
         if ", DePass" in way
-    ]
+    }
     apart = [
         [name, *(_cell([one["right"] for one in separated if (one["probe"], one["layer"]) == (name, layer)])
                  for layer in LAYERS)]
@@ -79,10 +80,16 @@ def truthfulness(records: Sequence[Record], separated: Sequence[Record]) -> str:
         TRUTHFULNESS.format(n=n, layers=", ".join(map(str, LAYERS))),
         _table(["", "right", "share of the right answer", "tokens masked"], found),
         "Ahead in the share, fact by fact:",
-        _table(["", "of masking directly", "of random tokens"], ahead),
+        _table(
+            ["", "of masking directly", "of random tokens"],
+            [[way, *map(_signed, row)] for way, row in ahead.items()],
+        ),
         "Sentences that a probe never saw, told apart rightly:",
         _table(["", *(f"layer {layer}" for layer in LAYERS)], apart),
-        MASKED,
+        *(
+            _read(f"Ahead of masking {other}", {way: row[i] for way, row in ahead.items()})
+            for i, other in enumerate(("what looks untruthful", "random tokens"))
+        ),
     ])  # fmt: skip
 
 
@@ -93,6 +100,7 @@ def languages(found: Found, records: Sequence[Record], examples: Sequence[Record
         [part, *(_cell([one[key] for one in records if one["part"] == part]) for key in keys)]
         for part in dict.fromkeys(one["part"] for one in records)
     ]
+    names, compared = ("part", "text"), ("language", "votes of the language")
     voted = [[one["part"], one["text"], " ".join(f"`{_plain(token)}`" for token in one["tokens"])] for one in examples]
     said = LANGUAGE.format(
         n=n, sentences=sentences, languages=len(LANGUAGES), layer=LAYER, accuracy=_cell(found.accuracy),
@@ -101,6 +109,15 @@ def languages(found: Found, records: Sequence[Record], examples: Sequence[Record
     return "\n\n".join([
         said,
         _table(["part", "language", "meaning", "votes, same language", "votes, same meaning"], rows),
+        "The language's part is ahead, text by text:",
+        _table(
+            ["", "language", "votes, same language"],
+            [
+                [f"of {other}", *(_signed(_ahead(records, names, "language", other, key)) for key in compared)]
+                for other in ("random", "principal", "off the language")
+                if other in {one["part"] for one in records}
+            ],
+        ),
         "![the language's part behind the last layer, by t-SNE](paper-languages.png)",
         "What is voted for most:",
         _table(["part", "text", "tokens"], voted),
@@ -141,10 +158,6 @@ untruthful themselves (TACS): 43 % against 26 % on Llama-2-7B, 59 % against 16 %
 tokens are taken out; DePass takes as many as look untruthful, by rule `half`. *Share*: the right answer's
 probability against the wrong one's. *Contrast*: less what the token at the same place contributes on average
 where what is told is true."""
-MASKED = """\
-So tokens that DePass holds responsible are masked to more effect than those that look untruthful, and than random
-ones; contrast makes it clearer with the logistic probe, and a difference of means, which tells sentences apart less
-well, does worse."""
 LANGUAGE = """\
 *The paper*: at layer 15 a probe for the language spans a subspace. Carried to the end, its part votes for words
 of the prompt's language, what is off it for what the prompt is about, whatever the language; and t-SNE of the
@@ -158,10 +171,8 @@ same language (0.25 by chance). *Meaning*: how often the nearest, among other la
 same language, and of the same sentence in other languages (Jaccard). *random*, *principal*: subspaces of the
 same rank. *Contrast*: less the mean of all texts.
 
-So the language's part knows the language and not the meaning. But a random part of the same rank knows the
-language nearly as well, and so does what is off it: on this model clusters by language are no evidence that a
-subspace is one of language. Nor does the part vote for words of the language; what is off it does. Contrast
-does not mend that."""
+What a random part of the same rank does as well says nothing of the language, however clear its clusters are. What is
+off the language's part is everything else that the texts have."""
 NEURONS = """\
 *The paper*: neurons of a layer take DePass a hundredth of the time that taking each one out takes.
 
@@ -195,10 +206,25 @@ def _cell(numbers: Sequence[float]) -> str:
     return "" if found is None else written(found)
 
 
-def _ahead(records: Sequence[Record], way: str, other: str, key: str) -> str:
-    own, others = ({one["prompt"]: one[key] for one in records if one["way"] == name} for name in (way, other))
-    found = difference(_column(list(own.values())), _column([others[prompt] for prompt in own]), mean)
+def _ahead(records: Sequence[Record], names: tuple[str, str], one: str, other: str, key: str) -> Estimate | None:
+    """How far one is above the other in the key. names: what tells them apart, and what their pairs have in common."""
+    by, pair = names
+    own, others = ({record[pair]: record[key] for record in records if record[by] == name} for name in (one, other))
+    return difference(_column(list(own.values())), _column([others[name] for name in own]), mean)
+
+
+def _signed(found: Estimate | None) -> str:
     return "" if found is None else written(found, sign=True)
+
+
+def _read(what: str, found: dict[str, Estimate | None]) -> str:
+    """What the intervals say, in words: of whom it is so, of whom the contrary, and who is not told apart."""
+    known = {name: one for name, one in found.items() if one is not None}
+    ahead = [name for name, one in known.items() if one.low > 0]
+    behind = [name for name, one in known.items() if one.high < 0]
+    said = [("", ahead), ("behind", behind), ("not told apart", [*known.keys() - {*ahead, *behind}])]
+    parts = [(f"{how}: " if how else "") + " · ".join(sorted(names)) for how, names in said if names]
+    return f"*{what}, beyond chance*: {'; '.join(parts if ahead else ['none', *parts])}."
 
 
 def _column(numbers: Sequence[float]) -> torch.Tensor:
