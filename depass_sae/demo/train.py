@@ -229,7 +229,7 @@ def save_sae(sae: Any, layer: int, folder: Path) -> None:
         halved = {name: w.half() if name.startswith("W_") else w.float() for name, w in weights.items()}
         save_file(halved, temporary / "sae_weights.safetensors")
         (temporary / "sae_weights.safetensors").chmod(0o644)
-        config = json.loads((temporary / "cfg.json").read_text())
+        config = json.loads((temporary / "cfg.json").read_text(encoding="utf-8"))
         # saving has folded the decoder's norms in: they are 1, up to float16's rounding
         config |= {"device": "cpu", "dtype": "float32", "rescale_acts_by_decoder_norm": False}
         (temporary / "cfg.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

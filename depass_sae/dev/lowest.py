@@ -30,7 +30,11 @@ OF_A_GPU = re.compile(r"nvidia|cuda|triton")
 
 def lowest(root: Path, python: str) -> list[str]:
     """``name==version`` of everything, the lowest of what pyproject.toml names. Needs uv, which the extra dev has."""
-    torch = next(line for line in (root / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+    torch = next(
+        line
+        for line in (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line.startswith("torch==")
+    )
     with TemporaryDirectory() as folder:
         fixed = Path(folder) / "fixed.txt"
         fixed.write_text(torch)

@@ -144,7 +144,7 @@ def _identity(path: Path) -> list[Any]:
 def _manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of the converted copy in `folder`, or None if it is not there, is broken or is an older format's."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
         current = manifest["format"] == _FORMAT and manifest["gguf_sha256"] == GGUF_SHA256
         return manifest if current and sizes == manifest["files"] and "source" in manifest else None

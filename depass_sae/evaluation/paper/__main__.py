@@ -90,7 +90,7 @@ def main() -> None:
             kept = args.work / f"{name}.md"
             if name in args.sections or not (args.sections or kept.exists()):
                 write_text(kept, page.section(name, make(lm, args.out, tell)))
-    made = {name: path.read_text() for name in SECTIONS if (path := args.work / f"{name}.md").exists()}
+    made = {name: path.read_text(encoding="utf-8") for name in SECTIONS if (path := args.work / f"{name}.md").exists()}
     write_text(
         args.out, page.HEAD + page.missing([name for name in SECTIONS if name not in made]) + "".join(made.values())
     )

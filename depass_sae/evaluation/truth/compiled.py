@@ -111,7 +111,7 @@ def compiled(name: str) -> Compiled:
     """One of NAMES. Words that only come out stand behind those that go in; a number that comes out is "output"."""
     from safetensors.torch import load_file
 
-    told = json.loads((FOLDER / f"{name}.json").read_text())
+    told = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     weights = {key: weight.double() for key, weight in load_file(FOLDER / f"{name}.safetensors").items()}
     labels = [label for label in told["stream"] if OUTPUT.match(label)]
     results = [label.partition(":")[2] or "output" for label in labels]
