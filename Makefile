@@ -5,7 +5,7 @@ PY = $(VENV)/bin/python
 DEMO = $(VENV)/.ready-demo
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long docs wheel lowest rules circuits graph-sizes truth paper names models-table pictures gallery index notebooks bench lint format clean
+.PHONY: demo test test-long docs wheel lowest rules circuits graph-sizes truth paper evaluated names models-table pictures gallery index notebooks bench lint format clean
 
 # Two steps into one environment: what the demo needs, and what the rest does.
 $(DEMO): pyproject.toml constraints.txt
@@ -52,6 +52,9 @@ truth: $(READY)  ## which rule answers which question exactly, on models whose m
 
 paper: $(READY)  ## the paper's experiments on SmolLM2: docs/paper.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.paper
+
+evaluated: $(READY)  ## which attribution method to believe on SmolLM2: docs/evaluated.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.on_smollm2
 
 names: $(READY)  ## whether automatic names say where features fire, over text that made none: docs/names.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.labels

@@ -39,7 +39,7 @@ def missing(names: Sequence[str]) -> str:
     if not names:
         return ""
     said = ", ".join(WHAT[name] for name in names)
-    return f"\nNot made here yet: {said}; small runs are in [evaluate.md](evaluate.md).\n"
+    return f"\nNot made here yet: {said}; small runs are in [evaluated.md](evaluated.md).\n"
 
 
 def section(name: str, text: str) -> str:
