@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from ...passes.models import CONFIGS, build
 from ...test_documents import InFloat64
 from ..asking import IDS, TEXT, firing, handle, hooked, logit_over_mean, model, question, random_sae
 
+LXT = Path(__file__).parents[2] / "data" / "lxt" / "relevances.json"
 FEATURE = "a feature"
 """Of layer 1, whichever fires most at position 8."""
 
@@ -106,6 +109,18 @@ def test_attnlrp_is_gradient_times_input_by_hooks_on_the_untouched_model() -> No
         float((ours - tokens.by_rule(question(ds.load(made), (3, 9, 7, 21, 14, 9, 2), "logit:9"), "half")).abs().max())
         > 1e-3
     )
+
+
+@pytest.mark.long
+@pytest.mark.smollm2
+def test_attnlrp_is_what_lxt_itself_computes() -> None:
+    """tests/data/lxt: relevances by lxt 2.1, made by make.py beside them."""
+    lm = ds.load("smollm2", saes=[], dtype="float64")
+    for kept in json.loads(LXT.read_text(encoding="utf-8"))["prompts"]:
+        asked = question(lm, tuple(kept["token_ids"]), f"logit:{kept['token']} against mean")
+        theirs = torch.tensor(kept["relevance"], dtype=torch.float64)
+        assert asked.value == pytest.approx(kept["value"], rel=1e-6)
+        assert torch.allclose(tokens.attnlrp(asked).double(), theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
 
 
 def test_rollout_is_the_sum_over_all_paths() -> None:
