@@ -60,7 +60,9 @@ RUNS = (
     ),
     Run(
         "neurons", "facts", 6, ("cpr", "cmd"),
-        "Neurons that are out have their mean over the prompt's tokens. CPR takes the highest scores first, CMD the largest\nby size.", {"removal": "mean"},
+        "Neurons that are out have their mean over the prompt's tokens. CPR takes the highest scores first, CMD the largest\n"
+        "by size.",
+        {"removal": "mean"},
     ),
     Run(
         "features", "facts", 10, ("sets", "cpr", "cmd"),
