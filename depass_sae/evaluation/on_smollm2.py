@@ -60,8 +60,8 @@ RUNS = (
     ),
     Run(
         "neurons", "facts", 6, ("cpr", "cmd"),
-        "Neurons that are out have their mean over the prompt's tokens. CPR takes the highest scores first, CMD the largest\n"
-        "by size.",
+        "Neurons that are out have their mean over the prompt's tokens. CPR takes the highest scores first, CMD the\n"
+        "largest by size.",
         {"removal": "mean"},
     ),
     Run(

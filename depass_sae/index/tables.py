@@ -85,10 +85,13 @@ class Writer:
             self._flush(self.group)
 
     def close(self) -> None:
+        import pyarrow as pa
+
         if self._rows or self._writer is None:
             self._flush(self._rows)
         with _told(self.path):
             self._writer.close()
+        pa.default_memory_pool().release_unused()  # it keeps what it freed, which a scan has better use for
 
     def _flush(self, rows: int) -> None:
         import pyarrow as pa
