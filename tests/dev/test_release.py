@@ -15,6 +15,7 @@ import yaml
 
 import depass_sae as ds
 from depass_sae.dev.__main__ import TASKS
+from depass_sae.dev.lowest import EXTRAS, TESTS
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -101,3 +102,15 @@ def test_a_task_that_there_is_not_is_named_with_those_there_are() -> None:
     assert ended.returncode == 2
     assert "'publish'" in ended.stderr
     assert all(task in ended.stderr for task in TASKS)
+
+
+def test_lower_bounds_are_tried_with_tests_that_there_are_and_extras_that_there_are() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(EXTRAS) <= extras.keys()
+    assert all((ROOT / path).exists() for path in TESTS)
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(one for extra in EXTRAS for one in project["optional-dependencies"][extra])]
+    assert all(re.search(r">=\d", one) for one in asked)
