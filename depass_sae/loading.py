@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, warn
 from .files import expanded
 from .models.adapter import Adapter
 from .models.kinds import several_dtypes, unwrapped
@@ -73,12 +73,16 @@ def _loaded(
         raise UserError(f"the tokenizer of {loaded.name} has no chat template, so chat is not for it")
     loaded = replace(loaded, chat=chat)
     checked = _check(adapter, tracing)
+    none = "no SAEs are loaded; name some with --sae (saes=)"
     if saes is None and loaded.name == "smollm2":
         from .saes.shipped import shipped_saes
 
-        saes = shipped_saes()
+        saes = shipped_saes() or None
+        if saes is None:
+            none = "this copy of depass-sae comes without its SAEs on SmolLM2; name others with --sae (saes=)"
+            warn(none)
     if saes is None and (layers or sae_ids or sae_format):
-        raise UserError("no SAEs are loaded; name some with --sae (saes=)")
+        raise UserError(none)
     found = {}
     if saes is not None:
         there = str(adapter.device)

@@ -8,8 +8,10 @@ import json
 import pytest
 import torch
 
+import depass_sae as ds
 from depass_sae.demo.cases import CASES
 from depass_sae.demo.train import LAYERS
+from depass_sae.errors import DepassWarning
 from depass_sae.models import smollm2
 from depass_sae.saes.shipped import shipped_saes
 
@@ -64,3 +66,13 @@ def test_a_cases_feature_fires_late_and_an_earlier_token_contributes_most(case, 
     largest = max(earlier, key=lambda i: target.contributions[i])
     assert target.sources[largest].pos in case.sources
     assert max(case.sources) < case.position
+
+
+@pytest.mark.smollm2
+def test_without_them_one_line_says_so_and_all_else_works(monkeypatch):
+    monkeypatch.setattr("depass_sae.saes.shipped.shipped_saes", dict)
+    with pytest.warns(DepassWarning, match="comes without its SAEs on SmolLM2; name others with --sae"):
+        lm = ds.load("smollm2")
+    assert lm.attribute_tokens("The capital of France is", logit=" Paris").target.pre_activation > 0
+    with pytest.warns(DepassWarning), pytest.raises(ds.UserError, match="comes without its SAEs on SmolLM2"):
+        ds.load("smollm2", layers=17)
