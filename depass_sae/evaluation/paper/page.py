@@ -184,9 +184,9 @@ TOKENS = """\
 probability falls faster than by other methods), and with which alone it stays; on its models DePass is ahead of
 gradients, integrated gradients and attention. Its rule is `softmax`.
 
-*Here* a method's curve is the answer's share of what it was as its top tokens are deleted (lower is better), or
-alone are kept (higher). In Python: `lm.evaluate("facts", methods=["softmax", "half"], protocols=["delete"],
-limit=3)`."""
+*Here*: how much of the answer is lost as a method's top tokens are deleted, and how much is left as they alone are
+kept; means over how many these are. In Python: `lm.evaluate("facts", methods=["softmax", "half"],
+protocols=["delete"], limit=3)`."""
 COMPONENTS = """\
 *The paper*: without the heads and neurons that DePass ranks highest the model fails sooner than without those
 that AtP or their norms rank highest, and without the lowest it keeps its answers longer. AtP is `effect` here.
