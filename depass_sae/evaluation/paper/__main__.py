@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...api import LM
     from ...passes.forward import Progress
 
+SMOLLM2 = "smollm2"
 PROMPTS = 20
 """Facts, and sentences with an indirect object."""
 NEURONS_OF = 15
@@ -67,9 +68,14 @@ def main() -> None:
     """About half an hour of one core. Sections that were made are kept, and made again where they are named."""
     parser = argparse.ArgumentParser(description="The paper's experiments on SmolLM2.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; default: all")
-    parser.add_argument("--work", type=Path, default=Path(".demo/paper"), help="where single sections are kept")
-    parser.add_argument("--out", type=Path, default=Path("docs/paper.md"))
+    parser.add_argument("--model", default=SMOLLM2, help="another model, by name or directory")
+    parser.add_argument("--dtype", help="of another model: float32, bfloat16")
+    parser.add_argument("--work", type=Path, help="where single sections are kept (default: .demo/paper)")
+    parser.add_argument("--out", type=Path, help="default: docs/paper.md; of another model paper.md")
     args = parser.parse_args()
+    own = args.model == SMOLLM2
+    args.work = args.work or Path(".demo/paper") / ("" if own else Path(args.model).name)
+    args.out = args.out or Path("docs/paper.md" if own else "paper.md")
     if unknown := set(args.sections) - SECTIONS.keys():
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
 
@@ -79,7 +85,7 @@ def main() -> None:
 
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    lm = ds.load("smollm2", saes=[])
+    lm = ds.load(args.model, saes=[], dtype=args.dtype)
     with Bars() as bars:
         task = bars.add_task("", total=None)
 
@@ -92,7 +98,10 @@ def main() -> None:
                 write_text(kept, page.section(name, make(lm, args.out, tell)))
     made = {name: path.read_text(encoding="utf-8") for name in SECTIONS if (path := args.work / f"{name}.md").exists()}
     write_text(
-        args.out, page.HEAD + page.missing([name for name in SECTIONS if name not in made]) + "".join(made.values())
+        args.out,
+        (page.HEAD if own else page.OTHER.format(model=args.model))
+        + page.missing([name for name in SECTIONS if name not in made])
+        + "".join(made.values()),
     )
 
 

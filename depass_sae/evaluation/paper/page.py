@@ -21,8 +21,17 @@ Made by `make paper` on SmolLM2-135M; one section alone by `python -m depass_sae
 models have 1.5 to 70 billion parameters, this one has 0.135: what is shown is that the experiments run, and which way
 they go here. The sentences are this project's own.
 
+With one of the paper's models, which nobody has run: `python -m depass_sae.evaluation.paper --model NAME`. With its
+data, as JSON lines of prompt and answer, 4.1.1 and 4.2 are
+`depass-sae evaluate counterfact.jsonl --model NAME --protocol delete --protocol keep` <!-- not run: gated weights -->
+and, with `--of heads` or `--of neurons`, `--protocol mask-top --protocol mask-bottom`.
+
 Intervals are {LEVEL:.0%}, of prompts drawn again with replacement, which says how sure the figures are for prompts like
 these.
+"""
+OTHER = """# The paper's experiments on {model}
+
+Made by `python -m depass_sae.evaluation.paper --model {model}`. Where a text says *here*, that model is meant.
 """
 WHAT = {
     "tokens": "4.1.1 Tokens (facts, indirect objects)",
