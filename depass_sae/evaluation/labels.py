@@ -34,6 +34,7 @@ from ..models.place import Place
 from ..passes.forward import Progress
 from ..passes.settings import Settings
 from ..subject import Subject
+from .bar import bar
 from .resumed import LEVEL, Record, median
 from .rules import one_subject
 
@@ -234,15 +235,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/names.md"))
     args = parser.parse_args()
 
-    from rich.progress import Progress as Bars
-
     subject = one_subject()
-    with Bars() as bars:
-        task = bars.add_task("", total=None)
-
-        def tell(what: str, done: int, of: int) -> None:
-            bars.update(task, description=what, completed=done, total=of or None)
-
+    with bar() as tell:
         index = index_of(subject, args.work, args.tokens, tell)
         window, spelled = index.manifest.settings["window"], Spelled.tokens(index.vocabulary)
         heard = read(subject, held_out(), window, spelled, args.held_out, Settings(progress=tell))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from ..view.markdown import markdown
+from .bar import bar
 
 if TYPE_CHECKING:
     from .found import Evaluation
@@ -82,18 +83,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/evaluated.md"))
     args = parser.parse_args()
 
-    from rich.progress import Progress as Bars
-
     import depass_sae as ds
 
     lm = ds.load("smollm2")
     found = []
-    with Bars() as bars:
-        task = bars.add_task("", total=None)
-
-        def tell(what: str, done: int, of: int) -> None:
-            bars.update(task, description=what, completed=done, total=of or None)
-
+    with bar() as tell:
         for run in RUNS:
             evaluation = lm.evaluate(
                 run.data, run.of, protocols=list(run.protocols), limit=run.limit, out=args.work / run.of,  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import write_bytes, write_text
+from ..bar import bar
 from . import languages, neurons, page, truthfulness
 
 if TYPE_CHECKING:
@@ -79,19 +80,12 @@ def main() -> None:
     if unknown := set(args.sections) - SECTIONS.keys():
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
 
-    from rich.progress import Progress as Bars
-
     import depass_sae as ds
 
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lm = ds.load(args.model, saes=[], dtype=args.dtype)
-    with Bars() as bars:
-        task = bars.add_task("", total=None)
-
-        def tell(what: str, done: int, of: int) -> None:
-            bars.update(task, description=what, completed=done, total=of or None)
-
+    with bar() as tell:
         for name, make in SECTIONS.items():
             kept = args.work / f"{name}.md"
             if name in args.sections or not (args.sections or kept.exists()):
