@@ -196,7 +196,7 @@ class LogitTarget:
     def _logits(self, adapter: Adapter, normed: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
         """Before the cap, of all tokens that the target depends on; 0 of the others."""
         unembed, size = adapter.unembed, adapter.unembed.d_out
-        needed = torch.arange(size) if self.by_standard else torch.tensor([*self.tokens, *self.others])
+        needed = torch.arange(size) if self.by_standard else torch.tensor(sorted({*self.tokens, *self.others}))
         found = normed.new_zeros(len(normed), size)
         for some, columns, bias in _columns(unembed.weight, unembed.bias, needed, normed):
             found[:, some] = normed @ columns + bias
@@ -221,10 +221,13 @@ def _unembedded(adapter: Adapter, c: Float[Tensor, "n vocab"]) -> tuple[Float[Te
 def _columns(
     weight: Float[Tensor, "d vocab"], bias: Float[Tensor, "vocab"] | None, tokens: Int[Tensor, "some"], like: Tensor
 ) -> Iterator[tuple[Int[Tensor, "part"], Float[Tensor, "d part"], Float[Tensor, "part"]]]:
-    """The unembedding of some tokens, a part at a time: in a higher dtype all of it may be larger than the model."""
+    """The unembedding of some tokens, ascending, a part at a time: in a higher dtype all may be larger than the model."""
     for some in tokens.to(weight.device).split(AT_ONCE):
+        first, last = some[0].item(), some[-1].item()
+        # Neighbours are looked at where they lie; others are copied as rows, which is how vocabularies are stored.
+        columns = weight[:, first : last + 1] if last - first < len(some) else weight.T.index_select(0, some).T
         own = like.new_zeros(len(some)) if bias is None else bias[some].to(like)
-        yield some.to(like.device), weight[:, some].to(like), own
+        yield some.to(like.device), columns.to(like), own
 
 
 # ------------------------------------------------------------------------------------------------------------- in words
