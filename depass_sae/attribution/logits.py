@@ -221,7 +221,7 @@ def _unembedded(adapter: Adapter, c: Float[Tensor, "n vocab"]) -> tuple[Float[Te
 def _columns(
     weight: Float[Tensor, "d vocab"], bias: Float[Tensor, "vocab"] | None, tokens: Int[Tensor, "some"], like: Tensor
 ) -> Iterator[tuple[Int[Tensor, "part"], Float[Tensor, "d part"], Float[Tensor, "part"]]]:
-    """The unembedding of some tokens, ascending, a part at a time: in a higher dtype all may be larger than the model."""
+    """The unembedding of some tokens, ascending, a part at a time: in a higher dtype it may be larger than a model."""
     for some in tokens.to(weight.device).split(AT_ONCE):
         first, last = some[0].item(), some[-1].item()
         # Neighbours are looked at where they lie; others are copied as rows, which is how vocabularies are stored.

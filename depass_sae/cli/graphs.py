@@ -35,7 +35,7 @@ def graph(
     edge_threshold: options.EdgeThreshold = 0.98,
     errors: options.ErrorsOption = "roots",
     heads: options.WithHeads = False,
-    pairs: options.Pairs = 0,
+    pairs: options.Pairs = None,
     labels: options.Labels = None,
     index: options.ContextsOption = None,
     cards: options.Cards = None,
@@ -55,7 +55,7 @@ def graph(
     logits, at = options.logits_of(logit, logit_diff, given.ids), options.position_of(pos)
     graph_files.check_asked(out, format, as_json)
     from ..attribution.targets import WrittenTarget
-    from ..graph.build import GraphSettings
+    from ..graph.build import SHOWN_PAIRS, GraphSettings
     from ..graph.group import group_automatically, with_groups
     from ..graph.looks import graph_blocks
     from ..graph.standing import layer_named
@@ -68,8 +68,11 @@ def graph(
     if isinstance(asked, options.Texts) and pairs:
         raise UserError("pairs are of one prompt's graph: take --prompts or --pairs")
     layers = None if layer is None else [layer_named(text) for text in layer]
-    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow, pairs)  # type: ignore[arg-type]
+    size = GraphSettings(max_nodes, node_threshold, edge_threshold, errors, heads, grow, pairs or 0)  # type: ignore[arg-type]
     size.check(how.allocation.rule)
+    if pairs is None and format is not None and format.lower() == "neuronpedia":
+        able = size.knows_pairs(how.allocation.rule) and not isinstance(asked, options.Texts)
+        pairs = SHOWN_PAIRS if able else None
     keywords = how.keywords()
     graph_files.check_files(out, format)
     meanings = options.meanings_of(labels)

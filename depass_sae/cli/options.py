@@ -287,8 +287,12 @@ GrowBy = Annotated[
 ErrorsOption = Annotated[str, typer.Option("--errors", help="roots, or through: follow SAE errors further upstream.")]
 WithHeads = Annotated[bool, typer.Option("--heads", help="Also through which heads each node got what it has.")]
 Pairs = Annotated[
-    int,
-    typer.Option("--pairs", help="Of so many nodes, the most influential: which queries and keys decided looks."),
+    int | None,
+    typer.Option(
+        "--pairs",
+        show_default="10 with --format neuronpedia, else 0",
+        help="Of so many nodes, the most influential: which queries and keys decided looks.",
+    ),
 ]
 Labels = Annotated[
     str | None,

@@ -46,7 +46,7 @@ from .influence import influence, reach, scores
 from .names import node_id, written_ids
 from .pairs import MOST as MOST_PAIRED
 from .pairs import find_pairs
-from .prune import check_thresholds, fold, prune
+from .prune import check_thresholds, fold, pruned
 from .reads import target_read
 from .standing import Layers, graph_hooks
 from .ways import LOOKED, Grow, looks
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 Errors = Literal["roots", "through"]
 MOST_NODES = 2**31 - 1
 """A graph's file says how many nodes were asked for, and other programs read it."""
+SHOWN_PAIRS = 10
+"""Of so many nodes Neuronpedia's file lists the pairs of queries and keys, where nobody says of how many."""
 HEADS_PER_NODE = 5
 """How many of the heads that a node's inflow came through are shown."""
 TOP_LOGITS, LOGIT_PROBABILITY = 10, 0.95
@@ -98,11 +100,15 @@ class GraphSettings:
         check_thresholds(self.node_threshold, self.edge_threshold)
         if not 0 <= self.pairs <= MOST_PAIRED:
             raise UserError(f"pairs are found of 0 to {MOST_PAIRED} nodes, not of {self.pairs:,}")
-        if self.pairs and not (looks(self.grow) and rule in CONTRIBUTION):
+        if self.pairs and not self.knows_pairs(rule):
             raise UserError(
                 f"pairs of a query and a key need a rule of {' and '.join(CONTRIBUTION)}, and a graph that grows by "
                 "both or by effect"
             )
+
+    def knows_pairs(self, rule: str) -> bool:
+        """Whether the graph knows for whom heads looked."""
+        return looks(self.grow) and rule in CONTRIBUTION
 
 
 def no_graph_by(rule: str) -> str | None:
@@ -170,7 +176,7 @@ def build_graph(
             g.nodes[name]["reach"] = value
     g.graph["scores"] = dict.fromkeys(("whole", "pruned"), scores(g))
     if size.node_threshold is not None or size.edge_threshold is not None:
-        g = prune(g, node_threshold=size.node_threshold, edge_threshold=size.edge_threshold)
+        g = pruned(g, size.node_threshold, size.edge_threshold)
     if size.pairs:
         g.graph["pairs"] = _pairs(g, growth, assembled, size.pairs)
     return g

@@ -503,9 +503,16 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
 
     Raises UserError for a value that JSON cannot hold: a number that is NaN or infinite, a tensor, a tuple.
     """
+    document = _told(g)
+    _check_plain(document)
+    return document
+
+
+def _told(g: nx.DiGraph) -> dict[str, Any]:
+    """The same, whatever its values are."""
     nodes = [{"id": name, **data} for name, data in g.nodes(data=True)]
     edges = [{"source": source, "target": target, **data} for source, target, data in g.edges(data=True)]
-    document = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "directed": True,
@@ -514,8 +521,6 @@ def document_of(g: nx.DiGraph) -> dict[str, Any]:
         "nodes": nodes,
         "edges": edges,
     }
-    _check_plain(document)
-    return document
 
 
 def graph_of(document: Any) -> nx.DiGraph:
@@ -554,11 +559,10 @@ def check_graph(g: Any, *, whole: bool = False) -> None:
             f"a feature-flow graph is a networkx.DiGraph as lm.graph(...) makes it, not a {type(g).__name__}"
         )
     try:
-        document = document_of(g)
         if whole:
-            graph_of(document)
+            graph_of(_told(g))
         else:
-            _validated(document)
+            _validated(_told(g))
     except UserError as error:
         raise UserError(f"this is no feature-flow graph as lm.graph(...) makes it: {error}") from None
 

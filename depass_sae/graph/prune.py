@@ -43,6 +43,13 @@ def prune(
     """
     check_graph(g)
     check_thresholds(node_threshold, edge_threshold)
+    return pruned(g, node_threshold, edge_threshold, max_nodes)
+
+
+def pruned(
+    g: nx.DiGraph, node_threshold: float | None, edge_threshold: float | None, max_nodes: int | None = None
+) -> nx.DiGraph:
+    """The same of a graph that nobody else has touched."""
     nodes = set(g)
     if node_threshold is not None or max_nodes is not None:
         nodes = _kept_nodes(g, node_threshold, max_nodes)

@@ -6,17 +6,17 @@ Everything that goes through the layers asks this for what it needs; of what kin
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.parts import Norm, Size, times
 from .choices import CONTRIBUTION, Choices
-from .rows import BIAS, Rows, at, on
+from .rows import BIAS, Rows, at, chosen, on
 
 if TYPE_CHECKING:
     from ..models.sublayer import Sublayer
@@ -48,6 +48,10 @@ class Frozen:
     resid: Float[Tensor, "pos d_model"]
     record: Record
     starts: Sequence[int]
+
+    def some(self, positions: Int[Tensor, "some"]) -> Frozen:
+        """At some positions, in any order and however often, of one that keeps positions apart."""
+        return replace(self, resid=chosen(self.resid, positions), record=self.record.some(positions), starts=(0,))
 
     @cached_property
     def norm(self) -> Norm:

@@ -44,6 +44,7 @@ class Trace:
     logits: Float[Tensor, "pos vocab"] | None = field(repr=False)
     uncapped: Float[Tensor, "pos vocab"] | None = field(repr=False)
     starts: tuple[int, ...] = (0,)
+    _swept: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -80,6 +81,15 @@ class Trace:
         """One of them, as it was on this prompt."""
         part = self.adapter.sublayer(number)
         return Frozen(part, mixer_of(part.mixer), self.streams[part.reads.depth], self.records[number], self.starts)
+
+    def swept(self, n: int) -> int:
+        """Numbers that a target takes at each of n positions on its way back through the widest layer."""
+        if n not in self._swept:
+            kinds = [mixer_of(part.mixer) for i in range(self.n_layers) for part in self.adapter.layer(i).sublayers]
+            self._swept[n] = max(
+                sum(kind.swept(n) for kind in pair) for pair in zip(kinds[::2], kinds[1::2], strict=True)
+            )
+        return self._swept[n]
 
     def post_scale(self, place: Place, positions: Int[Tensor, "some"]) -> Float[Tensor, "some 1"] | float:
         """Of the norm behind the sublayer that a place belongs to; 1 where there is none, or nothing lies behind."""

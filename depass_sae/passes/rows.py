@@ -110,6 +110,11 @@ def at(x: Tensor, positions: Int[Tensor, "pos"], dim: int = 0) -> Tensor:
     return x.index_select(dim, on(x, positions))
 
 
+def chosen(x: Tensor, positions: Int[Tensor, "some"]) -> Tensor:
+    """x at some positions, in any order and however often."""
+    return x.index_select(0, on(x, positions))
+
+
 def on(values: Tensor, layout: Tensor) -> Tensor:
     """A part of the layout where the values are. The host does not wait for it to arrive."""
     if values.device.type == "cuda":

@@ -1,6 +1,7 @@
 """The backward engine: what it says is what the forward engine says, and with everything live it is autograd's."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.place import Place
+from depass_sae.passes import backward
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.forward import Allocation
@@ -192,6 +194,25 @@ def test_many_targets_in_one_sweep_are_what_each_is_alone(shape: str, choices: C
             for name in ("after", "output", "inner", "before", "bias", "bias_before"):
                 mine, its = getattr(level, name)[i], getattr(alone[key], name)[0]
                 assert torch.allclose(mine, its, rtol=0, atol=1e-12 * float(its.abs().max() + 1)), (key, name)
+
+
+@pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)
+@pytest.mark.parametrize("shape", EVERY)
+def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(
+    shape: str, choices: Choices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, positions = recorded(tiny(shape, torch.float64), IDS), [7, 0, 3, 3, 6]
+    seeds = {(2, "resid_post"): seeds_at(seen, directions(seen, (2, "resid_post"), 5), positions)}
+    everywhere = levels(seen, seeds, choices)
+    with mock.patch.object(backward, "_through_few", wraps=backward._through_few) as kept_to:
+        few = torch.arange(5), torch.tensor(positions)
+        at_few = {(level.layer, level.sublayer): level for level in sweep(seen, seeds, choices, few=few)}
+    assert kept_to.call_count == 1  # the MLP that wrote last; attention before it sees all positions
+    assert at_few.keys() == everywhere.keys()
+    for key, level in everywhere.items():
+        for name in ("after", "output", "inner", "recorded", "past", "before", "bias", "bias_written", "bias_before"):
+            assert off(getattr(at_few[key], name), getattr(level, name)) <= 1e-10, (key, name)
+        assert off(at_few[key].units(), level.units()) <= 1e-10
 
 
 @pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)

@@ -265,9 +265,9 @@ class Attention(Mixer):
         self, linear: Linear, each: Float[Tensor, "row pos head d_head"]
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]]:
         """A gradient with respect to queries or keys, with respect to what the map is given, and to its bias vector."""
-        b = each.new_zeros(linear.d_out) if linear.bias is None else linear.bias
-        back = torch.einsum("tkhe,dhe->tkd", each, self._by_head(linear.weight))
-        return back, torch.einsum("tkhe,he->tk", each, self._by_head(b))
+        shared = each.unflatten(2, (linear.d_out // each.shape[3], -1)).sum(3)  # by consecutive heads
+        own = shared.flatten(2)
+        return own @ linear.weight.T, own.new_zeros(own.shape[:2]) if linear.bias is None else own @ linear.bias
 
     def _shared(
         self, sharing: Sharing, normed: Float[Tensor, "pos d_model"], size: Size | None = None
@@ -489,8 +489,8 @@ class Attention(Mixer):
         k = scores.k(normed, size).unflatten(-1, (self.part.n_kv_heads, -1))
         q = q if scores.q_norm is None else scores.q_norm(q)
         k = k if scores.k_norm is None else scores.k_norm(k)
-        k = k.repeat_interleave(self.part.n_heads // self.part.n_kv_heads, dim=1)
-        return self._turned(q, age), self._turned(k, age)
+        k = self._turned(k, age).repeat_interleave(self.part.n_heads // self.part.n_kv_heads, dim=1)
+        return self._turned(q, age), k
 
     def split_queries_and_keys(
         self, frozen: Frozen, head: int, components: Float[Tensor, "pos comp d_model"]

@@ -21,7 +21,7 @@ from ...models.parts import Linear, Norm, Size
 from ...models.sublayer import Tap
 from ..choices import Choices
 from ..memory import Blocks
-from ..rows import Rows
+from ..rows import Rows, chosen
 from ..rules import QK, Rule
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ class Record:
             None if self.neurons is None else self.neurons[:n],
             {name: x[:n] for name, x in self.at.items()},
         )
+
+    def some(self, positions: Int[Tensor, "some"]) -> Record:
+        """Of some positions, in any order and however often, where nothing is kept between positions."""
+        assert self.pattern is None
+        neurons = None if self.neurons is None else chosen(self.neurons, positions)
+        return Record(None, neurons, {name: chosen(x, positions) for name, x in self.at.items()})
 
     def without_neurons(self) -> Record:
         return replace(self, neurons=None)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -47,11 +48,16 @@ def along(slope: Slope, apart: float = 0.0) -> list[tuple[float, float]]:
 
     apart: the farthest that two keys' scores lie apart for any query.
     """
-    import numpy as np
-
     if slope == "local":
         return [(1.0, 1.0)]
-    count = min(POINTS * math.ceil(max(apart + SPARE, 1) / POINTS), MOST_POINTS)
+    return _quadrature(min(POINTS * math.ceil(max(apart + SPARE, 1) / POINTS), MOST_POINTS))
+
+
+@cache
+def _quadrature(count: int) -> list[tuple[float, float]]:
+    """Gauss and Legendre's points from 0 to 1, and their weights."""
+    import numpy as np
+
     x, w = np.polynomial.legendre.leggauss(count)
     return list(zip(((x + 1) / 2).tolist(), (w / 2).tolist(), strict=True))
 

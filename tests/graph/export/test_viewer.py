@@ -24,6 +24,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 pytestmark = pytest.mark.browser
 
+GALLERY = Path(__file__).parents[3] / "graphs"
+
 
 class Viewer(Watched):
     """A page with a graph in it."""
@@ -253,6 +255,22 @@ def test_the_page_opens_at_the_most_influential_nodes_in_the_window_and_all_have
     assert viewer.page.locator("#nodes .node text").count() == 25
     stage = viewer.page.locator("#stage").bounding_box()
     assert all(within(node.bounding_box(), stage) for node in viewer.page.locator("#nodes .node .body").all())
+
+
+def test_in_the_climate_case_the_first_screen_leads_from_climate_to_the_target(viewer: Viewer):
+    g = read_graph(GALLERY / "climate" / "graph-17-2601-at-7.json")
+    drawn = viewer.open(g, "").page.evaluate("page.drawn()")
+    first_screen = nx.DiGraph([(source, target) for source, target, *_ in drawn])
+    (target,) = (target["node"] for target in g.graph["target"])
+    widths = {}
+    for source, _, width, *_ in drawn:
+        if (token := g.nodes[source]).get("kind") == "token" and token["layer"] == -1:
+            widths[token["token"]] = max(width, widths.get(token["token"], 0))
+    climate = next(name for name in first_screen if g.nodes[name].get("token") == " climate")
+    assert nx.has_path(first_screen, climate, target)
+    assert max(widths, key=widths.__getitem__) == " climate"
+    loudest = max(drawn, key=lambda entry: entry[2])
+    assert g.nodes[loudest[0]].get("token") != " the"
 
 
 def test_the_node_slider_asks_for_more_by_their_number(viewer: Viewer):
