@@ -222,7 +222,7 @@ def _columns(
     weight: Float[Tensor, "d vocab"], bias: Float[Tensor, "vocab"] | None, tokens: Int[Tensor, "some"], like: Tensor
 ) -> Iterator[tuple[Int[Tensor, "part"], Float[Tensor, "d part"], Float[Tensor, "part"]]]:
     """The unembedding of some tokens, ascending, a part at a time: in a higher dtype it may be larger than a model."""
-    for some in tokens.to(weight.device).split(AT_ONCE):
+    for some in tokens.to(weight.device).split(AT_ONCE) if len(tokens) else ():
         first, last = some[0].item(), some[-1].item()
         # Neighbours are looked at where they lie; others are copied as rows, which is how vocabularies are stored.
         columns = weight[:, first : last + 1] if last - first < len(some) else weight.T.index_select(0, some).T
