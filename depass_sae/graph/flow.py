@@ -19,14 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.place import Place
-from ..passes.backward import Cuts, Seeds, Step, steps
+from ..passes.backward import Cuts, Few, Seeds, Step, steps
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.looking import Hop, Pairing, begun
 from ..passes.many import Aim, Batch, in_batches
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
 from ..passes.settings import Settings
-from ..passes.support import Support
 from .cuts import Cut, Standing
 from .reads import Reads
 
@@ -139,9 +138,8 @@ def _swept(
             handed[number] = handed[number] + more if number in handed else more
 
         heads, seeds = {}, batch.seeds() if looking is None else begun(looking, batch.seeds())
-        support = batch.support(ways)
         for gradient, step in _descend(
-            batch.trace, cut.place, seeds, choices, standing.meeting(hand), looking, support
+            batch.trace, cut.place, seeds, choices, standing.meeting(hand), looking, batch.few
         ):
             if step is not None and step.level is not None and step.level.looks_back:
                 heads[step.level.layer] = step.level.units()
@@ -168,14 +166,14 @@ def _descend(
     choices: Choices,
     cuts: Cuts,
     looking: Hop | None = None,
-    support: Support | None = None,
+    few: Few | None = None,
 ) -> Iterator[tuple[Tensor, Step | None]]:
     """From what is read down to a place of the stream: the gradient before each sublayer, at last the one there.
 
     None for a step where all is read at the place itself.
     """
     if any(low.depth < place.behind for place in seeds):
-        for step in steps(seen, seeds, choices, cuts, down_to=low.depth, looking=looking, support=support):
+        for step in steps(seen, seeds, choices, cuts, down_to=low.depth, looking=looking, few=few):
             yield step.before, step
     else:
         yield sum(seeds.values()), None  # type: ignore[misc]

@@ -21,15 +21,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from ..models.place import Place
 from .choices import Choices
 from .frozen import INSIDE, Frozen
 from .looking import Hop
 from .record import Trace
-from .support import Support
+from .rows import on
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Level:
     after, before: with respect to the residual stream after and before the sublayer, targets read there included; past:
     the latter without what goes through this sublayer.
     output: with respect to what the sublayer adds (attn_out, mlp_out): ``after``, and what reads the output itself.
-    inside: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp], where ``support`` says (None: at all
-    targets and positions); found: what the recorded stream gives there, if the step had to compute it.
+    inner: with respect to hook_z [n_heads * d_head], or to the neurons [d_mlp]; found: what the recorded stream gives
+    there, where the step had to compute it.
     bias: what bias vectors at each position add to each target from here on (with everything live: their first-order
     effect), this sublayer's own output bias not included; bias_written: with it; bias_before: with all of this
     sublayer's. pattern, pattern_before: the same of what no part of the stream has made of heads' patterns.
@@ -50,8 +51,7 @@ class Level:
     choices: Choices
     after: Float[Tensor, "target pos d_model"]
     output: Float[Tensor, "target pos d_model"]
-    inside: Float[Tensor, "target pos d_inner"] | Float[Tensor, "pair d_inner"]
-    support: Support | None
+    inner: Float[Tensor, "target pos d_inner"]
     found: Float[Tensor, "pos d_inner"] | None
     past: Float[Tensor, "target pos d_model"]
     before: Float[Tensor, "target pos d_model"]
@@ -81,11 +81,6 @@ class Level:
         return self.frozen.mixer.looks_back
 
     @cached_property
-    def inner(self) -> Float[Tensor, "target pos d_inner"]:
-        """With respect to hook_z [n_heads * d_head], or to the neurons [d_mlp]."""
-        return self.inside if self.support is None else self.support.spread(self.inside)
-
-    @cached_property
     def recorded(self) -> Float[Tensor, "pos d_inner"]:
         """What the recorded stream gives inside."""
         if self.found is not None:
@@ -100,6 +95,10 @@ class Level:
 Gradient = Float[Tensor, "target pos d"]
 Seeds = Mapping[Place, Gradient]
 """Where targets are read: for each place the direction of every target at every position, mostly zeros."""
+Few = tuple[Int[Tensor, "some"], Int[Tensor, "some"]]
+"""Targets, and a position of each. Until a sublayer looks back gradients are where seeds are, and a sweep keeps to
+them.
+"""
 Met = Callable[[Gradient], Seeds]
 """Takes the gradient with respect to all that stands at a cut, and hands back what of it goes on at other places."""
 
@@ -132,15 +131,13 @@ class Step:
     level: Level | None
 
 
-def sweep(
-    trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0, support: Support | None = None
-) -> Iterator[Level]:
+def sweep(trace: Trace, seeds: Seeds, choices: Choices, *, down_to: int = 0, few: Few | None = None) -> Iterator[Level]:
     """Visit the sublayers from the last one that a seed reads back to number ``down_to``.
 
     All seeds have the same number of targets and the trace's positions. Live attention is for a trace of one prompt.
-    support: the only targets and positions at which a seed is not zero, if whoever asks knows them.
+    few: the only targets and positions at which a seed is not zero, if whoever asks knows them.
     """
-    for step in steps(trace, seeds, choices, Cuts(), down_to=down_to, support=support):
+    for step in steps(trace, seeds, choices, Cuts(), down_to=down_to, few=few):
         assert step.level is not None
         yield step.level
 
@@ -153,7 +150,7 @@ def steps(
     *,
     down_to: int = 0,
     looking: Hop | None = None,
-    support: Support | None = None,
+    few: Few | None = None,
 ) -> Iterator[Step]:
     """The same, cut off at places beside the stream; sublayers that nothing is left to go through are passed by.
 
@@ -168,13 +165,12 @@ def steps(
     # Where nothing is cut every sublayer is passed, be it with a gradient of zero.
     after = _plus(None if cuts else zeros, *_at_stream(given, last))
     bias = pattern = zeros.new_zeros(zeros.shape[:2])
-    looked_back = False
+    near = None if few is None or 2 * len(few[0]) > bias.numel() else few
     for number in range(last - 1, down_to - 1, -1):
         frozen = trace.sublayer(number)
         past = _plus(after, *_at_stream(given, number), waiting.pop(number, None))
-        if support is not None and frozen.mixer.looks_back and not looked_back:
-            support, looked_back = support.looked_back(trace.starts, 1 if looking is None else looking.ways), True
-        found = _back(frozen, after, bias, pattern, choices, given, cuts, looking, support)
+        near = None if near is None or frozen.mixer.looks_back else near  # what looks back spreads them
+        found = _back(frozen, after, bias, pattern, choices, given, cuts, looking, near)
         for depth, gradient in found.onwards.items():
             waiting[depth] = _sum(gradient, waiting.get(depth))
         before = _plus(past, waiting.pop(number, None))
@@ -190,8 +186,7 @@ class _Passed:
     frozen: Frozen
     after: Gradient | None
     output: Gradient | None
-    inner: Gradient | Float[Tensor, "pair d_inner"] | None
-    support: Support | None
+    inner: Gradient | None
     recorded: Float[Tensor, "pos d_inner"] | None
     onwards: dict[int, Gradient]
     bias: Float[Tensor, "target pos"]
@@ -205,8 +200,8 @@ class _Passed:
             return None
         after, output, past = (zeros if x is None else x for x in (self.after, self.output, past))
         return Level(
-            self.frozen, choices, after, output, self.inner, self.support, self.recorded, past, before, self.bias,
-            self.bias_written, self.bias_before, self.pattern, self.pattern_before,
+            self.frozen, choices, after, output, self.inner, self.recorded, past, before, self.bias, self.bias_written,
+            self.bias_before, self.pattern, self.pattern_before,
         )  # fmt: skip
 
 
@@ -219,9 +214,9 @@ def _back(
     seeds: Seeds,
     cuts: Cuts,
     looking: Hop | None,
-    support: Support | None,
+    few: Few | None,
 ) -> _Passed:
-    """One step back through a sublayer, at the recorded stream. support: where gradients are, if that is known."""
+    """One step back through a sublayer, at the recorded stream. few: where gradients are, if that is known."""
     place = frozen.sublayer.place
     own = {at.hook: seed for at, seed in seeds.items() if at.depth == frozen.sublayer.number}
     onwards: dict[int, Tensor] = {}
@@ -244,32 +239,30 @@ def _back(
         raw = met(cuts.raw, place, ahead)
         written = frozen.output_bias(passing, raw)
         bias_written = bias if written is None else bias + written
-    depth = frozen.sublayer.reads.depth
-    if raw is not None and support is not None and support.is_small and not frozen.mixer.looks_back and not own:
-        there, through, inner_bias = _through_there(frozen, raw, support, choices)
-        onwards[depth] = _sum(through, onwards.get(depth))
-        return _Passed(
-            frozen, after, output, there, support, None, onwards, bias, bias_written, bias_written + inner_bias,
-            pattern, pattern,
-        )  # fmt: skip
+    if raw is not None and few is not None and not own:
+        at_few, through, inner_bias = _through_few(frozen, raw, few, choices)
+        onwards[frozen.sublayer.reads.depth] = _sum(through, onwards.get(frozen.sublayer.reads.depth))
+        bias_before = bias_written + inner_bias
+        return _Passed(frozen, after, output, at_few, None, onwards, bias, bias_written, bias_before, pattern, pattern)
     inner = None if raw is None else frozen.mixer.back(raw, frozen.record)
     for hook in (hook for hook, what in INSIDE.items() if what == "z"):
         inner = met(cuts.values, Place(place.layer, hook), inner) if _within(frozen, hook) else inner
     inner = _plus(inner, *_read_at(own, "z"))
     reads = [(name, seed) for name in ("normed", "bare") for seed in _read_at(own, name)]
     if inner is None and not reads:
-        return _Passed(
-            frozen, after, output, None, None, None, onwards, bias, bias_written, bias_written, pattern, pattern
-        )
+        return _Passed(frozen, after, output, None, None, onwards, bias, bias_written, bias_written, pattern, pattern)
     recorded, through, inner_bias = _through(frozen, raw, inner, reads, choices)
     hop = None if looking is None or inner is None else looking.hop(frozen, inner)
     if hop is not None:
-        through, inner_bias = through + hop[0], inner_bias + hop[1]
+        first = len(through) - len(hop[0])
+        through[first:] += hop[0]  # which nobody else has yet
+        inner_bias = inner_bias + functional.pad(hop[1], (0, 0, first, 0))
+    depth = frozen.sublayer.reads.depth
     onwards[depth] = _sum(through, onwards.get(depth))
     made = frozen.pattern(choices)
     pattern_before = pattern if made is None or inner is None else pattern + (inner * made).sum(2)
     return _Passed(
-        frozen, after, output, inner, None, recorded, onwards, bias, bias_written, bias_written + inner_bias, pattern,
+        frozen, after, output, inner, recorded, onwards, bias, bias_written, bias_written + inner_bias, pattern,
         pattern_before,
     )  # fmt: skip
 
@@ -292,17 +285,19 @@ def _through(
         through, inner_bias = torch.autograd.grad(
             [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
         )
-    return inside.z.detach(), through, inner_bias
+    return inside.z.detach(), through, inner_bias.expand(through.shape[:2])  # where there are no biases: one 0 for all
 
 
-def _through_there(
-    frozen: Frozen, raw: Gradient, support: Support, choices: Choices
-) -> tuple[Float[Tensor, "pair d_inner"], Gradient, Float[Tensor, "target pos"]]:
-    """The gradients inside, where there are any, those of the stream that is read, and what bias vectors add."""
-    rows, some = support.take(raw)[None], frozen.some(support.pos)
+def _through_few(
+    frozen: Frozen, raw: Gradient, few: Few, choices: Choices
+) -> tuple[Gradient, Gradient, Float[Tensor, "target pos"]]:
+    """The gradients inside and of the stream that is read, and what bias vectors add, computed where there is any."""
+    where, some = (on(raw, few[0]), on(raw, few[1])), frozen.some(few[1])
+    rows = raw[where][None]
     inner = some.mixer.back(rows, some.record)
     _, through, inner_bias = _through(some, rows, inner, (), choices)
-    return inner[0], support.spread(through[0]), support.spread(inner_bias[0])
+    found = (x[0] for x in (inner, through, inner_bias))
+    return tuple(x.new_zeros(*raw.shape[:2], *x.shape[1:]).index_put_(where, x) for x in found)  # type: ignore[return-value]
 
 
 def _within(frozen: Frozen, hook: str) -> bool:

@@ -50,7 +50,8 @@ class Hop(Protocol):
     def hop(
         self, frozen: Frozen, inner: Float[Tensor, "row pos d_inner"]
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]] | None:
-        """What more arrives at the stream that a sublayer reads, and at bias vectors. None: no scores are made there.
+        """What more arrives at the stream that a sublayer reads, and at bias vectors, in the rows of all ways but the
+        first. None: no scores are made there.
 
         inner: all targets' rows of the first way, then those of the next.
         """
@@ -80,10 +81,7 @@ class Looking:
         if not found:
             return None
         (by_query, of_query), (by_key, of_key) = found
-        return (
-            torch.cat([torch.zeros_like(by_query), by_query, by_key]),
-            torch.cat([torch.zeros_like(of_query), of_query, of_key]),
-        )
+        return torch.cat([by_query, by_key]), torch.cat([of_query, of_key])
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,4 @@ class Pairing:
         parts = self.parts.get(frozen.sublayer.reads.depth)
         if parts is None:  # they stand only later
             return None
-        found = frozen.keys_looked_back(2 * inner[:1], parts[:, : inner.shape[1]].to(inner), self.qk)
-        if found is None:
-            return None
-        through, bias = found
-        return torch.cat([torch.zeros_like(through[:1]), through]), torch.cat([torch.zeros_like(bias[:1]), bias])
+        return frozen.keys_looked_back(2 * inner[:1], parts[:, : inner.shape[1]].to(inner), self.qk)

@@ -7,7 +7,7 @@ lane, since no gradient crosses a border either. What comes out is what each pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.place import Place
-from .backward import Level, Seeds, sweep
+from .backward import Few, Level, Seeds, sweep
 from .choices import Choices
 from .forward import Progress
 from .memory import Budget, fits, no_room
 from .record import Trace
 from .rows import BIAS, Rows, on
 from .sources import Split
-from .support import Support
 
 PACK = 512
 """Positions that go together: matrix products gain little from more, and patterns are kept as one matrix of them."""
@@ -107,12 +106,11 @@ class Batch:
     def lanes(self) -> list[int]:
         return [going.lane for going in self.aims]
 
-    def support(self, ways: int = 1) -> Support:
-        """Each aim's lane and position, the only ones at which a seed is not zero. ways: the rows of each lane."""
+    @property
+    def few(self) -> Few:
+        """Each aim's lane and position, the only ones at which a seed is not zero."""
         pos = [going.span.start + going.aim.pos for going in self.aims]
-        return Support(
-            torch.tensor(self.lanes), torch.tensor(pos), ways * (max(self.lanes) + 1), len(self.trace.token_ids)
-        )
+        return torch.tensor(self.lanes), torch.tensor(pos)
 
     def seeds(self) -> Seeds:
         """Where the sweep begins."""
@@ -157,13 +155,38 @@ def _by_prompt(aims: Sequence[Aim], which: Sequence[int]) -> dict[int, list[int]
 
 def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, rows: int) -> list[list[int]]:
     """The aims in parts that the budget has room for."""
-    prompts, seen, step = _by_prompt(aims, range(len(aims))), traces[0], 1
-    longest = max(map(len, prompts.values()), default=0)
-    if longest > 1:
-        n = sum(aims[own[-1]].pos + 1 for own in prompts.values())
-        wide = seen.swept(n) + 12 * seen.adapter.d_model
-        step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide * rows))
-    return [[i for own in prompts.values() for i in own[low : low + step]] for low in range(0, longest, step)]
+    prompts, seen, found = _by_prompt(aims, range(len(aims))), traces[0], []
+    for together in _of_like_length(prompts, aims, rows, seen.resid_post.device):
+        longest, step = max(map(len, together)), 1
+        if longest > 1:
+            n = sum(aims[own[-1]].pos + 1 for own in together)
+            wide = seen.swept(n) + 12 * seen.adapter.d_model
+            step = max(1, budget.swept // max(1, seen.resid_post.element_size() * n * wide * rows))
+        found += [[i for own in together for i in own[low : low + step]] for low in range(0, longest, step)]
+    return found
+
+
+APART = {"cpu": 2**8}
+"""A sweep of its own is worth it where it saves so many rows times positions; elsewhere they are nearly free."""
+
+
+def _of_like_length(
+    prompts: Mapping[int, list[int]], aims: Sequence[Aim], rows: int, device: torch.device
+) -> list[list[list[int]]]:
+    """Each prompt's aims, in parts in which few positions are swept in vain. Several prompts stay together."""
+    if len(prompts) != 1:
+        return [list(prompts.values())] if prompts else []
+    (own,), worth = prompts.values(), APART.get(device.type, 2**20)
+
+    def parted(low: int, high: int) -> list[list[list[int]]]:
+        saved = [i * (aims[own[high - 1]].pos - aims[own[low + i - 1]].pos) for i in range(1, high - low)]
+        most = max(saved, default=0)
+        if most * rows < worth:
+            return [[own[low:high]]]
+        cut = low + 1 + saved.index(most)
+        return parted(low, cut) + parted(cut, high)
+
+    return parted(0, len(own))
 
 
 def sweep_each(
@@ -186,7 +209,7 @@ def sweep_each(
 
         def levels() -> Iterator[Level]:
             nonlocal told
-            for done, level in enumerate(sweep(batch.trace, batch.seeds(), choices, support=batch.support()), start=1):
+            for done, level in enumerate(sweep(batch.trace, batch.seeds(), choices, few=batch.few), start=1):
                 yield level
                 if progress is not None:
                     told = max(told, round((swept + len(batch.aims) * done / here) / len(aims) * steps))

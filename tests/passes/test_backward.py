@@ -18,7 +18,6 @@ from depass_sae.passes.forward import Allocation
 from depass_sae.passes.record import Trace
 from depass_sae.passes.running import recording
 from depass_sae.passes.sources import Heads, Modules, Neurons, Source, Split, Subspace
-from depass_sae.passes.support import Support
 
 from .models import D_MLP, D_MODEL, EVERY, HEADS, LAYERS, PARALLEL, SHAPES, VOCAB, tiny
 from .reference import weights
@@ -205,15 +204,15 @@ def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(
     seen, positions = recorded(tiny(shape, torch.float64), IDS), [7, 0, 3, 3, 6]
     seeds = {(2, "resid_post"): seeds_at(seen, directions(seen, (2, "resid_post"), 5), positions)}
     everywhere = levels(seen, seeds, choices)
-    with mock.patch.object(backward, "_through_there", wraps=backward._through_there) as kept_to:
-        support = Support(torch.arange(5), torch.tensor(positions), 5, len(IDS))
-        there = {(level.layer, level.sublayer): level for level in sweep(seen, seeds, choices, support=support)}
-    assert kept_to.call_count == sum(level.sublayer == "mlp" for level in there.values())
-    assert there.keys() == everywhere.keys()
+    with mock.patch.object(backward, "_through_few", wraps=backward._through_few) as kept_to:
+        few = torch.arange(5), torch.tensor(positions)
+        at_few = {(level.layer, level.sublayer): level for level in sweep(seen, seeds, choices, few=few)}
+    assert kept_to.call_count == 1  # the MLP that wrote last; attention before it sees all positions
+    assert at_few.keys() == everywhere.keys()
     for key, level in everywhere.items():
         for name in ("after", "output", "inner", "recorded", "past", "before", "bias", "bias_written", "bias_before"):
-            assert off(getattr(there[key], name), getattr(level, name)) <= 1e-10, (key, name)
-        assert off(there[key].units(), level.units()) <= 1e-10
+            assert off(getattr(at_few[key], name), getattr(level, name)) <= 1e-10, (key, name)
+        assert off(at_few[key].units(), level.units()) <= 1e-10
 
 
 @pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from depass_sae.models.load import adapter_for
+from depass_sae.models.place import Place
+from depass_sae.passes import many
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION
 from depass_sae.passes.forward import Allocation, propagate
-from depass_sae.passes.many import PACK, Aim, Batch, alike_in_length, packed_start, sweep_each
+from depass_sae.passes.many import PACK, Aim, Batch, alike_in_length, in_batches, packed_start, sweep_each
 from depass_sae.passes.memory import Budget
 from depass_sae.passes.record import Trace, trace, traces
 from depass_sae.passes.rules import RULES
@@ -141,10 +144,10 @@ def questions(draw: Any) -> tuple[str, list[list[int]], list[tuple[tuple[int, st
     return draw(st.sampled_from(EVERY)), ids, draw(st.lists(one, min_size=1, max_size=6))
 
 
-@given(questions(), st.sampled_from(list(CONTRIBUTION)), st.sampled_from([None, 1, 200_000]))
+@given(questions(), st.sampled_from(list(CONTRIBUTION)), st.sampled_from([None, 1, 200_000]), st.sampled_from([1, 256]))
 @settings(max_examples=50)
 def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
-    case: tuple[str, list[list[int]], list], rule: str, memory: int | None
+    case: tuple[str, list[list[int]], list], rule: str, memory: int | None, apart: int
 ) -> None:
     shape, ids, targets = case
     seen = together(shape, ids)
@@ -164,7 +167,8 @@ def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
 
     told: list[tuple[int, int]] = []
     progress = lambda _what, done, of: told.append((done, of))  # noqa: E731
-    sweep_each(seen, aims, CONTRIBUTION[rule], visit, Budget(memory), progress)
+    with mock.patch.dict(many.APART, cpu=apart):
+        sweep_each(seen, aims, CONTRIBUTION[rule], visit, Budget(memory), progress)
     assert told[-1][0] == told[-1][1]
     assert told == sorted(told)
     for i, aim in enumerate(aims):
@@ -176,3 +180,23 @@ def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
         assert close(gradient, alone.before[0, : len(gradient)], 1e-9)
         assert not alone.before[0, len(gradient) :].any()
         assert bias.sum().item() == pytest.approx(alone.bias_before.sum().item(), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("positions", "batches"),
+    [
+        ([3] * 20 + [31] * 20, [20, 20]),  # 20 targets, 28 positions less for each
+        ([3] * 2 + [31] * 2, [4]),  # of which a sweep of its own saves little
+        ([0] * 40 + [15] * 40 + [31] * 40, [40, 40, 40]),
+        ([31] * 50, [50]),
+    ],
+)
+def test_targets_far_before_others_go_back_without_the_positions_behind_them(
+    positions: list[int], batches: list[int]
+) -> None:
+    (seen,) = together("llama", [[token % VOCAB for token in range(32)]])
+    aims = [Aim(Place(1, "resid_post"), seen.resid_post[0], pos) for pos in positions]
+    taken: list[tuple[int, int]] = []
+    in_batches([seen], aims, Budget(None), lambda batch: taken.append((len(batch.aims), len(batch.trace.token_ids))))
+    assert [count for count, _ in taken] == batches
+    assert [length for _, length in taken] == [pos + 1 for pos in sorted(set(positions))][-len(batches) :]
