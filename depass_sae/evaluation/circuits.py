@@ -281,18 +281,19 @@ TASKS = """
 
 Sentences of one structure that the model answers as asked, the circuit learned on every second of them and tested on
 the others; beside it as many features by their mean |effect|, and none. Shares of the targets (of no prompt more than
-all of it), and on how many prompts the answer stays first. *Needed*: how many of the features no prompt can spare, and
-how many not half of those on which they are active.
+all of it), and on how many prompts the answer stays first. *Learned*: the same on the prompts that it was learned on;
+what is left of that on the others says how far one set of features is the task's, and how far those prompts'. *Needed*:
+how many of the features no prompt can spare, and how many not half of those on which they are active.
 
-| | prompts tested | active | features | circuit | by effect | none | needed by all | by half |
-|---|---|---|---|---|---|---|---|---|
+| | prompts tested | active | features | learned | circuit | by effect | none | needed by all | by half |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
 def _tasks(records: Sequence[Record]) -> str:
     rows = []
     for record in records:
-        left = [record[name] for name in ("tested", "by_effect", "none")]
+        left = [record[name] for name in ("learned", "tested", "by_effect", "none")]
         cells = [
             (OBJECTS, CONTRAST)[record["number"]], str(record["tested"]["prompts"]), f"{record['players']:,}",
             f"{record['size']:,}", *(f"{one['share']:.2f}, {one['first']} first" for one in left),

@@ -150,12 +150,23 @@ def test_a_task_has_a_row_of_its_own_and_is_in_nomedian() -> None:
     left = {"share": 0.81, "first": 3, "sufficient": 2, "prompts": 4}
     task = {
         "kind": TASK, "number": 1, "asked": True, "players": 5000, "size": 40, "tested": left,
-        "by_effect": left | {"share": 0.4, "first": 1}, "none": left | {"share": 0.1, "first": 0},
+        "learned": left | {"share": 0.93, "first": 4}, "by_effect": left | {"share": 0.4, "first": 1}, "none": left | {"share": 0.1, "first": 0},
         "features": {"always": 7, "half": 11},
     }  # fmt: skip
     text = page([record(FACT, 0, 20), task], 30)
     assert row(text, "all", "## How many")[1] == "1"
-    expected = [CONTRAST, "4", "5,000", "40", "0.81, 3 first", "0.40, 1 first", "0.10, 0 first", "7", "11"]
+    expected = [
+        CONTRAST,
+        "4",
+        "5,000",
+        "40",
+        "0.93, 4 first",
+        "0.81, 3 first",
+        "0.40, 1 first",
+        "0.10, 0 first",
+        "7",
+        "11",
+    ]
     assert row(text, CONTRAST, "## One circuit") == expected
     assert "## One circuit" not in page([record(FACT, 0, 20)], 30)
 
