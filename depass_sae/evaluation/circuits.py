@@ -59,6 +59,13 @@ class Of:
         model = "SmolLM2-135M" if self.model == Of.model else self.model
         return f"{model} and {'the SAEs shipped for it' if self.sae is None else f'the SAEs of {self.sae}'}"
 
+    @property
+    def command(self) -> str:
+        if self == Of():
+            return "make circuits"
+        model = "" if self.model == Of.model else f" --model {self.model}"
+        return f"python -m depass_sae.evaluation.circuits{model}" + ("" if self.sae is None else f" --sae {self.sae}")
+
     def has(self, kind: str) -> bool:
         """The features of the case studies are those of the SAEs that are shipped."""
         return kind != STUDY or self == Of()
@@ -189,7 +196,7 @@ def _work(kind: str, number: int, how: Search, of: Of) -> Record:
 
 HEAD = """# How small circuits are
 
-Made by `make circuits` on {of}, with {seconds:g} s a prompt for the search. A
+Made by `{command}` on {of}, with {seconds:g} s a prompt for the search. A
 *circuit* is a set of active features that is *sufficient*: with all other active features removed in the live model, in
 every layer that has an SAE, the answer stays first and 80 % of the target is left. SAE errors and constants stay,
 position 0 is left alone, kept features are what the edited model makes of them, and what becomes active where others
@@ -210,7 +217,7 @@ replacement); where no circuit is found all active features count.
 
 def page(records: Sequence[Record], seconds: float, of: Of = Of()) -> str:
     """Markdown: sizes, what they keep, and what is lost without them, by kind."""
-    parts = [HEAD.format(seconds=seconds, level=LEVEL, of=of.name)]
+    parts = [HEAD.format(seconds=seconds, level=LEVEL, of=of.name, command=of.command)]
     tasks = sorted(
         (record for record in records if record["kind"] == TASK and record["asked"]),
         key=lambda record: record["number"],

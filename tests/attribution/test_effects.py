@@ -121,7 +121,7 @@ def test_a_little_less_of_a_part_takes_its_effect_from_a_feature(shape: str, kin
     sae = random_sae("standard", normalize_activations=normalised, dtype="float64")
     lm = ds.load(model(shape, torch.float64), tokenizer(), saes=sae)
     found = ask(lm, kind, IDS, f"1/3@{LAST}", effects=True).target
-    row, eps = found.rows[0], 1e-4
+    row, eps = found.rows[0], 1e-4 if shape == "gpt2" else 1e-3  # Gemma's norms are computed in float32
     index = int(row.effects.abs().argmax())
     size = max(abs(effect) for row in found.rows for effect in row.effects.tolist())
 

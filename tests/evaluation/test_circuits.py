@@ -150,7 +150,8 @@ def test_a_task_has_a_row_of_its_own_and_is_in_nomedian() -> None:
     left = {"share": 0.81, "first": 3, "sufficient": 2, "prompts": 4}
     task = {
         "kind": TASK, "number": 1, "asked": True, "players": 5000, "size": 40, "tested": left,
-        "learned": left | {"share": 0.93, "first": 4}, "by_effect": left | {"share": 0.4, "first": 1}, "none": left | {"share": 0.1, "first": 0},
+        "learned": left | {"share": 0.93, "first": 4}, "by_effect": left | {"share": 0.4, "first": 1},
+        "none": left | {"share": 0.1, "first": 0},
         "features": {"always": 7, "half": 11},
     }  # fmt: skip
     text = page([record(FACT, 0, 20), task], 30)
