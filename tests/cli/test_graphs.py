@@ -78,13 +78,20 @@ def test_json_and_neuronpedias_format_go_to_stdout_alone(run, files) -> None:
 
 @pytest.mark.parametrize(
     ("options", "found"),
-    [([], True), (["--pairs", "0"], False), (["--grow", "weight"], False), (["--rule", "softmax"], False)],
+    [
+        ([], True),
+        (["--pairs", "0"], False),
+        (["--grow", "weight"], False),
+        (["--rule", "softmax", "--layer", "1.resid_post"], False),  # which knows whole streams alone
+    ],
 )
 def test_neuronpedias_file_has_pairs_of_queries_and_keys_unless_none_are_asked_for(
     run, files, options: list[str], found: bool
 ) -> None:
     asked = ["graph", *graph_options(files), "--logit", " Mary", "--format", "neuronpedia", *options]
-    nodes = json.loads(run(*asked).out)["nodes"]
+    done = run(*asked)
+    assert done.status == 0, done.err
+    nodes = json.loads(done.out)["nodes"]
     looked = [node["qk_tracing_results"] for node in nodes if "qk_tracing_results" in node]
     assert any(one["pair_wise_contributors"] for one in looked) == found
 
