@@ -119,7 +119,7 @@ def test_the_command_on_a_page_makes_the_study_again(
     observed = [{node["node"]: node["observed"] for node in found["nodes"]} for found in verified]
     shared = observed[0].keys() & observed[1].keys()
     assert len(shared) >= 0.9 * len(observed[0])
-    # Of position 0 nothing but rounding is left without its token, and the next norm makes that large: each processor's own.
+    # Without its token rounding alone is left of position 0, and the next norm makes that large: each processor's own.
     steady = [node for node in shared if not re.fullmatch(r"token:\d+@0", node)]
     assert len(steady) >= len(shared) - 2
     assert not [node for node in steady if not close(observed[0][node], observed[1][node])]
