@@ -198,9 +198,7 @@ def test_many_targets_in_one_sweep_are_what_each_is_alone(shape: str, choices: C
 
 @pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)
 @pytest.mark.parametrize("shape", EVERY)
-def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(
-    shape: str, choices: Choices, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(shape: str, choices: Choices) -> None:
     seen, positions = recorded(tiny(shape, torch.float64), IDS), [7, 0, 3, 3, 6]
     seeds = {(2, "resid_post"): seeds_at(seen, directions(seen, (2, "resid_post"), 5), positions)}
     everywhere = levels(seen, seeds, choices)
