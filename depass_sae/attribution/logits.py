@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -145,9 +146,14 @@ class LogitTarget:
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         assert trace.logits is not None
         assert trace.uncapped is not None
-        adapter, x, z = subject.adapter, trace.resid_post, trace.uncapped
         own = self.live(subject, trace.logits)
-        pre = own if self.is_chance else self.live(subject, z)
+        pre = own if self.is_chance else self.live(subject, trace.uncapped)
+        place = Place(trace.n_layers - 1, "resid_post")
+        return Readoff(place, partial(self._direction, subject, trace, pre), pre, live=own)
+
+    def _direction(self, subject: Subject, trace: Trace, pre: Float[Tensor, "pos"]) -> Direction:
+        assert trace.uncapped is not None
+        adapter, x, z = subject.adapter, trace.resid_post, trace.uncapped
         c = self._slope(subject, z if self.is_chance or self.against == "rivals" else z[:1], capped=self.is_chance)
         rows, constant = _unembedded(adapter, c)
         norm = adapter.final_norm.to(adapter.device, x.dtype)
@@ -156,7 +162,7 @@ class LogitTarget:
         if self.is_chance:
             constant = constant + pre - (c * z).sum(1)
         w = norm.scale(x) * norm.centre(norm.gain * rows)
-        return Readoff(Place(trace.n_layers - 1, "resid_post"), Direction(w, constant.expand(len(w))), pre, live=own)
+        return Direction(w, constant.expand(len(w)))
 
     def live(self, subject: Subject, x: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         """x: the logits."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -27,16 +28,21 @@ class Readoff:
 
     pre, activation, margin: at every position; activation and margin (how far above what it takes to fire) only for
     features. fit: how well the feature's SAE fits the prompt. live: what the model itself makes of it at every
-    position, where that is not ``pre``: a logit behind its soft-cap.
+    position, where that is not ``pre``: a logit behind its soft-cap. directed: finds the direction, when it is asked
+    for: over the vocabulary's mean that takes the whole unembedding.
     """
 
     place: Place
-    direction: Direction
+    directed: Callable[[], Direction]
     pre: Float[Tensor, "pos"]
     activation: Float[Tensor, "pos"] | None = None
     margin: Float[Tensor, "pos"] | None = None
     fit: Fit | None = None
     live: Float[Tensor, "pos"] | None = None
+
+    @cached_property
+    def direction(self) -> Direction:
+        return self.directed()
 
     @property
     def now(self) -> Float[Tensor, "pos"]:

@@ -57,7 +57,7 @@ class FeatureTarget:
         found = subject.encoding(trace, self.hook)
         return Readoff(
             place=self.place,
-            direction=encoder_direction(found.sae, found.x, self.index, self.path),
+            directed=lambda: encoder_direction(found.sae, found.x, self.index, self.path),
             pre=found.pre_activation(self.index, self.path),
             activation=found.activations[:, self.index],
             margin=found.margin(self.index),
@@ -101,7 +101,7 @@ class DirectionTarget:
     def read(self, subject: Subject, trace: Trace) -> Readoff:
         x = trace.at(self.place)
         w = self.w.to(x)
-        return Readoff(self.place, Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
+        return Readoff(self.place, lambda: Direction(w.expand(len(x), -1), x.new_zeros(len(x))), x @ w)
 
     def at(self, seen: Trace, pos: int) -> DirectionTarget:
         return self

@@ -398,31 +398,27 @@ def _connect(
     """A node's inflow: from every cut that feeds it an edge from every member, and one from what is no member."""
     numbers, starts = node.sources, growth.starts
     cuts = np.searchsorted(starts, numbers, side="right") - 1
+    shown = np.isin(numbers, [*names]) | np.isin(numbers, growth.stands_for_many)
     for cut in sorted({*cuts.tolist(), *node.others}):
         own = cuts == cut
         rest = {number: _shared(kind, levels.places[cut]) for number, kind in _for_many(starts[cut + 1])}
-        others = Others() if cut not in node.others else node.others[cut]
-        weight, effect, magnitude = [others.weight], [others.effect], [others.magnitude]
-        columns = (node.numbers[way][own].tolist() for way in node.numbers)
-        for number, w, e, *looked in zip(numbers[own].tolist(), *columns, strict=True):
+        columns = (node.numbers[way][own & shown].tolist() for way in node.numbers)
+        for number, w, e, *looked in zip(numbers[own & shown].tolist(), *columns, strict=True):
             if number in rest:
                 name = node_id(rest[number])
                 if name not in g:
                     g.add_node(name, **rest[number])
-            elif number in names:
-                name = names[number]
             else:
-                weight.append(w)
-                effect.append(e)
-                magnitude.append(abs(w))
-                continue
+                name = names[number]
             g.add_edge(name, target, kind="flow", weight=w, effect=e, **dict(zip(LOOKED, looked, strict=False)))
-        if any(magnitude):
-            remainder = _shared("remainder", levels.places[cut])
+        others, left = node.others.get(cut, Others()), own & ~shown
+        weights = node.weights[left]
+        if magnitude := others.magnitude + float(np.abs(weights).sum()):
+            remainder, effects = _shared("remainder", levels.places[cut]), node.numbers["effect"][left]
             g.add_node(node_id(remainder), **remainder)
             g.add_edge(
-                node_id(remainder), target, kind="remainder", weight=sum(weight), effect=sum(effect),
-                magnitude=sum(magnitude),
+                node_id(remainder), target, kind="remainder", weight=others.weight + float(weights.sum()),
+                effect=others.effect + float(effects.sum()), magnitude=magnitude,
             )  # fmt: skip
 
 

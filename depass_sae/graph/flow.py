@@ -19,13 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.place import Place
-from ..passes.backward import Cuts, Few, Seeds, Step, steps
+from ..passes.backward import Cuts, Seeds, Step, steps
 from ..passes.choices import CONTRIBUTION, EFFECT, Choices
 from ..passes.looking import Hop, Pairing, begun
 from ..passes.many import Aim, Batch, in_batches
 from ..passes.record import Trace
 from ..passes.rows import Rows, on
 from ..passes.settings import Settings
+from ..passes.support import Few
 from .cuts import Cut, Standing
 from .reads import Reads
 

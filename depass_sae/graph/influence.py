@@ -39,8 +39,9 @@ def influence(g: nx.DiGraph) -> Influence:
     """Of every node and edge; head edges, a second view of the same inflow, have none."""
 
     def flowing(inflow: Sequence[Edge]) -> list[float]:
-        whole = sum(map(size, inflow))
-        return [size(edge) / whole if whole else 0.0 for edge in inflow]
+        sizes = list(map(size, inflow))
+        whole = sum(sizes)
+        return [own / whole if whole else 0.0 for own in sizes]
 
     return _along(g, flowing)
 
@@ -102,10 +103,11 @@ def _along(g: nx.DiGraph, share: Callable[[Sequence[Edge]], list[float]]) -> Inf
         nodes[target["node"]] += target["weight"]
     edges = {}
     for node in downwards(g):
-        inflow = [(source, edge) for source, _, edge in g.in_edges(node, data=True) if edge["kind"] != "head"]
-        for (source, _), part in zip(inflow, share([edge for _, edge in inflow]), strict=True):
-            edges[source, node] = nodes[node] * part
-            nodes[source] += edges[source, node]
+        inflow = {source: edge for source, edge in g.pred[node].items() if edge["kind"] != "head"}
+        own = nodes[node]
+        for source, part in zip(inflow, share(list(inflow.values())), strict=True):
+            through = edges[source, node] = own * part
+            nodes[source] += through
     return Influence(nodes, edges)
 
 
@@ -115,15 +117,15 @@ def scores(g: nx.DiGraph) -> dict[str, Any]:
     replacement: of the influence that ends in tokens or errors, the share of tokens. completeness: the share of nodes'
     inflow that does not come from errors, each node weighted by its influence. shares: of every kind of root.
     """
-    found = influence(g)
+    found, kinds = influence(g), dict(g.nodes(data="kind"))
     ends = dict.fromkeys(ROOTS, 0.0)
     explained = 0.0
     for name, node in g.nodes(data=True):
-        inflow = [(source, edge) for source, _, edge in g.in_edges(name, data=True) if is_flow(edge)]
+        inflow = {source: size(edge) for source, edge in g.pred[name].items() if is_flow(edge)}
         if node["kind"] in ends and not inflow:
             ends[node["kind"]] += found.nodes[name]
-        whole = sum(size(edge) for _, edge in inflow)
-        errors = sum(size(edge) for source, edge in inflow if g.nodes[source]["kind"] == "error")
+        whole = sum(inflow.values())
+        errors = sum(own for source, own in inflow.items() if kinds[source] == "error")
         explained += found.nodes[name] * (1 - errors / whole if whole else 1.0)
     whole = sum(ends.values())
     given = ends["token"] + ends["error"]
@@ -153,4 +155,4 @@ def is_flow(edge: Edge) -> bool:
 
 def size(edge: Edge) -> float:
     """An edge's absolute weight; of a remainder, of everything that it stands for."""
-    return float(edge.get("magnitude", abs(edge["weight"])))
+    return float(edge["magnitude"] if "magnitude" in edge else abs(edge["weight"]))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,7 +30,7 @@ from .choices import Choices
 from .frozen import INSIDE, Frozen
 from .looking import Hop
 from .record import Trace
-from .rows import on
+from .support import Few, Part, Support
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,6 @@ class Level:
 Gradient = Float[Tensor, "target pos d"]
 Seeds = Mapping[Place, Gradient]
 """Where targets are read: for each place the direction of every target at every position, mostly zeros."""
-Few = tuple[Int[Tensor, "some"], Int[Tensor, "some"]]
-"""Targets, and a position of each. Until a sublayer looks back gradients are where seeds are, and a sweep keeps to
-them.
-"""
 Met = Callable[[Gradient], Seeds]
 """Takes the gradient with respect to all that stands at a cut, and hands back what of it goes on at other places."""
 
@@ -165,12 +161,16 @@ def steps(
     # Where nothing is cut every sublayer is passed, be it with a gradient of zero.
     after = _plus(None if cuts else zeros, *_at_stream(given, last))
     bias = pattern = zeros.new_zeros(zeros.shape[:2])
-    near = None if few is None or 2 * len(few[0]) > bias.numel() else few
-    for number in range(last - 1, down_to - 1, -1):
-        frozen = trace.sublayer(number)
+    support = None
+    if few is not None:
+        shape, ways = (bias.shape[0], bias.shape[1]), 1 if looking is None else looking.ways
+        support = Support.of(few, trace.starts, shape, ways, bias.device)
+    near = support is not None and 2 * len(support.near.positions) <= bias.numel()
+    for frozen in trace.backwards(last, down_to):
+        number = frozen.sublayer.number
         past = _plus(after, *_at_stream(given, number), waiting.pop(number, None))
-        near = None if near is None or frozen.mixer.looks_back else near  # what looks back spreads them
-        found = _back(frozen, after, bias, pattern, choices, given, cuts, looking, near)
+        found = _back(frozen, after, bias, pattern, choices, given, cuts, looking, support, near)
+        near = near and not frozen.mixer.looks_back  # which spreads them
         for depth, gradient in found.onwards.items():
             waiting[depth] = _sum(gradient, waiting.get(depth))
         before = _plus(past, waiting.pop(number, None))
@@ -214,9 +214,13 @@ def _back(
     seeds: Seeds,
     cuts: Cuts,
     looking: Hop | None,
-    few: Few | None,
+    support: Support | None,
+    near: bool,
 ) -> _Passed:
-    """One step back through a sublayer, at the recorded stream. few: where gradients are, if that is known."""
+    """One step back through a sublayer, at the recorded stream.
+
+    support: where gradients are, if that is known; near: whether nothing has looked back yet.
+    """
     place = frozen.sublayer.place
     own = {at.hook: seed for at, seed in seeds.items() if at.depth == frozen.sublayer.number}
     onwards: dict[int, Tensor] = {}
@@ -239,24 +243,26 @@ def _back(
         raw = met(cuts.raw, place, ahead)
         written = frozen.output_bias(passing, raw)
         bias_written = bias if written is None else bias + written
-    if raw is not None and few is not None and not own:
-        at_few, through, inner_bias = _through_few(frozen, raw, few, choices)
+    parts = None if support is None else [support.near] if near else support.far
+    if raw is not None and parts is not None and not frozen.mixer.looks_back and not own:
+        within, through, inner_bias = _through_parts(frozen, raw, parts, choices)
         onwards[frozen.sublayer.reads.depth] = _sum(through, onwards.get(frozen.sublayer.reads.depth))
         bias_before = bias_written + inner_bias
-        return _Passed(frozen, after, output, at_few, None, onwards, bias, bias_written, bias_before, pattern, pattern)
-    inner = None if raw is None else frozen.mixer.back(raw, frozen.record)
+        return _Passed(frozen, after, output, within, None, onwards, bias, bias_written, bias_before, pattern, pattern)
+    first = support if near and frozen.mixer.looks_back else None
+    inner = None if raw is None else _within(frozen, raw, first)
     for hook in (hook for hook, what in INSIDE.items() if what == "z"):
-        inner = met(cuts.values, Place(place.layer, hook), inner) if _within(frozen, hook) else inner
+        inner = met(cuts.values, Place(place.layer, hook), inner) if _is_within(frozen, hook) else inner
     inner = _plus(inner, *_read_at(own, "z"))
     reads = [(name, seed) for name in ("normed", "bare") for seed in _read_at(own, name)]
     if inner is None and not reads:
         return _Passed(frozen, after, output, None, None, onwards, bias, bias_written, bias_written, pattern, pattern)
-    recorded, through, inner_bias = _through(frozen, raw, inner, reads, choices)
+    recorded, through, inner_bias = _through(frozen, raw, inner, reads, choices, first)
     hop = None if looking is None or inner is None else looking.hop(frozen, inner)
     if hop is not None:
-        first = len(through) - len(hop[0])
-        through[first:] += hop[0]  # which nobody else has yet
-        inner_bias = inner_bias + functional.pad(hop[1], (0, 0, first, 0))
+        missing = len(through) - len(hop[0])
+        through[missing:] += hop[0]  # which nobody else has yet
+        inner_bias = inner_bias + functional.pad(hop[1], (0, 0, missing, 0))
     depth = frozen.sublayer.reads.depth
     onwards[depth] = _sum(through, onwards.get(depth))
     made = frozen.pattern(choices)
@@ -267,13 +273,30 @@ def _back(
     )  # fmt: skip
 
 
+def _within(frozen: Frozen, raw: Gradient, near: Support | None) -> Gradient:
+    """The gradient inside. near: where gradients are before anything has looked back, as this sublayer may."""
+    if near is None:
+        return frozen.mixer.back(raw, frozen.record)
+    some = frozen.mixer.back(near.near.of(raw), frozen.record)
+    inner = some.new_zeros(*raw.shape[:2], some.shape[2])
+    near.near.put(some, inner)
+    return inner
+
+
 def _through(
-    frozen: Frozen, raw: Gradient | None, inner: Gradient | None, reads: Sequence[tuple[str, Tensor]], choices: Choices
+    frozen: Frozen,
+    raw: Gradient | None,
+    inner: Gradient | None,
+    reads: Sequence[tuple[str, Tensor]],
+    choices: Choices,
+    near: Support | None = None,
 ) -> tuple[Float[Tensor, "pos d_inner"], Gradient, Float[Tensor, "target pos"]]:
     """What the recorded stream gives inside, the gradient of the stream that is read, and what bias vectors there add.
 
-    reads: by the names of what stands inside, the gradients of what is read there beside ``inner``.
+    reads: by the names of what stands inside, the gradients of what is read there beside ``inner``. near: of which rows
+    alone these are not zero, if that is known.
     """
+    rows = slice(None if near is None else near.rows)
     with torch.enable_grad():
         x = frozen.resid.detach().requires_grad_()
         size = torch.ones(len(x), dtype=x.dtype, device=x.device, requires_grad=True)
@@ -283,24 +306,35 @@ def _through(
         pairs += [] if bias_vectors is None or raw is None else [(bias_vectors, raw)]
         pairs += [(getattr(inside, name), seed) for name, seed in reads]
         through, inner_bias = torch.autograd.grad(
-            [y for y, _ in pairs], (x, size), [g for _, g in pairs], is_grads_batched=True, materialize_grads=True
+            [y for y, _ in pairs], (x, size), [g[rows] for _, g in pairs], is_grads_batched=True, materialize_grads=True
         )
-    return inside.z.detach(), through, inner_bias.expand(through.shape[:2])  # where there are no biases: one 0 for all
+    inner_bias = inner_bias.expand(through.shape[:2])  # where there are no biases: one 0 for all
+    if missing := len(pairs[0][1]) - len(through):
+        through, inner_bias = (
+            functional.pad(through, (0, 0, 0, 0, 0, missing)),
+            functional.pad(inner_bias, (0, 0, 0, missing)),
+        )
+    return inside.z.detach(), through, inner_bias
 
 
-def _through_few(
-    frozen: Frozen, raw: Gradient, few: Few, choices: Choices
+def _through_parts(
+    frozen: Frozen, raw: Gradient, parts: Sequence[Part], choices: Choices
 ) -> tuple[Gradient, Gradient, Float[Tensor, "target pos"]]:
     """The gradients inside and of the stream that is read, and what bias vectors add, computed where there is any."""
-    where, some = (on(raw, few[0]), on(raw, few[1])), frozen.some(few[1])
-    rows = raw[where][None]
-    inner = some.mixer.back(rows, some.record)
-    _, through, inner_bias = _through(some, rows, inner, (), choices)
-    found = (x[0] for x in (inner, through, inner_bias))
-    return tuple(x.new_zeros(*raw.shape[:2], *x.shape[1:]).index_put_(where, x) for x in found)  # type: ignore[return-value]
+    found: list[Tensor] = []
+    for part in parts:
+        some, rows = frozen.some(part.positions), part.of(raw)
+        inner = some.mixer.back(rows, some.record)
+        _, through, inner_bias = _through(some, rows, inner, (), choices)
+        if not found:
+            found = [x.new_zeros(*raw.shape[:2], *x.shape[2:]) for x in (inner, through, inner_bias)]
+        for into, x in zip(found, (inner, through, inner_bias), strict=True):
+            part.put(x, into)
+    inner, through, inner_bias = found
+    return inner, through, inner_bias
 
 
-def _within(frozen: Frozen, hook: str) -> bool:
+def _is_within(frozen: Frozen, hook: str) -> bool:
     return Place(frozen.sublayer.place.layer, hook).depth == frozen.sublayer.number
 
 

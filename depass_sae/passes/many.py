@@ -15,13 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.place import Place
-from .backward import Few, Level, Seeds, sweep
+from .backward import Level, Seeds, sweep
 from .choices import Choices
 from .forward import Progress
 from .memory import Budget, fits, no_room
 from .record import Trace
 from .rows import BIAS, Rows, on
 from .sources import Split
+from .support import Few, worth
 
 PACK = 512
 """Positions that go together: matrix products gain little from more, and patterns are kept as one matrix of them."""
@@ -166,8 +167,8 @@ def _shares(traces: Sequence[Trace], aims: Sequence[Aim], budget: Budget, rows: 
     return found
 
 
-APART = {"cpu": 2**8}
-"""A sweep of its own is worth it where it saves so many rows times positions; elsewhere they are nearly free."""
+SWEEP = 4
+"""A sweep of its own costs so many times as much as a product of its own."""
 
 
 def _of_like_length(
@@ -176,12 +177,12 @@ def _of_like_length(
     """Each prompt's aims, in parts in which few positions are swept in vain. Several prompts stay together."""
     if len(prompts) != 1:
         return [list(prompts.values())] if prompts else []
-    (own,), worth = prompts.values(), APART.get(device.type, 2**20)
+    (own,), least = prompts.values(), SWEEP * worth(device)
 
     def parted(low: int, high: int) -> list[list[list[int]]]:
         saved = [i * (aims[own[high - 1]].pos - aims[own[low + i - 1]].pos) for i in range(1, high - low)]
         most = max(saved, default=0)
-        if most * rows < worth:
+        if most * rows < least:
             return [[own[low:high]]]
         cut = low + 1 + saved.index(most)
         return parted(low, cut) + parted(cut, high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models.adapter import Adapter
 from ..models.place import Place, stream_at
-from ..models.sublayer import given, returned
+from ..models.sublayer import Sublayer, given, returned
 from .frozen import Frozen
 from .mixers import mixer_of
 from .mixers.mixer import Record
@@ -79,8 +79,19 @@ class Trace:
 
     def sublayer(self, number: int) -> Frozen:
         """One of them, as it was on this prompt."""
-        part = self.adapter.sublayer(number)
-        return Frozen(part, mixer_of(part.mixer), self.streams[part.reads.depth], self.records[number], self.starts)
+        return self._frozen(self.adapter.sublayer(number))
+
+    def backwards(self, last: int, down_to: int) -> Iterator[Frozen]:
+        """Those before number ``last``, from there down to one of them; each layer is described once."""
+        layer = None
+        for number in range(last - 1, down_to - 1, -1):
+            if layer is None or number % 2:
+                layer = self.adapter.layer(number // 2)
+            yield self._frozen(layer.sublayers[number % 2])
+
+    def _frozen(self, part: Sublayer) -> Frozen:
+        record = self.records[part.number]
+        return Frozen(part, mixer_of(part.mixer), self.streams[part.reads.depth], record, self.starts)
 
     def swept(self, n: int) -> int:
         """Numbers that a target takes at each of n positions on its way back through the widest layer."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from depass_sae.models.adapter import Adapter
 from depass_sae.models.place import Place
-from depass_sae.passes import backward
+from depass_sae.passes import backward, support
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION, EFFECT, Choices
 from depass_sae.passes.forward import Allocation
@@ -196,16 +196,24 @@ def test_many_targets_in_one_sweep_are_what_each_is_alone(shape: str, choices: C
                 assert torch.allclose(mine, its, rtol=0, atol=1e-12 * float(its.abs().max() + 1)), (key, name)
 
 
+@pytest.mark.parametrize("apart", [1, 8, 2**20])
 @pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)
 @pytest.mark.parametrize("shape", EVERY)
-def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(shape: str, choices: Choices) -> None:
+def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(
+    shape: str, choices: Choices, apart: int
+) -> None:
     seen, positions = recorded(tiny(shape, torch.float64), IDS), [7, 0, 3, 3, 6]
     seeds = {(2, "resid_post"): seeds_at(seen, directions(seen, (2, "resid_post"), 5), positions)}
     everywhere = levels(seen, seeds, choices)
-    with mock.patch.object(backward, "_through_few", wraps=backward._through_few) as kept_to:
-        few = torch.arange(5), torch.tensor(positions)
+    few = torch.arange(5), torch.tensor(positions)
+    with (
+        mock.patch.dict(support.APART, cpu=apart),
+        mock.patch.object(backward, "_through_parts", wraps=backward._through_parts) as kept_to,
+    ):
         at_few = {(level.layer, level.sublayer): level for level in sweep(seen, seeds, choices, few=few)}
-    assert kept_to.call_count == 1  # the MLP that wrote last; attention before it sees all positions
+    # the MLP that wrote last, before attention sees all earlier positions; then, where that is worth it, the others
+    apart_from_others = sum(not level.looks_back for level in everywhere.values())
+    assert kept_to.call_count == (1 if apart == 2**20 else apart_from_others)
     assert at_few.keys() == everywhere.keys()
     for key, level in everywhere.items():
         for name in ("after", "output", "inner", "recorded", "past", "before", "bias", "bias_written", "bias_before"):

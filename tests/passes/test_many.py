@@ -14,7 +14,7 @@ from torch import Tensor
 
 from depass_sae.models.load import adapter_for
 from depass_sae.models.place import Place
-from depass_sae.passes import many
+from depass_sae.passes import support
 from depass_sae.passes.backward import Level, sweep
 from depass_sae.passes.choices import CONTRIBUTION
 from depass_sae.passes.forward import Allocation, propagate
@@ -167,7 +167,7 @@ def test_targets_of_many_prompts_and_points_go_back_together_as_each_does_alone(
 
     told: list[tuple[int, int]] = []
     progress = lambda _what, done, of: told.append((done, of))  # noqa: E731
-    with mock.patch.dict(many.APART, cpu=apart):
+    with mock.patch.dict(support.APART, cpu=apart):
         sweep_each(seen, aims, CONTRIBUTION[rule], visit, Budget(memory), progress)
     assert told[-1][0] == told[-1][1]
     assert told == sorted(told)

@@ -94,18 +94,18 @@ class Attention(Mixer):
         return self.shares(scores, reach(positions, positions, self.window))
 
     def shares(
-        self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"], times: float = 1.0
-    ) -> Float[Tensor, "head query key"]:
+        self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"], times: Tensor | float = 1.0
+    ) -> Float[Tensor, "*times head query key"]:
         """The pattern that scores make: soft-capped, masked, with the sink's share taken off.
 
-        times: how much of the capped scores there is; a sink has all of its own.
+        times: how much of the capped scores there is, [*times, 1, 1, 1] for several at once; a sink has all of its own.
         """
         cap, sinks = self.part.scores.softcap, self.part.scores.sinks
         capped = scores if cap is None else cap * torch.tanh(scores / cap)
         capped = (times * capped).masked_fill(~seen, -torch.inf)
         if sinks is None:
             return capped.softmax(dim=-1)
-        sink = sinks.to(scores)[:, None, None].expand(-1, scores.shape[1], 1)
+        sink = sinks.to(scores)[:, None, None].expand(*capped.shape[:-1], 1)
         return torch.cat([capped, sink], dim=-1).softmax(dim=-1)[..., :-1]
 
     def _apart(self, scores: Float[Tensor, "head query key"], seen: Bool[Tensor, "query key"]) -> float:
@@ -198,13 +198,15 @@ class Attention(Mixer):
         v, group = self.value_map.to(normed)(normed), self.part.n_heads // self.n_kv_heads
         v = v.unflatten(-1, (self.n_kv_heads, -1)).repeat_interleave(group, dim=1)
         found, pattern = torch.einsum("qhd,khd->hqk", q, k) * scores.scale, record.pattern.to(normed.dtype)
-        points, patterns = along(qk.slope), [pattern]
+        points, patterns = along(qk.slope), pattern[None]
         if qk.slope == "mean":
             positions = torch.arange(len(normed), device=normed.device)
             own = positions[:, None] - positions <= age[:, None]
             seen = reach(positions, positions, self.window) & own
             points = along(qk.slope, self._apart(found, seen))
-            patterns = [self.shares(found, seen, times) for times, _ in points]
+        times, counts = on(found, torch.tensor(points, dtype=found.dtype)).T[:, :, None, None, None]
+        if qk.slope == "mean":
+            patterns = self.shares(found, seen, times)
         slope = 1.0 if scores.softcap is None else 1 - torch.tanh(found / scores.softcap) ** 2
         cos, sin = (None, None) if scores.rotary is None else (x.to(normed) for x in scores.rotary(age))
         turn = None if cos is None or sin is None else (cos, sin)
@@ -220,9 +222,8 @@ class Attention(Mixer):
             k,
             v,
             torch.einsum("hqk,khe->qhe", pattern, v),
-            torch.stack([own * count for own, (_, count) in zip(patterns, points, strict=True)])
-            * (0.5 * qk.share * scores.scale * slope),
-            torch.stack([torch.einsum("hqk,khe->qhe", own, v) for own in patterns]),
+            patterns * (counts * (0.5 * qk.share * scores.scale * slope)),
+            (patterns @ v.transpose(0, 1)).transpose(1, 2),
         )
 
     def looked_back(
