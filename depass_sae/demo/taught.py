@@ -65,7 +65,7 @@ class Course:
     vocab: int = 4096
     context: int = 64
     """Tokens of a piece of SmolLM2's text, and the most that the model reads."""
-    steps: int = 2000
+    steps: int = 1200
     statements: int = 48
     facts: int = 8
     pieces: int = 12
