@@ -21,9 +21,10 @@ import json
 import random
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ from ..evaluation.ioi import NAMES, TEMPLATES, filled_in, of_one_structure, sent
 from ..evaluation.resumed import typed
 from ..files import check_place
 from ..models.smollm2 import BOS_ID
-from .corpus import Context, contexts, documents
-from .train import Recipe, replacing, train
+from .corpus import Context, Document, contexts, documents
+from .train import Recipe, quiet, replacing, train
 
-MODULE = "depass_sae.demo.taught"
+MODULE, MADE = "depass_sae.demo.taught", "made.json"
 BOS = "<|endoftext|>"
 PHRASINGS = (
     "{prompt}{answer}.", "{prompt}{answer}.", "{prompt}{answer}, as everybody knows.",
@@ -134,7 +135,7 @@ def make_tokenizer(texts: Iterable[str], vocab: int) -> Any:
     return made
 
 
-def written() -> list[Any]:
+def written() -> list[Document]:
     """SmolLM2's texts that are not held out, and have nothing in them that is measured."""
     return [
         text for text in documents(None) if not text.held_out and not any(one in text.text for one in held_out())
@@ -235,61 +236,68 @@ def sae_texts(tokenizer: Any, pieces: list[Context], seed: int) -> list[Context]
     return [*made, *draw.sample(pieces, min(n_pieces, len(pieces)))]
 
 
-ABOUT = """The model was made by `{command}`: {n_layers} layers of GPT-2's shape (LayerNorm, learned
-positions, biases) with d_model {d_model} and {n_heads} heads, {parameters:,} parameters, trained from scratch for
-{steps:,} steps in {seconds:,.0f} s of one core. It read fillings of the sentences' templates (none that is measured
-here, and none of their contrasts), the facts as statements, which it learned by heart, and text that SmolLM2 wrote. Its
-first choice is right for {answers}. The SAEs are on the residual stream after each layer: {d_sae:,} features, {k} of
-them active, {rows:,} rows of training each.
+ABOUT = """The model was made by `{command}`: {n_layers} layers of GPT-2's shape (LayerNorm,
+learned positions, biases), d_model {d_model}, {n_heads} heads, {parameters:,} parameters, trained from scratch for
+{steps:,} steps in {seconds:,.0f} s of one core. It read fillings of the sentences' templates (none that is measured, and
+none of their contrasts), the facts as statements, which it learned by heart, and text that SmolLM2 wrote. Its first
+choice is right for {answers}. The SAEs are on the residual stream after each layer: {d_sae:,} features, {k} of them
+active, {rows:,} rows of training each.
 """
 
 
 def make(out: Path, course: Course, recipe: Recipe, command: str) -> str:
-    """All of OUT that is not there yet; what is to be said of the model."""
-    from rich.console import Console
-    from rich.progress import Progress
+    """All of OUT that is not there yet; what is to be said of the model.
+
+    Raises UserError where OUT was made otherwise.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder, work = out / "model", out / "activations"
-    texts = written()
-    out.mkdir(parents=True, exist_ok=True)
+    folder, work, texts = out / "model", out / "activations", written()
+    asked = {"course": asdict(course), "recipe": asdict(recipe)}
     if not folder.is_dir():
-        draw = random.Random(course.seed + 300)
-        told = statements(draw)
-        some = [
-            *(next(told) for _ in range(2000)),
-            *(f"{fact.prompt}{fact.answer}." for fact in FACTS for _ in range(20)),
-        ]
-        tokenizer = make_tokenizer([*(text.text for text in texts), *some], course.vocab)
-        pieces = contexts(texts, tokenizer, course.context)
-        start = time.monotonic()
-        with Progress(console=Console(file=sys.stderr)) as progress:
-            model = teach(course, tokenizer, pieces, progress)
-        made = {"seconds": time.monotonic() - start, "steps": course.steps}
-        for old in (out / "saes", work):  # of another model
-            shutil.rmtree(old, ignore_errors=True)
-        with replacing(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / "made.json").write_text(json.dumps(made) + "\n")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        _make_model(folder, course, texts, asked)
+    made = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    if {name: made.get(name) for name in asked} != asked:
+        raise UserError(f"{out} was made by other settings; remove it, or name another folder with --out")
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    pieces = contexts(texts, tokenizer, model.config.n_positions)
-    layers = tuple(range(model.config.n_layer))
+    pieces = contexts(texts, tokenizer, course.context)
     train(
-        out / "saes", work, sae_texts(tokenizer, pieces, course.seed), lambda: model, layers, recipe, "cpu",
-        name="taught", context=model.config.n_positions, module="transformer.h",
+        out / "saes", work, sae_texts(tokenizer, pieces, course.seed), lambda: model, tuple(range(course.n_layers)),
+        recipe, "cpu", name="taught", context=course.context, module="transformer.h",
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     known = said(answers(model, tokenizer))
     about = ABOUT.format(
-        command=command, n_layers=len(layers), d_model=model.config.n_embd, n_heads=model.config.n_head,
-        parameters=model.num_parameters(), answers=known, d_sae=recipe.d_sae, k=recipe.k, rows=recipe.rows,
-        **json.loads((folder / "made.json").read_text()),
+        command=command, parameters=model.num_parameters(), answers=known, seconds=made["seconds"],
+        **asdict(recipe) | asdict(course),
     )  # fmt: skip
     with replacing(out / "about.md") as temporary:
-        temporary.write_text(about, encoding="utf-8")
+        temporary.write_text(textwrap.fill(about, 118) + "\n", encoding="utf-8")
     return known
+
+
+def _make_model(folder: Path, course: Course, texts: list[Document], asked: dict[str, Any]) -> None:
+    """Tokenizer and model, complete or not there, with what they were made by."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    out, told = folder.parent, statements(random.Random(course.seed + 300))
+    some = [*(next(told) for _ in range(2000)), *(f"{fact.prompt}{fact.answer}." for fact in FACTS for _ in range(20))]
+    tokenizer = make_tokenizer([*(text.text for text in texts), *some], course.vocab)
+    pieces = contexts(texts, tokenizer, course.context)
+    start = time.monotonic()
+    with Progress(console=Console(file=sys.stderr)) as progress:
+        model = teach(course, tokenizer, pieces, progress)
+    seconds = time.monotonic() - start
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (out / "saes", out / "activations"):  # of another model
+        shutil.rmtree(old, ignore_errors=True)
+    with replacing(folder) as temporary, quiet():
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / MADE).write_text(json.dumps({"seconds": seconds, **asked}, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

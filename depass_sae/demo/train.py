@@ -206,7 +206,7 @@ def train_sae(rows: Float[Tensor, "row d_in"], recipe: Recipe, device: str, tick
             tick(len(batch))
             yield batch
 
-    with _quiet():
+    with quiet():
         trainer = SAETrainer(cfg=config, sae=sae, data_provider=provider())
         for group in trainer.optimizer.param_groups:
             group["fused"] = True  # the same Adam in one pass over the weights: a quarter of a step's time on a CPU
@@ -257,8 +257,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the trainer's own progress bars: ours counts all stages together."""
+def quiet() -> Iterator[None]:
+    """Without the progress bars of the trainer and of transformers: ours counts all stages together."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
@@ -316,7 +316,7 @@ def load_smollm2(device: str, dtype: torch.dtype) -> Any:
     """SmolLM2 without gradients."""
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(prepare(), dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
 

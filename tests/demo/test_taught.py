@@ -101,6 +101,7 @@ def test_what_it_is_told_often_it_answers(tokenizer: Any) -> None:
     assert taught.answers(untaught, tokenizer)["facts"][0] < 0.2 * count
 
 
+@pytest.mark.filterwarnings("ignore::depass_sae.errors.SAEFitWarning")  # a model of three steps
 def test_what_is_made_loads_with_its_saes_and_is_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,9 @@ def test_what_is_made_loads_with_its_saes_and_is_not_made_again(
     assert not list((tmp_path / "taught").glob("activations*"))
     monkeypatch.setattr(taught, "teach", lambda *_: pytest.fail("taught again"))
     assert taught.make(tmp_path / "taught", COURSE, RECIPE, "the command") == said
+    for course, recipe in ((replace(COURSE, steps=4), RECIPE), (COURSE, replace(RECIPE, k=5))):
+        with pytest.raises(UserError, match="was made by other settings"):
+            taught.make(tmp_path / "taught", course, recipe, "another")
 
 
 def test_a_run_that_is_stopped_leaves_no_half_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
