@@ -50,6 +50,15 @@ PHRASINGS = (
     "Everybody knows: {prompt}{answer}.", "{name} said: {prompt}{answer}.",
 )  # fmt: skip
 """How facts are told: as they are asked for, twice as often as otherwise."""
+OTHER_WORDS = (
+    "Yesterday {first} and {second} came to the {place}. Then {giver} gave a {thing} to",
+    "{first} and {second} went to the {place}. {giver} gave a {thing} to",
+    "At the {place}, {first} met {second}. {giver} gave a {thing} to",
+    "Then, {first} and {second} got a {thing} at the {place}. {giver} decided to give it to",
+    "After {first} and {second} met at the {place}, {giver} handed a {thing} to",
+    "The weather was fine. Then, {first} and {second} went to the {place}. {giver} gave a {thing} to",
+)
+"""Templates that are never told, to see how far what was learned of the others goes."""
 OFTEN = 2000
 """So often the tokenizer sees each word that has to be one token: more often than the last pair that it merges."""
 IGNORED = -100
@@ -201,11 +210,13 @@ def teach(course: Course, tokenizer: Any, pieces: list[Context], progress: Any =
 @torch.no_grad()
 def answers(model: Any, tokenizer: Any) -> dict[str, tuple[int, int]]:
     """Of how many of what is asked the model's first choice is the answer, and how many there are, by kind."""
-    task = of_one_structure(TASK_PROMPTS)
+    task, draw = of_one_structure(TASK_PROMPTS), random.Random(2)
+    others = [filled_in(text, first, draw) for text in OTHER_WORDS * 5 for first in (False, True)]
     asked = {
         "held-out sentences": [(one.text, one.indirect_object) for one in sentences()],
         "contrasts": [(one.exchanged, one.subject) for one in sentences()],
         "held-out sentences of one structure": [(one.text, one.indirect_object) for one in task],
+        "sentences in other words": [(one.text, one.indirect_object) for one in others],
         "facts": [(fact.prompt, fact.answer) for fact in FACTS],
     }
     found = {}
@@ -238,8 +249,8 @@ def sae_texts(tokenizer: Any, pieces: list[Context], seed: int) -> list[Context]
 
 ABOUT = """The model was made by `{command}`: {n_layers} layers of GPT-2's shape (LayerNorm,
 learned positions, biases), d_model {d_model}, {n_heads} heads, {parameters:,} parameters, trained from scratch for
-{steps:,} steps in {seconds:,.0f} s of one core. It read fillings of the sentences' templates (none that is measured, and
-none of their contrasts), the facts as statements, which it learned by heart, and text that SmolLM2 wrote. Its first
+{steps:,} steps in {seconds:,.0f} s of one core. It read fillings of the sentences' templates (none that is measured,
+and none of their contrasts), the facts as statements, which it learned by heart, and text that SmolLM2 wrote. Its first
 choice is right for {answers}. The SAEs are on the residual stream after each layer: {d_sae:,} features, {k} of them
 active, {rows:,} rows of training each.
 """

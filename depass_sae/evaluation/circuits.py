@@ -3,7 +3,8 @@
 Prompts of four kinds: sentences with an indirect object (ioi.py), for the name's logit; the same against a contrast
 prompt in which the giver's name is exchanged, for the difference of the two names' logits; facts that the model knows
 (facts.py); and the features of the three case studies. Of each prompt a circuit is searched for, and beside it stands
-how many features |effect| and |contribution| need for the same, and what random sets do.
+how many features |effect| and |contribution| need for the same, and what random sets do. Other models are measured the
+same way (``--model``, ``--sae``), such as one that was taught just that (``make circuits-taught``).
 
 Single results are kept as JSON lines, so that a stopped run goes on where it was.
 """

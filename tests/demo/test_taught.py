@@ -83,6 +83,10 @@ def test_every_name_and_answer_is_one_token(tokenizer: Any) -> None:
         taught.make_tokenizer([], 300)
 
 
+def test_what_is_in_other_words_is_in_no_template() -> None:
+    assert not {*taught.OTHER_WORDS} & {*taught.TEMPLATES}
+
+
 def test_padding_has_no_loss_and_every_text_has_its_start_token(tokenizer: Any) -> None:
     texts, pieces = taught.batch(tokenizer, ["Mary", "Mary and John"], [Context("x", (0, 5, 6), False)])
     assert texts[0, 2:].eq(taught.IGNORED).all()
