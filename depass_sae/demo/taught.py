@@ -252,8 +252,9 @@ learned positions, biases), d_model {d_model}, {n_heads} heads, {parameters:,} p
 {steps:,} steps in {seconds:,.0f} s of one core. It read fillings of the sentences' templates (none that is measured,
 and none of their contrasts), the facts as statements, which it learned by heart, and text that SmolLM2 wrote. Its first
 choice is right for {answers}. The SAEs are on the residual stream after each layer: {d_sae:,} features, {k} of them
-active, {rows:,} rows of training each.
+active, {rows:,} rows of training each.{target}
 """
+TARGET = " `make circuits-taught` makes and measures it."
 
 
 def make(out: Path, course: Course, recipe: Recipe, command: str) -> str:
@@ -267,7 +268,7 @@ def make(out: Path, course: Course, recipe: Recipe, command: str) -> str:
     asked = {"course": asdict(course), "recipe": asdict(recipe)}
     if not folder.is_dir():
         _make_model(folder, course, texts, asked)
-    made = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    made = json.loads((folder / MADE).read_text(encoding="utf-8")) if (folder / MADE).is_file() else {}
     if {name: made.get(name) for name in asked} != asked:
         raise UserError(f"{out} was made by other settings; remove it, or name another folder with --out")
     with quiet():
@@ -281,11 +282,12 @@ def make(out: Path, course: Course, recipe: Recipe, command: str) -> str:
     shutil.rmtree(work, ignore_errors=True)
     known = said(answers(model, tokenizer))
     about = ABOUT.format(
-        command=command, parameters=model.num_parameters(), answers=known, seconds=made["seconds"],
+        command=command, target=TARGET if command == f"python -m {MODULE}" else "",
+        parameters=model.num_parameters(), answers=known, seconds=made["seconds"],
         **asdict(recipe) | asdict(course),
     )  # fmt: skip
     with replacing(out / "about.md") as temporary:
-        temporary.write_text(textwrap.fill(about, 118) + "\n", encoding="utf-8")
+        temporary.write_text(textwrap.fill(about, 118, break_on_hyphens=False) + "\n", encoding="utf-8")
     return known
 
 

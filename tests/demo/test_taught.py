@@ -127,6 +127,9 @@ def test_what_is_made_loads_with_its_saes_and_is_not_made_again(
     for course, recipe in ((replace(COURSE, steps=4), RECIPE), (COURSE, replace(RECIPE, k=5))):
         with pytest.raises(UserError, match="was made by other settings"):
             taught.make(tmp_path / "taught", course, recipe, "another")
+    (tmp_path / "other" / "model").mkdir(parents=True)
+    with pytest.raises(UserError, match="was made by other settings"):
+        taught.make(tmp_path / "other", COURSE, RECIPE, "")
 
 
 def test_a_run_that_is_stopped_leaves_no_half_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
