@@ -5,7 +5,7 @@ PY = $(VENV)/bin/python
 DEMO = $(VENV)/.ready-demo
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-long docs wheel lowest rules circuits graph-sizes truth paper evaluated names models-table pictures gallery index notebooks bench lint format clean
+.PHONY: demo test test-long docs wheel lowest rules circuits circuits-taught graph-sizes truth paper evaluated names models-table pictures gallery index notebooks bench lint format clean
 
 # Two steps into one environment: what the demo needs, and what the rest does.
 $(DEMO): pyproject.toml constraints.txt
@@ -43,6 +43,11 @@ rules: $(READY)  ## measure every rule against interventions: docs/rules.md
 
 circuits: $(READY)  ## look for circuits on SmolLM2, and measure them: docs/circuits.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.circuits
+
+circuits-taught: $(READY)  ## teach a small model from scratch, and look for circuits on it: docs/circuits-taught.md
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.demo.taught --out .demo/taught
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.circuits --model .demo/taught/model --sae .demo/taught/saes \
+		--work .demo/circuits-taught.jsonl --out docs/circuits-taught.md --about .demo/taught/about.md
 
 graph-sizes: $(READY)  ## what graphs of 25 to 1,000 nodes suffice for on SmolLM2: docs/graph-sizes.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.graph_sizes

@@ -31,9 +31,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.load import adapter_for
 from ..models.smollm2 import MODEL_NAME, prepare
-from ..models.sublayer import returned
-from ..passes.running import hooks, look
+from ..passes.running import hooks, watch
 from .corpus import CONTEXT_SIZE, Context, contexts, documents, fingerprint
 
 LAYERS = (5, 11, 17, 23, 28)
@@ -77,15 +77,15 @@ def residuals(model: Any, texts: list[Context], layers: tuple[int, ...]) -> dict
     parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     caught: dict[int, Tensor] = {}
 
-    decoder = model.model
+    adapter = adapter_for(model)
     with hooks() as handles:
         for layer in layers:
-            look(returned(decoder.layers[layer]), handles, partial(caught.__setitem__, layer))
+            watch(adapter, (layer, "resid_post"), handles, partial(caught.__setitem__, layer))
         for run in batches(texts):
             longest = len(run[-1].ids)
             ids = torch.tensor([[*context.ids, *[0] * (longest - len(context.ids))] for context in run])
             lengths = torch.tensor([len(context.ids) for context in run])
-            decoder(ids.to(model.device), use_cache=False)
+            adapter.text(ids.to(model.device), use_cache=False)
             position = torch.arange(longest)[None]
             keep = ((position > 0) & (position < lengths[:, None])).to(model.device)
             for layer in layers:
@@ -206,22 +206,32 @@ def train_sae(rows: Float[Tensor, "row d_in"], recipe: Recipe, device: str, tick
             tick(len(batch))
             yield batch
 
-    with _quiet():
+    with quiet():
         trainer = SAETrainer(cfg=config, sae=sae, data_provider=provider())
         for group in trainer.optimizer.param_groups:
             group["fused"] = True  # the same Adam in one pass over the weights: a quarter of a step's time on a CPU
         return trainer.fit()
 
 
-def save_sae(sae: Any, layer: int, folder: Path) -> None:
-    """Write `sae` in sae-lens's inference format, weight matrices in float16, biases and thresholds in float32."""
+def save_sae(
+    sae: Any,
+    layer: int,
+    folder: Path,
+    name: str = MODEL_NAME,
+    context: int = CONTEXT_SIZE,
+    module: str = "model.layers",
+) -> None:
+    """Write `sae` in sae-lens's inference format, weight matrices in float16, biases and thresholds in float32.
+
+    name, module, context: what the model is called, where its layers are in it, and how many tokens it read at once.
+    """
     from safetensors.torch import load_file, save_file
 
-    sae.cfg.metadata.model_name = MODEL_NAME
+    sae.cfg.metadata.model_name = name
     sae.cfg.metadata.hook_name = f"blocks.{layer}.hook_resid_post"
-    sae.cfg.metadata.hf_hook_name = f"model.layers.{layer}.output"
+    sae.cfg.metadata.hf_hook_name = f"{module}.{layer}.output"
     sae.cfg.metadata.prepend_bos = True
-    sae.cfg.metadata.context_size = CONTEXT_SIZE
+    sae.cfg.metadata.context_size = context
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
         sae.save_inference_model(temporary)
@@ -247,8 +257,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the trainer's own progress bars: ours counts all stages together."""
+def quiet() -> Iterator[None]:
+    """Without the progress bars of the trainer and of transformers: ours counts all stages together."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
@@ -261,8 +271,12 @@ def train(
     layers: tuple[int, ...],
     recipe: Recipe,
     device: str,
+    **of: Any,
 ) -> None:
-    """Both stages for these layers: ``out/layer_17`` and so on. What is there already is not made again."""
+    """Both stages for these layers: ``out/layer_17`` and so on. What is there already is not made again.
+
+    of: what `save_sae` is told of the model, if that is not SmolLM2.
+    """
     from filelock import FileLock, Timeout
     from rich.console import Console
     from rich.progress import Progress
@@ -288,7 +302,7 @@ def train(
                     if not (target / "cfg.json").exists():
                         rows = capped(read_layer(paths, layer))
                         sae = train_sae(rows, recipe, device, partial(progress.advance, bars[layer]))
-                        save_sae(sae, layer, target)
+                        save_sae(sae, layer, target, **of)
                     progress.update(bars[layer], completed=recipe.rows)
 
 
@@ -302,7 +316,7 @@ def load_smollm2(device: str, dtype: torch.dtype) -> Any:
     """SmolLM2 without gradients."""
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(prepare(), dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
 

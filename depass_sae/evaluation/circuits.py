@@ -3,7 +3,8 @@
 Prompts of four kinds: sentences with an indirect object (ioi.py), for the name's logit; the same against a contrast
 prompt in which the giver's name is exchanged, for the difference of the two names' logits; facts that the model knows
 (facts.py); and the features of the three case studies. Of each prompt a circuit is searched for, and beside it stands
-how many features |effect| and |contribution| need for the same, and what random sets do.
+how many features |effect| and |contribution| need for the same, and what random sets do. Other models are measured the
+same way (``--model``, ``--sae``), such as one that was taught just that (``make circuits-taught``).
 
 Single results are kept as JSON lines, so that a stopped run goes on where it was.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ import torch
 
 from ..attribution.targets import make_target
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_text, write_text
 from ..graph.circuit import Circuit, Search, find_circuit
 from ..graph.feature_game import Asked, Removal, feature_game
 from ..graph.task import find_task_circuit
@@ -35,7 +37,7 @@ from ..subject import Subject
 from .facts import FACTS
 from .ioi import Sentence, of_one_structure, sentences
 from .paper_cases import PAPER_CASES
-from .resumed import LEVEL, Record, measure_all, median
+from .resumed import LEVEL, Record, measure_all, median, typed
 from .rules import one_subject
 
 SECONDS = 30.0
@@ -215,9 +217,13 @@ replacement); where no circuit is found all active features count.
 """
 
 
-def page(records: Sequence[Record], seconds: float, of: Of = Of()) -> str:
-    """Markdown: sizes, what they keep, and what is lost without them, by kind."""
-    parts = [HEAD.format(seconds=seconds, level=LEVEL, of=of.name, command=of.command)]
+def page(records: Sequence[Record], seconds: float, of: Of = Of(), about: str = "", command: str | None = None) -> str:
+    """Markdown: sizes, what they keep, and what is lost without them, by kind.
+
+    about: a paragraph on the model. command: what was typed, where that is not ``of.command``.
+    """
+    head = HEAD.format(seconds=seconds, level=LEVEL, of=of.name, command=command or of.command)
+    parts = [head, *([f"\n{about.strip()}\n"] if about else [])]
     tasks = sorted(
         (record for record in records if record["kind"] == TASK and record["asked"]),
         key=lambda record: record["number"],
@@ -324,7 +330,7 @@ def _of(solved: Sequence[Record], key: str, count: int) -> str:
     return f"{sum(record[key] for record in solved)} of {count}"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """One to two minutes of one core per prompt; a stopped run goes on where it was."""
     parser = argparse.ArgumentParser(description="Look for circuits on SmolLM2.")
     parser.add_argument("--prompts", type=int, default=60, help="of every kind, at most; there are 24 sentences")
@@ -339,11 +345,18 @@ def main() -> None:
         "--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where results are kept, of one model"
     )
     parser.add_argument("--out", type=Path, default=Path("docs/circuits.md"))
-    args = parser.parse_args()
+    parser.add_argument("--about", type=Path, default=None, help="a text file on the model, which the page then has")
+    args = parser.parse_args(arguments)
+    try:
+        about = "" if args.about is None else read_text(args.about)
+    except UserError as error:
+        print(f"cannot read {args.about}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     how, of = Search(seconds=args.seconds, stability=args.stability), Of(args.model, args.sae)
     records = run(args.work, args.prompts, how, args.workers, of)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, page(records, args.seconds, of))
+    command = of.command if of == Of() else typed("depass_sae.evaluation.circuits", args, parser, but=("workers",))
+    write_text(args.out, page(records, args.seconds, of, about, command))
 
 
 if __name__ == "__main__":

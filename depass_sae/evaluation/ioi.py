@@ -52,17 +52,17 @@ def sentences() -> list[Sentence]:
     found = []
     for template in TEMPLATES * DRAWS:
         for giver_is_first in (False, True):
-            found.append(_filled_in(template, giver_is_first, draw))
+            found.append(filled_in(template, giver_is_first, draw))
     return found
 
 
 def of_one_structure(count: int) -> list[Sentence]:
     """Fillings of the first template, the giver being the second of the two names: the same word at every position."""
     draw = random.Random(1)
-    return [_filled_in(TEMPLATES[0], False, draw) for _ in range(count)]
+    return [filled_in(TEMPLATES[0], False, draw) for _ in range(count)]
 
 
-def _filled_in(template: str, giver_is_first: bool, draw: random.Random) -> Sentence:
+def filled_in(template: str, giver_is_first: bool, draw: random.Random) -> Sentence:
     first, second = draw.sample(NAMES, 2)
     giver, other = (first, second) if giver_is_first else (second, first)
     place, thing = draw.choice(PLACES), draw.choice(THINGS)

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import statistics
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,14 @@ def finished(
         for done in as_completed([pool.submit(work, *job) for job in jobs]):
             yield done.result()
             progress.advance(bar)
+
+
+def typed(module: str, args: Namespace, parser: ArgumentParser, but: Sequence[str] = ()) -> str:
+    """The command that a result was made by, as it was typed, without what is so by itself and what it does not say."""
+    given = [name for name in vars(args) if name not in but and getattr(args, name) != parser.get_default(name)]
+    options = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in given]
+    parts = [f"--no-{option[2:]}" if value is False else f"{option} {value}" for option, value in options]
+    return " ".join([f"python -m {module}", *parts])
 
 
 def lines(path: Path) -> list[str]:

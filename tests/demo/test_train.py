@@ -32,6 +32,17 @@ def test_residuals_are_the_layers_outputs_without_position_0(tiny_llama, texts):
         torch.testing.assert_close(rows[layer], expected)
 
 
+def test_residuals_of_another_architecture_are_read_where_its_table_says(texts):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=64, n_embd=16, n_layer=3, n_head=4)).eval()
+    rows = train.residuals(model, texts[:1], (0, 1))
+    hidden = model(torch.tensor([texts[0].ids]), output_hidden_states=True).hidden_states
+    for layer in (0, 1):
+        torch.testing.assert_close(rows[layer], hidden[layer + 1][0, 1:])
+
+
 def test_held_out_contexts_are_not_trained_on(tiny_llama, texts, tmp_path):
     run(tmp_path / "saes", tmp_path, texts, lambda: tiny_llama)
     captured = sum(len(train.read_layer([path], 1)) for path in tmp_path.glob("activations-*/*.safetensors"))

@@ -23,6 +23,7 @@ from depass_sae.evaluation.circuits import (
     _of_sentence,
     as_many,
     asked,
+    main,
     measured,
     page,
     run,
@@ -201,6 +202,25 @@ def test_other_saes_are_measured_the_same_way_but_for_the_features_of_the_case_s
     assert "## One circuit" not in page([found], 30)
     assert f"on {of.model} and the SAEs of {of.sae}, with 30 s" in page([], 30, of)
     assert "on SmolLM2-135M and the SAEs shipped for it, with 30 s" in page([], 30)
+
+
+def test_a_page_says_what_was_typed_and_what_is_told_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("depass_sae.evaluation.circuits.run", lambda *_: [record(FACT, 0, 20)])
+    Path("about.md").write_text("It was made by hand.\n")
+    command = "--seconds 5.0 --no-stability --model m --sae s --work w.jsonl --out p.md --about about.md"
+    main([*command.split(), "--workers", "3"])
+    text = Path("p.md").read_text()
+    assert f"Made by `python -m depass_sae.evaluation.circuits {command}` on m and the SAEs of s, with 5 s" in text
+    assert text.index("It was made by hand.") < text.index("## How many")
+    main(["--out", "p.md"])
+    assert "Made by `make circuits` on SmolLM2" in Path("p.md").read_text().replace("\n", " ")
+    with pytest.raises(SystemExit) as left:
+        main(["--about", "none.md"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("cannot read none.md: ")
 
 
 def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
