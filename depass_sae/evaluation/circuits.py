@@ -40,6 +40,9 @@ from .paper_cases import PAPER_CASES
 from .resumed import LEVEL, Record, measure_all, median, typed
 from .rules import one_subject
 
+MADE = "make circuits"
+"""The command for SmolLM2, as it is by default."""
+WORK, OUT = Path(".demo/circuits.jsonl"), Path("docs/circuits.md")
 SECONDS = 30.0
 """What a search may take, by default."""
 FEATURES = {"climate": "17/2601@7", "simplicity": "11/1393@8", "economics": "11/223@6"}
@@ -60,13 +63,6 @@ class Of:
     def name(self) -> str:
         model = "SmolLM2-135M" if self.model == Of.model else self.model
         return f"{model} and {'the SAEs shipped for it' if self.sae is None else f'the SAEs of {self.sae}'}"
-
-    @property
-    def command(self) -> str:
-        if self == Of():
-            return "make circuits"
-        model = "" if self.model == Of.model else f" --model {self.model}"
-        return f"python -m depass_sae.evaluation.circuits{model}" + ("" if self.sae is None else f" --sae {self.sae}")
 
     def has(self, kind: str) -> bool:
         """The features of the case studies are those of the SAEs that are shipped."""
@@ -217,12 +213,12 @@ replacement); where no circuit is found all active features count.
 """
 
 
-def page(records: Sequence[Record], seconds: float, of: Of = Of(), about: str = "", command: str | None = None) -> str:
+def page(records: Sequence[Record], seconds: float, of: Of = Of(), about: str = "", command: str = MADE) -> str:
     """Markdown: sizes, what they keep, and what is lost without them, by kind.
 
-    about: a paragraph on the model. command: what was typed, where that is not ``of.command``.
+    about: a paragraph on the model. command: what was typed.
     """
-    head = HEAD.format(seconds=seconds, level=LEVEL, of=of.name, command=command or of.command)
+    head = HEAD.format(seconds=seconds, level=LEVEL, of=of.name, command=command)
     parts = [head, *([f"\n{about.strip()}\n"] if about else [])]
     tasks = sorted(
         (record for record in records if record["kind"] == TASK and record["asked"]),
@@ -330,6 +326,13 @@ def _of(solved: Sequence[Record], key: str, count: int) -> str:
     return f"{sum(record[key] for record in solved)} of {count}"
 
 
+def _read(path: Path) -> str:
+    try:
+        return read_text(path)
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """One to two minutes of one core per prompt; a stopped run goes on where it was."""
     parser = argparse.ArgumentParser(description="Look for circuits on SmolLM2.")
@@ -341,21 +344,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default=Of.model, help="another, with the SAEs of --sae")
     parser.add_argument("--sae", default=None, help="SAEs on the residual stream, as the command line takes them")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--work", type=Path, default=Path(".demo/circuits.jsonl"), help="where results are kept, of one model"
-    )
-    parser.add_argument("--out", type=Path, default=Path("docs/circuits.md"))
+    parser.add_argument("--work", type=Path, default=WORK, help="where results are kept, of one model")
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--about", type=Path, default=None, help="a text file on the model, which the page then has")
     args = parser.parse_args(arguments)
-    try:
-        about = "" if args.about is None else read_text(args.about)
-    except UserError as error:
-        print(f"cannot read {args.about}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     how, of = Search(seconds=args.seconds, stability=args.stability), Of(args.model, args.sae)
+    try:
+        if of != Of() and (args.work == WORK or args.out == OUT):
+            raise UserError(f"{WORK} and {OUT} are SmolLM2's and its SAEs'; name others with --work and --out")
+        about = "" if args.about is None else _read(args.about)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
     records = run(args.work, args.prompts, how, args.workers, of)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    command = of.command if of == Of() else typed("depass_sae.evaluation.circuits", args, parser, but=("workers",))
+    command = MADE if of == Of() else typed("depass_sae.evaluation.circuits", args, parser, but=("workers",))
     write_text(args.out, page(records, args.seconds, of, about, command))
 
 

@@ -220,7 +220,18 @@ def test_a_page_says_what_was_typed_and_what_is_told_of_the_model(
     with pytest.raises(SystemExit) as left:
         main(["--about", "none.md"])
     assert left.value.code == 2
-    assert capsys.readouterr().err.startswith("cannot read none.md: ")
+    assert "none.md" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["--work w.jsonl", "--out p.md", ""])
+def test_results_of_another_model_do_not_go_among_those_of_smollm2(
+    named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("depass_sae.evaluation.circuits.run", lambda *_: pytest.fail("was begun"))
+    with pytest.raises(SystemExit) as left:
+        main(["--sae", "s", *named.split()])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_median_has_the_interval_of_prompts_drawn_again() -> None:
