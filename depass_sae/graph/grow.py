@@ -115,6 +115,7 @@ class Growth:
     expanded: list[Grown] = field(default_factory=list)
     members: set[int] = field(default_factory=set)
     carried: dict[tuple[int, Place], Rows] = field(default_factory=dict)
+    looking: Looking = field(default_factory=Looking)
 
     def __len__(self) -> int:
         silent = sum(node.source is None for node in self.expanded)
@@ -139,7 +140,7 @@ class Growth:
         """Find the inflow of nodes that are read at one place. joining: their numbers among all sources."""
         low = self.standing.below(level)
         carried = self._carried(low, reads.place)
-        looking = Looking() if looks(self.by) else None
+        looking = self.looking if looks(self.by) else None
         found = inflow(self.seen, self.standing, low, reads, self.settings, carried, looking)
         ways = {"weight": found.weights, "effect": found.effects, "query": found.queries, "key": found.keys}
         sources = self._sources_of(found.weights)

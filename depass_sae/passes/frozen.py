@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .memory import Blocks
     from .mixers import Mixer
     from .mixers.mixer import Allotment, Record
+    from .mixers.sharing import Sharing
     from .rules import QK
 
 
@@ -96,13 +97,17 @@ class Frozen:
             return None
         return self.mixer.pattern(self.norm(self.resid), self.record, choices)
 
+    def sharing(self, qk: QK) -> Sharing | None:
+        """What is frozen of the scores by which queries and keys have a share. None: nothing is looked at."""
+        return self.mixer.sharing(self.norm(self.resid), self.record, qk)
+
     def looked_back(
-        self, inner: Float[Tensor, "target pos d_inner"], qk: QK
+        self, inner: Float[Tensor, "target pos d_inner"], sharing: Sharing
     ) -> list[tuple[Float[Tensor, "target pos d_model"], Float[Tensor, "target pos"]]]:
         """A gradient with respect to z, with respect to the stream that queries are made of, and keys, and the bias
-        vectors on the way: through what scores do to the pattern alone. Empty where nothing is looked at.
+        vectors on the way: through what scores do to the pattern alone.
         """
-        found = self.mixer.looked_back(inner, self.norm(self.resid), self.record, qk)
+        found = self.mixer.looked_back(inner, self.norm(self.resid), self.record, sharing)
         return [self._before_norm(*side) for side in found]
 
     def keys_looked_back(

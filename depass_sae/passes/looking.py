@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .frozen import Frozen
+from .mixers.sharing import Sharing
 from .rules import QK
 
 Key = TypeVar("Key")
@@ -66,22 +67,42 @@ def _one_hop() -> QK:
     return QK(share=1.0, slope="mean")
 
 
+KEPT = 2**28
+"""Bytes of what is frozen of scores that are kept from one sweep to the next."""
+
+
 @dataclass(frozen=True)
 class Looking:
-    """By queries, and by keys. qk: all of a score counts on each of its sides."""
+    """By queries, and by keys, on one prompt. qk: all of a score counts on each of its sides.
+
+    Many sweeps go through the same scores, perhaps of the prompt's first positions alone, so these are kept.
+    """
 
     qk: QK = field(default_factory=_one_hop)
+    _kept: dict[int, Sharing] = field(default_factory=dict, init=False, repr=False, compare=False)
     ways = WAYS
 
     def hop(
         self, frozen: Frozen, inner: Float[Tensor, "row pos d_inner"]
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"]] | None:
         """A rule's own split of a score gives each side half of what moves; here it is all of it."""
-        found = frozen.looked_back(2 * inner.chunk(self.ways)[0], self.qk)
-        if not found:
+        sharing = self._sharing(frozen)
+        if sharing is None:
             return None
-        (by_query, of_query), (by_key, of_key) = found
+        (by_query, of_query), (by_key, of_key) = frozen.looked_back(2 * inner.chunk(self.ways)[0], sharing)
         return torch.cat([by_query, by_key]), torch.cat([of_query, of_key])
+
+    def _sharing(self, frozen: Frozen) -> Sharing | None:
+        number, n = frozen.sublayer.number, len(frozen.resid)
+        found = self._kept.get(number)
+        if found is None or len(found) < n:
+            found = frozen.sharing(self.qk)
+            if found is None:
+                return None
+            self._kept.pop(number, None)
+            if found.size + sum(one.size for one in self._kept.values()) <= KEPT:
+                self._kept[number] = found
+        return found.first(n)
 
 
 @dataclass(frozen=True)

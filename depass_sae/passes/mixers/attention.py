@@ -186,7 +186,7 @@ class Attention(Mixer):
         return z if factor is None else z * factor
 
     def sharing(self, normed: Float[Tensor, "pos d_model"], record: Record, qk: QK | None) -> Sharing | None:
-        """What queries and keys have a share by, between all positions of the whole normed stream. None: they do not.
+        """Between all positions of the whole normed stream.
 
         Prompts may be packed: a query sees what is no older than its own prompt.
         """
@@ -231,11 +231,8 @@ class Attention(Mixer):
         gradient: Float[Tensor, "target pos d_inner"],
         normed: Float[Tensor, "pos d_model"],
         record: Record,
-        qk: QK,
+        sharing: Sharing,
     ) -> list[tuple[Float[Tensor, "target pos d_model"], Float[Tensor, "target pos"]]]:
-        sharing = self.sharing(normed, record, qk)
-        if sharing is None:
-            return []
         scores, sides = self.part.scores.to(gradient), sharing.back(self._moved_back(gradient, normed, record))
         return [self._through(linear, each) for linear, each in zip((scores.q, scores.k), sides, strict=True)]
 

@@ -26,6 +26,7 @@ from ..rules import QK, Rule
 
 if TYPE_CHECKING:
     from ..frozen import Frozen
+    from .sharing import Sharing
 
 Whose = int | Literal["shared"]
 """An expert, by its number, or the shared one."""
@@ -150,17 +151,24 @@ class Mixer(ABC):
         """A gradient with respect to what is written, with respect to z."""
         return gradient @ self.out.weight.to(gradient).T
 
+    def sharing(self, normed: Float[Tensor, "pos d_model"], record: Record, qk: QK | None) -> Sharing | None:
+        """What queries and keys have a share by, frozen. None: they have none, or there are no scores.
+
+        normed: the whole.
+        """
+        return None
+
     def looked_back(
         self,
         gradient: Float[Tensor, "target pos d_inner"],
         normed: Float[Tensor, "pos d_model"],
         record: Record,
-        qk: QK,
+        sharing: Sharing,
     ) -> list[tuple[Float[Tensor, "target pos d_model"], Float[Tensor, "target pos"]]]:
         """A gradient with respect to z, with respect to the normed stream that queries are made of, and keys: through
-        what scores do to the pattern alone. Beside each, what their bias vectors have. Empty where there are no scores.
+        what scores do to the pattern alone. Beside each, what their bias vectors have.
 
-        normed: the whole.
+        normed: the whole. sharing: what is frozen of its scores.
         """
         return []
 

@@ -157,6 +157,19 @@ class Sharing:
         """What of the product no part has made: the component ``pattern``."""
         return self.moved / 2 - self.of(self.q[:, None], self.k[:, None])[:, 0]
 
+    def __len__(self) -> int:
+        """Positions of queries."""
+        return len(self.q)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(x.nbytes for x in (self.q, self.k, self.v, self.moved, self.weights, self.looked))
+
+    def first(self, n: int) -> Sharing:
+        """Between the first n positions, which no later one has touched."""
+        return self if n == len(self) else self.between(torch.arange(n), torch.arange(n))
+
     def between(self, queries: Int[Tensor, "query"], keys: Int[Tensor, "key"]) -> Sharing:
         return Sharing(
             self.asking.at(queries),
