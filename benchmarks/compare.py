@@ -1,6 +1,6 @@
 """Whether a change made anything slower: this tree against an older one, in turn, each time in a new process.
 
-    git worktree add --detach /tmp/before 532c363  # version 0.1's last
+    git worktree add --detach /tmp/before 532c363  # the last tree whose graphs knew cuts of the whole stream alone
     python -m benchmarks.compare /tmp/before
     python -m benchmarks.compare /tmp/before --graphs --pairs 4
 
