@@ -222,6 +222,24 @@ def test_gradients_of_which_the_positions_are_known_are_what_all_positions_give(
 
 
 @pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)
+@pytest.mark.parametrize("shape", EVERY)
+def test_known_positions_change_nothing_where_something_inside_the_last_mlp_is_read_too(
+    shape: str, choices: Choices
+) -> None:
+    seen, positions = recorded(tiny(shape, torch.float64), IDS), [7, 0, 3, 3, 6]
+    seeds = {}
+    for point, own in (((2, "resid_post"), slice(3)), ((2, "mlp_in"), slice(3, None))):
+        seeds[point] = torch.zeros_like(seeds_at(seen, directions(seen, point, 5), positions))
+        seeds[point][own] = seeds_at(seen, directions(seen, point, 5), positions)[own]
+    everywhere = levels(seen, seeds, choices)
+    few = torch.arange(5), torch.tensor(positions)
+    for level in sweep(seen, seeds, choices, few=few):
+        expected = everywhere[level.layer, level.sublayer]
+        for name in ("inner", "before", "bias_before"):
+            assert off(getattr(level, name), getattr(expected, name)) <= 1e-10, (level.layer, level.sublayer, name)
+
+
+@pytest.mark.parametrize("choices", ALL_CHOICES.values(), ids=ALL_CHOICES)
 def test_targets_read_at_several_points_add_up(choices: Choices) -> None:
     seen = recorded(tiny("llama", torch.float64), IDS)
     seeds = {point: seeds_at(seen, directions(seen, point, 1, i), [5]) for i, point in enumerate(POINTS)}
