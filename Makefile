@@ -46,7 +46,8 @@ circuits: $(READY)  ## look for circuits on SmolLM2, and measure them: docs/circ
 
 circuits-taught: $(READY)  ## teach a small model from scratch, and look for circuits on it: docs/circuits-taught.md
 	OMP_NUM_THREADS=1 $(PY) -m depass_sae.demo.taught --out .demo/taught
-	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.circuits --model .demo/taught/model --sae .demo/taught/saes \
+	OMP_NUM_THREADS=1 $(PY) -m depass_sae.evaluation.circuits --prompts 60 \
+		--model .demo/taught/model --sae .demo/taught/saes \
 		--work .demo/circuits-taught.jsonl --out docs/circuits-taught.md --about .demo/taught/about.md
 
 graph-sizes: $(READY)  ## what graphs of 25 to 1,000 nodes suffice for on SmolLM2: docs/graph-sizes.md

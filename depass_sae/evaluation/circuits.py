@@ -336,7 +336,7 @@ def _read(path: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """One to two minutes of one core per prompt; a stopped run goes on where it was."""
     parser = argparse.ArgumentParser(description="Look for circuits on SmolLM2.")
-    parser.add_argument("--prompts", type=int, default=60, help="of every kind, at most; there are 24 sentences")
+    parser.add_argument("--prompts", type=int, default=10, help="of every kind, at most; there are 24 sentences")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that each search may take")
     parser.add_argument(
         "--stability", action=argparse.BooleanOptionalAction, default=True, help="from another seed, too"
@@ -358,8 +358,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     records = run(args.work, args.prompts, how, args.workers, of)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    command = MADE if of == Of() else typed("depass_sae.evaluation.circuits", args, parser, but=("workers",))
-    write_text(args.out, page(records, args.seconds, of, about, command))
+    write_text(args.out, page(records, args.seconds, of, about, _command(args, parser, of)))
+
+
+def _command(args: argparse.Namespace, parser: argparse.ArgumentParser, of: Of) -> str:
+    """What was typed, but for where SmolLM2's results are kept and how many work at once."""
+    module, aside = "depass_sae.evaluation.circuits", ("workers", "work", "out") if of == Of() else ("workers",)
+    command = typed(module, args, parser, but=aside)
+    return MADE if command == f"python -m {module}" else command
 
 
 if __name__ == "__main__":

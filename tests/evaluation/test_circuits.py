@@ -216,7 +216,9 @@ def test_a_page_says_what_was_typed_and_what_is_told_of_the_model(
     assert f"Made by `python -m depass_sae.evaluation.circuits {command}` on m and the SAEs of s, with 5 s" in text
     assert text.index("It was made by hand.") < text.index("## How many")
     main(["--out", "p.md"])
-    assert "Made by `make circuits` on SmolLM2" in Path("p.md").read_text().replace("\n", " ")
+    assert "Made by `make circuits` on SmolLM2" in Path("p.md").read_text()
+    main(["--out", "p.md", "--prompts", "3"])  # which `make circuits` does not measure
+    assert "Made by `python -m depass_sae.evaluation.circuits --prompts 3` on" in Path("p.md").read_text()
     with pytest.raises(SystemExit) as left:
         main(["--about", "none.md"])
     assert left.value.code == 2
