@@ -2,7 +2,7 @@
 
     git worktree add --detach /tmp/before 532c363  # the last tree whose graphs knew cuts of the whole stream alone
     python -m benchmarks.compare /tmp/before
-    python -m benchmarks.compare /tmp/before --graphs --pairs 4
+    python -m benchmarks.compare /tmp/before --graphs --pairs 5
 
 For every row the ratio of seconds, after over before, with its 95 % interval over the pairs: the geometric mean, and
 Student's t of the logarithms. What takes little is repeated inside its process, and the fastest counts. What
@@ -121,6 +121,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9, help="how often, at least twice")
     parser.add_argument("--graphs", action="store_true", help="whole graphs instead of passes")
     options = parser.parse_args()
+    if options.pairs < 2:
+        parser.error("an interval takes two pairs at least: --pairs 2")
     before, after = options.before.resolve(), Path(__file__).parents[1]
     measures = [
         (shape, length, partial(work_seconds, before, after, shape=shape, length=length)) for shape, length in ROWS

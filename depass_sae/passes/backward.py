@@ -250,14 +250,14 @@ def _back(
         bias_before = bias_written + inner_bias
         return _Passed(frozen, after, output, within, None, onwards, bias, bias_written, bias_before, pattern, pattern)
     first = support if near and frozen.mixer.looks_back else None
-    inner = None if raw is None else _within(frozen, raw, first)
+    inner = None if raw is None else _within(frozen, raw, None if first is None else first.near)
     for hook in (hook for hook, what in INSIDE.items() if what == "z"):
         inner = met(cuts.values, Place(place.layer, hook), inner) if _is_within(frozen, hook) else inner
     inner = _plus(inner, *_read_at(own, "z"))
     reads = [(name, seed) for name in ("normed", "bare") for seed in _read_at(own, name)]
     if inner is None and not reads:
         return _Passed(frozen, after, output, None, None, onwards, bias, bias_written, bias_written, pattern, pattern)
-    recorded, through, inner_bias = _through(frozen, raw, inner, reads, choices, first)
+    recorded, through, inner_bias = _through(frozen, raw, inner, reads, choices, None if first is None else first.rows)
     hop = None if looking is None or inner is None else looking.hop(frozen, inner)
     if hop is not None:
         missing = len(through) - len(hop[0])
@@ -273,13 +273,13 @@ def _back(
     )  # fmt: skip
 
 
-def _within(frozen: Frozen, raw: Gradient, near: Support | None) -> Gradient:
-    """The gradient inside. near: where gradients are before anything has looked back, as this sublayer may."""
+def _within(frozen: Frozen, raw: Gradient, near: Part | None) -> Gradient:
+    """The gradient inside. near: all that is not zero, before a sublayer that looks back."""
     if near is None:
         return frozen.mixer.back(raw, frozen.record)
-    some = frozen.mixer.back(near.near.of(raw), frozen.record)
+    some = frozen.mixer.back(near.of(raw), frozen.record)
     inner = some.new_zeros(*raw.shape[:2], some.shape[2])
-    near.near.put(some, inner)
+    near.put(some, inner)
     return inner
 
 
@@ -289,14 +289,13 @@ def _through(
     inner: Gradient | None,
     reads: Sequence[tuple[str, Tensor]],
     choices: Choices,
-    near: Support | None = None,
+    rows: int | None = None,
 ) -> tuple[Float[Tensor, "pos d_inner"], Gradient, Float[Tensor, "target pos"]]:
     """What the recorded stream gives inside, the gradient of the stream that is read, and what bias vectors there add.
 
-    reads: by the names of what stands inside, the gradients of what is read there beside ``inner``. near: of which rows
-    alone these are not zero, if that is known.
+    reads: by the names of what stands inside, the gradients of what is read there beside ``inner``. rows: of so many
+    these are not zero (None: of all).
     """
-    rows = slice(None if near is None else near.rows)
     with torch.enable_grad():
         x = frozen.resid.detach().requires_grad_()
         size = torch.ones(len(x), dtype=x.dtype, device=x.device, requires_grad=True)
@@ -306,7 +305,11 @@ def _through(
         pairs += [] if bias_vectors is None or raw is None else [(bias_vectors, raw)]
         pairs += [(getattr(inside, name), seed) for name, seed in reads]
         through, inner_bias = torch.autograd.grad(
-            [y for y, _ in pairs], (x, size), [g[rows] for _, g in pairs], is_grads_batched=True, materialize_grads=True
+            [y for y, _ in pairs],
+            (x, size),
+            [g[:rows] for _, g in pairs],
+            is_grads_batched=True,
+            materialize_grads=True,
         )
     inner_bias = inner_bias.expand(through.shape[:2])  # where there are no biases: one 0 for all
     if missing := len(pairs[0][1]) - len(through):

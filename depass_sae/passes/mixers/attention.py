@@ -198,14 +198,14 @@ class Attention(Mixer):
         v, group = self.value_map.to(normed)(normed), self.part.n_heads // self.n_kv_heads
         v = v.unflatten(-1, (self.n_kv_heads, -1)).repeat_interleave(group, dim=1)
         found, pattern = torch.einsum("qhd,khd->hqk", q, k) * scores.scale, record.pattern.to(normed.dtype)
-        points, patterns = along(qk.slope), pattern[None]
+        counts: Tensor | float = 1.0
+        patterns = pattern[None]  # as it was recorded, where the slope is taken there
         if qk.slope == "mean":
             positions = torch.arange(len(normed), device=normed.device)
             own = positions[:, None] - positions <= age[:, None]
             seen = reach(positions, positions, self.window) & own
-            points = along(qk.slope, self._apart(found, seen))
-        times, counts = on(found, torch.tensor(points, dtype=found.dtype)).T[:, :, None, None, None]
-        if qk.slope == "mean":
+            points = torch.tensor(along(qk.slope, self._apart(found, seen)), dtype=found.dtype)
+            times, counts = on(found, points).T[:, :, None, None, None]
             patterns = self.shares(found, seen, times)
         slope = 1.0 if scores.softcap is None else 1 - torch.tanh(found / scores.softcap) ** 2
         cos, sin = (None, None) if scores.rotary is None else (x.to(normed) for x in scores.rotary(age))

@@ -170,7 +170,7 @@ class Mixer(ABC):
 
         normed: the whole. sharing: what is frozen of its scores.
         """
-        return []
+        raise NotImplementedError(f"{self.unit}s have no scores, and so nothing of them is frozen")
 
     def keys_looked_back(
         self,
