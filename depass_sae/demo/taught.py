@@ -41,7 +41,7 @@ from ..evaluation.resumed import typed
 from ..files import check_place
 from ..models.smollm2 import BOS_ID
 from .corpus import Context, Document, contexts, documents
-from .train import Recipe, quiet, replacing, train
+from .train import Origin, Recipe, quiet, replacing, train
 
 MODULE, MADE = "depass_sae.demo.taught", "made.json"
 BOS = "<|endoftext|>"
@@ -277,7 +277,7 @@ def make(out: Path, course: Course, recipe: Recipe, command: str) -> str:
     pieces = contexts(texts, tokenizer, course.context)
     train(
         out / "saes", work, sae_texts(tokenizer, pieces, course.seed), lambda: model, tuple(range(course.n_layers)),
-        recipe, "cpu", name="taught", context=course.context, module="transformer.h",
+        recipe, "cpu", Origin("taught", "transformer.h", course.context),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     known = said(answers(model, tokenizer))

@@ -213,25 +213,26 @@ def train_sae(rows: Float[Tensor, "row d_in"], recipe: Recipe, device: str, tick
         return trainer.fit()
 
 
-def save_sae(
-    sae: Any,
-    layer: int,
-    folder: Path,
-    name: str = MODEL_NAME,
-    context: int = CONTEXT_SIZE,
-    module: str = "model.layers",
-) -> None:
-    """Write `sae` in sae-lens's inference format, weight matrices in float16, biases and thresholds in float32.
-
-    name, module, context: what the model is called, where its layers are in it, and how many tokens it read at once.
+@dataclass(frozen=True)
+class Origin:
+    """What an SAE says of the model that it was trained on; by default SmolLM2. module: where its layers are in it;
+    context: how many tokens it read at once.
     """
+
+    name: str = MODEL_NAME
+    module: str = "model.layers"
+    context: int = CONTEXT_SIZE
+
+
+def save_sae(sae: Any, layer: int, folder: Path, of: Origin = Origin()) -> None:
+    """Write `sae` in sae-lens's inference format, weight matrices in float16, biases and thresholds in float32."""
     from safetensors.torch import load_file, save_file
 
-    sae.cfg.metadata.model_name = name
+    sae.cfg.metadata.model_name = of.name
     sae.cfg.metadata.hook_name = f"blocks.{layer}.hook_resid_post"
-    sae.cfg.metadata.hf_hook_name = f"{module}.{layer}.output"
+    sae.cfg.metadata.hf_hook_name = f"{of.module}.{layer}.output"
     sae.cfg.metadata.prepend_bos = True
-    sae.cfg.metadata.context_size = context
+    sae.cfg.metadata.context_size = of.context
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
         sae.save_inference_model(temporary)
@@ -271,12 +272,9 @@ def train(
     layers: tuple[int, ...],
     recipe: Recipe,
     device: str,
-    **of: Any,
+    of: Origin = Origin(),
 ) -> None:
-    """Both stages for these layers: ``out/layer_17`` and so on. What is there already is not made again.
-
-    of: what `save_sae` is told of the model, if that is not SmolLM2.
-    """
+    """Both stages for these layers: ``out/layer_17`` and so on. What is there already is not made again."""
     from filelock import FileLock, Timeout
     from rich.console import Console
     from rich.progress import Progress
@@ -302,7 +300,7 @@ def train(
                     if not (target / "cfg.json").exists():
                         rows = capped(read_layer(paths, layer))
                         sae = train_sae(rows, recipe, device, partial(progress.advance, bars[layer]))
-                        save_sae(sae, layer, target, **of)
+                        save_sae(sae, layer, target, of)
                     progress.update(bars[layer], completed=recipe.rows)
 
 
